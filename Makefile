@@ -1,0 +1,55 @@
+# `make demo` and `make test` do all the set-up on a fresh machine, once.
+#
+#   make demo     train the bundled tiny model from critiques and compare with scalar-reward RL
+#   make check    ruff and mypy
+#   make test     check, then every test
+#   make clean    remove the environment, the caches and what the demo wrote
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# The first interpreter that runs and is 3.11 or newer; `make PYTHON=/path/to/python` overrides it.
+# A name on the PATH may be a shim without a version behind it, so each one is tried.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH ?= torch==2.13.0
+DEMO_OUT ?= runs/demo
+DEMO_ARGS ?=
+
+.PHONY: demo test check format clean setup
+.DEFAULT_GOAL := demo
+
+demo: $(STAMP)
+	$(BIN)/didact demo --out $(DEMO_OUT) --json $(DEMO_OUT)/demo.json $(DEMO_ARGS)
+
+test: check
+	$(BIN)/pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+setup: $(STAMP)
+
+# torch goes first and alone: a build that is already chosen (CPU-only, or for one CUDA version, by
+# PIP_INDEX_URL or TORCH) then satisfies the constraint and is not replaced.
+$(STAMP): pyproject.toml constraints.txt
+	@[ -n "$(PYTHON)" ] || { echo "Didact needs Python 3.11 or newer: install it, or run" \
+		"'make PYTHON=/path/to/python3.11'" >&2; exit 2; }
+	[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tasks,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find src tests recipes benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,135 @@
+"""Losses as pure functions of target log-probs. Imports nothing of the project.
+
+Shapes: B rows, T tokens of the longest row, K soft targets a token.
+
+Every loss is a *sum* over tokens of `weights_BT` times something. The method puts its mask and its
+normaliser into the weights; nothing here divides, so that accumulating two half batches equals one
+whole batch. Padding has weight 0 and may hold anything finite elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LossOutput(NamedTuple):
+    """A loss to minimise and what to log beside it."""
+
+    loss: Tensor
+    """Scalar sum, differentiable."""
+    metrics: dict[str, float]
+    """Sums over tokens, named; an engine adds them up over its micro-batches."""
+
+
+def _check(logprobs_BT: Tensor, **others: Tensor) -> None:
+    for name, value in others.items():
+        if value.shape != logprobs_BT.shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, log-probs {tuple(logprobs_BT.shape)}")
+
+
+def _count(weights_BT: Tensor) -> float:
+    return float((weights_BT != 0).sum())
+
+
+def cross_entropy(
+    logprobs_BT: Tensor, *, weights_BT: Tensor, target_probs_BT: Tensor | None = None
+) -> LossOutput:
+    """L = −Σ w log π(target); with soft targets −Σ w Σ_k q_k log π(target_k).
+
+    Args:
+        logprobs_BT: log π of the targets in nats; [B, T, K] where targets are soft.
+        weights_BT: Mask times normaliser.
+        target_probs_BT: q, [B, T, K], for soft targets only.
+    """
+    if target_probs_BT is not None:
+        _check(logprobs_BT, target_probs_BT=target_probs_BT)
+        logprobs_BT = (target_probs_BT * logprobs_BT).sum(-1)
+    _check(logprobs_BT, weights_BT=weights_BT)
+    loss = -(weights_BT * logprobs_BT).sum()
+    nats = float(-logprobs_BT.detach()[weights_BT != 0].sum())
+    return LossOutput(loss, {"tokens": _count(weights_BT), "nll": nats})
+
+
+def policy_gradient(
+    logprobs_BT: Tensor,
+    *,
+    weights_BT: Tensor,
+    advantages_BT: Tensor,
+    ref_logprobs_BT: Tensor | None = None,
+    kl_coef: float = 0.0,
+) -> LossOutput:
+    """L = −Σ w A log π  (Williams 1992), plus β Σ w k₃ where a reference is given.
+
+    Its gradient is the REINFORCE estimator; the value itself means nothing.
+    """
+    _check(logprobs_BT, weights_BT=weights_BT, advantages_BT=advantages_BT)
+    loss = -(weights_BT * advantages_BT * logprobs_BT).sum()
+    return _with_kl(loss, logprobs_BT, weights_BT, ref_logprobs_BT, kl_coef, {})
+
+
+def ppo(
+    logprobs_BT: Tensor,
+    *,
+    weights_BT: Tensor,
+    advantages_BT: Tensor,
+    old_logprobs_BT: Tensor,
+    ref_logprobs_BT: Tensor | None = None,
+    kl_coef: float = 0.0,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+) -> LossOutput:
+    """L = −Σ w min(ρ A, clip(ρ, 1−lo, 1+hi) A), ρ = π/π_old  (Schulman et al. 2017, 1707.06347)."""
+    _check(logprobs_BT, weights_BT=weights_BT, advantages_BT=advantages_BT, old_logprobs_BT=old_logprobs_BT)
+    ratio_BT = (logprobs_BT - old_logprobs_BT).exp()
+    clipped_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high)
+    objective_BT = torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
+    loss = -(weights_BT * objective_BT).sum()
+    active_BT = weights_BT != 0
+    clipped = float(((ratio_BT != clipped_BT) & active_BT).sum())
+    return _with_kl(loss, logprobs_BT, weights_BT, ref_logprobs_BT, kl_coef, {"clipped": clipped})
+
+
+def importance_sampling(
+    logprobs_BT: Tensor, *, weights_BT: Tensor, advantages_BT: Tensor, old_logprobs_BT: Tensor
+) -> LossOutput:
+    """L = −Σ w ρ A, ρ = π/π_old a token: off-policy without a clip."""
+    _check(logprobs_BT, weights_BT=weights_BT, advantages_BT=advantages_BT, old_logprobs_BT=old_logprobs_BT)
+    ratio_BT = (logprobs_BT - old_logprobs_BT).exp()
+    loss = -(weights_BT * ratio_BT * advantages_BT).sum()
+    return LossOutput(loss, {"tokens": _count(weights_BT)})
+
+
+def kl_k3(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> Tensor:
+    """k₃ = e^d − d − 1 with d = log π_ref − log π: unbiased for KL(π‖π_ref) and never negative."""
+    log_ratio_BT = ref_logprobs_BT - logprobs_BT
+    return log_ratio_BT.exp() - log_ratio_BT - 1
+
+
+def _with_kl(
+    loss: Tensor,
+    logprobs_BT: Tensor,
+    weights_BT: Tensor,
+    ref_logprobs_BT: Tensor | None,
+    kl_coef: float,
+    metrics: dict[str, float],
+) -> LossOutput:
+    metrics = {"tokens": _count(weights_BT), **metrics}
+    if ref_logprobs_BT is not None:
+        _check(logprobs_BT, ref_logprobs_BT=ref_logprobs_BT)
+        kl_BT = kl_k3(logprobs_BT, ref_logprobs_BT)
+        loss = loss + kl_coef * (weights_BT * kl_BT).sum()
+        metrics["kl"] = float(kl_BT.detach()[weights_BT != 0].sum())
+    return LossOutput(loss, metrics)
+
+
+BUILTIN: dict[str, Callable[..., LossOutput]] = {
+    "cross_entropy": cross_entropy,
+    "policy_gradient": policy_gradient,
+    "ppo": ppo,
+    "importance_sampling": importance_sampling,
+}
+"""Losses that any engine knows by name."""

@@ -1,0 +1,286 @@
+"""The records that travel through Didact, in the order in which they come to be.
+
+    Problem ─ collect ─▶ Rollout = (Turn, Feedback, Turn, …) ─ rows ─▶ Row
+
+Everything but `Row` is a frozen pydantic model: it round-trips through one JSON line with
+`model_dump_json` and `model_validate_json`, refuses unknown keys and can be read without torch.
+`Row` holds numpy arrays, because it only lives between a method and an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Ids: TypeAlias = tuple[int, ...]
+"""Token ids. Text becomes ids once; sampled ids are kept and never re-encoded."""
+
+StopReason: TypeAlias = Literal["eos", "stop", "length"]
+FeedbackSourceName: TypeAlias = Literal["human", "judge", "program", "teacher", "self"]
+
+
+class Record(BaseModel):
+    """A frozen JSON record that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Message(Record):
+    """One chat message.
+
+    >>> Message(role="user", content="Spell this word backward: sun")
+    Message(role='user', content='Spell this word backward: sun')
+    """
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Problem(Record):
+    """What is asked.
+
+    >>> p = Problem.ask("What is 2 + 2?", id="sum/0", reference="4")
+    >>> p.question
+    'What is 2 + 2?'
+    """
+
+    id: str
+    """Unique within its task; the unit over which intervals are clustered."""
+    messages: Annotated[tuple[Message, ...], Field(min_length=1)]
+    """The conversation up to and including the question; the last message is the user's."""
+    reference: str | None = None
+    """The gold answer. Private: it never enters a prompt of the policy."""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """Whatever the task needs to verify an answer."""
+
+    @model_validator(mode="after")
+    def _ends_with_the_user(self) -> Problem:
+        if self.messages[-1].role != "user":
+            raise ValueError(
+                f"the last message must be the user's, but its role is {self.messages[-1].role!r}"
+            )
+        return self
+
+    @classmethod
+    def ask(cls, question: str, *, id: str, reference: str | None = None, **metadata: Any) -> Problem:
+        """A problem of one user message."""
+        message = Message(role="user", content=question)
+        return cls(id=id, messages=(message,), reference=reference, metadata=metadata)
+
+    @property
+    def question(self) -> str:
+        """The last user message, which a revision prompt repeats."""
+        return self.messages[-1].content
+
+
+class Turn(Record):
+    """One sampled answer, exactly as it was sampled.
+
+    >>> t = Turn(prompt_ids=(5, 6), completion_ids=(7, 2), logprobs=(-0.1, -0.2), text="7",
+    ...          stop_reason="eos", reward=1.0)
+    >>> t.correct
+    True
+    """
+
+    prompt_ids: Ids
+    completion_ids: Ids
+    """The sampled ids, the end-of-turn id included when `stop_reason` is "eos"."""
+    logprobs: tuple[float, ...] | None
+    """log π(token) of each completion id in nats, untempered and untruncated, when it was sampled;
+    None for an answer that was given, not sampled."""
+    text: str
+    """The completion decoded without its end-of-turn token."""
+    stop_reason: StopReason
+    reward: float | None = None
+    """R(x₀, y), always against the original problem; None where nothing could verify it."""
+    correct: bool = False
+    """Did the verifier accept the answer in full?"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _full_reward_is_correct(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "correct" not in data:
+            reward = data.get("reward")
+            return {**data, "correct": reward is not None and reward >= 1.0}
+        return data
+
+    @model_validator(mode="after")
+    def _one_logprob_per_id(self) -> Turn:
+        if self.logprobs is not None and len(self.logprobs) != len(self.completion_ids):
+            raise ValueError(f"{len(self.logprobs)} log-probs for {len(self.completion_ids)} completion ids")
+        return self
+
+
+class Span(Record):
+    """A quoted stretch of an answer that a critique calls good or poor.
+
+    >>> Span(start=4, end=9, quote="words", label="poor").end
+    9
+    """
+
+    start: Annotated[int, Field(ge=0)]
+    """First character, counted in Unicode code points."""
+    end: int
+    """One past the last character."""
+    quote: Annotated[str, Field(min_length=1)]
+    """The text at [start, end); mandatory, so that an offset can be verified again."""
+    label: Literal["good", "poor"]
+    phrase: str | None = None
+    """The words of the critique that this span comes from."""
+
+    @model_validator(mode="after")
+    def _quote_fits(self) -> Span:
+        if self.end - self.start != len(self.quote):
+            raise ValueError(
+                f"span [{self.start}, {self.end}) is {self.end - self.start} characters long, "
+                f"but its quote {self.quote!r} has {len(self.quote)}"
+            )
+        return self
+
+
+class Provenance(Record):
+    """Who said it, how, and at what cost."""
+
+    author: str
+    """A person's id, a model's name or a program's name and level, as "reasoning_gym:reveal"."""
+    prompt_hash: str | None = None
+    """sha256 of the request that produced it, for an exact replay."""
+    tokens: int = 0
+    """Tokens that the author generated, counted apart from the policy's."""
+    cost_usd: float = 0.0
+
+
+class Feedback(Record):
+    """What was said about one turn.
+
+    A source that failed says so in `status`; the turn then leaves every baseline and every loss.
+    It is never scored 0.
+
+    >>> f = Feedback(text="Character 1 should be n.", source="program", saw_reference=True,
+    ...              provenance=Provenance(author="reasoning_gym:reveal"))
+    >>> f.ok, f.turn
+    (True, 0)
+    """
+
+    turn: int = 0
+    """Index of the turn that it is about."""
+    text: str = ""
+    source: FeedbackSourceName
+    score: float | None = None
+    label: str | None = None
+    spans: tuple[Span, ...] = ()
+    status: Literal["ok", "failed"] = "ok"
+    error: str | None = None
+    """Why it failed; None when it did not."""
+    saw_reference: bool
+    """Did its author see the private reference?"""
+    provenance: Provenance
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+    @model_validator(mode="after")
+    def _failure_has_a_reason(self) -> Feedback:
+        if (self.status == "failed") != (self.error is not None):
+            raise ValueError("a failed feedback needs an error, and only a failed one has it")
+        return self
+
+
+class Rollout(Record):
+    """A problem's turns and what was said about them, in order.
+
+    >>> problem = Problem.ask("Spell this word backward: sun", id="spell/0", reference="nus")
+    >>> turn = Turn(prompt_ids=(1,), completion_ids=(2,), logprobs=(-0.5,), text="sun",
+    ...             stop_reason="eos", reward=0.0)
+    >>> r = Rollout(id="3/spell/0/1", group="3/spell/0", problem=problem, turns=(turn,))
+    >>> r.feedback_on(0) is None
+    True
+    """
+
+    id: str
+    """Unique within a run: step, problem and sample number."""
+    group: str
+    """Rollouts of one problem at one step share it; baselines are means over a group."""
+    problem: Problem
+    turns: Annotated[tuple[Turn, ...], Field(min_length=1)]
+    feedback: tuple[Feedback, ...] = ()
+
+    def feedback_on(self, turn: int) -> Feedback | None:
+        """The first usable feedback on a turn, or None."""
+        return next((f for f in self.feedback if f.turn == turn and f.ok), None)
+
+    def feedback_failed(self, turn: int) -> bool:
+        """True when somebody was asked about the turn and nobody managed to answer."""
+        about = [f for f in self.feedback if f.turn == turn]
+        return bool(about) and not any(f.ok for f in about)
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens that the policy generated."""
+        return sum(len(t.completion_ids) for t in self.turns if t.logprobs is not None)
+
+    @property
+    def feedback_tokens(self) -> int:
+        """Tokens that model-written feedback cost."""
+        return sum(f.provenance.tokens for f in self.feedback)
+
+
+Floats: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One training sequence. `input_ids[t]` predicts `target_ids[t]`; every field is aligned to targets.
+
+    `weights` is the loss mask with the method's normaliser already in it: 0 on prompt tokens.
+
+    >>> row = Row.from_completion((1, 2, 3), (4, 5), weights=0.5, advantages=-1.0)
+    >>> row.input_ids.tolist(), row.target_ids.tolist()
+    ([1, 2, 3, 4], [2, 3, 4, 5])
+    >>> row.fields["weights"].tolist()
+    [0.0, 0.0, 0.5, 0.5]
+    """
+
+    input_ids: NDArray[np.int64]
+    target_ids: NDArray[np.int64]
+    """[T], or [T, K] for soft targets with a "target_probs" field of the same shape."""
+    fields: Mapping[str, Floats]
+
+    def __post_init__(self) -> None:
+        if "weights" not in self.fields:
+            raise ValueError("a Row needs a 'weights' field: the loss mask with its normaliser")
+        columns: dict[str, NDArray[Any]] = {"target_ids": self.target_ids, **self.fields}
+        for name, value in columns.items():
+            if len(value) != len(self.input_ids):
+                raise ValueError(f"{name} has {len(value)} entries for {len(self.input_ids)} tokens")
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @classmethod
+    def from_completion(
+        cls, prompt_ids: Sequence[int], completion_ids: Sequence[int], **fields: float | Sequence[float]
+    ) -> Row:
+        """A row that trains `completion_ids` after `prompt_ids` (at least one prompt token).
+
+        Args:
+            prompt_ids: The context, P tokens.
+            completion_ids: The trained tokens, C ≥ 1.
+            **fields: One value for all completion tokens, or C values. Prompt tokens get 0.
+        """
+        if not prompt_ids or not completion_ids:
+            raise ValueError("a row needs at least one prompt token and one completion token")
+        ids = np.asarray([*prompt_ids, *completion_ids], dtype=np.int64)
+        first = len(prompt_ids) - 1
+        aligned: dict[str, Floats] = {}
+        for name, value in {"weights": 1.0, **fields}.items():
+            column = np.zeros(len(ids) - 1, dtype=np.float32)
+            column[first:] = np.broadcast_to(np.asarray(value, np.float32), len(completion_ids))
+            aligned[name] = column
+        return cls(ids[:-1], ids[1:], aligned)
