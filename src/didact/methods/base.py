@@ -1,0 +1,48 @@
+"""What a method is: how feedback becomes learning, in two functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from didact.engines.base import Loss
+from didact.rollouts.base import Context
+from didact.types import Problem, Rollout, Row
+
+
+class Term(NamedTuple):
+    """One term of an update: rows and the loss that they are trained with."""
+
+    name: str
+    """Names it in the metrics, as "sd"."""
+    loss: Loss
+    rows: list[Row]
+
+
+class Method(BaseModel):
+    """A frozen set of settings with `collect` and `rows`. A new algorithm is a new file.
+
+    Subclasses open with their paper, their formula and their departures from the paper.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @property
+    def needs_feedback(self) -> bool:
+        """Does it ask a feedback source?"""
+        return False
+
+    @property
+    def needs_reference(self) -> bool:
+        """Does it score under the starting weights, so that the engine must keep them?"""
+        return False
+
+    def collect(self, ctx: Context, problems: Sequence[Problem]) -> list[Rollout]:
+        """Sample, and have criticised, what this step learns from."""
+        raise NotImplementedError
+
+    def rows(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Term]:
+        """The update's terms; one without rows is left out. Every normaliser is in the rows' weights."""
+        raise NotImplementedError

@@ -1,0 +1,82 @@
+"""What a rollout needs, and the step that all rollouts share: sample answers and verify them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from didact.engines.base import LIVE, Engine, Sample, SamplingParams, Weights
+from didact.errors import UsageError
+from didact.feedback.base import FeedbackSource
+from didact.rollouts.render import Renderer
+from didact.tasks.base import Task
+from didact.types import Ids, Problem, Turn
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that one step of a method may use.
+
+    Attributes:
+        engine: Where the weights live.
+        renderer: Messages ⇄ ids for the engine's tokenizer.
+        task: Verifies answers.
+        feedback: Criticises answers; None where no source was configured.
+        sampling: How the policy is sampled.
+        seed: This step's own seed; every draw of the step derives from it.
+        step: Steps done so far; names the rollouts.
+        progress: The share of the run that is done, in [0, 1]; ramps follow it.
+        weights: Which weights are sampled.
+    """
+
+    engine: Engine
+    renderer: Renderer
+    task: Task
+    feedback: FeedbackSource | None
+    sampling: SamplingParams
+    seed: int
+    step: int = 0
+    progress: float = 0.0
+    weights: Weights = LIVE
+
+    @property
+    def critic(self) -> FeedbackSource:
+        """The feedback source, for those who cannot do without.
+
+        Raises:
+            UsageError: none was configured.
+        """
+        if self.feedback is None:
+            raise UsageError(
+                "this method learns from critiques, but no feedback source is configured: "
+                "set `feedback.source`, for example to `program`"
+            )
+        return self.feedback
+
+
+def verified_turn(ctx: Context, problem: Problem, prompt_ids: Ids, sample: Sample) -> Turn:
+    """A sampled completion as a turn, verified against the original problem."""
+    text = ctx.renderer.text(sample.ids)
+    verdict = ctx.task.verify(problem, text)
+    return Turn(
+        prompt_ids=prompt_ids,
+        completion_ids=sample.ids,
+        logprobs=sample.logprobs,
+        text=text,
+        stop_reason=sample.stop_reason,
+        reward=verdict.reward,
+        correct=verdict.correct,
+    )
+
+
+def sample_turns(
+    ctx: Context, problems: Sequence[Problem], prompts: Sequence[Ids], n: int, *, seed: int
+) -> list[list[Turn]]:
+    """n verified turns for each prompt."""
+    if not prompts:
+        return []
+    samples = ctx.engine.sample(prompts, n, ctx.sampling, seed=seed, weights=ctx.weights)
+    return [
+        [verified_turn(ctx, problem, prompt, sample) for sample in completions]
+        for problem, prompt, completions in zip(problems, prompts, samples, strict=True)
+    ]

@@ -1,0 +1,99 @@
+"""Messages → token ids. The only place that knows chat templates, and the texts of every prompt.
+
+Three prompts are built from one problem (RLTF, arXiv:2602.02482, A.2 and the critique template):
+
+    x₀ = question            x₁ = revision(question, y₀, c₀)         f(x₀, y₀) = critique request
+    one user turn            one *fresh* user turn, not a chat       x₀, y₀ and a request, as a chat
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from didact.errors import UsageError
+from didact.types import Ids, Message, Problem
+
+REVISION = """\
+Question:
+{question}
+
+Below are your previous solution and an expert critique of it.
+
+Your Previous Solution:
+{attempt}
+
+Expert Critique:
+{critique}
+
+Answer the question as if for the first time. Use the critique, but never mention it, the previous \
+solution or a revision."""
+
+CRITIQUE_REQUEST = """\
+Write an expert critique of this solution: say what is wrong in it and how to mend it."""
+
+
+def revision_messages(problem: Problem, attempt: str, critique: str) -> tuple[Message, ...]:
+    """x₁: the problem's messages with the last one replaced by question, attempt and critique."""
+    content = fill(REVISION, question=problem.question, attempt=attempt, critique=critique)
+    return (*problem.messages[:-1], Message(role="user", content=content))
+
+
+def critique_messages(problem: Problem, attempt: str) -> tuple[Message, ...]:
+    """f(x, y): ask the policy, which has no private input, to criticise an attempt."""
+    return (
+        *problem.messages,
+        Message(role="assistant", content=attempt),
+        Message(role="user", content=CRITIQUE_REQUEST),
+    )
+
+
+def fill(template: str, **values: str) -> str:
+    """Put values into {slots} as data: braces and slot names inside a value stay what they are.
+
+    >>> fill("{a} and {b}", a="{b}", b="two")
+    '{b} and two'
+    """
+    return re.sub(r"\{(\w+)\}", lambda m: values[m.group(1)], template)
+
+
+class Renderer:
+    """Chat messages ⇄ ids for one tokenizer.
+
+    Args:
+        tokenizer: A transformers tokenizer. Without a chat template, messages are joined as
+            "role: content" lines, so that a base model can be trained too.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        if tokenizer.eos_token_id is None:
+            raise UsageError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token, so an answer could "
+                "never end: set `eos_token` in its tokenizer_config.json"
+            )
+        self.eos_id: int = tokenizer.eos_token_id
+
+    def prompt(self, messages: Sequence[Message]) -> Ids:
+        """The ids of a conversation, ready for the assistant's next words."""
+        if self.tokenizer.chat_template is None:
+            lines = [f"{m.role.capitalize()}: {m.content}\n" for m in messages]
+            text = "".join(lines) + "Assistant:"
+            return tuple(self.tokenizer.encode(text))
+        chat = [m.model_dump() for m in messages]
+        ids = self.tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        return tuple(ids)
+
+    def answer(self, text: str) -> Ids:
+        """The ids of a given assistant answer with its end-of-turn id (for supervised rows)."""
+        return (*self.tokenizer.encode(text, add_special_tokens=False), self.eos_id)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Decode sampled ids, without special tokens."""
+        decoded: str = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return decoded

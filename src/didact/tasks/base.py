@@ -1,0 +1,68 @@
+"""What a task is: problems, and a verifier of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from didact.errors import DataError
+from didact.types import Problem
+
+
+class Verdict(NamedTuple):
+    """What a verifier says about one answer."""
+
+    reward: float | None
+    """R(x₀, y), usually in [0, 1]; None where nothing could verify the answer, which is not 0."""
+    correct: bool
+    """Is it right in full?"""
+    error: str | None = None
+    """Why a verifier that should have answered could not; None when nothing went wrong."""
+
+
+class Task(Protocol):
+    """Problems for training and for evaluation, disjoint, and how an answer is verified."""
+
+    name: str
+
+    def train_problem(self, index: int) -> Problem:
+        """The index-th training problem, index ≥ 0; never one of the evaluation problems."""
+        ...
+
+    def eval_problems(self, n: int) -> Sequence[Problem]:
+        """The first n evaluation problems, the same for every method and seed."""
+        ...
+
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        """Score one answer. A malformed answer scores 0; this never raises for what a model wrote."""
+        ...
+
+    @property
+    def train_size(self) -> int | None:
+        """How many training problems there are; None where a generator never ends."""
+        ...
+
+
+def validate_task(task: Task, n: int = 8) -> None:
+    """Check that the task's own gold answers score full marks.
+
+    Args:
+        task: The task to check.
+        n: How many evaluation problems to try. Those without a reference, and those that the task
+            leaves unverified on purpose, are passed over.
+
+    Raises:
+        DataError: naming the first problem whose reference its own verifier does not accept.
+    """
+    for problem in task.eval_problems(n):
+        if problem.reference is None:
+            continue
+        verdict = task.verify(problem, problem.reference)
+        if verdict.reward is None and verdict.error is None:
+            continue
+        if not verdict.correct:
+            raise DataError(
+                f"task {task.name!r}, problem {problem.id!r}: its own reference "
+                f"{problem.reference!r} scores {verdict.error or verdict.reward}, so no answer could "
+                "be right. Check the reference column and the verifier."
+            )

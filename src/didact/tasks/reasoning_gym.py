@@ -1,0 +1,153 @@
+"""Problems from reasoning-gym, a third party's generators, by name.
+
+`reasoning_gym` seeds problem i of a data set with seed + i, so neighbouring seeds overlap.
+Training and evaluation therefore draw from ranges that cannot meet, and a training problem whose
+question is also an evaluation question is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from didact.errors import DataError, UsageError, did_you_mean
+from didact.tasks.base import Verdict
+from didact.types import Problem
+
+EVAL_SEED = 1_000_000_007
+"""Problem i of the evaluation set is the generator's at EVAL_SEED + i, whatever the run's seed."""
+EVAL_RESERVED = 1_000
+"""Questions of this many evaluation problems are kept out of training."""
+TRAIN_STRIDE = 10_000_000
+"""Run seed s trains on generator seeds s·TRAIN_STRIDE + i, with i below this (s < 100)."""
+_ENDLESS = 2**31
+_MAX_SKIPPED = 2_000
+
+
+class ReasoningGymTask:
+    """One reasoning-gym generator with its settings.
+
+    Args:
+        name: A registered generator, as "spell_backward".
+        config: Settings of that generator, as {"min_word_len": 5}.
+        seed: Run seed in [0, 100): which training problems are drawn. Evaluation problems do not
+            depend on it.
+        dense: Give the generator's own partial score as reward, in place of 1 for a full score
+            and 0 for all else. `correct` means a full score either way.
+
+    Raises:
+        UsageError: for an unknown generator or setting (with the nearest valid name).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: Mapping[str, Any] | None = None,
+        *,
+        seed: int = 0,
+        dense: bool = False,
+    ) -> None:
+        if not 0 <= seed < 100:
+            raise UsageError(f"reasoning-gym tasks take a seed from 0 to 99, not {seed}")
+        self.name = name
+        self.config = dict(config or {})
+        self.dense = dense
+        self._eval_set = self._create(EVAL_SEED)
+        self._train_set = self._create(seed * TRAIN_STRIDE)
+        self._next_index = 0
+        self._train: list[Problem] = []
+
+    @property
+    def train_size(self) -> None:
+        return None
+
+    def train_problem(self, index: int) -> Problem:
+        skipped = 0
+        while len(self._train) <= index:
+            problem = self._problem(self._train_set, self._next_index, "train")
+            self._next_index += 1
+            if problem.question not in self._eval_questions:
+                self._train.append(problem)
+                skipped = 0
+            elif (skipped := skipped + 1) >= _MAX_SKIPPED:
+                raise DataError(
+                    f"{self.name} with {self.config}: the last {skipped} questions are all evaluation "
+                    "questions, so none is left to train on; choose settings with more variety"
+                )
+        return self._train[index]
+
+    def eval_problems(self, n: int) -> Sequence[Problem]:
+        if n > EVAL_RESERVED:
+            raise UsageError(f"at most {EVAL_RESERVED} evaluation problems are kept apart, not {n}")
+        distinct = list({p.question: p for p in self._eval_pool}.values())
+        return distinct[:n]
+
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        entry = {"question": problem.question, "answer": problem.reference, "metadata": problem.metadata}
+        try:
+            score = float(self._eval_set.score_answer(answer.strip(), entry))
+        except Exception:  # a third party's scorer meets a model's text: malformed means wrong
+            score = 0.0
+        correct = score >= 1.0
+        return Verdict(min(max(score, 0.0), 1.0) if self.dense else float(correct), correct)
+
+    @cached_property
+    def _eval_pool(self) -> list[Problem]:
+        return [self._problem(self._eval_set, i, "eval") for i in range(EVAL_RESERVED)]
+
+    @cached_property
+    def _eval_questions(self) -> set[str]:
+        return {p.question for p in self._eval_pool}
+
+    def _problem(self, data_set: Any, index: int, split: str) -> Problem:
+        try:
+            entry = data_set[index]
+        except Exception as error:  # a third party's generator meets settings it cannot fulfil
+            raise UsageError(
+                f"{self.name} cannot make a problem with the settings {self.config}: {error}"
+            ) from error
+        return Problem.ask(
+            entry["question"],
+            id=f"{self.name}/{split}/{data_set.seed + index}",
+            reference=str(entry["answer"]),
+            **entry["metadata"],
+        )
+
+    def _create(self, seed: int) -> Any:
+        rg = _import_reasoning_gym()
+        if self.name not in rg.factory.DATASETS:
+            raise UsageError(
+                f"unknown reasoning-gym generator {self.name!r}: "
+                + did_you_mean(self.name, rg.factory.DATASETS)
+            )
+        try:
+            return rg.create_dataset(self.name, seed=seed, size=_ENDLESS, **self.config)
+        except (TypeError, AssertionError, ValueError) as error:
+            valid = set(rg.factory.DATASETS[self.name][1].__dataclass_fields__) - {"seed", "size"}
+            wrong = next((k for k in self.config if k not in valid), None)
+            if wrong is not None:
+                raise UsageError(
+                    f"{self.name} has no setting {wrong!r}: {did_you_mean(wrong, valid)}"
+                ) from None
+            raise UsageError(f"{self.name} refuses the settings {self.config}: {error}") from error
+
+
+def generator_names() -> list[str]:
+    """The names of all reasoning-gym generators, sorted.
+
+    Raises:
+        UsageError: reasoning-gym is not installed.
+    """
+    return sorted(_import_reasoning_gym().factory.DATASETS)
+
+
+def _import_reasoning_gym() -> Any:
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    try:
+        import reasoning_gym
+        import reasoning_gym.factory
+    except ImportError as error:
+        raise UsageError("reasoning-gym is not installed: pip install 'didact[tasks]'") from error
+    return reasoning_gym

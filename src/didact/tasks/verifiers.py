@@ -1,0 +1,218 @@
+"""How an answer from a JSONL file is verified: exact, regex, numeric, a user's function, or not at all.
+
+A verifier is written in a config as its name, or as a mapping with its settings:
+
+    verifier: numeric
+    verifier: {name: numeric, tolerance: 0.01}
+    verifier: {name: regex, pattern: "^yes\\b"}
+    verifier: my_checks.py:is_polite
+    verifier: none
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, SupportsFloat
+
+from didact.errors import UsageError, did_you_mean
+from didact.tasks.base import Verdict
+
+VerifyFn = Callable[[str, str, Mapping[str, Any]], Verdict]
+"""(answer, reference or "", the whole row) -> Verdict."""
+
+
+class Verifier(NamedTuple):
+    """A way to verify answers, and what it needs from a row."""
+
+    verify: VerifyFn
+    needs_reference: bool
+    """Must every row have a reference?"""
+    reference_is_answer: bool = True
+    """Is the reference an answer that could be given (and compared with), or only a pattern?"""
+    check_reference: Callable[[str], str | None] = lambda reference: None
+    """What is wrong with a reference, or None."""
+
+
+def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
+    """Build a verifier from a config value.
+
+    Args:
+        spec: "exact", "regex", "numeric", "none", "file.py:function", "package.module:function", or
+            {"name": one of these, **settings}.
+
+    Raises:
+        UsageError: unknown verifier, setting, module or function, with the nearest valid name.
+    """
+    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise UsageError(f"a verifier needs a name, as {{name: numeric}}, but got {spec!r}")
+    if ":" in name:
+        if settings:
+            raise UsageError(f"verifier {name!r} is a function and takes no settings, not {settings}")
+        return user_function(name)
+    if name not in VERIFIERS:
+        raise UsageError(f"unknown verifier {name!r}: {did_you_mean(name, VERIFIERS)}, or 'file.py:function'")
+    build = VERIFIERS[name]
+    valid = inspect.signature(build).parameters
+    for key in settings:
+        if key not in valid:
+            raise UsageError(f"verifier {name!r} has no setting {key!r}: {did_you_mean(key, valid)}")
+    return build(**settings)
+
+
+def exact(*, casefold: bool = False) -> Verifier:
+    """Right when answer and reference are the same text, white space around them aside.
+
+    Args:
+        casefold: Ignore the difference between upper and lower case.
+    """
+
+    def normal(text: str) -> str:
+        return text.strip().casefold() if casefold else text.strip()
+
+    def verify(answer: str, reference: str, row: Mapping[str, Any]) -> Verdict:
+        return _verdict(normal(answer) == normal(reference))
+
+    return Verifier(verify, needs_reference=True)
+
+
+def regex(*, pattern: str | None = None) -> Verifier:
+    """Right when a pattern is found in the answer (`re.search`: anchor it with ^ and $ if you mean all).
+
+    Args:
+        pattern: One pattern for all rows; without it each row's reference is its pattern.
+    """
+    if pattern is not None and (problem := _pattern_problem(pattern)):
+        raise UsageError(f"verifier 'regex': {problem}")
+
+    def verify(answer: str, reference: str, row: Mapping[str, Any]) -> Verdict:
+        return _verdict(re.search(reference if pattern is None else pattern, answer) is not None)
+
+    if pattern is not None:
+        return Verifier(verify, needs_reference=False)
+    return Verifier(verify, needs_reference=True, reference_is_answer=False, check_reference=_pattern_problem)
+
+
+def numeric(*, tolerance: float = 1e-6) -> Verifier:
+    """Right when the last number in the answer is the reference's last number.
+
+    Args:
+        tolerance: Largest absolute difference that still counts, ≥ 0.
+    """
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance >= 0:
+        raise UsageError(f"verifier 'numeric': tolerance must be a number of 0 or above, not {tolerance!r}")
+
+    def verify(answer: str, reference: str, row: Mapping[str, Any]) -> Verdict:
+        got, want = last_number(answer), last_number(reference)
+        return _verdict(got is not None and want is not None and abs(got - want) <= tolerance)
+
+    def check(reference: str) -> str | None:
+        number = last_number(reference)
+        return None if number is not None else f"there is no finite number in {reference!r}"
+
+    return Verifier(verify, needs_reference=True, check_reference=check)
+
+
+def none() -> Verifier:
+    """Nothing verifies: every reward is None. For learning from critiques alone."""
+    return Verifier(lambda answer, reference, row: Verdict(None, False), needs_reference=False)
+
+
+def user_function(spec: str) -> Verifier:
+    """A function (answer, row) -> bool or float, as "file.py:function" or "package.module:function".
+
+    `row` is the row of the file as a dict, with its reference as text. True and scores of 1 or more
+    are right. A function that raises leaves that answer without a reward: it leaves every baseline
+    and every loss, for a failed verifier is not a wrong answer.
+
+    Raises:
+        UsageError: the module or function is not there; or, when verifying, what it returned is
+            neither a bool nor a finite number.
+    """
+    place, _, name = spec.rpartition(":")
+    module = _load(place, spec)
+    function = getattr(module, name, None)
+    if not callable(function):
+        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise UsageError(f"verifier {spec!r}: no function {name!r} in {place}: {did_you_mean(name, names)}")
+
+    def verify(answer: str, reference: str, row: Mapping[str, Any]) -> Verdict:
+        try:
+            score = function(answer, dict(row))
+        except Exception as error:
+            return Verdict(None, False, f"verifier {spec!r} raised {type(error).__name__}: {error}")
+        if not isinstance(score, SupportsFloat) or not math.isfinite(float(score)):
+            raise UsageError(f"verifier {spec!r} returned {score!r}: return True, False or a finite number")
+        return Verdict(float(score), float(score) >= 1)
+
+    return Verifier(verify, needs_reference=False)
+
+
+VERIFIERS: dict[str, Callable[..., Verifier]] = {
+    "exact": exact,
+    "regex": regex,
+    "numeric": numeric,
+    "none": none,
+}
+
+_NUMBER = re.compile(
+    r"(?:(?<![\w.)])[-+])?"  # a sign, but not the minus of "5-3"
+    r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
+    r"(?:[eE][-+]?[0-9]+)?"
+)
+
+
+def last_number(text: str) -> float | None:
+    """The last number in a text, or None where there is none or it is not finite.
+
+    >>> last_number("about 1,250.5 apples"), last_number("5-3 = 2."), last_number("-4e2"), last_number("?")
+    (1250.5, 2.0, -400.0, None)
+    """
+    found = _NUMBER.findall(text.replace("−", "-"))
+    if not found:
+        return None
+    number = float(found[-1].replace(",", ""))
+    return number if math.isfinite(number) else None
+
+
+def _verdict(right: bool) -> Verdict:
+    return Verdict(float(right), right)
+
+
+def _pattern_problem(pattern: str) -> str | None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"{pattern!r} is not a regular expression: {error}"
+    return None
+
+
+def _load(place: str, spec: str) -> ModuleType:
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        path = Path(place)
+        if not path.is_file():
+            raise UsageError(f"verifier {spec!r}: there is no file {path}: give its path")
+        name = f"didact_user_verifier_{path.stem}"  # its own name: a file json.py must not hide json
+        found = importlib.util.spec_from_file_location(name, path)
+        assert found is not None
+        assert found.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+        return module
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"verifier {spec!r}: {place} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
