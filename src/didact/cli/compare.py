@@ -1,0 +1,83 @@
+"""`didact compare RUN…`: runs side by side on the same problems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from didact.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from didact.evaluation.results import ArmResult
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; the first is the baseline.")],
+    html: Annotated[Path | None, typer.Option(help="Also write a report here.")] = None,
+) -> None:
+    """Compare runs by first-turn accuracy, paired problem by problem with the first one."""
+    from didact.evaluation.report import write_report
+    from didact.evaluation.results import Report
+    from didact.training.config import read_yaml
+    from didact.training.run_dir import RunDir
+    from didact.training.summary import arm_result, with_differences
+
+    if len(runs) < 2:
+        raise UsageError("comparing needs at least two run directories")
+    names = _distinct_names(runs)
+    arms = [arm_result(path, name) for path, name in zip(runs, names, strict=True)]
+    arms = with_differences(runs, arms, baseline=0)
+    Console().print(results_table(arms, names[0]))
+    if html is not None:
+        config = read_yaml(RunDir.open(runs[0]).config)
+        n = len(RunDir.open(runs[0]).read_evaluation(arms[0].steps))
+        best = max(arms, key=lambda arm: arm.accuracy)
+        report = Report(
+            title="Didact: runs compared",
+            task=config["task"]["name"],
+            n_eval=n,
+            seed=config["seed"],
+            arms=arms,
+            summary=f"{best.method} answers {best.accuracy:.1%} right without feedback, the most of these.",
+            baseline=names[0],
+            details={"command": "didact compare " + " ".join(map(str, runs))},
+        )
+        write_report(html, report)
+        typer.echo(f"report: {html}")
+
+
+def results_table(arms: Sequence[ArmResult], baseline: str) -> Table:
+    """The arms as a table for the terminal."""
+    table = Table(title="First answers right, without feedback", title_justify="left")
+    table.add_column("method")
+    for heading in ("right", "95 % interval", f"minus {baseline}", "after feedback", "seconds", "tokens"):
+        table.add_column(heading, justify="right")
+    for arm in arms:
+        difference, after = "", ""
+        if arm.difference is not None:
+            mean, low, high = (100 * value for value in arm.difference)
+            difference = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        if arm.accuracy_after_feedback is not None:
+            after = f"{arm.accuracy_after_feedback:.1%}"
+        table.add_row(
+            arm.method,
+            f"{arm.accuracy:.1%}",
+            f"[{arm.ci95[0]:.1%}, {arm.ci95[1]:.1%}]".replace("[", r"\["),
+            difference.replace("[", r"\["),
+            after,
+            f"{arm.seconds:.0f}",
+            f"{arm.sampled_tokens:,}",
+        )
+    return table
+
+
+def _distinct_names(runs: list[Path]) -> list[str]:
+    """Directory names, or whole paths where two of them would be the same."""
+    names = [path.resolve().name for path in runs]
+    return names if len(set(names)) == len(names) else [str(path) for path in runs]

@@ -1,0 +1,223 @@
+"""`didact demo`: the bundled model learns from critiques what scalar rewards cannot teach it.
+
+Each arm is an ordinary `didact train` in a process of its own with one thread, as many side by side
+as there are cores; the report is made from their run directories. Started again, the demo takes up
+what is finished and resumes what is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from didact.errors import DidactError, Interrupted, TrainingGuard, UsageError
+
+if TYPE_CHECKING:
+    from didact.evaluation.results import Report
+    from didact.training.config import RunConfig
+
+POLL_SECONDS = 0.2
+
+
+def demo(
+    task: Annotated[str, typer.Option(help="A reasoning-gym generator.")] = "spell_backward",
+    seed: Annotated[int, typer.Option(help="0 to 99.")] = 0,
+    out: Annotated[Path, typer.Option(help="Where runs and report go.")] = Path("runs/demo"),
+    json_: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+) -> None:
+    """Train the bundled model by GRPO and by RLTF, and compare their first answers."""
+    from didact.evaluation.picture import picture
+    from didact.evaluation.report import write_report
+    from didact.training.run_dir import write_atomically
+
+    console = Console()
+    started = time.monotonic()
+    arms = demo_configs(task, seed)
+    workers = min(len(arms), os.cpu_count() or 1)
+    console.print(
+        f"The bundled model, {task}, {arms['grpo'].eval.problems} problems it is never trained on.\n"
+        f"{len(arms)} arms, {workers} at a time, one thread each.\n",
+        highlight=False,
+    )
+    _train_all(arms, out, workers, console)
+    seconds = time.monotonic() - started
+    report = demo_report(out, task, seed, list(arms), {"seconds": f"{seconds:.0f}", **_machine(workers)})
+    write_report(out / "report.html", report)
+    picture(out / "curves", report)
+    numbers = {**report.to_json(), "seconds": round(time.monotonic() - started, 1), "cores": workers}
+    write_atomically(out / "results.json", json.dumps(numbers, indent=1) + "\n")
+    if json_ is not None:
+        json_.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(json_, json.dumps(numbers, indent=1) + "\n")
+    from didact.cli.compare import results_table
+
+    console.print(results_table(report.arms, report.baseline))
+    console.print(f"\n{report.summary}", highlight=False)
+    console.print(f"report: {out / 'report.html'}   ({numbers['seconds']:.0f} s)", highlight=False)
+
+
+def demo_configs(task: str, seed: int) -> dict[str, RunConfig]:
+    """The arms' configs by name: the shared settings, the task's, then the arm's own.
+
+    Raises:
+        UsageError: an unknown task.
+    """
+    from didact.tasks import make_task
+    from didact.training.config import parse_config, read_yaml
+
+    plan = read_yaml(Path(str(resources.files("didact") / "assets" / "demo.yaml")))
+    make_task(task, seed=seed)
+    for_task = {"task": {"name": task}, **plan["tasks"].get(task, {})}
+    return {
+        name: parse_config(_merge(_merge(plan["shared"], for_task), {**arm, "seed": seed}))
+        for name, arm in plan["arms"].items()
+    }
+
+
+def demo_report(out: Path, task: str, seed: int, names: Sequence[str], details: dict[str, str]) -> Report:
+    """The report over finished arms, with the untrained model beside them."""
+    from didact.evaluation.results import Report
+    from didact.training.run_dir import RunDir
+    from didact.training.summary import arm_result, with_differences
+
+    arms = [arm_result(out / "grpo", "base", step=0)]
+    arms += [arm_result(out / name, name) for name in names]
+    paths = [out / "grpo", *(out / name for name in names)]
+    baseline = next(i for i, arm in enumerate(arms) if arm.method == "grpo")
+    arms = with_differences(paths, arms, baseline)
+    by_name = {arm.method: arm for arm in arms}
+    sd, grpo = by_name["rltf-sd"], by_name["grpo"]
+    command = shlex.join(["didact", "demo", "--task", task, "--seed", str(seed)])
+    return Report(
+        title="Didact demo: learning from critiques",
+        task=task,
+        n_eval=len(RunDir.open(out / "grpo").read_evaluation(0)),
+        seed=seed,
+        arms=arms,
+        summary=(
+            f"Without feedback, {sd.accuracy:.1%} of first answers are right after RLTF-SD read "
+            f"critiques of its answers; after GRPO on the same budget {grpo.accuracy:.1%} are."
+        ),
+        details={"command": command, **details},
+    )
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested mappings put over each other."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _train_all(arms: dict[str, RunConfig], out: Path, workers: int, console: Console) -> None:
+    """Run every arm in a process of its own, `workers` at a time."""
+    waiting = {name: _command(config, out / name) for name, config in arms.items()}
+    waiting = {name: command for name, command in waiting.items() if command}
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    board = _Board(out, {name: arms[name].steps for name in waiting}, console)
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                name = next(iter(waiting))
+                running[name] = _start(waiting.pop(name), out / f"{name}.log")
+            time.sleep(POLL_SECONDS)
+            board.show()
+            for name in [name for name, process in running.items() if process.poll() is not None]:
+                code = running.pop(name).returncode
+                # An arm in which no weight changed has said so, and is a result like any other.
+                if code and not (code == TrainingGuard.exit_code and (out / name / "result.json").exists()):
+                    last = (out / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
+                    raise DidactError(f"arm {name} ended with exit code {code}: {''.join(last)}")
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped: `didact demo --out {out}` goes on from here") from None
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
+def _command(config: RunConfig, path: Path) -> list[str]:
+    """What to run for an arm; nothing where it is finished.
+
+    Raises:
+        UsageError: the directory holds an arm of another demo.
+    """
+    train = [sys.executable, "-m", "didact.cli.main", "train"]
+    text = config.to_yaml()
+    stored = path / "config.yaml"
+    if stored.exists():
+        if stored.read_text(encoding="utf-8") != text:
+            raise UsageError(
+                f"{path} holds an arm with other settings: remove {path.parent}, or name a new --out"
+            )
+        return [] if (path / "result.json").exists() else [*train, "--resume", str(path)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    given = path.with_suffix(".yaml")
+    given.write_text(text, encoding="utf-8")
+    return [*train, config.method, "--config", str(given), "--out", str(path)]
+
+
+def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with log.open("ab") as handle:
+        return subprocess.Popen(command, stdout=handle, stderr=handle, env=environment)
+
+
+def _machine(workers: int) -> dict[str, str]:
+    import torch
+    import transformers
+
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {workers} used, one thread an arm",
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"python {platform.python_version()}",
+    }
+
+
+class _Board:
+    """One bar an arm on a terminal; elsewhere a line for each evaluation."""
+
+    def __init__(self, out: Path, steps: dict[str, int], console: Console) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.out = out
+        self.console = console
+        self.seen = dict.fromkeys(steps, 0)
+        columns = [TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn()]
+        self.bars = Progress(*columns, TextColumn("{task.fields[line]}"), console=console)
+        self.rows = {name: self.bars.add_task(name, total=total, line="") for name, total in steps.items()}
+
+    def show(self) -> None:
+        """Show what is new in the arms' metrics."""
+        from didact.cli.progress import evaluation_line, step_line
+        from didact.training.run_dir import RunDir, read_jsonl
+
+        for name, row in self.rows.items():
+            records = list(read_jsonl(RunDir(self.out / name).metrics))
+            for record in records[self.seen[name] :]:
+                if "eval" in record:
+                    line = f"{name:18} step {record['step']}: {evaluation_line(record['eval'])}"
+                    self.console.print(line, highlight=False)
+                else:
+                    self.bars.update(row, completed=record["step"], line=step_line(record))
+            self.seen[name] = len(records)
+        if self.console.is_terminal:
+            self.bars.refresh()

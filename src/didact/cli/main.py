@@ -1,0 +1,50 @@
+"""The command line. Each verb lives in a file of its own; heavy imports wait until it runs.
+
+Exit codes: 0 ok, 1 a bug, 2 usage, 3 data, 4 training guard, 75 interrupted but resumable.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from didact.cli.compare import compare
+from didact.cli.demo import demo
+from didact.cli.doctor import doctor
+from didact.cli.eval import eval_
+from didact.cli.recipes import recipes
+from didact.cli.train import train
+from didact.errors import DidactError
+
+app = typer.Typer(
+    name="didact",
+    help="Train language models from what is said about their answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+app.command()(train)
+app.command("eval")(eval_)
+app.command()(compare)
+app.add_typer(recipes, name="recipes")
+app.command()(doctor)
+
+
+def main() -> None:
+    """Run the command line, and turn Didact's own errors into a sentence and an exit code."""
+    # No progress bars or hub notices of third parties between our own lines.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except DidactError as error:
+        print(f"didact: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

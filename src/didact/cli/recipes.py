@@ -1,0 +1,62 @@
+"""`didact recipes`: settings that somebody ran, with the numbers that came out."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from didact.errors import UsageError, did_you_mean
+
+recipes = typer.Typer(help="Settings that were run, with the numbers that came out.", no_args_is_help=True)
+
+
+@recipes.command("list")
+def list_() -> None:
+    """Every recipe with its first sentence."""
+    for name, folder in find_recipes().items():
+        lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+        title = next((line.lstrip("# ") for line in lines if line.strip()), "")
+        typer.echo(f"{name:24} {title}")
+
+
+@recipes.command("show")
+def show(name: Annotated[str, typer.Argument(help="A recipe's name.")]) -> None:
+    """A recipe's README and its settings."""
+    folder = _recipe(name)
+    typer.echo((folder / "README.md").read_text(encoding="utf-8"))
+    config = folder / "config.yaml"
+    if config.exists():
+        typer.echo(f"--- {config}\n{config.read_text(encoding='utf-8')}", nl=False)
+
+
+def find_recipes() -> dict[str, Path]:
+    """Recipe folders by name: those of a checkout, else those that were installed with the package."""
+    package = Path(str(resources.files("didact")))
+    for root in (package.parent.parent / "recipes", package / "recipes"):
+        if root.is_dir():
+            return {p.parent.name: p.parent for p in sorted(root.glob("*/README.md"))}
+    return {}
+
+
+def recipe_config(name: str) -> Path:
+    """The file behind --config: a path, or `recipe:NAME`.
+
+    Raises:
+        UsageError: no such recipe, or it has no config.
+    """
+    if not name.startswith("recipe:"):
+        return Path(name)
+    file = _recipe(name.removeprefix("recipe:")) / "config.yaml"
+    if not file.exists():
+        raise UsageError(f"recipe {file.parent.name!r} has no config.yaml: see `didact recipes show`")
+    return file
+
+
+def _recipe(name: str) -> Path:
+    found = find_recipes()
+    if name not in found:
+        raise UsageError(f"unknown recipe {name!r}: {did_you_mean(name, found)}")
+    return found[name]

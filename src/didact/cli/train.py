@@ -1,0 +1,89 @@
+"""`didact train METHOD`: a run, or the rest of one."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from didact.cli.progress import RunProgress
+from didact.errors import UsageError
+
+
+def train(
+    method: Annotated[
+        str | None, typer.Argument(help="sft, grpo, grpo-2turn, rltf-sd, rltf-fm or rltf.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="A YAML file, or recipe:NAME (see `didact recipes list`).")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, as in --set optim.lr=1e-4.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="tiny (bundled), a folder or a hub id.")] = None,
+    task: Annotated[str | None, typer.Option(help="A reasoning-gym generator, or jsonl.")] = None,
+    seed: Annotated[int | None, typer.Option(help="0 to 99.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new run directory.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Check and show everything, write nothing.")] = False,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+) -> None:
+    """Train a model from feedback on its answers."""
+    console = Console(stderr=True)
+    changes = {"model__path": model, "task__name": task, "seed": seed}
+    if resume is not None:
+        given = [method, config, set_, out, *changes.values()]
+        if dry_run or any(value is not None for value in given):
+            raise UsageError("--resume takes its settings from the run: give nothing else beside it")
+        _resume(resume, console)
+        return
+    if method is None:
+        raise UsageError("which method? For example `didact train rltf-sd --out runs/first`")
+    from didact.cli.recipes import recipe_config
+    from didact.training.config import load_config
+
+    file = None if config is None else recipe_config(config)
+    run_config = load_config(method, file, set_ or [], **changes)
+    out = out or Path("runs") / f"{method}-{run_config.task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if dry_run:
+        _dry_run(run_config, out)
+        return
+    from didact.training.api import run_config as run_training
+
+    command = shlex.join(["didact", *sys.argv[1:]])
+    with RunProgress(run_config.steps, console) as progress:
+        run = run_training(run_config, out, report=progress.report, command=command)
+    console.print(f"done: {run.path}  (model in {run.model})", highlight=False)
+
+
+def _resume(path: Path, console: Console) -> None:
+    from didact.training.api import resume as resume_training
+    from didact.training.config import parse_config, read_yaml
+    from didact.training.run_dir import RunDir
+
+    config = parse_config(read_yaml(RunDir.open(path).config))
+
+    def warn(record: dict[str, Any]) -> None:
+        console.print(f"didact: {record['warning']}", highlight=False)
+
+    with RunProgress(config.steps, console) as progress:
+        run = resume_training(path, report=progress.report, warn=warn)
+    console.print(f"done: {run.path}  (model in {run.model})", highlight=False)
+
+
+def _dry_run(config: Any, out: Path) -> None:
+    from didact.training.run_dir import RunDir
+    from didact.training.setup import build
+
+    RunDir.refuse_existing(out)
+    parts = build(config)
+    problem = parts.task.train_problem(0)
+    config = config.model_copy(update={"settings": parts.method.model_dump(mode="json")})
+    typer.echo(config.to_yaml(), nl=False)
+    typer.echo(f"# would write to {out}")
+    typer.echo(f"# first problem: {problem.question!r}")
+    typer.echo(f"# prompt of {len(parts.renderer.prompt(problem.messages))} tokens; nothing was written")

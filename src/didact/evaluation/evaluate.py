@@ -1,0 +1,68 @@
+"""How good are the answers? First without feedback, which is the number that counts; then with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from didact.evaluation.intervals import wilson
+from didact.rollouts.base import Context
+from didact.rollouts.single_turn import single_turn
+from didact.rollouts.two_turn import two_turn
+from didact.types import Problem, Rollout
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Answers to a fixed set of problems.
+
+    Attributes:
+        rollouts: One a problem, in the problems' order.
+        first: [P] bool, is the first answer right? No critique was in its context.
+        after: [P] bool, is the first answer or the one after a critique right? None where critiques
+            were not asked for or could not be had.
+    """
+
+    rollouts: list[Rollout]
+    first: NDArray[np.bool_]
+    after: NDArray[np.bool_] | None
+
+    def metrics(self) -> dict[str, Any]:
+        """Accuracies with 95 % Wilson intervals, as a flat record for metrics.jsonl and result.json."""
+        n = len(self.first)
+        values: dict[str, Any] = {
+            "n": n,
+            "accuracy": float(self.first.mean()),
+            "ci95": list(wilson(int(self.first.sum()), n)),
+        }
+        if self.after is not None:
+            values["accuracy_after_feedback"] = float(self.after.mean())
+            values["after_ci95"] = list(wilson(int(self.after.sum()), n))
+        return values
+
+
+def evaluate(
+    ctx: Context, problems: Sequence[Problem], *, temperature: float = 0.0, feedback: bool = True
+) -> Evaluation:
+    """Answer every problem once, and once more after a critique where the first answer is wrong.
+
+    Args:
+        ctx: Engine, task and (for `feedback`) a critic that tells the truth.
+        problems: P problems, the same for whatever is compared.
+        temperature: 0 is greedy; the same for both turns.
+        feedback: Also ask for a critique and a second answer.
+    """
+    # The whole distribution at this temperature: top-p and top-k are training's affair.
+    sampling = dataclasses.replace(ctx.sampling, temperature=temperature, top_p=1.0, top_k=0)
+    ctx = dataclasses.replace(ctx, sampling=sampling)
+    feedback = feedback and ctx.feedback is not None
+    rollouts = two_turn(ctx, problems, 1) if feedback else single_turn(ctx, problems, 1)
+    first = np.array([r.turns[0].correct for r in rollouts], dtype=np.bool_)
+    after = np.array([any(t.correct for t in r.turns) for r in rollouts], dtype=np.bool_)
+    usable = feedback and not any(r.feedback_failed(0) for r in rollouts)
+    return Evaluation(rollouts, first, after if usable else None)

@@ -1,0 +1,141 @@
+"""`report.html`: one self-contained file, without scripts and without an address in it.
+
+Everything that a model, a critic or a user wrote goes through `plain_text` and the template's
+autoescaping; the one ready-made piece is the SVG, which matplotlib escapes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from didact.evaluation.picture import LOOKS, inline_svg, look
+from didact.evaluation.plain_text import plain_text
+from didact.evaluation.results import CI, ArmResult, Report
+from didact.types import Feedback, Rollout, Turn
+
+
+def write_report(path: Path | str, report: Report) -> Path:
+    """Write the report as one HTML file; its directory is made where it is missing.
+
+    Returns:
+        The path that was written.
+    """
+    page = _environment().get_template("report.html.j2").render(**_view(report))
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("didact.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    return environment
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share in [0, 1] as the page shows it.
+
+    >>> percent(0.987), percent(-0.25)
+    ('99 %', '−25 %')
+    """
+    return f"{100 * share:.{digits}f} %".replace("-", "−")
+
+
+def _interval(ci: CI) -> str:
+    return f"{100 * ci[0]:.0f}–{100 * ci[1]:.0f} %"
+
+
+def _points(difference: tuple[float, float, float]) -> dict[str, str]:
+    mean, low, high = (f"{round(100 * x):+d}".replace("-", "−") for x in difference)
+    return {"mean": mean, "interval": f"{low} to {high}"}
+
+
+def _view(report: Report) -> dict[str, Any]:
+    """The template's words: only plain text and numbers."""
+    return {
+        "title": plain_text(report.title),
+        "summary": plain_text(report.summary),
+        "task": plain_text(report.task),
+        "n_eval": report.n_eval,
+        "seed": report.seed,
+        "baseline": plain_text(report.baseline),
+        "curves": Markup(inline_svg(report, described_by="curves-caption")),
+        "looks": LOOKS,
+        "arms": [_arm(index, arm) for index, arm in enumerate(report.arms)],
+        "details": {plain_text(k): plain_text(v) for k, v in report.details.items()},
+    }
+
+
+def _arm(index: int, arm: ArmResult) -> dict[str, Any]:
+    return {
+        "index": index % len(LOOKS),
+        "look": look(index),
+        "method": plain_text(arm.method, 40),
+        "accuracy": arm.accuracy,
+        "ci95": arm.ci95,
+        "interval": _interval(arm.ci95),
+        "after": arm.accuracy_after_feedback,
+        "after_interval": _interval(arm.after_ci95) if arm.after_ci95 else None,
+        "difference": _points(arm.difference) if arm.difference else None,
+        "seconds": arm.seconds,
+        "sampled_tokens": arm.sampled_tokens,
+        "feedback_tokens": arm.feedback_tokens,
+        "steps": arm.steps,
+        "curve": [
+            {
+                "step": p.step,
+                "tokens": p.sampled_tokens,
+                "seconds": p.seconds,
+                "accuracy": p.accuracy,
+                "interval": _interval(p.ci95),
+            }
+            for p in arm.curve
+        ],
+        "rollouts": [_rollout(rollout) for rollout in arm.rollouts],
+    }
+
+
+def _rollout(rollout: Rollout) -> dict[str, Any]:
+    events: list[dict[str, str]] = []
+    for number, turn in enumerate(rollout.turns):
+        events.append(_answer(number, turn))
+        events += [_critique(said) for said in rollout.feedback if said.turn == number]
+    return {
+        "id": plain_text(rollout.id, 80),
+        "question": plain_text(rollout.problem.question),
+        "events": events,
+    }
+
+
+def _answer(number: int, turn: Turn) -> dict[str, str]:
+    names = ("First answer", "Revision")
+    verdict = "unverified" if turn.reward is None else "right" if turn.correct else "wrong"
+    return {
+        "kind": "answer",
+        "verdict": verdict,
+        "name": names[number] if number < len(names) else f"Revision {number}",
+        "text": plain_text(turn.text),
+    }
+
+
+def _critique(said: Feedback) -> dict[str, str]:
+    text = said.text if said.ok else f"The critic failed: {said.error}"
+    knows = "saw the reference" if said.saw_reference else "did not see the reference"
+    return {
+        "kind": "critique",
+        "verdict": "",
+        "name": "Critique",
+        "by": f"{plain_text(said.provenance.author, 60)}, {knows}",
+        "text": plain_text(text),
+    }

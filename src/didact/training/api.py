@@ -1,0 +1,141 @@
+"""`train` and `resume`: a run from its settings to its directory."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from didact.errors import CheckpointError, NoOpTrainingError, UsageError
+from didact.training.checkpoint import State, load_checkpoint
+from didact.training.config import RunConfig, parse_config, read_yaml
+from didact.training.loop import Report, evaluated, train_loop
+from didact.training.run_dir import RunDir, write_atomically
+from didact.training.setup import Parts, build
+from didact.training.signals import StopSignal
+
+
+def train(
+    method: str,
+    *,
+    out: str | Path,
+    model: str | None = None,
+    task: str | None = None,
+    seed: int | None = None,
+    report: Report = lambda record: None,
+    **settings: Any,
+) -> RunDir:
+    """Train a model and return its run directory.
+
+        run = didact.train("rltf-sd", out="runs/sd", task="spell_backward", steps=50)
+        print(run.result.read_text())
+
+    Args:
+        method: "sft", "grpo", "grpo-2turn", "rltf-sd", "rltf-fm" or "rltf".
+        out: A new directory.
+        model: "tiny" (bundled, the default), a local folder or a hub id.
+        task: A reasoning-gym generator's name, or "jsonl" with `task={"name": …, "settings": …}`.
+        seed: 0 to 99.
+        report: Called with every line of metrics.jsonl.
+        **settings: Any other key of RunConfig, sections as mappings: optim={"lr": 1e-4}.
+
+    Raises:
+        UsageError, DataError: settings or data that cannot be used; nothing was written.
+        NoOpTrainingError: no weight changed; the run directory is complete all the same.
+        Interrupted: a signal came; `resume` goes on.
+    """
+    values: dict[str, Any] = {**settings, "method": method}
+    if model is not None:
+        values["model"] = {**_mapping(settings, "model"), "path": model}
+    if task is not None:
+        values["task"] = {**_mapping(settings, "task"), "name": task}
+    if seed is not None:
+        values["seed"] = seed
+    return run_config(parse_config(values), Path(out), report=report)
+
+
+def run_config(
+    config: RunConfig, out: Path, *, report: Report = lambda record: None, command: str = ""
+) -> RunDir:
+    """Train by a whole config; see `train`."""
+    RunDir.refuse_existing(out)
+    parts = build(config)
+    run = RunDir.create(out, config.to_yaml(), command or f"didact train {config.method}")
+    state = State(step=0, initial_weights=parts.engine.weights_hash())
+    return _finish(parts, run, state, report)
+
+
+def resume(
+    path: str | Path,
+    *,
+    report: Report = lambda record: None,
+    warn: Report = lambda record: print(record["warning"], file=sys.stderr),
+) -> RunDir:
+    """Go on with a run from its newest whole checkpoint, bit for bit.
+
+    Args:
+        path: The run directory.
+        report: Called with every new line of metrics.jsonl.
+        warn: Called with {"warning": …} for every torn checkpoint that is passed over.
+
+    Raises:
+        UsageError: no run there, or it has ended.
+        CheckpointError: checkpoints are there, but none is whole.
+    """
+    run = RunDir.open(Path(path))
+    if run.result.exists():
+        raise UsageError(f"{path} has ended: see {run.result}, or train again with a new --out")
+    parts = build(parse_config(read_yaml(run.config)))
+    initial = parts.engine.weights_hash()
+    state, torn = load_checkpoint(run.checkpoints, parts.engine)
+    for sentence in torn:
+        warn({"warning": f"{sentence}; taking the one before"})
+    if state is None:
+        if torn:
+            raise CheckpointError(
+                f"{path}: no checkpoint is whole, so there is nothing to go on from. "
+                "Train again with a new --out; rollouts and feedback of this run are untouched."
+            )
+        state = State(step=0, initial_weights=initial)
+    if state.initial_weights != initial:
+        raise CheckpointError(
+            f"{path} started from other weights than {parts.config.model.path!r} holds now: "
+            "put the original model back, or start a new run"
+        )
+    run.rewind(state.step)
+    return _finish(parts, run, state, report)
+
+
+def _finish(parts: Parts, run: RunDir, state: State, report: Report) -> RunDir:
+    with StopSignal() as stop:
+        state = train_loop(parts, run, state, stop, report)
+    parts.engine.save_pretrained(run.model)
+    result = {
+        "method": parts.config.method,
+        "task": parts.config.task.name,
+        "seed": parts.config.seed,
+        "steps": state.step,
+        "updates": state.updates,
+        "sampled_tokens": state.sampled_tokens,
+        "feedback_tokens": state.feedback_tokens,
+        "eval": evaluated(run, state.step),
+        "weights": parts.engine.weights_hash(),
+    }
+    write_atomically(run.result, json.dumps(result, indent=1) + "\n")
+    if result["weights"] == state.initial_weights:
+        raise NoOpTrainingError(
+            f"no weight changed in {state.step} steps, so {run.model} is the model it started from. "
+            "Every group of answers had the same reward (look at reward_first in "
+            f"{run.metrics}): take an easier task, more samples, or a method that learns from "
+            "critiques"
+        )
+    return run
+
+
+def _mapping(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = settings.get(key, {})
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{key} must be a mapping of settings, not {value!r}")
+    return dict(value)

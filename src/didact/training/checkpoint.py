@@ -1,0 +1,120 @@
+"""Checkpoints that are whole or not there: written aside, synced, renamed, with a manifest of hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from didact.engines.base import Engine
+from didact.errors import CheckpointError
+from didact.types import Record
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+KEEP = 2
+"""This many of the newest checkpoints are kept."""
+
+
+class State(Record):
+    """Where a run stands: all that is not in the engine or in the run's files."""
+
+    step: Annotated[int, Field(ge=0)]
+    """Steps done."""
+    sampled_tokens: int = 0
+    feedback_tokens: int = 0
+    updates: int = 0
+    """Optimizer steps taken; fewer than steps where whole batches had no signal."""
+    initial_weights: str = ""
+    """Hash of the trainable weights before the first step, for the no-op guard."""
+
+
+def save_checkpoint(folder: Path, engine: Engine, state: State) -> Path:
+    """Write `folder/step-NNNNNN`; only after it is whole and synced are older ones removed.
+
+    Returns:
+        The checkpoint's path.
+    """
+    final = folder / f"step-{state.step:06d}"
+    aside = folder / f".tmp-{final.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    engine.save(aside)
+    (aside / STATE).write_text(state.model_dump_json(indent=1))
+    files = sorted(p for p in aside.rglob("*") if p.is_file())
+    hashes = {str(p.relative_to(aside)): _sha256(p) for p in files}
+    (aside / MANIFEST).write_text(json.dumps(hashes, indent=1))
+    for path in (*files, aside / MANIFEST, aside):
+        _sync(path)
+    if final.exists():
+        # Only a torn one is written anew under the same name; load_checkpoint has passed it over.
+        shutil.rmtree(final)
+    aside.rename(final)
+    _sync(folder)
+    for old in _checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old)
+    return final
+
+
+def load_checkpoint(folder: Path, engine: Engine) -> tuple[State | None, list[str]]:
+    """Load the newest whole checkpoint into the engine.
+
+    Returns:
+        Its state (None where there is no whole one), and a sentence for each torn one passed over.
+    """
+    torn = []
+    for path in reversed(_checkpoints(folder)):
+        try:
+            state = check(path)
+        except CheckpointError as error:
+            torn.append(str(error))
+            continue
+        engine.load(path)
+        return state, torn
+    return None, torn
+
+
+def check(path: Path) -> State:
+    """Verify a checkpoint's files against its manifest and read its state.
+
+    Raises:
+        CheckpointError: naming the file that is missing or differs.
+    """
+    try:
+        hashes = json.loads((path / MANIFEST).read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is torn: its {MANIFEST} cannot be read ({error})") from None
+    for name, expected in hashes.items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{path} is torn: {name} is missing")
+        if _sha256(file) != expected:
+            raise CheckpointError(f"{path} is torn: {name} does not match its hash")
+    try:
+        return State.model_validate_json((path / STATE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"{path} is torn: its {STATE} cannot be read ({error})") from None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders, oldest first; unfinished ones have another name."""
+    return sorted(p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", p.name))
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,233 @@
+"""A run's settings: one YAML file, the same keys on the command line as `--set a.b=c`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from didact.engines.base import AdamParams, SamplingParams
+from didact.errors import DataError, UsageError, did_you_mean
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TaskConfig(Section):
+    """What is asked."""
+
+    name: str = "spell_backward"
+    """A reasoning-gym generator, or "jsonl"."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The generator's own settings, or the columns, files and verifier of a JSONL task."""
+
+
+class FeedbackConfig(Section):
+    """Who criticises."""
+
+    source: Literal["program"] = "program"
+    level: Literal["verdict", "hint", "reveal"] = "reveal"
+    """How much the critique tells."""
+    shuffled: bool = False
+    """Control: deal critiques to answers of other problems."""
+
+
+class LoraConfig(Section):
+    """Train an adapter in place of all weights."""
+
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    target_modules: str | list[str] = "all-linear"
+
+
+class ModelConfig(Section):
+    """Which model is trained, and where."""
+
+    path: str = "tiny"
+    """"tiny" (bundled), a local folder, or a hub id."""
+    lora: LoraConfig | None = None
+    """None trains all weights."""
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    tokens_per_batch: Positive = 8192
+    """Padded tokens that a forward pass may hold; smaller needs less memory and gives the same step."""
+
+
+class SamplingConfig(Section):
+    """How the policy is sampled in training."""
+
+    max_tokens: Positive = 256
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    stop: list[str] = Field(default_factory=list)
+
+    def params(self, **changes: Any) -> SamplingParams:
+        """As the engine wants it, with some values changed."""
+        values = {**self.model_dump(), **changes}
+        return SamplingParams(**{**values, "stop": tuple(values["stop"])})
+
+
+class OptimConfig(Section):
+    """AdamW and its schedule."""
+
+    lr: Annotated[float, Field(gt=0)] = 2e-5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate falls to 0 over the run's steps."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    passes: Positive = 1
+    """Optimizer steps over each batch's rows; above 1 give the method a `clip`."""
+
+    def at(self, step: int, progress: float) -> AdamParams:
+        """The settings of one step.
+
+        Args:
+            step: Steps done so far.
+            progress: Share of the run that is done, in [0, 1].
+        """
+        warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        decay = {
+            "constant": 1.0,
+            "linear": 1 - progress,
+            "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+        }[self.schedule]
+        beta1, beta2 = self.betas
+        return AdamParams(
+            lr=self.lr * warmup * decay,
+            beta1=beta1,
+            beta2=beta2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+        )
+
+
+class EvalConfig(Section):
+    """How a run is evaluated: first answers without feedback, then second ones with it."""
+
+    problems: Annotated[int, Field(ge=0)] = 200
+    """0 switches evaluation off."""
+    every: Annotated[int, Field(ge=0)] = 0
+    """Also every so many steps; 0 for only before and after training."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0 is greedy."""
+
+
+class RunConfig(Section):
+    """All of a run. What is not said has the default shown by `didact train METHOD --dry-run`."""
+
+    method: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The method's own settings."""
+    model: ModelConfig = ModelConfig()
+    task: TaskConfig = TaskConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    optim: OptimConfig = OptimConfig()
+    eval: EvalConfig = EvalConfig()
+    problems_per_step: Positive = 16
+    steps: Positive = 100
+    """At most this many steps …"""
+    max_sampled_tokens: Positive | None = None
+    """… and no new step once the policy has generated this many tokens."""
+    checkpoint_every: Annotated[int, Field(ge=0)] = 25
+    """Steps between checkpoints; 0 for only the last."""
+    seed: Annotated[int, Field(ge=0, lt=100)] = 0
+
+    def to_yaml(self) -> str:
+        """The whole config, every default spelt out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(
+    method: str, file: Path | None = None, overrides: Sequence[str] = (), **direct: Any
+) -> RunConfig:
+    """A config from defaults, then a YAML file, then keyword values, then `a.b=c` overrides.
+
+    Args:
+        method: A method's name; a file that names another is refused.
+        file: YAML with any of RunConfig's keys.
+        overrides: `dotted.key=value`, values in YAML.
+        **direct: Dotted keys with "__" for ".", as task__name="gcd"; None values are left out.
+
+    Raises:
+        UsageError: an unknown key (with the nearest valid one) or a value of the wrong type.
+        DataError: the file cannot be read as YAML.
+    """
+    values = {} if file is None else read_yaml(file)
+    named = values.setdefault("method", method)
+    if named != method:
+        raise UsageError(f"{file} is a config for {named!r}, not {method!r}: run `train {named}`")
+    for key, value in direct.items():
+        if value is not None:
+            _put(values, key.split("__"), value)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise UsageError(f"--set {override!r}: write it as key=value, as in --set optim.lr=1e-4")
+        _put(values, key.strip().split("."), yaml.safe_load(value))
+    return parse_config(values)
+
+
+def parse_config(values: Mapping[str, Any]) -> RunConfig:
+    """Check plain values; a wrong key or value is a UsageError that names the nearest valid key."""
+    _check_keys(RunConfig, values, "")
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UsageError(f"config: {key} = {first['input']!r}: {first['msg']}") from None
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML mapping from a file, or a DataError that names file and line."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no config file {str(file)!r}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{file} is not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise DataError(f"{file} must hold `key: value` pairs, not a {type(values).__name__}")
+    return values
+
+
+def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for name in path[:-1]:
+        inner = values.get(name)
+        values[name] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+        values = inner
+    values[path[-1]] = value
+
+
+def _check_keys(section: type[BaseModel], values: Mapping[str, Any], prefix: str) -> None:
+    """Unknown keys, at any depth, with the nearest valid one."""
+    for key, value in values.items():
+        if key not in section.model_fields:
+            hint = did_you_mean(str(key), section.model_fields)
+            raise UsageError(f"config has no key {prefix + str(key)!r}: {hint}")
+        for kind in _sections(section.model_fields[key].annotation):
+            if isinstance(value, Mapping):
+                _check_keys(kind, value, f"{prefix}{key}.")
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The Section classes in an annotation, `X | None` included."""
+    kinds = getattr(annotation, "__args__", (annotation,))
+    return [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]

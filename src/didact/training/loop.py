@@ -1,0 +1,195 @@
+"""The only loop. Nothing in it knows a method's name.
+
+problems ─ collect ─▶ rollouts ─ rows ─▶ terms ─ forward_backward ─▶ optim_step ─▶ log, checkpoint
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from didact.engines.base import AdamParams, Engine
+from didact.errors import Interrupted
+from didact.evaluation.evaluate import evaluate
+from didact.methods import Term
+from didact.randomness import derive_seed, generator
+from didact.tasks.base import Task
+from didact.training.checkpoint import State, save_checkpoint
+from didact.training.config import RunConfig
+from didact.training.run_dir import RunDir, read_jsonl
+from didact.training.setup import Parts
+from didact.training.signals import StopSignal
+from didact.types import Problem, Rollout
+
+Report = Callable[[dict[str, Any]], None]
+"""Told of every line of metrics.jsonl as it is written."""
+
+
+def train_loop(parts: Parts, run: RunDir, state: State, stop: StopSignal, report: Report) -> State:
+    """Train from `state` to the end of the config, evaluating and saving on the way.
+
+    Args:
+        parts: Engine (standing where `state` says), method, task, critics.
+        run: Where to write.
+        state: Where to begin.
+        stop: Polled between steps and inside the stretches that may be cut off.
+        report: Told of every metrics line.
+
+    Returns:
+        The state after the last step, checkpointed.
+
+    Raises:
+        Interrupted: a signal came; everything up to the last whole step is saved.
+        NonFiniteError: a loss or gradient was not finite; the weights were not touched.
+    """
+    config = parts.config
+    saved: int | None = None
+    try:
+        while not finished(config, state):
+            if state.step == 0 or (config.eval.every and state.step % config.eval.every == 0):
+                evaluate_once(parts, run, state, stop, report)
+            state = train_step(parts, run, state, stop, report)
+            if config.checkpoint_every and state.step % config.checkpoint_every == 0:
+                save_checkpoint(run.checkpoints, parts.engine, state)
+                saved = state.step
+        evaluate_once(parts, run, state, stop, report)
+    except Interrupted as stopped:
+        # Signals only cut off stretches that leave the engine where the last whole step put it.
+        save_checkpoint(run.checkpoints, parts.engine, state)
+        raise Interrupted(
+            f"{stopped} after step {state.step}, which is saved: go on with "
+            f"`didact train --resume {run.path}`"
+        ) from None
+    if saved != state.step:
+        save_checkpoint(run.checkpoints, parts.engine, state)
+    return state
+
+
+def train_step(parts: Parts, run: RunDir, state: State, stop: StopSignal, report: Report) -> State:
+    """One step: sample and criticise, then update, then write down what happened."""
+    config, started = parts.config, time.perf_counter()
+    seed = derive_seed(config.seed, "step", state.step)
+    progress = run_progress(config, state)
+    ctx = parts.context(seed=seed, step=state.step, progress=progress)
+    with stop.interruptible():
+        problems = pick_problems(parts.task, state.step, config.problems_per_step, config.seed)
+        rollouts = parts.method.collect(ctx, problems)
+        terms = parts.method.rows(ctx, rollouts)
+    params = config.optim.at(state.step, progress)
+    metrics = update(parts.engine, terms, params, config.optim.passes)
+    state = state.model_copy(
+        update={
+            "step": state.step + 1,
+            "sampled_tokens": state.sampled_tokens + sum(r.sampled_tokens for r in rollouts),
+            "feedback_tokens": state.feedback_tokens + sum(r.feedback_tokens for r in rollouts),
+            "updates": state.updates + config.optim.passes * bool(terms),
+        }
+    )
+    record = {
+        "step": state.step,
+        "sampled_tokens": state.sampled_tokens,
+        "feedback_tokens": state.feedback_tokens,
+        **rollout_metrics(rollouts),
+        "lr": params.lr,
+        **metrics,
+    }
+    run.add_rollouts(rollouts, state.step)
+    run.add_metrics(record)
+    run.add_timing({"step": state.step, "seconds": round(time.perf_counter() - started, 4)})
+    report(record)
+    return state
+
+
+def update(engine: Engine, terms: Sequence[Term], params: AdamParams, passes: int = 1) -> dict[str, float]:
+    """Accumulate every term's gradient and take a step; no terms, no step.
+
+    Returns:
+        Per term its summed loss and its sums over tokens, and the gradient's norm before clipping
+        (of the last pass).
+    """
+    metrics: dict[str, float] = {}
+    for _ in range(passes if terms else 0):
+        for term in terms:
+            output = engine.forward_backward(term.rows, term.loss)
+            metrics[f"loss/{term.name}"] = output.loss
+            metrics |= {f"{name}/{term.name}": value for name, value in output.metrics.items()}
+            metrics[f"rows/{term.name}"] = len(term.rows)
+        metrics |= engine.optim_step(params).metrics
+    return metrics
+
+
+def pick_problems(task: Task, step: int, n: int, seed: int) -> list[Problem]:
+    """The n problems of a step: every epoch goes once through all, in its own seeded order."""
+    indices = range(step * n, (step + 1) * n)
+    if (size := task.train_size) is None:
+        return [task.train_problem(i) for i in indices]
+    orders = {
+        epoch: generator(seed, "epoch", epoch).permutation(size) for epoch in {i // size for i in indices}
+    }
+    return [task.train_problem(int(orders[i // size][i % size])) for i in indices]
+
+
+def finished(config: RunConfig, state: State) -> bool:
+    """All steps done, or all tokens spent?"""
+    budget = config.max_sampled_tokens
+    return state.step >= config.steps or (budget is not None and state.sampled_tokens >= budget)
+
+
+def run_progress(config: RunConfig, state: State) -> float:
+    """The share of the run that is done, by steps or by tokens, whichever is further."""
+    spent = state.sampled_tokens / config.max_sampled_tokens if config.max_sampled_tokens else 0.0
+    return min(1.0, max(state.step / config.steps, spent))
+
+
+def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """What a batch of rollouts looks like; a mean over nothing is left out."""
+    second = [r.turns[1] for r in rollouts if len(r.turns) > 1]
+    rewards = [r.turns[0].reward for r in rollouts if r.turns[0].reward is not None]
+    lengths = [len(r.turns[0].completion_ids) for r in rollouts]
+    cut = [t.stop_reason == "length" for r in rollouts for t in r.turns]
+    values: dict[str, Sequence[float]] = {
+        "correct_first": [r.turns[0].correct for r in rollouts],
+        "reward_first": rewards,
+        "correct_second": [t.correct for t in second],
+        "length_first": lengths,
+        "cut_off": cut,
+    }
+    means = {name: float(np.mean(v)) for name, v in values.items() if v}
+    failed = sum(r.feedback_failed(0) for r in rollouts)
+    return {**means, "second_turns": len(second), "feedback_failed": failed}
+
+
+def evaluate_once(parts: Parts, run: RunDir, state: State, stop: StopSignal, report: Report) -> None:
+    """Evaluate the weights of this step, unless metrics.jsonl already says how good they are."""
+    config = parts.config.eval
+    if not config.problems or evaluated(run, state.step) is not None:
+        return
+    ctx = parts.context(seed=derive_seed(0, "eval"), step=state.step, progress=0.0)
+    ctx = dataclasses.replace(ctx, feedback=parts.critic)
+    started = time.perf_counter()
+    with stop.interruptible():
+        problems = parts.task.eval_problems(config.problems)
+        evaluation = evaluate(ctx, problems, temperature=config.temperature)
+    record = {
+        "step": state.step,
+        "sampled_tokens": state.sampled_tokens,
+        "eval": evaluation.metrics(),
+    }
+    run.add_evaluation(evaluation.rollouts, state.step)
+    run.add_metrics(record)
+    seconds = round(time.perf_counter() - started, 4)
+    run.add_timing({"step": state.step, "eval_seconds": seconds})
+    report(record)
+
+
+def evaluated(run: RunDir, step: int) -> dict[str, Any] | None:
+    """The evaluation that metrics.jsonl holds for a step."""
+    for record in read_jsonl(run.metrics):
+        if record["step"] == step and "eval" in record:
+            found: dict[str, Any] = record["eval"]
+            return found
+    return None

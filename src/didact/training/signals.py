@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM: save, then leave with exit code 75, resumable.
+
+While a step only samples and asks critics, nothing that must be saved changes, so the signal ends it
+at once. During the update it waits for the end of the step. A second signal ends the process.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from didact.errors import Interrupted
+
+
+class StopSignal:
+    """Turns SIGINT and SIGTERM into Interrupted at a moment when the run can be saved."""
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._interruptible = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A stretch of work that may be cut off anywhere."""
+        self.check()
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self.requested:
+            raise Interrupted(f"stopped by {self.requested}")
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise SystemExit(128 + number)
+        self.requested = signal.Signals(number).name
+        if self._interruptible:
+            self.check()

@@ -1,0 +1,107 @@
+"""A finished run as one arm of a comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from didact.errors import DataError, UsageError
+from didact.evaluation.intervals import paired_difference
+from didact.evaluation.results import ArmResult, CurvePoint
+from didact.training.config import read_yaml
+from didact.training.run_dir import RunDir, read_jsonl
+
+READABLE = 6
+"""Rollouts an arm that a report shows: the first ones, so that all arms show the same problems."""
+
+
+def arm_result(path: Path, name: str | None = None, *, step: int | None = None) -> ArmResult:
+    """Read a run's numbers and a few of its rollouts.
+
+    Args:
+        path: A run directory.
+        name: What to call the arm; the run's method if None.
+        step: Which evaluation counts; the last if None. 0 is the model before training.
+
+    Raises:
+        UsageError: no run there, or it was not evaluated at that step.
+    """
+    run = RunDir.open(path)
+    curve = _curve(run)
+    if not curve:
+        raise UsageError(f"{path} has no evaluation: train with eval.problems above 0")
+    step = curve[-1].step if step is None else step
+    evaluations = [r for r in read_jsonl(run.metrics) if "eval" in r and r["step"] == step]
+    if not evaluations:
+        raise UsageError(f"{path} was not evaluated at step {step}")
+    values = evaluations[-1]["eval"]
+    point = next(p for p in curve if p.step == step)
+    steps = [r for r in read_jsonl(run.metrics) if "eval" not in r and r["step"] <= step]
+    after = values.get("after_ci95")
+    return ArmResult(
+        method=name or _method(run),
+        accuracy=values["accuracy"],
+        ci95=(values["ci95"][0], values["ci95"][1]),
+        accuracy_after_feedback=values.get("accuracy_after_feedback"),
+        after_ci95=None if after is None else (after[0], after[1]),
+        seconds=point.seconds,
+        sampled_tokens=point.sampled_tokens,
+        feedback_tokens=steps[-1]["feedback_tokens"] if steps else 0,
+        steps=step,
+        curve=[p for p in curve if p.step <= step] if step else [],
+        rollouts=run.read_evaluation(step)[:READABLE],
+    )
+
+
+def with_differences(paths: Sequence[Path], arms: Sequence[ArmResult], baseline: int) -> list[ArmResult]:
+    """The arms with their paired difference to one of them, problem by problem.
+
+    Args:
+        paths: The run directory of each arm.
+        arms: The arms; `steps` says which evaluation counts.
+        baseline: Index of the arm that the others are compared with.
+
+    Raises:
+        DataError: two runs answered different problems.
+    """
+    answers = [RunDir.open(p).read_evaluation(a.steps) for p, a in zip(paths, arms, strict=True)]
+    asked = [[rollout.problem.id for rollout in rollouts] for rollouts in answers]
+    for path, ids in zip(paths, asked, strict=True):
+        if ids != asked[baseline]:
+            raise DataError(
+                f"{path} and {paths[baseline]} were evaluated on different problems, so they cannot be "
+                "compared: evaluate both with the same task and the same eval.problems"
+            )
+    correct = [[float(r.turns[0].correct) for r in rollouts] for rollouts in answers]
+    compared = []
+    for i, arm in enumerate(arms):
+        if i == baseline:
+            compared.append(arm)
+            continue
+        found = paired_difference(correct[i], correct[baseline], seed=0)
+        compared.append(dataclasses.replace(arm, difference=(found.mean, found.low, found.high)))
+    return compared
+
+
+def _curve(run: RunDir) -> list[CurvePoint]:
+    """One point for every evaluation; seconds are those of training, evaluation aside."""
+    seconds = {r["step"]: r["seconds"] for r in read_jsonl(run.timing) if "seconds" in r}
+    points = []
+    for record in read_jsonl(run.metrics):
+        if "eval" in record:
+            low, high = record["eval"]["ci95"]
+            points.append(
+                CurvePoint(
+                    step=record["step"],
+                    sampled_tokens=record["sampled_tokens"],
+                    seconds=sum(s for step, s in seconds.items() if step <= record["step"]),
+                    accuracy=record["eval"]["accuracy"],
+                    ci95=(low, high),
+                )
+            )
+    return points
+
+
+def _method(run: RunDir) -> str:
+    return str(read_yaml(run.config)["method"])
