@@ -1,0 +1,165 @@
+"""The house rules: imports point up the list, torch stays out of the records, files stay small."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import didact
+
+SOURCE = Path(didact.__file__).parent
+FILES = sorted(p for p in SOURCE.rglob("*.py") if "__pycache__" not in p.parts)
+
+HOUSE = [
+    {"types", "errors", "randomness"},
+    {"tasks"},
+    {"feedback"},
+    {"spans"},
+    {"credit", "losses"},
+    {"reward_model"},
+    {"engines"},
+    {"rollouts"},
+    {"methods"},
+    {"evaluation", "training"},
+    {"cli", "web"},
+]
+"""A part may import from its own floor and from those above it in this list."""
+
+NARROW = {
+    "types": set(),
+    "errors": set(),
+    "randomness": set(),
+    "credit": set(),
+    "losses": set(),
+    "engines": {"types", "errors", "randomness", "losses", "engines"},
+}
+"""Parts that may import less than their floor allows."""
+
+FILE_LIMIT, FUNCTION_LIMIT = 400, 60
+
+
+def part_of(path):
+    first = path.relative_to(SOURCE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports_of(path):
+    """(line, part) of every import of the project, those inside functions and TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} is a relative import; write it in full"
+            names = [
+                f"{node.module}.{alias.name}" if node.module == "didact" else node.module
+                for alias in node.names
+            ]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name == "didact" or name.startswith("didact."):
+                yield node.lineno, [*name.split("."), ""][1]
+
+
+def floor(part):
+    found = [i for i, parts in enumerate(HOUSE) if part in parts]
+    assert found, f"{part} has no floor: add it to HOUSE and to docs/design.md"
+    return found[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_up_the_list(path):
+    part = part_of(path)
+    if part in ("__init__", "__main__"):
+        return
+    for line, imported in imports_of(path):
+        if imported in ("", "__version__"):
+            assert part in ("cli", "training"), f"{path}:{line} imports the package itself"
+            continue
+        allowed = NARROW.get(part)
+        where = f"{path.relative_to(SOURCE)}:{line} imports didact.{imported}"
+        assert allowed is None or imported in allowed, where
+        assert floor(imported) <= floor(part), where
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_files_and_functions_stay_small(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= FILE_LIMIT
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= FUNCTION_LIMIT, f"{node.name} has {length} lines"
+
+
+LIGHT = [
+    "types",
+    "errors",
+    "randomness",
+    "credit",
+    "tasks",
+    "feedback",
+    "feedback.program",
+    "evaluation.report",
+]
+
+
+def test_records_tasks_and_feedback_need_no_torch():
+    present = [
+        f"didact.{n}"
+        for n in LIGHT
+        if (SOURCE / n.replace(".", "/")).exists() or (SOURCE / f"{n.replace('.', '/')}.py").exists()
+    ]
+    code = (
+        "import sys, importlib\n"
+        "sys.modules['torch'] = sys.modules['transformers'] = None\n"
+        f"for name in {present!r}: importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(present) == len(LIGHT)
+
+
+def isort_order(name):
+    """Constants, then classes, then functions: ruff's order of __all__."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+
+def test_public_names_are_sorted_complete_and_there():
+    names = list(getattr(didact, "__all__", ()))
+    assert names, "didact.__all__ names nothing"
+    assert names == sorted(names, key=isort_order)
+    assert len(names) == len(set(names))
+    for name in names:
+        assert getattr(didact, name) is not None
+    init = ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(init)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("didact")
+        for alias in node.names
+    }
+    assert {n for n in imported if not n.startswith("_")} <= set(names)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if p.name == "__init__.py" and p.parent != SOURCE], ids=lambda p: p.parent.name
+)
+def test_what_a_package_exports_is_there(path):
+    module = importlib.import_module(".".join(["didact", *path.parent.relative_to(SOURCE).parts]))
+    names = list(getattr(module, "__all__", ()))
+    assert names == sorted(names, key=isort_order)
+    assert all(hasattr(module, name) for name in names)
+
+
+def test_the_version_is_told_once():
+    import tomllib
+
+    project = SOURCE.parent.parent / "pyproject.toml"
+    if not project.exists():
+        pytest.skip("not a source tree")
+    declared = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
+    assert getattr(didact, "__version__", declared) == declared

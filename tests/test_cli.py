@@ -1,0 +1,236 @@
+"""The command line, as somebody would type it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from didact.cli.main import main
+from tests.models import save_model
+
+QUICK = [
+    "--set", "steps=2", "--set", "problems_per_step=2", "--set", "sampling.max_tokens=4",
+    "--set", "eval.problems=4", "--set", "optim.lr=1e-3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("llama"), "llama")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    rows = [{"prompt": f"What is {i} + {i}?", "reference": str(2 * i)} for i in range(30)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def didact(*words: object) -> int:
+    """The exit code of `didact …`, run in this process."""
+    before = sys.argv
+    sys.argv = ["didact", *map(str, words)]
+    try:
+        main()
+    except SystemExit as left:
+        return int(left.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture(scope="module")
+def own_run(llama: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RLTF with both terms on an own JSONL file and an own model."""
+    out = tmp_path_factory.mktemp("runs") / "own"
+    path = f"task.settings.path={data}"
+    assert (
+        didact("train", "rltf", "--model", llama, "--task", "jsonl", "--set", path, *QUICK, "--out", out) == 0
+    )
+    return out
+
+
+def test_a_run_directory_explains_itself(own_run: Path) -> None:
+    assert {p.name for p in own_run.iterdir()} == {
+        "README.md", "checkpoints", "config.yaml", "evaluations.jsonl", "feedback.jsonl", "metrics.jsonl",
+        "model", "result.json", "rollouts.jsonl", "timing.jsonl",
+    }  # fmt: skip
+    assert "didact train rltf" in (own_run / "README.md").read_text()
+    steps = [json.loads(line) for line in (own_run / "metrics.jsonl").read_text().splitlines()]
+    assert [(s["step"], "eval" in s) for s in steps] == [(0, True), (1, False), (2, False), (2, True)]
+    assert steps[1]["loss/fm"] > 0
+    assert steps[1]["grad_norm"] > 0
+
+
+def test_the_trained_model_loads_with_plain_transformers(own_run: Path, llama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(own_run / "model")
+    tokenizer = AutoTokenizer.from_pretrained(own_run / "model")
+    before = AutoModelForCausalLM.from_pretrained(llama)
+    assert not torch.equal(model.model.norm.weight, before.model.norm.weight)
+    assert tokenizer.chat_template
+    model.generate(**tokenizer("2 + 2", return_tensors="pt"), max_new_tokens=2)
+
+
+def test_lora_trains_an_adapter_that_loads_with_plain_peft(llama: Path, data: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    out = tmp_path / "lora"
+    words = ["--set", f"task.settings.path={data}", "--set", "model.lora={rank: 4}", *QUICK, "--out", out]
+    assert didact("train", "rltf", "--model", llama, "--task", "jsonl", *words) == 0
+    base = AutoModelForCausalLM.from_pretrained(llama)
+    ids = torch.tensor([[5, 6, 7]])
+    plain = base(ids).logits
+    adapted = PeftModel.from_pretrained(base, out / "model")(ids).logits
+    assert not torch.allclose(plain, adapted)
+    assert didact("eval", out, "--set", "eval.problems=2") == 0
+
+
+def test_eval_of_a_run_repeats_its_last_evaluation(own_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "eval.json"
+    assert didact("eval", own_run, "--json", file) == 0
+    found, kept = json.loads(file.read_text()), json.loads((own_run / "result.json").read_text())["eval"]
+    assert {key: found[key] for key in kept} == kept
+
+
+def test_eval_takes_a_model_folder(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--task", "spell_backward", "--set", "eval.problems=2", "--set", "sampling.max_tokens=3"]
+    assert didact("eval", llama, *words) == 0
+    assert "on 2 problems" in capsys.readouterr().out
+
+
+def test_compare_pairs_runs_by_problem(
+    own_run: Path, llama: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "sft"
+    words = ["--model", llama, "--task", "jsonl", "--set", f"task.settings.path={data}", *QUICK]
+    assert didact("train", "sft", *words, "--out", other) == 0
+    html = tmp_path / "report.html"
+    assert didact("compare", own_run, other, "--html", html) == 0
+    assert "sft" in capsys.readouterr().out
+    assert "What is" in html.read_text()
+    assert didact("train", "sft", *words, "--set", "eval.problems=2", "--out", tmp_path / "less") == 0
+    assert didact("compare", own_run, tmp_path / "less") == 3
+    assert "different problems" in capsys.readouterr().err
+
+
+def test_a_dry_run_shows_every_setting_and_writes_nothing(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert didact("train", "rltf-sd", "--model", llama, *QUICK, "--out", out, "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert yaml.safe_load(shown)["settings"]["lambda_sd"] == 0.1
+    assert "Spell this word backward" in shown
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["train"], 2, "which method"),
+        (["train", "rltf-ds"], 2, "did you mean 'rltf-sd'"),
+        (["train", "grpo", "--set", "stpes=1"], 2, "did you mean 'steps'"),
+        (["train", "grpo", "--set", "settings.sampels=1"], 2, "did you mean 'samples'"),
+        (["train", "grpo", "--task", "spel_backward"], 2, "did you mean 'spell_backward'"),
+        (["train", "grpo", "--task", "jsonl"], 2, "needs the setting 'path'"),
+        (["train", "grpo", "--config", "recipe:tiny_bas"], 2, "did you mean 'tiny_base'"),
+        (["train", "grpo", "--resume", "x"], 2, "give nothing else beside it"),
+        (["train", "--resume", "nowhere"], 2, "not a run directory"),
+        (["compare", "nowhere"], 2, "at least two"),
+        (["compare", "nowhere", "neither"], 2, "not a run directory"),
+        (["eval", "tiny", "--set", "eval.problems=0"], 2, "eval.problems is 0"),
+        (["demo", "--task", "no_such"], 2, "unknown task"),
+        (["recipes", "show", "none"], 2, "unknown recipe"),
+        (["fly"], 2, "No such command"),
+    ],
+)
+def test_wrong_words_end_with_2_and_a_cure(
+    words: list[str], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert didact(*words) == code
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no rows"),
+        (b'{"prompt": "a", "reference": "b"}\n', "one"),
+        (b'{"prompt": "a", "reference": "b"}\n{"prompt": "c", "refe', "line 2"),
+        (b'{"prompt": "a", "reference": "b"}\n{"promt": "c", "reference": "d"}\n', "line 2"),
+        (b'{"prompt": "\xff"}\n', "UTF-8"),
+    ],
+)
+def test_bad_data_ends_with_3_and_writes_nothing(
+    content: bytes, message: str, llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "bad.jsonl", tmp_path / "run"
+    file.write_bytes(content)
+    words = ["--task", "jsonl", "--set", f"task.settings.path={file}", "--model", llama, "--out", out]
+    assert didact("train", "grpo", *words) == 3
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_another_runs_directory_is_refused_before_anything_is_loaded(
+    own_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (own_run / "config.yaml").read_bytes()
+    assert didact("train", "grpo", "--model", "/no/such/model", "--out", own_run) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (own_run / "config.yaml").read_bytes() == before
+
+
+def test_a_missing_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert didact("train", "grpo", "--model", tmp_path / "none", "--out", tmp_path / "run") == 2
+    assert "none" in capsys.readouterr().err
+
+
+def test_a_run_in_which_no_weight_changed_ends_with_4_and_is_kept(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert didact("train", "grpo", "--model", llama, *QUICK, "--out", out) == 4
+    assert "no weight changed" in capsys.readouterr().err
+    assert json.loads((out / "result.json").read_text())["updates"] == 0
+
+
+def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert didact("recipes", "list") == 0
+    assert "tiny_base" in capsys.readouterr().out
+    assert didact("recipes", "show", "own_data") == 0
+    assert "name: jsonl" in capsys.readouterr().out
+
+
+def test_doctor_probes_the_engine(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert didact("doctor", "--model", llama) == 0
+    shown = capsys.readouterr().out
+    assert "torch" in shown
+    assert "ok " in shown
+    assert "FAIL" not in shown
+
+
+def test_no_secret_is_shown_or_kept(
+    own_run: Path, llama: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "canary-51c2")
+    didact("doctor", "--model", llama)
+    assert "canary-51c2" not in capsys.readouterr().out
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['didact', '--help']; import didact.cli.main as m; m.main()"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "Train language models" in shown.stdout

@@ -1,0 +1,150 @@
+"""The programmatic critic: each level tells what it says and no more."""
+
+import re
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from didact.feedback.base import FeedbackRequest
+from didact.feedback.program import RIGHT, WRONG, Level, ProgramCritic
+from didact.types import Problem, Turn
+
+
+def request(answer, reference, *, correct=False, reward=0.0, index=0):
+    turn = Turn(
+        prompt_ids=(1,), completion_ids=(2,), logprobs=(-0.1,), text=answer, stop_reason="eos",
+        reward=reward, correct=correct,
+    )  # fmt: skip
+    return FeedbackRequest(Problem.ask("?", id="p", reference=reference), turn, index)
+
+
+def one(level, answer, reference, **more):
+    (feedback,) = ProgramCritic(level).critique([request(answer, reference, **more)])
+    return feedback
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "verdict", "hint", "reveal"),
+    [
+        (
+            "sun",
+            "nus",
+            "",
+            "Characters 1 and 3 are wrong.",
+            "Character 1 should be n. Character 3 should be s.",
+        ),
+        (
+            "nu",
+            "nus",
+            "",
+            "It should have 3 characters, not 2. Character 3 is wrong.",
+            "It should have 3 characters, not 2. Character 3 should be s.",
+        ),
+        ("nuss", "nus", "", "It should have 3 characters, not 4.", "It should have 3 characters, not 4."),
+        (
+            "",
+            "ab",
+            "",
+            "It should have 2 characters, not 0. Characters 1 and 2 are wrong.",
+            "It should have 2 characters, not 0. Character 1 should be a. Character 2 should be b.",
+        ),
+        (
+            "12",
+            "7",
+            "",
+            "It should have 1 character, not 2. Character 1 is wrong.",
+            "It should have 1 character, not 2. Character 1 should be 7.",
+        ),
+        ("a c b d", "a b c d", "", "Words 2 and 3 are wrong.", "Word 2 should be b. Word 3 should be c."),
+        (
+            "x y z",
+            "a b c",
+            "",
+            "Words 1, 2 and 3 are wrong.",
+            "Word 1 should be a. Word 2 should be b. Word 3 should be c.",
+        ),
+    ],
+)
+def test_what_each_level_says(answer, reference, verdict, hint, reveal):
+    said = [one(level, answer, reference).text for level in Level]
+    assert said == [WRONG, f"{WRONG} {hint}", f"{WRONG} {reveal}"]
+
+
+words = st.text("abcdefgh", min_size=1, max_size=12)
+sentences = st.lists(words, min_size=2, max_size=6).map(" ".join)
+
+
+def apply_corrections(critique, answer, reference):
+    """What a reader gets who does exactly what a revealing critique says."""
+    by_word = len(reference.split()) > 1
+    parts = answer.split() if by_word else list(answer.strip())
+    if size := re.search(r"should have (\d+)", critique):
+        parts = (parts + ["?"] * int(size[1]))[: int(size[1])]
+    for place, value in re.findall(r"(?:Character|Word) (\d+) should be (.+?)\.(?= |$)", critique):
+        parts[int(place) - 1] = value
+    return (" " if by_word else "").join(parts)
+
+
+@given(st.one_of(words, sentences, st.just("")), st.one_of(words, sentences))
+@example("", "a b")
+@example("a b", "ab")
+def test_doing_what_reveal_says_gives_the_reference(answer, reference):
+    assume(answer != reference)
+    critique = ProgramCritic("reveal").text(answer, reference)
+    assert apply_corrections(critique, answer, reference) == reference
+
+
+@given(st.one_of(words, st.just("")), words)
+def test_verdict_and_hint_do_not_depend_on_the_right_letters(answer, reference):
+    """Two references that differ from the answer in the same places get the same words."""
+    unlike = "".join(r if i < len(answer) and answer[i] == r else r.upper() for i, r in enumerate(reference))
+    for level in (Level.VERDICT, Level.HINT):
+        critic = ProgramCritic(level)
+        assert critic.text(answer, reference) == critic.text(answer, unlike)
+    assert ProgramCritic("verdict").text(answer, reference) == WRONG
+
+
+@given(sentences, sentences)
+def test_a_hint_holds_no_word_of_the_reference(answer, reference):
+    marked = " ".join(f"zz{word}" for word in reference.split())
+    assert "zz" not in ProgramCritic("hint").text(answer, marked)
+
+
+def test_at_most_so_many_mistakes_are_named():
+    text = ProgramCritic("reveal", max_mistakes=3).text("x" * 10, "y" * 10)
+    assert text.count("should be") == 3
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_a_right_answer_is_called_right_at_every_level(level):
+    feedback = one(level, "anything", "nus", correct=True, reward=1.0)
+    assert (feedback.text, feedback.label, feedback.score) == (RIGHT, "right", 1.0)
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_every_feedback_says_who_wrote_it_and_that_it_saw_the_reference(level):
+    feedback = one(level, "sun", "nus", index=2)
+    assert (feedback.source, feedback.saw_reference, feedback.turn) == ("program", True, 2)
+    assert feedback.provenance.author == f"program:{level.value}"
+    assert feedback.label == "wrong"
+
+
+def test_without_a_reference_it_fails_and_gives_no_score():
+    feedback = one("reveal", "sun", None)
+    assert not feedback.ok
+    assert feedback.score is None
+    assert "'p' has no reference" in feedback.error
+    assert not feedback.saw_reference
+
+
+def test_there_is_one_feedback_a_request_in_order():
+    critic = ProgramCritic("hint")
+    requests = [request("ab", "cb"), request("ab", None, index=1), request("ab", "ac", index=2)]
+    assert [f.turn for f in critic.critique(requests)] == [0, 1, 2]
+    assert critic.critique([]) == []
+
+
+def test_an_unknown_level_is_refused():
+    with pytest.raises(ValueError, match="revel"):
+        ProgramCritic("revel")

@@ -1,0 +1,388 @@
+"""JSONL tasks: splits that cannot leak, verifiers, and errors that name line, column and cure."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from didact.errors import DataError, UsageError
+from didact.tasks import JsonlTask, make_task, validate_task
+from didact.tasks.verifiers import last_number, make_verifier
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_rows(rows, name="data.jsonl"):
+        path = tmp_path / name
+        if isinstance(rows, bytes):
+            path.write_bytes(rows)
+        else:
+            lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    return write_rows
+
+
+def sums(n, start=0):
+    return [{"prompt": f"What is {i} + 1?", "reference": str(i + 1)} for i in range(start, start + n)]
+
+
+def prompts(problems):
+    return [p.question for p in problems]
+
+
+def training(task):
+    return [task.train_problem(i) for i in range(task.train_size)]
+
+
+def test_every_row_is_on_exactly_one_side_and_gold_scores_one(write):
+    task = JsonlTask(write(sums(50)))
+    held_out = task.eval_problems(50)
+    assert task.name == "data"
+    assert 4 <= len(held_out) <= 18
+    assert sorted(prompts(training(task)) + prompts(held_out)) == sorted(row["prompt"] for row in sums(50))
+    validate_task(task)
+
+
+def test_the_split_does_not_depend_on_seed_order_or_other_rows(write):
+    rows = sums(40)
+    tasks = [
+        JsonlTask(write(rows, "a.jsonl"), seed=0),
+        JsonlTask(write(rows[::-1], "b.jsonl"), seed=5),
+        JsonlTask(write(rows + sums(40, start=100), "c.jsonl")),
+    ]
+    held_out = [set(prompts(task.eval_problems(99))) for task in tasks]
+    assert held_out[0] == held_out[1] == held_out[2] & {row["prompt"] for row in rows}
+    assert prompts(tasks[0].eval_problems(99)) == prompts(tasks[1].eval_problems(99))
+
+
+def test_the_same_prompt_is_never_on_both_sides(write):
+    rows = [{"prompt": f"Q{i % 10}" + " " * (i % 3), "reference": str(i)} for i in range(60)]
+    task = JsonlTask(write(rows))
+    sides = [{q.strip() for q in prompts(side)} for side in (training(task), task.eval_problems(60))]
+    assert not sides[0] & sides[1]
+    assert len(sides[0] | sides[1]) == 10
+
+
+@pytest.mark.parametrize("fraction", [0.0001, 0.9999])
+def test_neither_side_is_ever_empty(write, fraction):
+    task = JsonlTask(write(sums(2)), eval_fraction=fraction)
+    assert task.train_size == len(task.eval_problems(9)) == 1
+
+
+def test_each_pass_visits_every_problem_once_in_an_order_of_its_own(write):
+    path = write(sums(30))
+    task = JsonlTask(path, seed=1)
+    n = task.train_size
+    passes = [prompts(task.train_problem(i) for i in range(e * n, e * n + n)) for e in range(3)]
+    assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
+    assert passes[0] != passes[1] != passes[2]
+    assert passes[1] == prompts(JsonlTask(path, seed=1).train_problem(n + i) for i in range(n))
+    assert passes[0] != prompts(training(JsonlTask(path, seed=2)))
+
+
+def test_a_second_file_is_for_evaluation_only_and_may_have_one_row(write):
+    task = JsonlTask(write(sums(1)), eval_path=write(sums(3, start=50), "eval.jsonl"))
+    assert prompts(training(task)) == ["What is 0 + 1?"]
+    assert prompts(task.eval_problems(2)) == ["What is 50 + 1?", "What is 51 + 1?"]
+
+
+def test_chat_messages_ids_references_and_other_columns_are_kept(write):
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
+    rows = [
+        {"messages": chat, "reference": 4, "id": 17, "topic": {"kind": "sum"}},
+        {"prompt": chat[1:], "reference": 4.5},
+    ]
+    task = JsonlTask(write(rows))
+    by_id = {p.id: p for p in [*training(task), *task.eval_problems(9)]}
+    assert [m.role for m in by_id["17"].messages] == ["system", "user"]
+    assert (by_id["17"].reference, by_id["17"].metadata) == ("4", {"topic": {"kind": "sum"}})
+    assert (by_id["data/2"].reference, by_id["data/2"].question) == ("4.5", "2 + 2?")
+
+
+def test_other_column_names_can_be_given(write):
+    rows = [{"question": f"Q{i}", "gold": "x", "prompt": 3} for i in range(4)]
+    task = JsonlTask(write(rows), prompt_column="question", reference_column="gold")
+    problem = task.train_problem(0)
+    assert problem.question.startswith("Q")
+    assert problem.metadata == {"prompt": 3}
+
+
+def test_unusual_but_valid_files_are_read(write):
+    text = '\ufeff{"prompt": "a\u2028b", "reference": "1"}\r\n\r\n  \n{"prompt": "c", "reference": "2"}'
+    task = JsonlTask(write(text.encode()))
+    assert {*prompts(training(task)), *prompts(task.eval_problems(9))} == {"a\u2028b", "c"}
+
+
+# --- verifiers
+
+
+def verdict(write, verifier, answer, reference="Yes", **columns):
+    rows = [{"prompt": f"Q{i}", "reference": reference, **columns} for i in range(3)]
+    task = JsonlTask(write(rows), verifier=verifier)
+    return task.verify(task.train_problem(0), answer)
+
+
+@pytest.mark.parametrize(
+    ("verifier", "reference", "right", "wrong"),
+    [
+        ("exact", "Yes", ["Yes", " Yes\n"], ["yes", "Yes.", ""]),
+        ({"name": "exact", "casefold": True}, "Straße", ["STRASSE", "straße"], ["Strase"]),
+        ("regex", r"^\d+ apples?$", ["3 apples", "1 apple"], ["apples", "3 apples!"]),
+        ({"name": "regex", "pattern": r"(?i)\byes\b"}, "Yes", ["Oh yes!"], ["yesterday", ""]),
+        ("numeric", "1,250", ["1250", "so it is 1,250.0 in all", "= 1.25e3"], ["1251", "-1250", "none", ""]),
+        ({"name": "numeric", "tolerance": 0.05}, "0.5", ["0.54", ".46"], ["0.56", "9" * 500]),
+    ],
+)
+def test_verifiers_tell_right_from_wrong(write, verifier, reference, right, wrong):
+    for answer in right:
+        assert verdict(write, verifier, answer, reference) == (1.0, True, None), answer
+    for answer in wrong:
+        assert verdict(write, verifier, answer, reference) == (0.0, False, None), answer
+
+
+def test_without_a_verifier_nothing_is_scored_and_nothing_is_wrong(write):
+    task = JsonlTask(write([{"prompt": "a"}, {"prompt": "b", "reference": "kept"}]), verifier="none")
+    assert task.verify(task.train_problem(0), "x") == (None, False, None)
+    validate_task(task)
+
+
+def test_a_pattern_is_not_an_answer_that_a_critic_could_compare_with(write):
+    task = JsonlTask(write([{"prompt": p, "reference": "^a+$"} for p in "ab"]), verifier="regex")
+    assert task.train_problem(0).reference is None
+    validate_task(task)
+
+
+FUNCTION = """
+def near(answer, row):
+    assert set(row) == {"prompt", "reference", "unit"}, row
+    return answer == f"{row['reference']} {row['unit']}"
+
+def half(answer, row): return 0.5
+def broken(answer, row): return 1 / 0
+def silent(answer, row): return None
+def endless(answer, row): return float("nan")
+"""
+
+
+@pytest.fixture
+def function_file(tmp_path):
+    path = tmp_path / "json.py"  # a name that must not hide the standard library's
+    path.write_text(FUNCTION)
+    return path
+
+
+def test_a_users_function_sees_answer_and_row(write, function_file):
+    assert verdict(write, f"{function_file}:near", "3 km", "3", unit="km") == (1.0, True, None)
+    assert verdict(write, f"{function_file}:near", "3", "3", unit="km") == (0.0, False, None)
+    assert verdict(write, f"{function_file}:half", "3", "3") == (0.5, False, None)
+    assert json.loads("1") == 1
+
+
+def test_a_function_can_come_from_an_installed_module():
+    assert make_verifier("operator:contains").verify("abc", "", {}).error is not None
+    assert make_verifier("math:dist").needs_reference is False
+
+
+def test_a_function_that_raises_leaves_the_answer_unscored_and_fails_validation(write, function_file):
+    found = verdict(write, f"{function_file}:broken", "x")
+    assert (found.reward, found.correct) == (None, False)
+    assert "ZeroDivisionError" in found.error
+    task = JsonlTask(write(sums(4)), verifier=f"{function_file}:broken")
+    with pytest.raises(DataError, match="ZeroDivisionError"):
+        validate_task(task)
+
+
+@pytest.mark.parametrize("name", ["silent", "endless"])
+def test_a_function_must_return_a_finite_number(write, function_file, name):
+    with pytest.raises(UsageError, match="return True, False or a finite number"):
+        verdict(write, f"{function_file}:{name}", "x")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("exakt", "did you mean 'exact'"),
+        ({"name": "exact", "case_fold": True}, "did you mean 'casefold'"),
+        ({"name": "regex", "pattern": "("}, "not a regular expression"),
+        ({"name": "numeric", "tolerance": -1}, "tolerance must be a number of 0 or above, not -1"),
+        ({"name": "numeric", "tolerance": float("nan")}, "tolerance"),
+        ({"tolerance": 1}, "needs a name"),
+        ("nowhere.py:f", "no file nowhere.py"),
+        ("no_such_module_x:f", "cannot be imported"),
+        ("math:sqr", "did you mean 'sqrt'"),
+        ({"name": "math:sqrt", "x": 1}, "takes no settings"),
+    ],
+)
+def test_a_wrong_verifier_is_a_usage_error(spec, message):
+    with pytest.raises(UsageError, match=message):
+        make_verifier(spec)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["", "It is ", "x = 3, so "]))
+def test_a_number_is_found_again_wherever_it_stands(number, before):
+    assert last_number(f"{before}{number!r}") == number
+    assert last_number(f"{before}{number!r} in all") == number
+
+
+@given(st.text(max_size=40))
+def test_no_text_makes_the_number_reader_raise(text):
+    assert last_number(text) is None or isinstance(last_number(text), float)
+
+
+# --- bad files
+
+
+GOOD = '{"prompt": "a", "reference": "1"}'
+
+BAD = {
+    "an empty file": (b"", {}, "has no rows: write one JSON object a line"),
+    "blank lines only": (b"\n \n", {}, "has no rows"),
+    "not UTF-8": (
+        GOOD.encode() + b'\n{"prompt": "\xff"}',
+        {},
+        r"line 2: byte 13 is not UTF-8 \(0xff\); save the file as UTF-8",
+    ),
+    "UTF-16": (GOOD.encode("utf-16"), {}, "line 1: byte 1 is not UTF-8"),
+    "truncated in a string": ([GOOD, '{"prompt": "b", "refer'], {}, "line 2.*the last line is cut off"),
+    "truncated after a value": (
+        [GOOD, '{"prompt": "b", "reference": "2"'],
+        {},
+        "line 2.*the last line is cut off",
+    ),
+    "invalid JSON": ([GOOD, "{'prompt': 'b'}", GOOD], {}, "line 2: invalid JSON at character 2"),
+    "a JSON array": (["[", GOOD, "]"], {}, "line 1: .*looks like a JSON array"),
+    "a row that is a list": (['["a"]', GOOD], {}, "line 1: a row must be a JSON object, but this is a list"),
+    "one row": ([GOOD], {}, "one row only.*cannot be split.*eval_path"),
+    "one prompt": ([GOOD, GOOD], {}, "one prompt in all rows"),
+    "no prompt column": (
+        ['{"promt": "a", "reference": "1"}'],
+        {},
+        "line 1: there is no column 'prompt': did you mean 'promt'",
+    ),
+    "no such prompt column": ([GOOD], {"prompt_column": "promt"}, "no column 'promt': did you mean 'prompt'"),
+    "no reference column": (
+        [GOOD, '{"prompt": "b", "referense": "2"}'],
+        {},
+        "line 2: there is no column 'reference': did you mean 'referense'.*verifier=none",
+    ),
+    "a null reference": (['{"prompt": "b", "reference": null}'], {}, "column 'reference' is null"),
+    "an empty reference": (['{"prompt": "b", "reference": " "}'], {}, "column 'reference' is empty"),
+    "a reference of the wrong type": (
+        ['{"prompt": "b", "reference": ["x"]}'],
+        {},
+        "column 'reference' must be a text or a number",
+    ),
+    "a boolean reference": (
+        ['{"prompt": "b", "reference": true}'],
+        {},
+        "column 'reference' must be a text or a number, not true",
+    ),
+    "a reference that is no number": (
+        [GOOD, '{"prompt": "b", "reference": "two"}'],
+        {"verifier": "numeric"},
+        "line 2: column 'reference': there is no finite number",
+    ),
+    "a reference that is no pattern": (
+        [GOOD, '{"prompt": "b", "reference": "("}'],
+        {"verifier": "regex"},
+        "line 2: column 'reference': .* not a regular expression",
+    ),
+    "a prompt of the wrong type": (
+        ['{"prompt": 3, "reference": "1"}'],
+        {},
+        "column 'prompt' must be a text or a list of chat messages, not 3",
+    ),
+    "an empty prompt": (['{"prompt": " \\n", "reference": "1"}'], {}, "column 'prompt' is empty"),
+    "no messages": (['{"messages": [], "reference": "1"}'], {}, "column 'messages' must be a text or a list"),
+    "an unknown role": (
+        ['{"messages": [{"role": "usr", "content": "a"}], "reference": "1"}'],
+        {},
+        "message 1: unknown role 'usr': did you mean 'user'",
+    ),
+    "a message without content": (
+        ['{"messages": [{"role": "user"}], "reference": "1"}'],
+        {},
+        "message 1 must be",
+    ),
+    "a message of parts": (
+        ['{"messages": [{"role": "user", "content": [{"type": "text"}]}], "reference": "1"}'],
+        {},
+        "message 1: content must be a text",
+    ),
+    "an answer at the end": (
+        ['{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'],
+        {"verifier": "none"},
+        "last message must be the user's, not the assistant's.*reference column",
+    ),
+    "a duplicate id": (
+        ['{"prompt": "a", "reference": "1", "id": "x"}', '{"prompt": "b", "reference": "1", "id": "x"}'],
+        {},
+        "line 2: column 'id': 'x' is already the id of line 1",
+    ),
+    "an id of the wrong type": (
+        ['{"prompt": "a", "reference": "1", "id": 1.5}'],
+        {},
+        "column 'id' must be a string or an integer, not 1.5",
+    ),
+    "NaN": (['{"prompt": "a", "reference": NaN}'], {}, "line 1: .*NaN is not JSON; use null"),
+    "half a surrogate pair": (['{"prompt": "\\ud800", "reference": "1"}'], {}, "line 1: .*surrogate"),
+    "endless nesting": (["[" * 100_000], {}, "line 1"),
+    "an endless integer": (
+        ['{"prompt": "a", "reference": ' + "9" * 5000 + "}"],
+        {},
+        "line 1: JSON that cannot be used",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_refused_with_line_column_and_cure(write, tmp_path, case):
+    content, settings, message = BAD[case]
+    path = write(content)
+    with pytest.raises(DataError, match=f"(?s)data.jsonl.*{message}") as caught:
+        JsonlTask(path, **settings)
+    assert "Nothing was written." in str(caught.value)
+    assert caught.value.exit_code == 3
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_file_and_a_directory_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"none\.jsonl cannot be read: No such file"):
+        JsonlTask(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match="Is a directory"):
+        JsonlTask(tmp_path)
+
+
+def test_an_evaluation_file_may_not_repeat_a_training_prompt_or_id(write):
+    path = write(sums(3))
+    with pytest.raises(
+        DataError, match=r"eval\.jsonl, line 2: this prompt is also trained on .*data\.jsonl, line 3"
+    ):
+        JsonlTask(path, eval_path=write([*sums(1, start=9), *sums(1, start=2)], "eval.jsonl"))
+    named = write([{"prompt": "a", "reference": "1", "id": "x"}], "named.jsonl")
+    with pytest.raises(DataError, match="'x' is also the id of"):
+        JsonlTask(named, eval_path=write([{"prompt": "b", "reference": "1", "id": "x"}], "eval.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "needs the setting 'path'"),
+        ({"path": "x", "prompt_colum": "p"}, "did you mean 'prompt_column'"),
+        ({"path": "x", "eval_fraction": 1.0}, "eval_fraction must lie between 0 and 1"),
+        ({"path": "x", "seed": 3}, "no setting 'seed'"),
+    ],
+)
+def test_make_task_refuses_wrong_settings(config, message):
+    with pytest.raises(UsageError, match=message):
+        make_task("jsonl", config)
+
+
+def test_make_task_builds_a_jsonl_task_with_its_seed(write):
+    path = write(sums(30))
+    made = make_task("jsonl", {"path": str(path), "verifier": {"name": "numeric", "tolerance": 0.1}}, seed=4)
+    assert made.train_problem(0) == JsonlTask(path, verifier="numeric", seed=4).train_problem(0)
+    assert made.verify(made.train_problem(0), f"{made.train_problem(0).reference}.05").correct
