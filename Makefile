@@ -24,7 +24,7 @@ DEMO_ARGS ?=
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
-	$(BIN)/didact demo --out $(DEMO_OUT) --json $(DEMO_OUT)/demo.json $(DEMO_ARGS)
+	$(BIN)/didact demo --out $(DEMO_OUT) $(DEMO_ARGS)
 
 test: check
 	$(BIN)/pytest

@@ -37,7 +37,6 @@ class EchoTask:
     """The reference is the only right answer."""
 
     name = "echo"
-    train_size = None
 
     def train_problem(self, index: int) -> Problem:
         return Problem.ask(f"q{index}", id=str(index), reference="a")

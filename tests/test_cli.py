@@ -217,8 +217,8 @@ def test_doctor_probes_the_engine(llama: Path, capsys: pytest.CaptureFixture[str
     assert didact("doctor", "--model", llama) == 0
     shown = capsys.readouterr().out
     assert "torch" in shown
-    assert "ok " in shown
-    assert "FAIL" not in shown
+    assert "holds" in shown
+    assert "FAILS" not in shown
 
 
 def test_no_secret_is_shown_or_kept(

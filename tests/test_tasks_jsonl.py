@@ -227,7 +227,7 @@ def test_a_number_is_found_again_wherever_it_stands(number, before):
     assert last_number(f"{before}{number!r} in all") == number
 
 
-@given(st.text(max_size=40))
+@given(st.text("0123456789.,+-−eE x", max_size=40))
 def test_no_text_makes_the_number_reader_raise(text):
     assert last_number(text) is None or isinstance(last_number(text), float)
 

@@ -31,6 +31,11 @@ def _check(logprobs_BT: Tensor, **others: Tensor) -> None:
             raise ValueError(f"{name} has shape {tuple(value.shape)}, log-probs {tuple(logprobs_BT.shape)}")
 
 
+def _where_weighted(values_BT: Tensor, logprobs_BT: Tensor, weights_BT: Tensor) -> Tensor:
+    """The values, but log π itself where the weight is 0: a ratio is 1 there and never infinite."""
+    return torch.where(weights_BT != 0, values_BT, logprobs_BT.detach())
+
+
 def _count(weights_BT: Tensor) -> float:
     return float((weights_BT != 0).sum())
 
@@ -84,6 +89,7 @@ def ppo(
 ) -> LossOutput:
     """L = −Σ w min(ρ A, clip(ρ, 1−lo, 1+hi) A), ρ = π/π_old  (Schulman et al. 2017, 1707.06347)."""
     _check(logprobs_BT, weights_BT=weights_BT, advantages_BT=advantages_BT, old_logprobs_BT=old_logprobs_BT)
+    old_logprobs_BT = _where_weighted(old_logprobs_BT, logprobs_BT, weights_BT)
     ratio_BT = (logprobs_BT - old_logprobs_BT).exp()
     clipped_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high)
     objective_BT = torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
@@ -98,6 +104,7 @@ def importance_sampling(
 ) -> LossOutput:
     """L = −Σ w ρ A, ρ = π/π_old a token: off-policy without a clip."""
     _check(logprobs_BT, weights_BT=weights_BT, advantages_BT=advantages_BT, old_logprobs_BT=old_logprobs_BT)
+    old_logprobs_BT = _where_weighted(old_logprobs_BT, logprobs_BT, weights_BT)
     ratio_BT = (logprobs_BT - old_logprobs_BT).exp()
     loss = -(weights_BT * ratio_BT * advantages_BT).sum()
     return LossOutput(loss, {"tokens": _count(weights_BT)})
@@ -120,7 +127,7 @@ def _with_kl(
     metrics = {"tokens": _count(weights_BT), **metrics}
     if ref_logprobs_BT is not None:
         _check(logprobs_BT, ref_logprobs_BT=ref_logprobs_BT)
-        kl_BT = kl_k3(logprobs_BT, ref_logprobs_BT)
+        kl_BT = kl_k3(logprobs_BT, _where_weighted(ref_logprobs_BT, logprobs_BT, weights_BT))
         loss = loss + kl_coef * (weights_BT * kl_BT).sum()
         metrics["kl"] = float(kl_BT.detach()[weights_BT != 0].sum())
     return LossOutput(loss, metrics)

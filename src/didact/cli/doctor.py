@@ -44,8 +44,7 @@ def doctor(
     typer.echo(f"\nengine         {model} on {engine.device}, {engine.dtype}")
     results = probe(engine)
     for result in results:
-        mark = "ok  " if result.holds else "FAIL"
-        typer.echo(f"  {mark} {result.name}: {result.measured:.6g} (expected {result.expected:.6g})")
+        typer.echo(f"  {result}")
     if failed := [r.name for r in results if not r.holds]:
         raise TrainingGuard(
             f"the engine fails its conformance probe ({', '.join(failed)}): nothing trained on it "

@@ -17,7 +17,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from didact.evaluation.plain_text import plain_text
+from didact.evaluation.plain_text import plain_name
 from didact.evaluation.results import ArmResult, Report
 
 
@@ -96,7 +96,7 @@ def inline_svg(report: Report, *, described_by: str) -> str:
     svg = svg[svg.index("<svg") :]
     # A page needs no namespaces, RDF or comments, and must hold no address.
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href=", "href=")
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
     for index, arm_look in enumerate(LOOKS):
         svg = svg.replace(arm_look.light, f"var(--arm-{index})")
@@ -150,7 +150,7 @@ def _draw(axes: matplotlib.axes.Axes, arm: ArmResult, arm_look: Look, furthest: 
         "color": arm_look.light,
         "linestyle": (0, arm_look.dash) if arm_look.dash else "-",
         "linewidth": 2.0,
-        "label": f"{plain_text(arm.method, 40)}  {arm.accuracy:.0%}".replace("%", " %"),
+        "label": f"{plain_name(arm.method)}  {arm.accuracy:.0%}".replace("%", " %"),
     }
     if len(arm.curve) < 2:  # nothing was trained: a level to compare with
         axes.plot([0, max(furthest, 1)], [arm.accuracy] * 2, **style)

@@ -33,6 +33,16 @@ def plain_text(text: str, limit: int = 4_000) -> str:
     return "".join(_visible(char) for char in shown)
 
 
+def plain_name(text: str, limit: int = 40) -> str:
+    """`plain_text` on one line, for names; a long one ends in "…".
+
+    >>> plain_name("two\\nlines"), plain_name("x" * 50, limit=3)
+    ('two lines', 'xxx…')
+    """
+    shown = " ".join(plain_text(text).split())
+    return shown if len(shown) <= limit else f"{shown[:limit]}…"
+
+
 def _visible(char: str) -> str:
     if char in _KEPT or unicodedata.category(char) not in _HIDDEN:
         return char

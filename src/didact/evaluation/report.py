@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from didact.evaluation.picture import LOOKS, inline_svg, look
-from didact.evaluation.plain_text import plain_text
+from didact.evaluation.plain_text import plain_name, plain_text
 from didact.evaluation.results import CI, ArmResult, Report
 from didact.types import Feedback, Rollout, Turn
 
@@ -66,10 +66,10 @@ def _view(report: Report) -> dict[str, Any]:
     return {
         "title": plain_text(report.title),
         "summary": plain_text(report.summary),
-        "task": plain_text(report.task),
+        "task": plain_name(report.task, 120),
         "n_eval": report.n_eval,
         "seed": report.seed,
-        "baseline": plain_text(report.baseline),
+        "baseline": plain_name(report.baseline),
         "curves": Markup(inline_svg(report, described_by="curves-caption")),
         "looks": LOOKS,
         "arms": [_arm(index, arm) for index, arm in enumerate(report.arms)],
@@ -81,7 +81,7 @@ def _arm(index: int, arm: ArmResult) -> dict[str, Any]:
     return {
         "index": index % len(LOOKS),
         "look": look(index),
-        "method": plain_text(arm.method, 40),
+        "method": plain_name(arm.method),
         "accuracy": arm.accuracy,
         "ci95": arm.ci95,
         "interval": _interval(arm.ci95),
@@ -112,7 +112,7 @@ def _rollout(rollout: Rollout) -> dict[str, Any]:
         events.append(_answer(number, turn))
         events += [_critique(said) for said in rollout.feedback if said.turn == number]
     return {
-        "id": plain_text(rollout.id, 80),
+        "id": plain_name(rollout.id, 80),
         "question": plain_text(rollout.problem.question),
         "events": events,
     }
@@ -136,6 +136,6 @@ def _critique(said: Feedback) -> dict[str, str]:
         "kind": "critique",
         "verdict": "",
         "name": "Critique",
-        "by": f"{plain_text(said.provenance.author, 60)}, {knows}",
+        "by": f"{plain_name(said.provenance.author, 60)}, {knows}",
         "text": plain_text(text),
     }

@@ -26,7 +26,10 @@ class Task(Protocol):
     name: str
 
     def train_problem(self, index: int) -> Problem:
-        """The index-th training problem, index ≥ 0; never one of the evaluation problems."""
+        """The index-th training problem, index ≥ 0; never one of the evaluation problems.
+
+        A finite task begins again, in another order, once all of them have come.
+        """
         ...
 
     def eval_problems(self, n: int) -> Sequence[Problem]:
@@ -35,11 +38,6 @@ class Task(Protocol):
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Score one answer. A malformed answer scores 0; this never raises for what a model wrote."""
-        ...
-
-    @property
-    def train_size(self) -> int | None:
-        """How many training problems there are; None where a generator never ends."""
         ...
 
 

@@ -59,10 +59,6 @@ class ReasoningGymTask:
         self._next_index = 0
         self._train: list[Problem] = []
 
-    @property
-    def train_size(self) -> None:
-        return None
-
     def train_problem(self, index: int) -> Problem:
         skipped = 0
         while len(self._train) <= index:

@@ -16,14 +16,13 @@ from didact.engines.base import AdamParams, Engine
 from didact.errors import Interrupted
 from didact.evaluation.evaluate import evaluate
 from didact.methods import Term
-from didact.randomness import derive_seed, generator
-from didact.tasks.base import Task
+from didact.randomness import derive_seed
 from didact.training.checkpoint import State, save_checkpoint
 from didact.training.config import RunConfig
 from didact.training.run_dir import RunDir, read_jsonl
 from didact.training.setup import Parts
 from didact.training.signals import StopSignal
-from didact.types import Problem, Rollout
+from didact.types import Rollout
 
 Report = Callable[[dict[str, Any]], None]
 """Told of every line of metrics.jsonl as it is written."""
@@ -76,7 +75,8 @@ def train_step(parts: Parts, run: RunDir, state: State, stop: StopSignal, report
     progress = run_progress(config, state)
     ctx = parts.context(seed=seed, step=state.step, progress=progress)
     with stop.interruptible():
-        problems = pick_problems(parts.task, state.step, config.problems_per_step, config.seed)
+        first = state.step * config.problems_per_step
+        problems = [parts.task.train_problem(first + i) for i in range(config.problems_per_step)]
         rollouts = parts.method.collect(ctx, problems)
         terms = parts.method.rows(ctx, rollouts)
     params = config.optim.at(state.step, progress)
@@ -120,17 +120,6 @@ def update(engine: Engine, terms: Sequence[Term], params: AdamParams, passes: in
             metrics[f"rows/{term.name}"] = len(term.rows)
         metrics |= engine.optim_step(params).metrics
     return metrics
-
-
-def pick_problems(task: Task, step: int, n: int, seed: int) -> list[Problem]:
-    """The n problems of a step: every epoch goes once through all, in its own seeded order."""
-    indices = range(step * n, (step + 1) * n)
-    if (size := task.train_size) is None:
-        return [task.train_problem(i) for i in indices]
-    orders = {
-        epoch: generator(seed, "epoch", epoch).permutation(size) for epoch in {i // size for i in indices}
-    }
-    return [task.train_problem(int(orders[i // size][i % size])) for i in indices]
 
 
 def finished(config: RunConfig, state: State) -> bool:

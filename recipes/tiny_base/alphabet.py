@@ -1,0 +1,64 @@
+"""The tiny model's tokenizer: every byte is a token, and so is every fixed phrase of the prompts.
+
+Bytes keep a payload exact and countable: a letter of a word is one token, wherever it stands. The
+fixed wording of the prompts would then cost hundreds of tokens, so each template segment with white
+space in it is one added token. No single-word payload can be taken for one, because a word holds no
+white space, and decoding is exact; any other text still falls back to bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from didact.feedback.program import RIGHT, WRONG
+from didact.rollouts.render import CRITIQUE_REQUEST, REVISION
+
+END, PAD = "<|end|>", "<|pad|>"
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+QUESTIONS = (
+    "Spell this word backward (example: sun -> nus): {payload}",
+    "State the final answer to the following arithmetic problem: {payload} =",
+    "Decrypt this Caesar cipher text: {payload}. Provide only the decrypted text as your final answer.",
+)
+"""The question texts of the generators in the mix; `examples.py` checks them against reasoning-gym."""
+MOST_PLACES = 16
+"""Critiques name at most this many places (ProgramCritic's own limit)."""
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def phrases() -> list[str]:
+    """Every fixed wording that holds white space, as it stands between payloads.
+
+    The full stop that ends a sentence of a critique belongs to the next phrase, so that a mistake costs
+    two tokens: where, and what.
+    """
+    found = [CRITIQUE_REQUEST, RIGHT, WRONG.removesuffix("."), " + ", " - ", ". It should have "]
+    for template in (REVISION, *QUESTIONS):
+        found += re.split(r"\{\w+\}", template)
+    for unit in ("character", "word"):
+        found += [f" {unit}{plural}, not " for plural in ("", "s")]
+        found += [f". {unit.capitalize()} {i + 1} should be " for i in range(MOST_PLACES)]
+    return sorted({p for p in found if any(c.isspace() for c in p)})
+
+
+def build_tokenizer() -> Any:
+    """A transformers tokenizer: 256 bytes, role tokens, phrases; no merges."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (PAD, END, *ROLES)])
+    core.add_tokens([AddedToken(p, special=False, normalized=False) for p in phrases()])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False,
+        additional_special_tokens=list(ROLES), model_max_length=512,
+    )  # fmt: skip
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer

@@ -1,0 +1,97 @@
+"""Rows → padded micro-batches.
+
+Rows are padded on the right: under a causal mask nothing that counts sees the padding, so the model
+needs no attention mask and keeps its fastest attention kernel.
+
+Shapes: B rows, T tokens of the longest row, K soft targets a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from didact.errors import UsageError
+from didact.types import Row
+
+
+class MicroBatch(NamedTuple):
+    """Rows that go through the model together; 0 wherever a row has ended."""
+
+    rows: list[int]
+    """Index of each row in the caller's sequence."""
+    input_ids_BT: Tensor
+    targets_BT: Tensor
+    """[B, T], or [B, T, K] for soft targets."""
+    fields_BT: dict[str, Tensor]
+    """[B, T] or [B, T, K] float32 each."""
+
+
+def micro_batches(rows: Sequence[Row], tokens_per_batch: int, device: torch.device) -> Iterator[MicroBatch]:
+    """Rows of like length together, at most `tokens_per_batch` padded tokens (at least one row)."""
+    group: list[int] = []
+    for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+        if group and (len(group) + 1) * len(rows[i]) > tokens_per_batch:
+            yield _pad(rows, group, device)
+            group = []
+        group.append(i)
+    if group:
+        yield _pad(rows, group, device)
+
+
+def check_rows(rows: Sequence[Row], *, max_length: int | None, vocabulary: int) -> None:
+    """Refuse rows that one call cannot take together, or that the model cannot take at all.
+
+    Raises:
+        UsageError: naming the row.
+    """
+    for i, row in enumerate(rows):
+        if len(row) == 0:
+            raise UsageError(f"row {i} has no tokens")
+        if max_length is not None and len(row) > max_length:
+            raise UsageError(
+                f"row {i} has {len(row)} tokens but the model takes {max_length}: shorten the prompt, "
+                "sample with a smaller max_tokens, or use a model with a longer context"
+            )
+        if row.fields.keys() != rows[0].fields.keys():
+            raise UsageError(
+                f"row {i} has the fields {sorted(row.fields)}, row 0 {sorted(rows[0].fields)}: rows of "
+                "one call need the same fields; train the two kinds in two forward_backward calls"
+            )
+        if row.target_ids.shape[1:] != rows[0].target_ids.shape[1:]:
+            raise UsageError(
+                f"row {i} has targets of shape {row.target_ids.shape}, row 0 "
+                f"{rows[0].target_ids.shape}: rows of one call need equally many targets a token; "
+                "train the two kinds in two forward_backward calls"
+            )
+        top = max(int(row.input_ids.max()), int(row.target_ids.max()))
+        low = min(int(row.input_ids.min()), int(row.target_ids.min()))
+        if low < 0 or top >= vocabulary:
+            raise UsageError(
+                f"row {i} holds the token id {low if low < 0 else top}, but the model knows 0 to "
+                f"{vocabulary - 1}: was it made with another model's tokenizer?"
+            )
+
+
+def _pad(rows: Sequence[Row], group: list[int], device: torch.device) -> MicroBatch:
+    length = max(len(rows[i]) for i in group)
+
+    def padded(columns: list[np.ndarray]) -> Tensor:
+        out = np.zeros((len(group), length, *columns[0].shape[1:]), columns[0].dtype)
+        for b, column in enumerate(columns):
+            out[b, : len(column)] = column
+        return torch.from_numpy(out).to(device)
+
+    return MicroBatch(
+        rows=group,
+        input_ids_BT=padded([rows[i].input_ids for i in group]),
+        targets_BT=padded([rows[i].target_ids for i in group]),
+        fields_BT={
+            name: padded([np.asarray(rows[i].fields[name], np.float32) for i in group])
+            for name in rows[group[0]].fields
+        },
+    )

@@ -1,0 +1,345 @@
+"""LocalEngine: torch + transformers + peft in one process."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from didact.engines.base import (
+    LIVE,
+    REFERENCE,
+    AdamParams,
+    Capabilities,
+    Loss,
+    Sample,
+    SamplingParams,
+    StepOutput,
+    Weights,
+)
+from didact.engines.local import weights as weight_sets
+from didact.engines.local.batching import check_rows, micro_batches
+from didact.engines.local.loading import (
+    LoraSettings,
+    Precision,
+    load_pretrained,
+    pick_device,
+    use_bfloat16,
+    with_lora,
+)
+from didact.engines.local.sampling import Sampler
+from didact.engines.local.training import accumulate_gradient, resolve_loss, target_logprobs
+from didact.errors import CapabilityError, NonFiniteError, TrainingGuard, UsageError
+from didact.types import Ids, Row
+
+SAMPLING_BATCH = 8
+"""A sampling batch takes this many times `tokens_per_batch`: it keeps no activations for a gradient."""
+CPU_BATCH = 2048
+"""Tokens of a micro-batch beyond which a CPU gets slower, because activations fall out of its cache."""
+
+
+class LocalEngine:
+    """An engine on this machine's CPU or GPU. All of the model is trained, or a LoRA adapter.
+
+    The trained weights and the optimizer are float32; in bfloat16, only the arithmetic is. The model
+    stays in eval mode: there is no dropout, and equal arguments give equal results.
+
+    Args:
+        model: A transformers causal language model. The engine owns it from now on.
+        tokenizer: Its tokenizer.
+        lora: Train an adapter instead of the whole model.
+        device: A torch device, or "auto": CUDA, else MPS, else the CPU.
+        dtype: What to compute in; "auto" is bfloat16 on GPUs that are made for it, else float32.
+        tokens_per_batch: Padded tokens that a training micro-batch may hold. It bounds memory and does
+            not change results.
+        keep_reference: Keep a copy of the starting weights as REFERENCE. An adapter needs none.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        lora: LoraSettings | None = None,
+        device: str = "auto",
+        dtype: Precision = "auto",
+        tokens_per_batch: int = 8192,
+        keep_reference: bool = False,
+    ) -> None:
+        if tokens_per_batch < 1:
+            raise UsageError(f"tokens_per_batch must be at least 1, not {tokens_per_batch}")
+        self.device = pick_device(device)
+        self.tokenizer = tokenizer
+        self._sampling_tokens = SAMPLING_BATCH * tokens_per_batch
+        on_cpu = self.device.type == "cpu"
+        self._training_tokens = min(tokens_per_batch, CPU_BATCH) if on_cpu else tokens_per_batch
+        self.dtype: Literal["float32", "bfloat16"] = (
+            "bfloat16" if use_bfloat16(dtype, self.device) else "float32"
+        )
+        self._adapter = None if lora is None else with_lora(model, lora)
+        # peft puts its layers into the model itself, whose own forward costs less than the wrapper's.
+        self.model = model if self._adapter is None else self._adapter.get_base_model()
+        self.model.to(self.device).eval()
+        if lora is None:
+            self.model.float().requires_grad_(True)
+        self._trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self._optimizer: torch.optim.AdamW | None = None
+        self._snapshots: dict[str, weight_sets.Tensors] = {}
+        self._snapshot_numbers = itertools.count()
+        if keep_reference and lora is None:
+            self._snapshots[REFERENCE.name] = weight_sets.copy_of(self._trained)
+        config = self.model.config.get_text_config(decoder=True)
+        self._vocabulary: int = config.vocab_size
+        self._max_length: int | None = getattr(config, "max_position_embeddings", None)
+        self.capabilities = Capabilities(
+            soft_targets=self._vocabulary, custom_loss=True, full_finetune=lora is None
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path,
+        *,
+        lora: LoraSettings | None = None,
+        device: str = "auto",
+        dtype: Precision = "auto",
+        attention: str | None = None,
+        tokens_per_batch: int = 8192,
+        keep_reference: bool = False,
+    ) -> LocalEngine:
+        """Load a model from a directory or the hub; safetensors only, and no code of the repository.
+
+        Args:
+            path_or_id: A directory that `save_pretrained` wrote, an adapter's included, or a hub id.
+            attention: A transformers attention implementation, as "sdpa" or "flash_attention_2";
+                None takes transformers' choice.
+            lora, device, dtype, tokens_per_batch, keep_reference: As for the class.
+
+        Raises:
+            UsageError: there is no such model.
+            DataError: its weights are incomplete.
+        """
+        half = lora is not None and use_bfloat16(dtype, pick_device(device))
+        # Frozen weights may be bfloat16; trained ones must take steps that bfloat16 would round away.
+        stored = torch.bfloat16 if half else torch.float32
+        model, tokenizer = load_pretrained(str(path_or_id), dtype=stored, attention=attention)
+        return cls(
+            model,
+            tokenizer,
+            lora=lora,
+            device=device,
+            dtype=dtype,
+            tokens_per_batch=tokens_per_batch,
+            keep_reference=keep_reference,
+        )
+
+    # ── sampling and scoring ──────────────────────────────────────────────────────────────────────
+
+    def sample(
+        self,
+        prompts: Sequence[Ids],
+        n: int,
+        params: SamplingParams,
+        *,
+        seed: int,
+        weights: Weights = LIVE,
+    ) -> list[list[Sample]]:
+        """n completions for each prompt. The same arguments and weights give the same samples.
+
+        Raises:
+            UsageError: an empty prompt, or one that leaves no room for `max_tokens`.
+        """
+        self._check_prompts(prompts, n, params)
+        sampler = Sampler(self.model, self.tokenizer, self._eos_ids(), SAMPLING_BATCH * self._training_tokens)
+        with self._using(weights), torch.inference_mode(), self._autocast():
+            return sampler.sample([tuple(p) for p in prompts], n, params, seed)
+
+    def logprobs(self, rows: Sequence[Row], *, weights: Weights = LIVE) -> list[NDArray[np.float32]]:
+        """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
+        check_rows(rows, max_length=self._max_length, vocabulary=self._vocabulary)
+        found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
+        with self._using(weights), torch.inference_mode(), self._autocast():
+            for batch in micro_batches(rows, self._training_tokens, self.device):
+                lengths = [len(rows[i]) for i in batch.rows]
+                end_B1 = torch.tensor(lengths, device=self.device)[:, None]
+                keep_BT = torch.arange(max(lengths), device=self.device) < end_B1
+                kept_N = target_logprobs(self.model, batch.input_ids_BT, batch.targets_BT, keep_BT)
+                for i, part in zip(batch.rows, torch.split(kept_N.cpu(), lengths), strict=True):
+                    found[i] = part.numpy()
+        return found
+
+    # ── training ──────────────────────────────────────────────────────────────────────────────────
+
+    def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
+        """Add the gradient of the loss, summed over rows, to what is there.
+
+        A custom loss function sees one micro-batch at a time, so it must be a sum over rows. Tokens of
+        weight 0 are not scored: their log-probs reach the loss as 0.
+
+        Raises:
+            UsageError: an unknown loss, or rows that do not fit it.
+            NonFiniteError: the loss is NaN or Inf; nothing was added.
+        """
+        if not rows:
+            return StepOutput(0.0, {})
+        check_rows(rows, max_length=self._max_length, vocabulary=self._vocabulary)
+        fn = resolve_loss(loss, rows[0].fields)
+        counting = [row for row in rows if row.fields["weights"].any()]
+        before = [p.grad for p in self._trained.values()]
+        for p in self._trained.values():
+            p.grad = None
+        try:
+            batches = micro_batches(counting, self._training_tokens, self.device)
+            output = accumulate_gradient(self.model, batches, fn, loss.settings, self._autocast)
+        except BaseException:
+            for p, gradient in zip(self._trained.values(), before, strict=True):
+                p.grad = gradient
+            raise
+        for p, gradient in zip(self._trained.values(), before, strict=True):
+            if gradient is not None:
+                p.grad = gradient if p.grad is None else p.grad.add_(gradient)
+        return output
+
+    def optim_step(self, params: AdamParams) -> StepOutput:
+        """Clip, take one AdamW step, and clear the gradient.
+
+        Raises:
+            TrainingGuard: there is no gradient, because no row of nonzero weight was trained.
+            NonFiniteError: the gradient is NaN or Inf; no weight was changed, and it was cleared.
+        """
+        trained = [p for p in self._trained.values() if p.grad is not None]
+        if not trained:
+            raise TrainingGuard(
+                "there is no gradient to step on: call forward_backward with at least one row of "
+                "nonzero weight before optim_step"
+            )
+        norm = get_total_norm([p.grad for p in trained if p.grad is not None])
+        grad_norm = float(norm)
+        if not math.isfinite(grad_norm):
+            self._clear_gradient()
+            raise NonFiniteError(
+                f"the gradient's norm is {grad_norm}: no weight was changed and the gradient was cleared. "
+                "Look at the rows' weights and advantages, or lower the learning rate"
+            )
+        if grad_norm > params.max_grad_norm:
+            clip_grads_with_norm_(trained, params.max_grad_norm, norm)
+        optimizer = self._adamw()
+        for group in optimizer.param_groups:
+            group["lr"], group["betas"] = params.lr, (params.beta1, params.beta2)
+            group["eps"], group["weight_decay"] = params.eps, params.weight_decay
+        optimizer.step()
+        self._clear_gradient()
+        return StepOutput(0.0, {"grad_norm": grad_norm})
+
+    # ── copies of the weights ─────────────────────────────────────────────────────────────────────
+
+    def snapshot(self) -> Weights:
+        """Keep a copy of the trained weights as they are now.
+
+        The copy lives as long as the handle that is returned, and is no part of a checkpoint.
+        """
+        handle = Weights(f"snapshot-{next(self._snapshot_numbers)}")
+        self._snapshots[handle.name] = weight_sets.copy_of(self._trained)
+        weakref.finalize(handle, self._snapshots.pop, handle.name, None)
+        return handle
+
+    def weights_hash(self) -> str:
+        """sha256 over the trained tensors: equal before and after means that nothing was learned."""
+        return weight_sets.sha256(self._trained)
+
+    def save(self, path: Path) -> None:
+        """Write trained weights and optimizer state for `load`, into an existing directory.
+
+        A gradient that waits for `optim_step` is not saved.
+        """
+        weight_sets.save(Path(path), self._trained, self._optimizer)
+
+    def load(self, path: Path) -> None:
+        """Take up weights and optimizer state exactly as they were saved; clears the gradient.
+
+        Raises:
+            CheckpointError: the checkpoint is torn or another model's; nothing was changed.
+        """
+        state = weight_sets.load(Path(path), self._trained)
+        self._clear_gradient()
+        self._optimizer = None
+        if state:
+            optimizer = self._adamw()
+            for name, moments in state.items():
+                parameter = self._trained[name]
+                optimizer.state[parameter] = {k: v.to(self.device) for k, v in moments.items()}
+
+    def save_pretrained(self, path: Path) -> None:
+        """Write the model (or adapter) and tokenizer for plain transformers and peft."""
+        (self.model if self._adapter is None else self._adapter).save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+
+    # ── inside ────────────────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def _using(self, weights: Weights) -> Iterator[None]:
+        if weights == LIVE:
+            yield
+        elif weights.name in self._snapshots:
+            with weight_sets.swapped_in(self._trained, self._snapshots[weights.name]):
+                yield
+        elif weights == REFERENCE and self._adapter is not None:
+            with self._adapter.disable_adapter():
+                yield
+        elif weights == REFERENCE:
+            raise CapabilityError(
+                "this engine kept no copy of its starting weights: make it with keep_reference=True (or "
+                "with LoRA, where the reference is free)"
+            )
+        else:
+            raise UsageError(
+                f"unknown weights {weights.name!r}: a snapshot lives as long as the handle that "
+                "`snapshot` returned; keep the handle, not its name"
+            )
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.dtype == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _adamw(self) -> torch.optim.AdamW:
+        if self._optimizer is None:
+            fused = self.device.type in ("cpu", "cuda")
+            self._optimizer = torch.optim.AdamW(list(self._trained.values()), fused=fused)
+        return self._optimizer
+
+    def _clear_gradient(self) -> None:
+        for p in self._trained.values():
+            p.grad = None
+
+    def _eos_ids(self) -> set[int]:
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        listed = configured if isinstance(configured, list) else [configured]
+        return {i for i in (self.tokenizer.eos_token_id, *listed) if i is not None}
+
+    def _check_prompts(self, prompts: Sequence[Ids], n: int, params: SamplingParams) -> None:
+        if n < 1:
+            raise UsageError(f"n must be at least 1 sample a prompt, not {n}")
+        for i, prompt in enumerate(prompts):
+            if len(prompt) == 0:
+                raise UsageError(f"prompt {i} is empty: a model continues at least one token")
+            if self._max_length is not None and len(prompt) + params.max_tokens > self._max_length:
+                raise UsageError(
+                    f"prompt {i} has {len(prompt)} tokens, which with max_tokens={params.max_tokens} "
+                    f"exceeds the model's {self._max_length}: lower max_tokens, shorten the prompt, or "
+                    "use a model with a longer context"
+                )
+            if min(prompt) < 0 or max(prompt) >= self._vocabulary:
+                raise UsageError(
+                    f"prompt {i} holds a token id outside 0 to {self._vocabulary - 1}: was it made with "
+                    "another model's tokenizer?"
+                )

@@ -1,0 +1,236 @@
+"""Sampling from a transformers causal language model, with log-probs and stop reasons.
+
+Each distinct prompt is read once, its cache is repeated for its n samples, and rows that are done
+leave the batch. Sample j of prompt i takes its t-th token by the t-th uniform of its own generator,
+so that neither the batch it travels in nor the fate of its neighbours changes its draws.
+
+Shapes: B rows, P distinct prompts, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from didact.engines.base import Sample, SamplingParams
+from didact.engines.local.kv_cache import make_cache
+from didact.errors import NonFiniteError
+from didact.randomness import generator
+from didact.types import Ids, StopReason
+
+DROP_ABOVE = 1 / 8
+"""Share of finished rows from which copying the cache without them costs less than carrying them."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What sampling needs of a model.
+
+    Attributes:
+        model: A transformers causal language model in eval mode.
+        tokenizer: Its tokenizer; only stop strings use it.
+        eos_ids: Ids that end a completion.
+        tokens_per_batch: Cache positions (rows x longest possible row) that one batch may take.
+    """
+
+    model: Any
+    tokenizer: Any
+    eos_ids: Collection[int]
+    tokens_per_batch: int
+
+    def sample(self, prompts: Sequence[Ids], n: int, params: SamplingParams, seed: int) -> list[list[Sample]]:
+        """n completions for each prompt. Run it without gradients.
+
+        Raises:
+            NonFiniteError: the model's log-probs are NaN.
+        """
+        samples: dict[tuple[int, int], Sample] = {}
+        for requests in self._batches(prompts, n, params.max_tokens):
+            batch = _Batch.start(self.model, prompts, requests, params, seed)
+            done = self._run(batch, params)
+            samples.update(zip(requests, done, strict=True))
+        return [[samples[i, j] for j in range(n)] for i in range(len(prompts))]
+
+    def _batches(self, prompts: Sequence[Ids], n: int, max_tokens: int) -> Iterator[list[tuple[int, int]]]:
+        """(prompt, sample) pairs, prompts of like length together, as many as the budget takes."""
+        by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
+        batch: list[tuple[int, int]] = []
+        for request in [(i, j) for i in by_length for j in range(n)]:
+            longest = len(prompts[request[0]]) + max_tokens
+            if batch and (len(batch) + 1) * longest > self.tokens_per_batch:
+                yield batch
+                batch = []
+            batch.append(request)
+        if batch:
+            yield batch
+
+    def _run(self, batch: _Batch, params: SamplingParams) -> list[Sample]:
+        ids: list[list[int]] = [[] for _ in batch.rows]
+        logprobs: list[list[float]] = [[] for _ in batch.rows]
+        reasons: list[StopReason | None] = [None] * len(batch.rows)
+        alive = len(batch.rows)
+        for step in range(params.max_tokens):
+            next_B, logprobs_B = draw(batch.logits_BV, batch.uniforms_BT[:, step], params)
+            for row, token, logprob in zip(batch.rows, next_B.tolist(), logprobs_B.tolist(), strict=True):
+                if reasons[row] is not None:
+                    continue
+                if not math.isfinite(logprob):
+                    raise NonFiniteError(
+                        f"the model gives NaN log-probs at completion token {step}: its weights are "
+                        "broken; go back to an earlier checkpoint, or lower the learning rate"
+                    )
+                ids[row].append(token)
+                logprobs[row].append(logprob)
+                reasons[row] = self.why_stop(ids[row], params)
+                alive -= reasons[row] is not None
+            if not alive:
+                break
+            if len(batch.rows) - alive >= DROP_ABOVE * len(batch.rows):
+                next_B = batch.drop([reasons[row] is None for row in batch.rows], next_B)
+            batch.advance(self.model, next_B)
+        return [
+            Sample(tuple(i), tuple(lp), reason or "length")
+            for i, lp, reason in zip(ids, logprobs, reasons, strict=True)
+        ]
+
+    def why_stop(self, ids: Sequence[int], params: SamplingParams) -> StopReason | None:
+        """The reason to stop after these completion ids, or None to go on."""
+        if ids[-1] in self.eos_ids:
+            return "eos"
+        if params.stop:
+            # A stop string of k bytes spans at most k tokens; the margin keeps a character that the
+            # window cuts in two, and a leading space that decoding strips, away from it.
+            window = max(len(s.encode()) for s in params.stop) + 8
+            tail = self.tokenizer.decode(
+                list(ids[-window:]), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+            if any(s in tail for s in params.stop):
+                return "stop"
+        return "length" if len(ids) == params.max_tokens else None
+
+
+@dataclass
+class _Batch:
+    """Rows that are sampled together, and what the model knows of them so far."""
+
+    rows: list[int]
+    """Index of each row among those that the batch started with."""
+    cache: Any
+    logits_BV: Tensor
+    """For each row's next token."""
+    position_B: Tensor
+    """Position of each row's next token, left padding not counted."""
+    mask_BT: Tensor | None
+    """0 on left padding, up to the cache's capacity; None where nothing is padded."""
+    uniforms_BT: Tensor
+    """One number in [0, 1) for each token that a row may sample."""
+    filled: int
+    """Positions in the cache, left padding counted."""
+
+    @classmethod
+    def start(
+        cls,
+        model: Any,
+        prompts: Sequence[Ids],
+        requests: Sequence[tuple[int, int]],
+        params: SamplingParams,
+        seed: int,
+    ) -> _Batch:
+        """Read every distinct prompt once, then give each request its own row."""
+        slots = {prompt: p for p, prompt in enumerate(dict.fromkeys(prompts[i] for i, _ in requests))}
+        length = max(map(len, slots))
+        ids_PT = torch.zeros(len(slots), length, dtype=torch.long)
+        mask_PT = torch.zeros(len(slots), length + params.max_tokens, dtype=torch.long)
+        for prompt, p in slots.items():
+            ids_PT[p, length - len(prompt) :] = torch.tensor(prompt)
+            mask_PT[p, length - len(prompt) :] = 1
+        padded = bool((mask_PT == 0).any())
+        ids_PT, mask_PT = ids_PT.to(model.device), mask_PT.to(model.device)
+        cache: Any = make_cache(model.config, length + params.max_tokens)
+        logits_PV = model(
+            input_ids=ids_PT,
+            attention_mask=mask_PT[:, :length] if padded else None,
+            position_ids=(mask_PT[:, :length].cumsum(-1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        slot_B = torch.tensor([slots[prompts[i]] for i, _ in requests], device=model.device)
+        cache.reorder_cache(slot_B)
+        uniforms = [generator(seed, "sample", i, j).random(params.max_tokens) for i, j in requests]
+        # MPS has no float64.
+        precise = torch.float32 if model.device.type == "mps" else torch.float64
+        return cls(
+            rows=list(range(len(requests))),
+            cache=cache,
+            logits_BV=logits_PV[slot_B],
+            position_B=torch.tensor([len(prompts[i]) for i, _ in requests], device=model.device),
+            mask_BT=mask_PT[slot_B] if padded else None,
+            uniforms_BT=torch.from_numpy(np.stack(uniforms)).to(model.device, precise),
+            filled=length,
+        )
+
+    def drop(self, keep: Sequence[bool], next_B: Tensor) -> Tensor:
+        """Keep some rows only, and return their entries of `next_B`."""
+        kept = [b for b, stays in enumerate(keep) if stays]
+        kept_B = torch.tensor(kept, device=next_B.device)
+        self.rows = [self.rows[b] for b in kept]
+        self.cache.reorder_cache(kept_B)
+        self.position_B = self.position_B[kept_B]
+        self.mask_BT = None if self.mask_BT is None else self.mask_BT[kept_B]
+        self.uniforms_BT = self.uniforms_BT[kept_B]
+        return next_B[kept_B]
+
+    def advance(self, model: Any, next_B: Tensor) -> None:
+        """Feed one token a row."""
+        self.filled += 1
+        self.logits_BV = model(
+            input_ids=next_B[:, None],
+            attention_mask=None if self.mask_BT is None else self.mask_BT[:, : self.filled],
+            position_ids=self.position_B[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        self.position_B = self.position_B + 1
+
+
+def draw(logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """The next token of each row by inverting its cumulative distribution.
+
+    Args:
+        logits_BV: The model's logits.
+        uniforms_B: One number in [0, 1) a row; its dtype is the precision of the cumulative sum.
+        params: Temperature, top-k and top-p, applied in this order.
+
+    Returns:
+        Ids [B] and their log-probs [B] under the untempered, untruncated distribution.
+    """
+    logprobs_BV = logits_BV.float().log_softmax(-1)
+    if params.temperature == 0:
+        next_B = logits_BV.argmax(-1)
+        return next_B, logprobs_BV.gather(-1, next_B[:, None])[:, 0]
+    tempered = params.temperature != 1
+    probs_BV = (logprobs_BV / params.temperature).softmax(-1) if tempered else logprobs_BV.exp()
+    order_BV = None
+    if params.top_k or params.top_p < 1:
+        probs_BV, order_BV = probs_BV.sort(stable=True, dim=-1, descending=True)
+        if params.top_k:
+            probs_BV[:, params.top_k :] = 0
+        before_BV = probs_BV.cumsum(-1) - probs_BV
+        probs_BV = probs_BV * (before_BV < params.top_p * probs_BV.sum(-1, keepdim=True))
+    cumulative_BV = probs_BV.cumsum(-1, dtype=uniforms_B.dtype)
+    # Below 1 by more than rounding, so that the threshold stays under the total and no token of
+    # probability 0 can be hit.
+    below_one_B = uniforms_B.clamp(max=1 - 4 * torch.finfo(uniforms_B.dtype).eps)
+    threshold_B1 = below_one_B[:, None] * cumulative_BV[:, -1:]
+    index_B1 = torch.searchsorted(cumulative_BV, threshold_B1, right=True)
+    index_B1 = index_B1.clamp(max=logits_BV.shape[-1] - 1)  # only NaN gets past the end
+    next_B1 = index_B1 if order_BV is None else order_BV.gather(-1, index_B1)
+    return next_B1[:, 0], logprobs_BV.gather(-1, next_B1)[:, 0]

@@ -1,0 +1,130 @@
+"""Log-probs of targets, and the gradient of a loss of them.
+
+Shapes: B rows, T tokens, K soft targets a token, N kept tokens of all rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from didact.engines.base import Loss, LossFn, StepOutput
+from didact.engines.local.batching import MicroBatch
+from didact.errors import NonFiniteError, UsageError, did_you_mean
+from didact.losses import BUILTIN, LossOutput
+
+
+def target_logprobs(model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_BT: Tensor) -> Tensor:
+    """log π(target) in nats at the kept positions of right-padded rows.
+
+    Only kept positions go through the output layer, which for a real vocabulary is most of the
+    memory.
+
+    Args:
+        model: A transformers causal language model.
+        input_ids_BT: Token ids.
+        targets_BT: Target ids, [B, T] or [B, T, K].
+        keep_BT: Bool; where log-probs are wanted.
+
+    Returns:
+        [N] or [N, K] in float32, in the order of `keep_BT`'s true entries.
+    """
+    with _output_layer_at(model, keep_BT):
+        logits_NV = model(input_ids=input_ids_BT, use_cache=False).logits.float()
+    targets_N = targets_BT[keep_BT]
+    if targets_N.ndim == 1:
+        nll_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
+        return -nll_N
+    logprobs_NV: Tensor = logits_NV.log_softmax(-1)
+    return logprobs_NV.gather(-1, targets_N)
+
+
+@contextmanager
+def _output_layer_at(model: Any, keep_BT: Tensor) -> Iterator[None]:
+    """Let only the kept positions into the output layer, so that logits are [N, V].
+
+    A hook, because it leaves whatever a model does to its logits (caps, scales) in place and because
+    `logits_to_keep` takes such a mask only from transformers 5.21 on.
+    """
+
+    def select(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0][keep_BT],)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def resolve_loss(loss: Loss, fields: Iterable[str]) -> LossFn:
+    """The function of a loss, once it is sure that it takes the rows' fields and the settings.
+
+    Raises:
+        UsageError: an unknown name, or a field or setting that is missing or one too many.
+    """
+    fn: LossFn | None = loss.fn or BUILTIN.get(loss.name)
+    if fn is None:
+        raise UsageError(
+            f"unknown loss {loss.name!r}: {did_you_mean(loss.name, BUILTIN)}; or give a function as `fn`"
+        )
+    keywords = {f"{name}_BT": None for name in fields} | dict(loss.settings)
+    try:
+        inspect.signature(fn).bind(None, **keywords)
+    except TypeError as error:
+        raise UsageError(
+            f"loss {loss.name!r} cannot be called with these rows and settings: {error}. Rows carry "
+            f"the fields {sorted(fields)}, settings are {sorted(loss.settings)}; add what is missing "
+            "to the rows (a field x arrives as x_BT) or leave out what the loss does not take"
+        ) from error
+    return fn
+
+
+def accumulate_gradient(
+    model: Any, batches: Iterable[MicroBatch], fn: LossFn, settings: Mapping[str, float], autocast: Any
+) -> StepOutput:
+    """Add the gradient of the summed loss to `.grad`, one micro-batch after the other.
+
+    Args:
+        model: Its parameters' `.grad` take the gradient.
+        batches: Rows with at least one token of nonzero weight.
+        fn: (logprobs_BT, **fields, **settings) → LossOutput. Where a row's weight is 0, its
+            log-probs are 0 and carry no gradient.
+        settings: Keywords for `fn`.
+        autocast: A function that returns the context to run the model's forward in.
+
+    Raises:
+        NonFiniteError: a loss is NaN or Inf. `.grad` may hold part of the gradient by then.
+    """
+    total, metrics = 0.0, Counter[str]()
+    for batch in batches:
+        keep_BT = batch.fields_BT["weights"] != 0
+        with autocast():
+            kept_N = target_logprobs(model, batch.input_ids_BT, batch.targets_BT, keep_BT)
+        logprobs_BT = kept_N.new_zeros(batch.targets_BT.shape)
+        logprobs_BT[keep_BT] = kept_N
+        output = fn(
+            logprobs_BT, **{f"{name}_BT": value for name, value in batch.fields_BT.items()}, **settings
+        )
+        if not isinstance(output, LossOutput):
+            raise UsageError(
+                f"the loss function returned a {type(output).__name__}: "
+                "return didact.losses.LossOutput(loss, metrics)"
+            )
+        value = float(output.loss.detach())
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"the loss is {value} on a batch of rows {sorted(batch.rows)[:8]}…: nothing was added to "
+                "the gradient. Look at the rows' weights, advantages and old_logprobs"
+            )
+        torch.autograd.backward(output.loss)
+        total += value
+        metrics.update(output.metrics)
+    return StepOutput(total, dict(metrics))

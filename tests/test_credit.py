@@ -1,0 +1,143 @@
+"""Credit against numbers by hand, and the properties that every baseline keeps."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from didact.credit import first_turn_baseline, group_advantages, group_mean
+
+NAN = math.nan
+reward = st.one_of(st.just(NAN), st.floats(-10, 10))
+rewards_in_groups = st.lists(st.tuples(reward, st.sampled_from("abc")), min_size=1, max_size=20)
+
+
+def unzip(pairs):
+    values, groups = zip(*pairs, strict=True)
+    return np.array(values), list(groups)
+
+
+# ── by hand ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_group_mean_is_over_its_own_known_values():
+    #                 a    b    a    b    a    c
+    values = [1.0, 5.0, 0.0, NAN, NAN, NAN]
+    found = group_mean(values, ["a", "b", "a", "b", "a", "c"])
+    np.testing.assert_array_equal(found, [0.5, 5.0, 0.5, 5.0, 0.5, NAN])
+
+
+def test_group_advantages_by_hand():
+    rewards, groups = [1.0, 0.0, 0.0, 1.0, 3.0], [0, 0, 0, 0, 1]
+    np.testing.assert_allclose(group_advantages(rewards, groups), [0.5, -0.5, -0.5, 0.5, 0.0])
+    # The standard deviation of 1, 0, 0, 1 is ½.
+    np.testing.assert_allclose(
+        group_advantages(rewards, groups, divide_by_std=True), [1, -1, -1, 1, 0], atol=1e-5
+    )
+
+
+def test_a_missing_reward_gets_no_advantage_and_leaves_its_groups_mean():
+    found = group_advantages([1.0, NAN, 0.0], ["a", "a", "a"])
+    np.testing.assert_array_equal(found, [0.5, NAN, -0.5])
+
+
+@pytest.mark.parametrize("divide_by_std", [False, True])
+def test_equal_rewards_and_lonely_ones_give_nothing(divide_by_std):
+    found = group_advantages([0.1, 0.1, 0.1, 7.0], [0, 0, 0, 1], divide_by_std=divide_by_std)
+    np.testing.assert_allclose(found, 0, atol=1e-9)
+
+
+def test_the_first_turn_baseline_by_hand():
+    # The third first turn was right, so it had no second turn; it still counts in the baseline of 1/3.
+    found = first_turn_baseline([1.0, 0.0, NAN], [0.0, 0.0, 1.0], ["a", "a", "a"])
+    np.testing.assert_allclose(found, [2 / 3, -1 / 3, NAN])
+
+
+def test_a_second_turn_that_always_succeeds_keeps_its_signal():
+    """Where centring the second rewards on their own mean would give exactly 0."""
+    found = first_turn_baseline([1.0] * 4, [1.0, 0.0, 0.0, 0.0], [0] * 4)
+    np.testing.assert_allclose(found, 0.75)
+    np.testing.assert_array_equal(group_advantages([1.0] * 4, [0] * 4), 0.0)
+
+
+@pytest.mark.parametrize(("gamma", "first_time", "after_feedback"), [(0.1, 0.675, -0.225), (1.0, 0.0, 0.0)])
+def test_a_small_gamma_tells_right_at_once_from_right_after_feedback(gamma, first_time, after_feedback):
+    """RLTF's R = r₀ + γ r₁: 2 of 8 are right at once, the others after feedback."""
+    first = np.array([1.0, 1.0, 0, 0, 0, 0, 0, 0])
+    second = 1.0 - first
+    found = group_advantages(first + gamma * second, [0] * 8)
+    np.testing.assert_allclose(found, [first_time] * 2 + [after_feedback] * 6, atol=1e-12)
+
+
+# ── properties ────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(rewards_in_groups)
+def test_advantages_of_a_group_sum_to_zero_and_are_missing_where_rewards_are(pairs):
+    rewards, groups = unzip(pairs)
+    found = group_advantages(rewards, groups)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(rewards))
+    for group in set(groups):
+        inside = found[[g == group for g in groups]]
+        assert np.nansum(inside) == pytest.approx(0, abs=1e-9)
+
+
+@given(rewards_in_groups, st.floats(-5, 5))
+def test_advantages_do_not_change_when_all_rewards_shift(pairs, shift):
+    rewards, groups = unzip(pairs)
+    np.testing.assert_allclose(
+        group_advantages(rewards + shift, groups), group_advantages(rewards, groups), atol=1e-9
+    )
+
+
+@given(rewards_in_groups, st.floats(0.1, 5))
+def test_advantages_scale_with_rewards_unless_divided_by_their_deviation(pairs, factor):
+    rewards, groups = unzip(pairs)
+    np.testing.assert_allclose(
+        group_advantages(factor * rewards, groups), factor * group_advantages(rewards, groups), atol=1e-9
+    )
+    np.testing.assert_allclose(
+        group_advantages(factor * rewards, groups, divide_by_std=True, eps=1e-12)[_spread(rewards, groups)],
+        group_advantages(rewards, groups, divide_by_std=True, eps=1e-12)[_spread(rewards, groups)],
+        atol=1e-6,
+    )
+
+
+def _spread(rewards, groups):
+    """Which entries belong to a group whose rewards differ by more than rounding."""
+    deviation = np.sqrt(group_mean((rewards - group_mean(rewards, groups)) ** 2, groups))
+    return deviation > 1e-3
+
+
+@given(rewards_in_groups, st.randoms(use_true_random=False))
+def test_the_order_of_a_batch_does_not_change_its_credit(pairs, random):
+    order = list(range(len(pairs)))
+    random.shuffle(order)
+    rewards, groups = unzip(pairs)
+    shuffled = group_advantages(rewards[order], [groups[i] for i in order])
+    np.testing.assert_allclose(shuffled, group_advantages(rewards, groups)[order], atol=1e-9)
+
+
+@given(rewards_in_groups)
+def test_groups_do_not_touch_each_other(pairs):
+    rewards, groups = unzip(pairs)
+    found = group_advantages(rewards, groups)
+    for group in set(groups):
+        inside = np.array([g == group for g in groups])
+        alone = group_advantages(rewards[inside], [group] * inside.sum())
+        np.testing.assert_allclose(found[inside], alone, atol=1e-9)
+
+
+@given(rewards_in_groups)
+def test_with_equal_turns_the_first_turn_baseline_is_the_group_mean(pairs):
+    rewards, groups = unzip(pairs)
+    np.testing.assert_array_equal(
+        first_turn_baseline(rewards, rewards, groups), group_advantages(rewards, groups)
+    )
+
+
+def test_as_many_groups_as_values_are_needed():
+    with pytest.raises(ValueError, match="3 values for 2 group keys"):
+        group_mean([1.0, 2.0, 3.0], ["a", "b"])
