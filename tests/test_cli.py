@@ -230,7 +230,8 @@ def test_no_secret_is_shown_or_kept(
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; sys.argv = ['didact', '--help']; import didact.cli.main as m; m.main()"
+    blocked = "import sys; sys.modules['torch'] = None; sys.argv = ['didact', '--help']"
+    code = f"{blocked}; import didact.cli.main as cli; cli.main()"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert "Train language models" in shown.stdout

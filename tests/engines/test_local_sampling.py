@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from didact.engines.base import SamplingParams
+from didact.engines.base import REFERENCE, AdamParams, Loss, SamplingParams
+from didact.engines.local import LoraSettings
 from didact.engines.local.sampling import Sampler, draw
 from didact.errors import NonFiniteError, UsageError
 
@@ -184,6 +185,19 @@ def test_equal_seeds_give_equal_samples_and_others_do_not(make_engine):
     assert engine.sample(PROMPTS, 2, params, seed=0) == first
     assert engine.sample(PROMPTS, 2, params, seed=1) != first
     assert first[0][0].ids != first[0][1].ids
+
+
+def test_samples_can_come_from_a_snapshot_or_the_reference(make_engine, rows):
+    engine, params = make_engine(lora=LoraSettings(rank=4)), SamplingParams(max_tokens=12)
+    start = engine.sample(PROMPTS, 2, params, seed=0)
+    steps = []
+    for _ in range(2):
+        engine.forward_backward(rows, Loss("ppo"))
+        engine.optim_step(AdamParams(lr=1e-2))
+        steps.append((engine.snapshot(), engine.sample(PROMPTS, 2, params, seed=0)))
+    assert engine.sample(PROMPTS, 2, params, seed=0, weights=REFERENCE) == start
+    for snapshot, samples in steps:
+        assert engine.sample(PROMPTS, 2, params, seed=0, weights=snapshot) == samples != start
 
 
 def test_each_distinct_prompt_is_read_once_and_finished_rows_leave_the_batch(make_engine, make_model):

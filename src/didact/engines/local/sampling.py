@@ -172,7 +172,7 @@ class _Batch:
             logits_BV=logits_PV[slot_B],
             position_B=torch.tensor([len(prompts[i]) for i, _ in requests], device=model.device),
             mask_BT=mask_PT[slot_B] if padded else None,
-            uniforms_BT=torch.from_numpy(np.stack(uniforms)).to(model.device, precise),
+            uniforms_BT=torch.from_numpy(np.stack(uniforms)).to(precise).to(model.device),
             filled=length,
         )
 
