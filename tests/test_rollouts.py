@@ -10,6 +10,7 @@ from didact.feedback.base import FeedbackRequest
 from didact.feedback.shuffled import ShuffledFeedback
 from didact.rollouts.single_turn import single_turn
 from didact.rollouts.two_turn import two_turn
+from didact.tasks.base import Verdict
 from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context
 
 PROBLEMS = [EchoTask().train_problem(i) for i in range(3)]
@@ -98,6 +99,20 @@ def test_after_feedback_is_not_reported_where_a_critic_failed() -> None:
     engine = ScriptedEngine(lambda text, j: "b")
     found = evaluate(context(engine, CountingCritic(fails=[2])), PROBLEMS)
     assert "accuracy_after_feedback" not in found.metrics()
+
+
+def test_unverified_answers_are_left_out_and_none_verified_is_an_error() -> None:
+    class Shy(EchoTask):
+        def verify(self, problem, answer):  # type: ignore[no-untyped-def]
+            return super().verify(problem, answer) if problem.id in self.known else Verdict(None, False)
+
+    task = Shy()
+    task.known = {"0", "2"}
+    ctx = context(ScriptedEngine(lambda text, j: "a"), task=task)
+    assert evaluate(ctx, PROBLEMS).metrics()["n"] == 2
+    task.known = set()
+    with pytest.raises(UsageError, match=r"eval\.problems=0"):
+        evaluate(ctx, PROBLEMS)
 
 
 # ── the shuffled control ──────────────────────────────────────────────────────────────────────────

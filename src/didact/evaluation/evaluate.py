@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from didact.errors import UsageError
 from didact.evaluation.intervals import wilson
 from didact.rollouts.base import Context
 from didact.rollouts.single_turn import single_turn
@@ -23,8 +24,9 @@ class Evaluation:
 
     Attributes:
         rollouts: One a problem, in the problems' order.
-        first: [P] bool, is the first answer right? No critique was in its context.
-        after: [P] bool, is the first answer or the one after a critique right? None where critiques
+        first: [V] bool, is the first answer right, for the V ≤ P answers that could be verified? No
+            critique was in its context.
+        after: [V] bool, is the first answer or the one after a critique right? None where critiques
             were not asked for or could not be had.
     """
 
@@ -56,13 +58,22 @@ def evaluate(
         problems: P problems, the same for whatever is compared.
         temperature: 0 is greedy; the same for both turns.
         feedback: Also ask for a critique and a second answer.
+
+    Raises:
+        UsageError: no answer could be verified.
     """
     # The whole distribution at this temperature: top-p and top-k are training's affair.
     sampling = dataclasses.replace(ctx.sampling, temperature=temperature, top_p=1.0, top_k=0)
     ctx = dataclasses.replace(ctx, sampling=sampling)
     feedback = feedback and ctx.feedback is not None
     rollouts = two_turn(ctx, problems, 1) if feedback else single_turn(ctx, problems, 1)
-    first = np.array([r.turns[0].correct for r in rollouts], dtype=np.bool_)
-    after = np.array([any(t.correct for t in r.turns) for r in rollouts], dtype=np.bool_)
+    verified = [r for r in rollouts if all(t.reward is not None for t in r.turns)]
+    if not verified:
+        raise UsageError(
+            f"nothing verified any answer to {len(rollouts)} evaluation problems, so there is no accuracy: "
+            "give the task a verifier that works, or switch evaluation off with --set eval.problems=0"
+        )
+    first = np.array([r.turns[0].correct for r in verified], dtype=np.bool_)
+    after = np.array([any(t.correct for t in r.turns) for r in verified], dtype=np.bool_)
     usable = feedback and not any(r.feedback_failed(0) for r in rollouts)
     return Evaluation(rollouts, first, after if usable else None)

@@ -11,6 +11,7 @@ from didact.evaluation.intervals import paired_difference
 from didact.evaluation.results import ArmResult, CurvePoint
 from didact.training.config import read_yaml
 from didact.training.run_dir import RunDir, read_jsonl
+from didact.types import Turn
 
 READABLE = 6
 """Rollouts an arm that a report shows: the first ones, so that all arms show the same problems."""
@@ -73,7 +74,7 @@ def with_differences(paths: Sequence[Path], arms: Sequence[ArmResult], baseline:
                 f"{path} and {paths[baseline]} were evaluated on different problems, so they cannot be "
                 "compared: evaluate both with the same task and the same eval.problems"
             )
-    correct = [[float(r.turns[0].correct) for r in rollouts] for rollouts in answers]
+    correct = [[_correct(rollout.turns[0]) for rollout in rollouts] for rollouts in answers]
     compared = []
     for i, arm in enumerate(arms):
         if i == baseline:
@@ -82,6 +83,10 @@ def with_differences(paths: Sequence[Path], arms: Sequence[ArmResult], baseline:
         found = paired_difference(correct[i], correct[baseline], seed=0)
         compared.append(dataclasses.replace(arm, difference=(found.mean, found.low, found.high)))
     return compared
+
+
+def _correct(turn: Turn) -> float:
+    return float("nan") if turn.reward is None else float(turn.correct)
 
 
 def _curve(run: RunDir) -> list[CurvePoint]:
