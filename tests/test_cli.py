@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -204,6 +205,30 @@ def test_a_run_in_which_no_weight_changed_ends_with_4_and_is_kept(
     assert didact("train", "grpo", "--model", llama, *QUICK, "--out", out) == 4
     assert "no weight changed" in capsys.readouterr().err
     assert json.loads((out / "result.json").read_text())["updates"] == 0
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_with_4(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    words = [*QUICK, "--set", "steps=5", "--set", "optim.lr=1e30", "--set", "eval.problems=0"]
+    assert didact("train", "sft", "--model", llama, *words, "--out", out) == 4
+    assert "nan" in capsys.readouterr().err.lower()
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert 1 <= len(steps) < 5  # the broken step is not among those that were done
+    assert not (out / "result.json").exists()
+
+
+def test_the_minimal_loop_runs_as_it_stands() -> None:
+    script = Path(__file__).parent.parent / "recipes" / "minimal_loop.py"
+    assert len(script.read_text().splitlines()) <= 200
+    ran = subprocess.run(
+        [sys.executable, script, "--steps", "1"], capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "step 1:" in ran.stdout
+    assert "after:" in ran.stdout
 
 
 def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ def test_no_training_example_holds_a_right_answer_of_the_demo_or_an_evaluation_p
 
 def test_the_scan_would_see_a_right_answer_anywhere() -> None:
     task = make_task(recipe.DEMO[0], recipe.DEMO[1])
+    held_out = task.eval_problems(1)[0]
     seen = next(e for e in recipe.examples(0, 0, 5_000) if e.kind == "revise_spell")
     problem = task.train_problem(0)
     right = problem.reference
@@ -38,7 +39,7 @@ def test_the_scan_would_see_a_right_answer_anywhere() -> None:
             problem=problem, answer="x",
             messages=(message.model_copy(update={"content": f"{message.content} not {right}"}),),
         ),
-        seen._replace(problem=task.eval_problems(1)[0], messages=task.eval_problems(1)[0].messages, answer="x"),
+        seen._replace(problem=held_out, messages=held_out.messages, answer="x"),
     ]  # fmt: skip
     assert all(recipe.violation(example) for example in planted)
 

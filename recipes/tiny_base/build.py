@@ -39,21 +39,24 @@ def build(out: Path, seed: int, steps: int, threads: int) -> int:
     bytes_on_disk = sum(f.stat().st_size for f in out.iterdir())
     print(f"saved {out}: {bytes_on_disk:,} bytes after {minutes:.1f} minutes", flush=True)
 
-    report, faults = gate(model, renderer)
+    report = gate(out)
     if bytes_on_disk > LARGEST_ASSET:
-        faults.append(f"{out} holds {bytes_on_disk:,} bytes, more than {LARGEST_ASSET:,}")
+        report["faults"].append(f"{out} holds {bytes_on_disk:,} bytes, more than {LARGEST_ASSET:,}")
+    report["passed"] = not report["faults"]
     report["build"] = {
         "seed": seed, "steps": steps, "parameters": size, "bytes": bytes_on_disk,
-        "training minutes": round(minutes, 1), "threads": threads, "torch": torch.__version__,
+        "minutes": round(minutes, 1), "threads": threads, "torch": torch.__version__,
     }  # fmt: skip
     write_report(report)
-    for fault in faults:
+    for fault in report["faults"]:
         print("gate:", fault, file=sys.stderr)
-    return 4 if faults else 0
+    return 0 if report["passed"] else 4
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="where the model goes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Schedule.steps)

@@ -19,8 +19,8 @@ from didact.rollouts.render import Renderer
 class Schedule:
     """How long and how fast to train."""
 
-    steps: int = 3000
-    batch: int = 96
+    steps: int = 2000
+    batch: int = 64
     micro_batches: int = 3
     """Sorted by length, so that little is padded."""
     lr: float = 4e-3
@@ -31,7 +31,7 @@ class Schedule:
     clip: float = 1.0
 
 
-def new_model(tokenizer: Any, seed: int, *, width: int = 128, layers: int = 4, heads: int = 4) -> Any:
+def new_model(tokenizer: Any, seed: int, *, width: int = 96, layers: int = 4, heads: int = 4) -> Any:
     """A Qwen3-shaped model with random weights; QK-norm is what keeps so high a learning rate stable."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -43,8 +43,7 @@ def new_model(tokenizer: Any, seed: int, *, width: int = 128, layers: int = 4, h
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     model = Qwen3ForCausalLM(config)
-    model.generation_config.do_sample = True
-    model.generation_config.temperature = 1.0
+    model.generation_config.update(do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
     return model
 
 
@@ -87,7 +86,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         group = self.param_groups[0]
         shapes: dict[tuple[int, int], list[Tensor]] = {}
         for matrix in group["params"]:
@@ -95,6 +94,7 @@ class Muon(torch.optim.Optimizer):
         for (rows, columns), matrices in shapes.items():
             updates = []
             for matrix in matrices:
+                assert matrix.grad is not None
                 velocity = self.state[matrix].setdefault("velocity", torch.zeros_like(matrix))
                 velocity.lerp_(matrix.grad, 1 - group["momentum"])
                 updates.append(torch.lerp(matrix.grad, velocity, group["momentum"]))
@@ -106,7 +106,7 @@ class Muon(torch.optim.Optimizer):
 def _orthogonal(grad_MRC: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly, by a quintic Newton-Schulz iteration."""
     tall = grad_MRC.shape[1] > grad_MRC.shape[2]
-    x = grad_MRC.mT if tall else grad_MRC
+    x: Tensor = grad_MRC.mT if tall else grad_MRC
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
         xx = x @ x.mT
@@ -142,7 +142,7 @@ def _accumulate(model: Any, encoded: Sequence[tuple[list[int], int]], parts: int
         logits_NV = model.lm_head(hidden_BTD[mask_BT[:, 1:]])
         targets_N = ids_BT[:, 1:][mask_BT[:, 1:]]
         loss = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="sum") / total
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         summed += loss.item()
     return summed
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from didact.errors import CapabilityError, DataError, UsageError
@@ -78,7 +77,7 @@ def load_pretrained(path_or_id: str, *, dtype: torch.dtype, attention: str | Non
     """
     adapter = (Path(path_or_id) / "adapter_config.json").exists()
     try:
-        base = LoraConfig.from_pretrained(path_or_id).base_model_name_or_path if adapter else path_or_id
+        base = _adapted_base(path_or_id) if adapter else path_or_id
         tokenizer = AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base,
@@ -100,6 +99,8 @@ def load_pretrained(path_or_id: str, *, dtype: torch.dtype, attention: str | Non
             f"{sorted(info['missing_keys'])[0]!r}: they would start at random; load a complete model"
         )
     if adapter:
+        from peft import PeftModel
+
         with _without_peft_warning():
             model = PeftModel.from_pretrained(model, path_or_id).merge_and_unload()
     return model, tokenizer
@@ -107,6 +108,8 @@ def load_pretrained(path_or_id: str, *, dtype: torch.dtype, attention: str | Non
 
 def with_lora(model: Any, settings: LoraSettings) -> Any:
     """The model with a fresh adapter as its only trainable part. The global random state is kept."""
+    from peft import LoraConfig, get_peft_model  # seconds of import that full fine-tuning need not pay
+
     targets = settings.target_modules
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -118,6 +121,16 @@ def with_lora(model: Any, settings: LoraSettings) -> Any:
     with torch.random.fork_rng(), _without_peft_warning():
         torch.manual_seed(settings.seed)
         return get_peft_model(model, config)
+
+
+def _adapted_base(path: str) -> str:
+    """The model that an adapter directory was trained on."""
+    from peft import LoraConfig
+
+    base: str | None = LoraConfig.from_pretrained(path).base_model_name_or_path
+    if base is None:
+        raise ValueError("its adapter_config.json does not name a base model")
+    return base
 
 
 @contextmanager
