@@ -21,8 +21,8 @@ def train(
     method: str,
     *,
     out: str | Path,
-    model: str | None = None,
-    task: str | None = None,
+    model: str | Mapping[str, Any] | None = None,
+    task: str | Mapping[str, Any] | None = None,
     seed: int | None = None,
     report: Report = lambda record: None,
     **settings: Any,
@@ -35,8 +35,9 @@ def train(
     Args:
         method: "sft", "grpo", "grpo-2turn", "rltf-sd", "rltf-fm" or "rltf".
         out: A new directory.
-        model: "tiny" (bundled, the default), a local folder or a hub id.
-        task: A reasoning-gym generator's name, or "jsonl" with `task={"name": …, "settings": …}`.
+        model: "tiny" (bundled, the default), a local folder or a hub id; or a mapping of ModelConfig.
+        task: A reasoning-gym generator's name; or a mapping of TaskConfig, as
+            {"name": "jsonl", "settings": {"path": "train.jsonl"}}.
         seed: 0 to 99.
         report: Called with every line of metrics.jsonl.
         **settings: Any other key of RunConfig, sections as mappings: optim={"lr": 1e-4}.
@@ -48,9 +49,9 @@ def train(
     """
     values: dict[str, Any] = {**settings, "method": method}
     if model is not None:
-        values["model"] = {**_mapping(settings, "model"), "path": model}
+        values["model"] = {"path": model} if isinstance(model, str) else model
     if task is not None:
-        values["task"] = {**_mapping(settings, "task"), "name": task}
+        values["task"] = {"name": task} if isinstance(task, str) else task
     if seed is not None:
         values["seed"] = seed
     return run_config(parse_config(values), Path(out), report=report)
@@ -132,10 +133,3 @@ def _finish(parts: Parts, run: RunDir, state: State, report: Report) -> RunDir:
             "critiques"
         )
     return run
-
-
-def _mapping(settings: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = settings.get(key, {})
-    if not isinstance(value, Mapping):
-        raise UsageError(f"{key} must be a mapping of settings, not {value!r}")
-    return dict(value)
