@@ -51,6 +51,8 @@ class EchoTask:
 class ScriptedEngine:
     """Answers prompts by a function of their text and remembers them."""
 
+    max_length: int | None = None
+
     def __init__(self, answer) -> None:  # type: ignore[no-untyped-def]
         self.answer = answer
         self.prompts: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -61,8 +62,8 @@ def own_run(llama: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_a_run_directory_explains_itself(own_run: Path) -> None:
     assert {p.name for p in own_run.iterdir()} == {
-        "README.md", "checkpoints", "config.yaml", "evaluations.jsonl", "feedback.jsonl", "metrics.jsonl",
-        "model", "result.json", "rollouts.jsonl", "timing.jsonl",
+        "README.md", "checkpoints", "config.yaml", "evaluations.jsonl", "feedback.jsonl", "inputs.json",
+        "metrics.jsonl", "model", "result.json", "rollouts.jsonl", "timing.jsonl",
     }  # fmt: skip
     assert "didact train rltf" in (own_run / "README.md").read_text()
     steps = [json.loads(line) for line in (own_run / "metrics.jsonl").read_text().splitlines()]
@@ -145,6 +146,13 @@ def test_a_dry_run_shows_every_setting_and_writes_nothing(
         (["train", "grpo", "--config", "recipe:tiny_bas"], 2, "did you mean 'tiny_base'"),
         (["train", "grpo", "--resume", "x"], 2, "give nothing else beside it"),
         (["train", "--resume", "nowhere"], 2, "not a run directory"),
+        (["train", "grpo", "--config", "/"], 2, "cannot be read"),
+        (["train", "grpo", "--set", "model.lora={rank: 16"], 2, "not valid YAML"),
+        (["train", "grpo", "--set", "model.device=foo"], 2, "no device 'foo'"),
+        (["train", "grpo", "--set", "model.device=meta"], 2, "no device 'meta'"),
+        (["train", "grpo", "--set", "model.lora.target_modules=[foo]"], 2, "all-linear, or some of"),
+        (["train", "sft", "--task", "rush_hour"], 3, "SFT learns from nothing else"),
+        (["train", "rltf", "--task", "rush_hour"], 3, "could criticise nothing"),
         (["compare", "nowhere"], 2, "at least two"),
         (["compare", "nowhere", "neither"], 2, "not a run directory"),
         (["eval", "tiny", "--set", "eval.problems=0"], 2, "eval.problems is 0"),
@@ -260,3 +268,81 @@ def test_help_needs_no_torch() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert "Train language models" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("grpo", {"verifier": "none"}, "eval.problems=0"),
+        ("rltf", {"reference_column": "label", "verifier": {"name": "regex", "pattern": "x"}}, "criticise"),
+        ("sft", {"reference_column": "label", "verifier": {"name": "regex", "pattern": "x"}}, "SFT learns"),
+    ],
+)
+def test_a_file_that_the_method_cannot_learn_from_is_refused_before_anything_is_written(
+    method: str, settings: dict[str, object], message: str, data: Path, llama: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    words = ["--task", "jsonl", "--model", llama, "--out", tmp_path / "run"]
+    given = json.dumps({"path": str(data), **settings})
+    assert didact("train", method, *words, "--set", f"task.settings={given}") in (2, 3)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_verifier_that_always_raises_is_reported_with_its_exception(
+    data: Path, llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checks.py").write_text("def right(answer, row):\n    return row['nothing']\n")
+    given = json.dumps({"path": str(data), "verifier": f"{tmp_path}/checks.py:right"})
+    words = ["--task", "jsonl", "--model", llama, "--set", f"task.settings={given}"]
+    assert didact("train", "grpo", *words, "--out", tmp_path / "run") == 3
+    assert "KeyError: 'nothing'" in capsys.readouterr().err
+
+
+def test_a_row_that_leaves_no_room_for_an_answer_is_named(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "long.jsonl", tmp_path / "run"
+    rows = [{"prompt": f"What is {i}?" + " long" * 250 * (i == 3), "reference": "1"} for i in range(9)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--task", "jsonl", "--set", f"task.settings.path={file}", "--model", llama, *QUICK]
+    assert didact("train", "grpo", *words, "--out", out) == 3
+    assert "'long/4' has a prompt of 12" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_no_update_because_every_critique_failed_is_not_blamed_on_equal_rewards(
+    llama: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from didact.training import setup
+    from tests.helpers import CountingCritic
+
+    monkeypatch.setattr(setup, "make_critic", lambda config: CountingCritic(fails=range(10**6)))
+    words = ["--model", llama, *QUICK, "--out", tmp_path / "run"]
+    assert didact("train", "rltf", *words) == 4
+    said = capsys.readouterr().err
+    assert "critiques that were asked for failed" in said
+    assert "same reward" not in said
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 75), (errno.EROFS, 75), (errno.EACCES, 1)])
+def test_a_full_disk_is_one_line_and_resumable(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise OSError(number, "the disk says no", "runs/x")
+
+    monkeypatch.setattr("didact.cli.main.app", fail)
+    assert didact() == code
+    said = capsys.readouterr().err
+    assert said.startswith("didact: ")
+    assert said.count("\n") == 1
+    assert ("--resume" in said) == (code == 75)
+
+
+def test_eval_of_a_run_on_another_task_drops_the_old_tasks_settings(own_run: Path) -> None:
+    assert didact("eval", own_run, "--task", "spell_backward", "--set", "eval.problems=2") == 0

@@ -83,3 +83,21 @@ def test_the_learning_rate_follows_its_schedule() -> None:
 def test_every_default_is_written_out() -> None:
     text = RunConfig(method="grpo").to_yaml()
     assert all(f"{name}:" in text for name in RunConfig.model_fields)
+
+
+def test_another_task_starts_without_the_files_task_settings(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("task: {name: jsonl, settings: {path: a.jsonl}}\n")
+    assert load_config("grpo", file, task__name="gcd").task.settings == {}
+    assert load_config("grpo", file, task__name="jsonl").task.settings == {"path": "a.jsonl"}
+    assert load_config("grpo", file, ["task.settings.x=1"], task__name="gcd").task.settings == {"x": 1}
+
+
+def test_a_torn_value_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match=r"--set 'model.lora=\{rank: 16'.*not valid YAML"):
+        load_config("grpo", None, ["model.lora={rank: 16"])
+
+
+def test_a_directory_is_no_config(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_yaml(tmp_path)

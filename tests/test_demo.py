@@ -68,9 +68,19 @@ def test_a_directory_of_another_demo_is_refused(quick_arms: dict[str, RunConfig]
 
 def test_every_arm_of_the_real_demo_has_the_same_budget_and_model() -> None:
     arms = demo_module.demo_configs("spell_backward", 3)
-    assert tuple(arms) == ARMS
-    for name in ("model", "task", "sampling", "optim", "eval", "max_sampled_tokens", "seed"):
+    assert set(arms) == set(ARMS)
+    for name in (
+        "model",
+        "task",
+        "sampling",
+        "optim",
+        "eval",
+        "max_sampled_tokens",
+        "seed",
+        "problems_per_step",
+    ):
         assert len({repr(getattr(arm, name)) for arm in arms.values()}) == 1, name
+    assert {arm.settings["samples"] for arm in arms.values()} == {2}
     assert arms["rltf-sd-shuffled"].feedback.shuffled
     sd, shuffled = arms["rltf-sd"], arms["rltf-sd-shuffled"]
     same = {"feedback": sd.feedback}

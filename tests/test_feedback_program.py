@@ -148,3 +148,9 @@ def test_there_is_one_feedback_a_request_in_order():
 def test_an_unknown_level_is_refused():
     with pytest.raises(ValueError, match="revel"):
         ProgramCritic("revel")
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_an_answer_that_equals_the_reference_is_never_called_wrong(level):
+    feedback = one(level, " nus", "nus", correct=False)
+    assert (feedback.text, feedback.label) == (RIGHT, "right")

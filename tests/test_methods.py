@@ -295,3 +295,20 @@ def test_names_make_methods_with_their_defaults() -> None:
 def test_a_wrong_name_or_value_is_answered_with_the_nearest_right_one(name, settings, cure) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(UsageError, match=cure):
         make_method(name, settings)
+
+
+def test_what_a_model_says_too_long_is_skipped_and_not_an_error() -> None:
+    ctx = context()
+    rollouts = [dialogue(0.0, 1.0), dialogue(1.0), dialogue(0.0, 0.0)]
+    every = RLTF(lambda_fm=0.3).feedback_modelling(ctx, rollouts)
+    ctx.engine.max_length = max(map(len, every)) - 1
+    assert RLTF(lambda_fm=0.3).feedback_modelling(ctx, rollouts) == []
+
+
+def test_a_dialogue_whose_revision_did_not_fit_has_a_first_turn_and_no_second() -> None:
+    unfit = dialogue(0.0, 1.0)
+    unfit = unfit.model_copy(update={"turns": unfit.turns[:1]})
+    (term,) = GRPO(turns=2, gamma=0.5).rows(context(), [dialogue(0.0, 1.0), unfit, dialogue(1.0)])
+    assert advantages(term) == pytest.approx([0.0, -0.5, 0.5][1:])
+    (sd,) = (t for t in RLTF(lambda_fm=0).rows(context(), [dialogue(0.0, 1.0), unfit]) if t.name == "sd")
+    assert advantages(sd) == [1.0]

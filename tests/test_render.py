@@ -39,11 +39,13 @@ class CharTokenizer:
         assert not clean_up_tokenization_spaces
         return "".join(chr(i) for i in ids if i < 1000)
 
-    def apply_chat_template(self, chat, *, add_generation_prompt, tokenize, return_dict):
-        assert add_generation_prompt
+    def apply_chat_template(self, chat, *, add_generation_prompt, tokenize, return_dict, tail=""):
         assert tokenize
         assert not return_dict
-        text = "".join(f"<{m['role']}>{m['content']}" for m in chat) + "<assistant>"
+        text = "".join(f"<{m['role']}>{m['content']}" for m in chat)
+        if not add_generation_prompt:
+            return [*self.encode(text, add_special_tokens=False), 1002, ord("\n")]
+        text += "<assistant>" + tail
         return self.encode(text, add_special_tokens=False)
 
 
@@ -109,3 +111,21 @@ def test_a_tokenizer_that_cannot_end_an_answer_is_refused():
     tokenizer.eos_token_id = None
     with pytest.raises(UsageError, match=r"'char' has no eos_token.*set `eos_token`"):
         Renderer(tokenizer)
+
+
+def test_settings_of_the_chat_template_reach_it():
+    ids = Renderer(CharTokenizer(), {"tail": "<think></think>"}).prompt(PROBLEM.messages)
+    assert read(ids).endswith("<assistant><think></think>")
+
+
+def test_settings_that_no_template_reads_are_refused():
+    with pytest.raises(UsageError, match="has no chat template"):
+        Renderer(CharTokenizer(chat_template=None), {"enable_thinking": False})
+    with pytest.raises(UsageError, match="'tokenize' is set by Didact"):
+        Renderer(CharTokenizer(), {"tokenize": False})
+
+
+def test_a_given_answer_ends_with_what_the_template_ends_a_turn_with():
+    assert Renderer(CharTokenizer(), end_ids={1000, 1002}).answer("4") == (ord("4"), 1002)
+    assert Renderer(CharTokenizer(), end_ids={1000, 1003}).answer("4") == (ord("4"), 1000)
+    assert Renderer(CharTokenizer(), end_ids={1000}).answer("4") == (ord("4"), 1000)

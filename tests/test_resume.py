@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 import didact
+from didact.errors import Interrupted
+from didact.tasks.base import Verdict
 from didact.training.run_dir import read_jsonl
+from didact.training.signals import StopSignal
 from tests.models import save_model
 
 SETTINGS = {
@@ -183,3 +186,52 @@ def test_every_checkpoint_torn_is_an_error_that_touches_nothing(model: Path, tmp
 
 def one_thread() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+class SignallingTask:
+    """Sends SIGTERM to its own process while a third party's scorer would be running."""
+
+    def __init__(self, task, calls: int) -> None:  # type: ignore[no-untyped-def]
+        self.task, self.left, self.name = task, calls, task.name
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.task, name)
+
+    def verify(self, problem, answer):  # type: ignore[no-untyped-def]
+        self.left -= 1
+        try:
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return self.task.verify(problem, answer)
+        except Exception:  # as a third party's scorer does
+            return Verdict(0.0, False)
+
+
+def test_a_signal_that_a_verifier_swallows_still_ends_the_run_resumably(
+    model: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from didact.training import api, setup
+
+    real = setup.make_task
+    monkeypatch.setattr(setup, "make_task", lambda *a, **k: SignallingTask(real(*a, **k), 30))
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        train(tmp_path / "run", model)
+    monkeypatch.setattr(setup, "make_task", real)
+    api.resume(tmp_path / "run")
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_a_second_signal_right_after_the_first_does_not_cut_the_saving_short() -> None:
+    with StopSignal() as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted), stop.interruptible():
+            pass
+
+
+def test_a_second_signal_later_ends_the_process() -> None:
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        stop._since -= 60
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGINT)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from didact.engines.base import Sample, SamplingParams
 from didact.errors import UsageError
 from didact.evaluation.evaluate import evaluate
 from didact.feedback.base import FeedbackRequest
 from didact.feedback.shuffled import ShuffledFeedback
+from didact.rollouts import render
 from didact.rollouts.single_turn import single_turn
 from didact.rollouts.two_turn import two_turn
 from didact.tasks.base import Verdict
@@ -83,6 +87,28 @@ def test_no_critic_is_a_usage_error_with_a_cure() -> None:
         two_turn(context(ScriptedEngine(lambda text, j: "b")), PROBLEMS, 1)
 
 
+def test_a_revision_that_does_not_fit_leaves_one_turn_and_a_good_critique() -> None:
+    engine = ScriptedEngine(lambda text, j: "long" * 30 if "q1" in text else "b")
+    short = len(render.REVISION) + 60
+    engine.max_length = short
+    rollouts = two_turn(context(engine, CountingCritic()), PROBLEMS, 1)
+    assert [len(r.turns) for r in rollouts] == [2, 1, 2]
+    assert rollouts[1].feedback_on(0) is not None
+    assert all(len(prompt) + 4 <= short for prompt in engine.prompts)
+
+
+def test_an_answers_text_ends_before_the_first_stop_string() -> None:
+    class Stopping(ScriptedEngine):
+        def _sample(self, text: str) -> Sample:
+            return super()._sample(text)._replace(stop_reason="stop")
+
+    sampling = SamplingParams(max_tokens=9, stop=("##", "\n"))
+    ctx = context(Stopping(lambda text, j: "a\n##"), sampling=sampling)
+    turn = single_turn(ctx, PROBLEMS[:1], 1)[0].turns[0]
+    assert (turn.text, turn.correct) == ("a", True)
+    assert ctx.renderer.text(turn.completion_ids) == "a\n##"
+
+
 # ── evaluation ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -153,3 +179,12 @@ def test_a_dealt_critique_says_that_it_was_dealt() -> None:
     dealt = ShuffledFeedback(CountingCritic()).critique(requests([1, 1]))
     assert [f.text for f in dealt] == ["wrong 1", "wrong 0"]
     assert {f.provenance.author for f in dealt} == {"shuffled:test"}
+
+
+def test_two_ids_of_one_question_cannot_swap_their_true_critiques() -> None:
+    asked = requests([1, 1, 1, 1])
+    twin = asked[0].problem.model_copy(update={"id": "twin"})
+    asked = [dataclasses.replace(asked[0], problem=twin), *asked]
+    for seed in range(8):
+        givers = ShuffledFeedback(CountingCritic(), seed=seed).deal(asked)
+        assert {givers[0], givers[1]} & {0, 1} == set()

@@ -386,3 +386,29 @@ def test_make_task_builds_a_jsonl_task_with_its_seed(write):
     made = make_task("jsonl", {"path": str(path), "verifier": {"name": "numeric", "tolerance": 0.1}}, seed=4)
     assert made.train_problem(0) == JsonlTask(path, verifier="numeric", seed=4).train_problem(0)
     assert made.verify(made.train_problem(0), f"{made.train_problem(0).reference}.05").correct
+
+
+# ── settings as YAML gives them ───────────────────────────────────────────────────────────────────
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(write):
+    settings = {"path": str(write(sums(20))), "verifier": {"name": "numeric", "tolerance": "1e-1"}}
+    task = make_task("jsonl", {**settings, "eval_fraction": "1e-1"})
+    assert 1 <= len(task.eval_problems(20)) < 8
+    problem = task.train_problem(0)
+    assert task.verify(problem, f"{problem.reference}.05").correct
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"verifier": None}, r"verifier = None.*leave the key out"),
+        ({"path": None}, r"path = None"),
+        ({"eval_fraction": "many"}, r"eval_fraction = 'many'.*number"),
+        ({"verifier": {"name": "regex", "pattern": 3}}, r"'regex': pattern = 3.*string"),
+        ({"verifier": {"name": "numeric", "tolerance": True}}, r"tolerance = True"),
+    ],
+)
+def test_a_setting_of_another_type_is_a_usage_error(write, changes, message):
+    with pytest.raises(UsageError, match=message):
+        make_task("jsonl", {"path": str(write(sums(20))), **changes})

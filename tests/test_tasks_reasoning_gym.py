@@ -133,3 +133,38 @@ def test_make_task_takes_a_generator_with_or_without_its_prefix():
 def test_the_names_are_those_of_reasoning_gym():
     assert {"spell_backward", "caesar_cipher"} <= set(generator_names())
     assert generator_names() == sorted(generator_names())
+
+
+NEEDS_SETTINGS = {"composite"}
+
+
+@pytest.mark.parametrize("name", [n for n in generator_names() if n not in NEEDS_SETTINGS])
+def test_every_generator_is_a_task(name, monkeypatch):
+    monkeypatch.setattr("didact.tasks.reasoning_gym.EVAL_RESERVED", 2)
+    task = ReasoningGymTask(name)
+    validate_task(task, n=2)
+    for problem in task.eval_problems(2):
+        assert 0 <= task.verify(problem, "nonsense").reward <= 1
+        again = Problem.model_validate_json(problem.model_dump_json())
+        assert again == problem
+        if problem.reference is not None:
+            assert task.verify(again, problem.reference).correct
+
+
+def test_a_generator_that_knows_no_answer_has_no_reference(monkeypatch):
+    monkeypatch.setattr("didact.tasks.reasoning_gym.EVAL_RESERVED", 2)
+    assert ReasoningGymTask("rubiks_cube").eval_problems(1)[0].reference is None
+
+
+def test_a_dense_score_that_is_not_a_number_is_0(monkeypatch):
+    task = ReasoningGymTask("gcd", dense=True)
+    monkeypatch.setattr(type(task._eval_set), "score_answer", lambda *_: float("nan"))
+    assert task.verify(Problem.ask("?", id="x"), "1") == Verdict(0.0, False)
+
+
+def test_a_generator_that_draws_ahead_begins_again(monkeypatch):
+    monkeypatch.setattr("didact.tasks.reasoning_gym.EVAL_RESERVED", 2)
+    monkeypatch.setattr("didact.tasks.reasoning_gym._DRAWN_AHEAD", {"gsm_symbolic": 3})
+    task = ReasoningGymTask("gsm_symbolic")
+    assert task.train_problem(0) == task.train_problem(3)
+    assert task.train_problem(0) != task.train_problem(1)

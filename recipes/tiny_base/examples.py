@@ -3,8 +3,7 @@
 The model learns three skills: to answer easy problems, to mend an answer as a critique says, and to
 criticise easy answers. The demo's family (`DEMO`, long words) it meets in revisions only, and there the
 critique asks for an *arbitrary* string, so that it must be read. No first answer to a long word is ever
-shown, right or wrong: the model is ignorant of them, not taught a mistake. (A base that was taught wrong
-first answers gates them by length, and what it later learns from critiques does not reach them.)
+shown, right or wrong: the model is ignorant of them, not taught a mistake.
 """
 
 from __future__ import annotations
@@ -50,9 +49,9 @@ class Mix:
 
     weights: dict[str, float] = field(
         default_factory=lambda: {
-            "answer": 14, "sum_answer": 4, "sum_novice": 4, "caesar_novice": 4,
-            "revise_spell": 34, "revise_sum": 6, "revise_caesar": 12, "revise_text": 8,
-            "criticise": 12, "criticise_sum": 2,
+            "answer": 12, "sum_answer": 4, "sum_novice": 4, "caesar_novice": 4,
+            "revise_spell": 34, "revise_sum": 6, "revise_caesar": 8, "revise_text": 8,
+            "criticise": 10, "criticise_sum": 2,
         }
     )  # fmt: skip
 

@@ -64,7 +64,7 @@ def gate(model_dir: Path) -> dict[str, Any]:
                 for m in ("first_sampled", "first_greedy")
                 if share(found[m]) > FIRST_AT_MOST
             ]
-        if role in ("demo", "mix") and share(found["after_feedback"]) <= AFTER_AT_LEAST:
+        if role == "demo" and share(found["after_feedback"]) <= AFTER_AT_LEAST:
             faults.append(f"{name}: after_feedback is {show(found['after_feedback'])}, not above 50%")
     return {"passed": not faults, "faults": faults, "problems": PROBLEMS, "rows": rows}
 

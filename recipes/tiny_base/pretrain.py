@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from examples import Example, Mix, examples
+from examples import Example, Mix, examples, violation
 from torch import Tensor
 
 from didact.rollouts.render import Renderer
@@ -19,7 +19,11 @@ from didact.rollouts.render import Renderer
 class Schedule:
     """How long and how fast to train."""
 
-    steps: int = 2000
+    steps: int = 900
+    decay_steps: int = 1500
+    """The cosine is laid out for this many steps, and `steps` cuts it off while the rate is still high: a
+    base that trained on became so sure of ending an answer after four letters that nothing learned from
+    critiques could lengthen it."""
     batch: int = 64
     micro_batches: int = 3
     """Sorted by length, so that little is padded."""
@@ -118,14 +122,16 @@ def _pace(step: int, schedule: Schedule) -> float:
     """Linear warm-up, then a cosine down to a twentieth."""
     if step < schedule.warmup:
         return (step + 1) / schedule.warmup
-    done = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
+    done = (step - schedule.warmup) / max(1, schedule.decay_steps - schedule.warmup)
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _encode(drawn: Iterator[Example], renderer: Renderer) -> list[tuple[list[int], int]]:
-    """(ids, length of the prompt) of each example, shortest first."""
+    """(ids, length of the prompt) of each example, shortest first; each is checked on its way in."""
     encoded = []
     for example in drawn:
+        if why := violation(example):
+            raise AssertionError(f"an example of kind {example.kind!r} {why}: {example}")
         prompt = renderer.prompt(example.messages)
         encoded.append(([*prompt, *renderer.answer(example.answer)], len(prompt)))
     return sorted(encoded, key=lambda e: len(e[0]))

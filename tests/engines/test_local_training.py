@@ -449,3 +449,20 @@ def test_settings_that_mean_nothing_are_refused(make_engine):
         make_engine(dtype="float64")
     with pytest.raises(UsageError, match="tokens_per_batch"):
         make_engine(tokens_per_batch=0)
+
+
+def test_an_adapter_that_would_be_unpickled_is_refused(make_engine, tmp_path):
+    engine = make_engine(lora=LORA)
+    engine.save_pretrained(tmp_path)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(UsageError, match=r"no adapter_model\.safetensors, and a pickle"):
+        LocalEngine.from_pretrained(tmp_path)
+
+
+def test_the_hash_of_the_model_sees_frozen_weights_too(make_engine):
+    engine = make_engine(lora=LORA)
+    trained, whole = engine.weights_hash(), engine.model_hash()
+    with torch.no_grad():
+        next(p for p in engine.model.parameters() if not p.requires_grad).add_(1)
+    assert engine.weights_hash() == trained
+    assert engine.model_hash() != whole

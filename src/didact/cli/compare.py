@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from didact.errors import UsageError
+from didact.evaluation.plain_text import plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,28 +55,27 @@ def compare(
 
 
 def results_table(arms: Sequence[ArmResult], baseline: str) -> Table:
-    """The arms as a table for the terminal."""
-    table = Table(title="First answers right, without feedback", title_justify="left")
-    table.add_column("method")
-    for heading in ("right", "95 % interval", f"minus {baseline}", "after feedback", "seconds", "tokens"):
+    """The arms as a table for the terminal, in per cent."""
+    table = Table(title="First answers right without feedback, % [95 % interval]", title_justify="left")
+    table.add_column("method", no_wrap=True)
+    for heading in ("right", f"minus {plain_name(baseline)}", "after feedback", "seconds", "tokens"):
         table.add_column(heading, justify="right")
     for arm in arms:
-        difference, after = "", ""
-        if arm.difference is not None:
-            mean, low, high = (100 * value for value in arm.difference)
-            difference = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-        if arm.accuracy_after_feedback is not None:
-            after = f"{arm.accuracy_after_feedback:.1%}"
-        table.add_row(
-            arm.method,
-            f"{arm.accuracy:.1%}",
-            f"[{arm.ci95[0]:.1%}, {arm.ci95[1]:.1%}]".replace("[", r"\["),
-            difference.replace("[", r"\["),
-            after,
+        after = arm.accuracy_after_feedback
+        cells = (
+            plain_name(arm.method),
+            _with_interval(arm.accuracy, *arm.ci95),
+            "" if arm.difference is None else _with_interval(*arm.difference, sign="+"),
+            "" if after is None else f"{100 * after:.1f}",
             f"{arm.seconds:.0f}",
             f"{arm.sampled_tokens:,}",
         )
+        table.add_row(*map(escape, cells))
     return table
+
+
+def _with_interval(share: float, low: float, high: float, sign: str = "") -> str:
+    return f"{100 * share:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
 
 
 def _distinct_names(runs: list[Path]) -> list[str]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from didact.cli.progress import evaluation_line, progress_bars, step_line
 from didact.errors import DidactError, Interrupted, TrainingGuard, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from didact.training.config import RunConfig
 
 POLL_SECONDS = 0.2
+ARMS = ("grpo", "rltf-sd", "rltf-fm", "rltf-sd-shuffled")
+"""In the order of the report; demo.yaml has them in the order in which they start, the longest first."""
 
 
 def demo(
@@ -46,18 +49,23 @@ def demo(
     console = Console()
     started = time.monotonic()
     arms = demo_configs(task, seed)
-    workers = min(len(arms), os.cpu_count() or 1)
+    workers = min(len(arms), usable_cores())
+    taken_up = [name for name in arms if (out / name).exists()]
     console.print(
         f"The bundled model, {task}, {arms['grpo'].eval.problems} problems it is never trained on.\n"
         f"{len(arms)} arms, {workers} at a time, one thread each.\n",
         highlight=False,
     )
     _train_all(arms, out, workers, console)
-    seconds = time.monotonic() - started
-    report = demo_report(out, task, seed, list(arms), {"seconds": f"{seconds:.0f}", **_machine(workers)})
+    # Arms that were there already were trained in another time than this.
+    seconds = None if taken_up else round(time.monotonic() - started, 1)
+    told = "not measured: some arms were there already" if seconds is None else f"{seconds:.0f}"
+    report = demo_report(out, task, seed, ARMS, {"seconds": told, **_machine(workers)})
     write_report(out / "report.html", report)
     picture(out / "curves", report)
-    numbers = {**report.to_json(), "seconds": round(time.monotonic() - started, 1), "cores": workers}
+    if not taken_up:
+        seconds = round(time.monotonic() - started, 1)
+    numbers = {**report.to_json(), "seconds": seconds, "cores": workers}
     write_atomically(out / "results.json", json.dumps(numbers, indent=1) + "\n")
     if json_ is not None:
         json_.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +74,15 @@ def demo(
 
     console.print(results_table(report.arms, report.baseline))
     console.print(f"\n{report.summary}", highlight=False)
-    console.print(f"report: {out / 'report.html'}   ({numbers['seconds']:.0f} s)", highlight=False)
+    finished = "" if seconds is None else f"   ({seconds:.0f} s in all)"
+    console.print(f"report: {out / 'report.html'}{finished}", highlight=False, markup=False)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which a container or taskset may have made fewer."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def demo_configs(task: str, seed: int) -> dict[str, RunConfig]:
@@ -131,20 +147,17 @@ def _train_all(arms: dict[str, RunConfig], out: Path, workers: int, console: Con
     waiting = {name: command for name, command in waiting.items() if command}
     running: dict[str, subprocess.Popen[bytes]] = {}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    board = _Board(out, {name: arms[name].steps for name in waiting}, console)
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                name = next(iter(waiting))
-                running[name] = _start(waiting.pop(name), out / f"{name}.log")
-            time.sleep(POLL_SECONDS)
+        with _Board(out, {name: arms[name] for name in waiting}, console) as board:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    name = next(iter(waiting))
+                    running[name] = _start(waiting.pop(name), out / f"{name}.log")
+                time.sleep(POLL_SECONDS)
+                board.show()
+                for name in [name for name, process in running.items() if process.poll() is not None]:
+                    _check_ended(out / name, running.pop(name).returncode)
             board.show()
-            for name in [name for name, process in running.items() if process.poll() is not None]:
-                code = running.pop(name).returncode
-                # An arm in which no weight changed has said so, and is a result like any other.
-                if code and not (code == TrainingGuard.exit_code and (out / name / "result.json").exists()):
-                    last = (out / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
-                    raise DidactError(f"arm {name} ended with exit code {code}: {''.join(last)}")
     except KeyboardInterrupt:
         raise Interrupted(f"stopped: `didact demo --out {out}` goes on from here") from None
     finally:
@@ -152,6 +165,19 @@ def _train_all(arms: dict[str, RunConfig], out: Path, workers: int, console: Con
             process.terminate()
         for process in running.values():
             process.wait()
+
+
+def _check_ended(path: Path, code: int) -> None:
+    """Raise the error that an arm ended with, under its own exit code.
+
+    An arm in which no weight changed has said so, and is a result like any other.
+    """
+    if code == 0 or (code == TrainingGuard.exit_code and (path / "result.json").exists()):
+        return
+    last = path.with_suffix(".log").read_text(errors="replace").strip().splitlines()[-1:]
+    error = DidactError(f"arm {path.name} ended with exit code {code}: {''.join(last)}")
+    error.exit_code = code if code > 0 else DidactError.exit_code
+    raise error
 
 
 def _command(config: RunConfig, path: Path) -> list[str]:
@@ -178,7 +204,10 @@ def _command(config: RunConfig, path: Path) -> list[str]:
 def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with log.open("ab") as handle:
-        return subprocess.Popen(command, stdout=handle, stderr=handle, env=environment)
+        # A session of its own: the terminal's Ctrl-C reaches this process alone, which passes it on once.
+        return subprocess.Popen(
+            command, stdout=handle, stderr=handle, env=environment, start_new_session=True
+        )
 
 
 def _machine(workers: int) -> dict[str, str]:
@@ -186,7 +215,7 @@ def _machine(workers: int) -> dict[str, str]:
     import transformers
 
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {workers} used, one thread an arm",
+        "machine": f"{platform.machine()}, {workers} cores used, one thread an arm",
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"python {platform.python_version()}",
     }
@@ -195,19 +224,24 @@ def _machine(workers: int) -> dict[str, str]:
 class _Board:
     """One bar an arm on a terminal; elsewhere a line for each evaluation."""
 
-    def __init__(self, out: Path, steps: dict[str, int], console: Console) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
+    def __init__(self, out: Path, arms: dict[str, RunConfig], console: Console) -> None:
         self.out = out
+        self.arms = arms
         self.console = console
-        self.seen = dict.fromkeys(steps, 0)
-        columns = [TextColumn("{task.description:18}"), BarColumn(), MofNCompleteColumn()]
-        self.bars = Progress(*columns, TextColumn("{task.fields[line]}"), console=console)
-        self.rows = {name: self.bars.add_task(name, total=total, line="") for name, total in steps.items()}
+        self.seen = dict.fromkeys(arms, 0)
+        self.bars = progress_bars(console)
+        self.rows = {name: self.bars.add_task(name, total=1.0, line="waiting") for name in arms}
+
+    def __enter__(self) -> _Board:
+        if self.console.is_terminal:
+            self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
 
     def show(self) -> None:
         """Show what is new in the arms' metrics."""
-        from didact.cli.progress import evaluation_line, step_line
         from didact.training.run_dir import RunDir, read_jsonl
 
         for name, row in self.rows.items():
@@ -217,7 +251,6 @@ class _Board:
                     line = f"{name:18} step {record['step']}: {evaluation_line(record['eval'])}"
                     self.console.print(line, highlight=False)
                 else:
-                    self.bars.update(row, completed=record["step"], line=step_line(record))
+                    done = self.arms[name].progress(record["step"], record["sampled_tokens"])
+                    self.bars.update(row, completed=done, line=step_line(record))
             self.seen[name] = len(records)
-        if self.console.is_terminal:
-            self.bars.refresh()

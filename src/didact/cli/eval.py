@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +25,6 @@ def eval_(
     """
     from didact.cli.progress import evaluation_line
     from didact.evaluation.evaluate import evaluate
-    from didact.randomness import derive_seed
     from didact.training.checkpoint import load_checkpoint
     from didact.training.config import load_config, read_yaml
     from didact.training.run_dir import RunDir, write_atomically
@@ -41,7 +39,7 @@ def eval_(
         config = load_config("grpo", None, set_ or [], model__path=run_or_model, task__name=task)
     if not config.eval.problems:
         raise UsageError("eval.problems is 0, so there is nothing to ask: --set eval.problems=200")
-    parts = build(config)
+    parts = build(config, for_training=False)
     step = 0
     if is_run:
         state, torn = load_checkpoint(run.checkpoints, parts.engine)
@@ -50,10 +48,9 @@ def eval_(
         if state is None:
             raise DataError(f"{run.path} has no whole checkpoint to evaluate")
         step = state.step
-    ctx = parts.context(seed=derive_seed(0, "eval"), step=step, progress=0.0)
-    ctx = dataclasses.replace(ctx, feedback=parts.critic)
-    problems = parts.task.eval_problems(config.eval.problems)
-    values = evaluate(ctx, problems, temperature=config.eval.temperature).metrics()
+    values = evaluate(
+        parts.eval_context(step), parts.eval_problems(), temperature=config.eval.temperature
+    ).metrics()
     typer.echo(evaluation_line(values))
     if json_ is not None:
         record: dict[str, Any] = {"of": run_or_model, "task": config.task.name, "step": step, **values}

@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 a bug, 2 usage, 3 data, 4 training guard, 75 interrupted but
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -16,7 +17,7 @@ from didact.cli.doctor import doctor
 from didact.cli.eval import eval_
 from didact.cli.recipes import recipes
 from didact.cli.train import train
-from didact.errors import DidactError
+from didact.errors import DidactError, Interrupted
 
 app = typer.Typer(
     name="didact",
@@ -44,6 +45,11 @@ def main() -> None:
     except DidactError as error:
         print(f"didact: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        cure = ": make room, then go on with `didact train --resume RUN`" if full else ""
+        print(f"didact: {error}{cure}", file=sys.stderr)
+        sys.exit(Interrupted.exit_code if full else 1)
 
 
 if __name__ == "__main__":

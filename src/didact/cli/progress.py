@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from didact.training.config import RunConfig
 
 
 class RunProgress:
     """Shows the lines of metrics.jsonl as they come; `report` is what `train` calls.
 
     Args:
-        steps: The run's steps, for the bar.
+        config: The run's settings, which say when it ends.
         console: Where to write.
         every: Without a terminal, seconds between lines.
     """
 
-    def __init__(self, steps: int, console: Console, *, every: float = 5.0) -> None:
-        self.steps = steps
+    def __init__(self, config: RunConfig, console: Console, *, every: float = 5.0) -> None:
+        self.config = config
         self.console = console
         self.every = every
         self._last = float("-inf")
@@ -28,12 +38,9 @@ class RunProgress:
 
     def __enter__(self) -> RunProgress:
         if self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-            )  # fmt: skip
-            self._bar = Progress(*columns, console=self.console)
+            self._bar = progress_bars(self.console, TimeRemainingColumn())
             self._bar.start()
-            self._task = self._bar.add_task("training", total=self.steps)
+            self._task = self._bar.add_task("training", total=1.0, line="")
         return self
 
     def __exit__(
@@ -47,12 +54,19 @@ class RunProgress:
         if "eval" in record:
             self.console.print(f"step {record['step']}: {evaluation_line(record['eval'])}", highlight=False)
             return
-        line = step_line(record)
+        line, step = step_line(record), record["step"]
+        done = self.config.progress(step, record["sampled_tokens"])
         if self._bar is not None:
-            self._bar.update(self._task, completed=record["step"], description=line)
-        elif time.monotonic() - self._last >= self.every or record["step"] == self.steps:
+            self._bar.update(self._task, completed=done, line=f"step {step}: {line}")
+        elif time.monotonic() - self._last >= self.every or done == 1:
             self._last = time.monotonic()
-            self.console.print(f"step {record['step']}/{self.steps}: {line}", highlight=False)
+            self.console.print(f"step {step} ({done:.0%}): {line}", highlight=False)
+
+
+def progress_bars(console: Console, *more: ProgressColumn) -> Progress:
+    """Bars of a share of work done, with a line of words beside each."""
+    columns = (TextColumn("{task.description:18}"), BarColumn(), TaskProgressColumn(), *more)
+    return Progress(*columns, TextColumn("{task.fields[line]}"), console=console)
 
 
 def step_line(record: dict[str, Any]) -> str:

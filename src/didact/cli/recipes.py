@@ -1,4 +1,4 @@
-"""`didact recipes`: settings that somebody ran, with the numbers that came out."""
+"""`didact recipes`: settings to start from, and the numbers that came out where they were run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 
 from didact.errors import UsageError, did_you_mean
 
-recipes = typer.Typer(help="Settings that were run, with the numbers that came out.", no_args_is_help=True)
+recipes = typer.Typer(
+    help="Settings to start from, with the numbers that came out where they were run.", no_args_is_help=True
+)
 
 
 @recipes.command("list")

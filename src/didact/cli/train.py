@@ -55,9 +55,9 @@ def train(
     from didact.training.api import run_config as run_training
 
     command = shlex.join(["didact", *sys.argv[1:]])
-    with RunProgress(run_config.steps, console) as progress:
+    with RunProgress(run_config, console) as progress:
         run = run_training(run_config, out, report=progress.report, command=command)
-    console.print(f"done: {run.path}  (model in {run.model})", highlight=False)
+    console.print(f"done: {run.path}  (model in {run.model})", highlight=False, markup=False)
 
 
 def _resume(path: Path, console: Console) -> None:
@@ -68,11 +68,11 @@ def _resume(path: Path, console: Console) -> None:
     config = parse_config(read_yaml(RunDir.open(path).config))
 
     def warn(record: dict[str, Any]) -> None:
-        console.print(f"didact: {record['warning']}", highlight=False)
+        console.print(f"didact: {record['warning']}", highlight=False, markup=False)
 
-    with RunProgress(config.steps, console) as progress:
+    with RunProgress(config, console) as progress:
         run = resume_training(path, report=progress.report, warn=warn)
-    console.print(f"done: {run.path}  (model in {run.model})", highlight=False)
+    console.print(f"done: {run.path}  (model in {run.model})", highlight=False, markup=False)
 
 
 def _dry_run(config: Any, out: Path) -> None:

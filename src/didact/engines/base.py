@@ -12,7 +12,7 @@ Rules that every engine keeps:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -139,6 +139,16 @@ class Engine(Protocol):
         """The transformers tokenizer of the model."""
         ...
 
+    @property
+    def end_ids(self) -> Set[int]:
+        """Ids that end a completion; the tokenizer's eos is one of them."""
+        ...
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that the model takes, prompt and completion together; None for no limit."""
+        ...
+
     def sample(
         self,
         prompts: Sequence[Ids],
@@ -177,6 +187,10 @@ class Engine(Protocol):
 
     def weights_hash(self) -> str:
         """A hash of the trained weights: equal hashes, equal weights."""
+        ...
+
+    def model_hash(self) -> str:
+        """A hash of all weights, those that are not trained too."""
         ...
 
     def save(self, path: Path) -> None:

@@ -24,10 +24,11 @@ class Evaluation:
 
     Attributes:
         rollouts: One a problem, in the problems' order.
-        first: [V] bool, is the first answer right, for the V ≤ P answers that could be verified? No
-            critique was in its context.
-        after: [V] bool, is the first answer or the one after a critique right? None where critiques
-            were not asked for or could not be had.
+        first: [V] bool, is the first answer right, for the V problems whose first answer could be
+            verified? No critique was in its context.
+        after: [W] bool, is the first answer or the one after a critique right, for the W problems of
+            which every answer could be verified? None where critiques were not asked for or could not
+            be had.
     """
 
     rollouts: list[Rollout]
@@ -44,7 +45,7 @@ class Evaluation:
         }
         if self.after is not None:
             values["accuracy_after_feedback"] = float(self.after.mean())
-            values["after_ci95"] = list(wilson(int(self.after.sum()), n))
+            values["after_ci95"] = list(wilson(int(self.after.sum()), len(self.after)))
         return values
 
 
@@ -67,13 +68,14 @@ def evaluate(
     ctx = dataclasses.replace(ctx, sampling=sampling)
     feedback = feedback and ctx.feedback is not None
     rollouts = two_turn(ctx, problems, 1) if feedback else single_turn(ctx, problems, 1)
-    verified = [r for r in rollouts if all(t.reward is not None for t in r.turns)]
-    if not verified:
+    firsts = [r.turns[0] for r in rollouts if r.turns[0].reward is not None]
+    if not firsts:
         raise UsageError(
             f"nothing verified any answer to {len(rollouts)} evaluation problems, so there is no accuracy: "
             "give the task a verifier that works, or switch evaluation off with --set eval.problems=0"
         )
-    first = np.array([r.turns[0].correct for r in verified], dtype=np.bool_)
-    after = np.array([any(t.correct for t in r.turns) for r in verified], dtype=np.bool_)
-    usable = feedback and not any(r.feedback_failed(0) for r in rollouts)
+    whole = [r for r in rollouts if all(t.reward is not None for t in r.turns)]
+    first = np.array([turn.correct for turn in firsts], dtype=np.bool_)
+    after = np.array([any(t.correct for t in r.turns) for r in whole], dtype=np.bool_)
+    usable = feedback and whole and not any(r.feedback_failed(0) for r in rollouts)
     return Evaluation(rollouts, first, after if usable else None)

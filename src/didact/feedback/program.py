@@ -54,9 +54,11 @@ class ProgramCritic:
                 error=f"problem {request.problem.id!r} has no reference to compare with",
                 provenance=provenance,
             )  # fmt: skip
-        text = RIGHT if turn.correct else self.text(turn.text, reference)
+        # A verifier may refuse what equals the reference; "wrong" without a mistake would teach nonsense.
+        right = turn.correct or turn.text.strip() == reference.strip()
+        text = RIGHT if right else self.text(turn.text, reference)
         return Feedback(
-            turn=request.index, text=text, source="program", label="right" if turn.correct else "wrong",
+            turn=request.index, text=text, source="program", label="right" if right else "wrong",
             score=turn.reward, saw_reference=True, provenance=provenance,
         )  # fmt: skip
 

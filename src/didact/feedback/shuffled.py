@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from didact.feedback.base import FeedbackRequest, FeedbackSource
 from didact.randomness import generator
-from didact.types import Feedback
+from didact.types import Feedback, Message
 
 
 class ShuffledFeedback:
@@ -44,19 +44,21 @@ class ShuffledFeedback:
         The requests are laid out problem by problem and rotated by the largest problem's share, so
         that nobody lands on their own problem if that is possible at all.
         """
-        by_problem: dict[str, list[int]] = defaultdict(list)
+        # By what is asked: under two ids, one question would get its own true critiques.
+        by_problem: dict[tuple[Message, ...], list[int]] = defaultdict(list)
         for i, request in enumerate(requests):
-            by_problem[request.problem.id].append(i)
+            by_problem[request.problem.messages].append(i)
         if not by_problem:
             return []
-        problems = sorted(by_problem)
-        generator(self.seed, "shuffle", *problems).shuffle(problems)
+        names = {asked: min(requests[i].problem.id for i in places) for asked, places in by_problem.items()}
+        problems = sorted(by_problem, key=lambda asked: (names[asked], str(asked)))
+        generator(self.seed, "shuffle", *(names[asked] for asked in problems)).shuffle(problems)
         order = [i for problem in problems for i in by_problem[problem]]
         shift = max(map(len, by_problem.values()))
         givers: list[int | None] = [None] * len(requests)
         for place, i in enumerate(order):
             giver = order[(place + shift) % len(order)]
-            if requests[giver].problem.id != requests[i].problem.id:
+            if requests[giver].problem.messages != requests[i].problem.messages:
                 givers[i] = giver
         return givers
 

@@ -70,7 +70,8 @@ class GRPO(Method):
     def rows(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Term]:
         r = turn_rewards(rollouts)
         groups = [rollout.group for rollout in rollouts]
-        # A dialogue that stopped early adds nothing; a failed critic has made r.first NaN already.
+        # A missing r₁ adds nothing to R, whether the dialogue stopped early or its revision did not fit
+        # into the model; a failed critic has made r.first NaN already.
         returns = r.first + self.gamma * np.nan_to_num(r.second)
         advantages_0 = group_advantages(returns, groups, divide_by_std=self.divide_by_std)
         advantages_1 = group_advantages(r.second, groups, divide_by_std=self.divide_by_std)

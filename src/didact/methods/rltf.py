@@ -106,7 +106,9 @@ class RLTF(GRPO):
                     weights=self.lambda_fm / known,
                 )
             )
-        return rows
+        # How long an attempt or a critique is, is the models' doing, and must not end the run.
+        limit = ctx.engine.max_length
+        return [row for row in rows if limit is None or len(row) <= limit]
 
 
 def _masked(ctx: Context, rows: Sequence[Row], below: float) -> list[Row]:

@@ -39,6 +39,11 @@ class Context:
     progress: float = 0.0
     weights: Weights = LIVE
 
+    def fits(self, prompt_ids: Ids) -> bool:
+        """Does a prompt leave room for an answer of `max_tokens`?"""
+        limit = self.engine.max_length
+        return limit is None or len(prompt_ids) + self.sampling.max_tokens <= limit
+
     @property
     def critic(self) -> FeedbackSource:
         """The feedback source, for those who cannot do without.
@@ -55,8 +60,14 @@ class Context:
 
 
 def verified_turn(ctx: Context, problem: Problem, prompt_ids: Ids, sample: Sample) -> Turn:
-    """A sampled completion as a turn, verified against the original problem."""
+    """A sampled completion as a turn, verified against the original problem.
+
+    Its text ends before the stop string, which is no part of the answer; its ids keep it.
+    """
     text = ctx.renderer.text(sample.ids)
+    if sample.stop_reason == "stop":
+        ends = [place for stop in ctx.sampling.stop if (place := text.find(stop)) >= 0]
+        text = text[: min(ends, default=len(text))]
     verdict = ctx.task.verify(problem, text)
     return Turn(
         prompt_ids=prompt_ids,

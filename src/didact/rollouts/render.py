@@ -9,7 +9,7 @@ Three prompts are built from one problem (RLTF, arXiv:2602.02482, A.2 and the cr
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from didact.errors import UsageError
@@ -29,6 +29,11 @@ Expert Critique:
 
 Answer the question as if for the first time. Use the critique, but never mention it, the previous \
 solution or a revision."""
+
+_OWN_ARGUMENTS = {
+    "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "max_length",
+    "padding", "return_dict", "return_tensors", "tokenize", "truncation",
+}  # fmt: skip
 
 CRITIQUE_REQUEST = """\
 Write an expert critique of this solution: say what is wrong in it and how to mend it."""
@@ -64,16 +69,39 @@ class Renderer:
     Args:
         tokenizer: A transformers tokenizer. Without a chat template, messages are joined as
             "role: content" lines, so that a base model can be trained too.
+        template_settings: Handed to the chat template, as {"enable_thinking": False}.
+        end_ids: Ids that end an answer of the model beside the tokenizer's eos, as Gemma's <end_of_turn>.
+
+    Raises:
+        UsageError: the tokenizer cannot end an answer, or there is no template for the settings.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        template_settings: Mapping[str, Any] | None = None,
+        end_ids: Collection[int] = (),
+    ) -> None:
         self.tokenizer = tokenizer
+        self.template_settings = dict(template_settings or {})
+        if self.template_settings and tokenizer.chat_template is None:
+            raise UsageError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template, so model.chat_template "
+                "would do nothing: leave it out"
+            )
+        if taken := sorted(self.template_settings.keys() & _OWN_ARGUMENTS):
+            raise UsageError(f"model.chat_template: {taken[0]!r} is set by Didact itself: leave it out")
         if tokenizer.eos_token_id is None:
             raise UsageError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token, so an answer could "
                 "never end: set `eos_token` in its tokenizer_config.json"
             )
         self.eos_id: int = tokenizer.eos_token_id
+        """Ends a given answer: what the chat template puts there, where the model can end with it."""
+        if tokenizer.chat_template is not None and not set(end_ids) <= {self.eos_id}:
+            chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+            ids = self._render(chat, add_generation_prompt=False)
+            self.eos_id = next((i for i in reversed(ids) if i in end_ids), self.eos_id)
 
     def prompt(self, messages: Sequence[Message]) -> Ids:
         """The ids of a conversation, ready for the assistant's next words."""
@@ -81,11 +109,7 @@ class Renderer:
             lines = [f"{m.role.capitalize()}: {m.content}\n" for m in messages]
             text = "".join(lines) + "Assistant:"
             return tuple(self.tokenizer.encode(text))
-        chat = [m.model_dump() for m in messages]
-        ids = self.tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        return tuple(ids)
+        return self._render([m.model_dump() for m in messages], add_generation_prompt=True)
 
     def answer(self, text: str) -> Ids:
         """The ids of a given assistant answer with its end-of-turn id (for supervised rows)."""
@@ -97,3 +121,13 @@ class Renderer:
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return decoded
+
+    def _render(self, chat: list[dict[str, Any]], *, add_generation_prompt: bool) -> Ids:
+        ids = self.tokenizer.apply_chat_template(
+            chat,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=True,
+            return_dict=False,
+            **self.template_settings,
+        )
+        return tuple(ids)

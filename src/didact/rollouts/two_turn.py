@@ -9,7 +9,7 @@ from didact.randomness import derive_seed
 from didact.rollouts.base import Context, sample_turns
 from didact.rollouts.render import revision_messages
 from didact.rollouts.single_turn import single_turn
-from didact.types import Problem, Rollout
+from didact.types import Ids, Problem, Rollout
 
 
 def two_turn(ctx: Context, problems: Sequence[Problem], n: int, *, early_stop: bool = True) -> list[Rollout]:
@@ -22,8 +22,8 @@ def two_turn(ctx: Context, problems: Sequence[Problem], n: int, *, early_stop: b
         early_stop: Do not criticise or revise a first answer that is right.
 
     Returns:
-        P·n rollouts. One turn where the dialogue stopped early or the critic failed (the failed
-        feedback is kept), else two.
+        P·n rollouts. One turn where the dialogue stopped early, the critic failed (the failed
+        feedback is kept) or the revision's prompt leaves no room for an answer, else two.
     """
     rollouts = single_turn(ctx, problems, n)
     open_ = [i for i, r in enumerate(rollouts) if not (early_stop and r.turns[0].correct)]
@@ -32,12 +32,21 @@ def two_turn(ctx: Context, problems: Sequence[Problem], n: int, *, early_stop: b
         rollouts[i] = rollouts[i].model_copy(update={"feedback": (feedback,)})
 
     criticised = [i for i in open_ if rollouts[i].feedback[0].ok]
-    problems_1 = [rollouts[i].problem for i in criticised]
-    prompts_1 = [
-        ctx.renderer.prompt(revision_messages(r.problem, r.turns[0].text.strip(), r.feedback[0].text))
-        for r in (rollouts[i] for i in criticised)
-    ]
-    turns_1 = sample_turns(ctx, problems_1, prompts_1, 1, seed=derive_seed(ctx.seed, "turn", 1))
-    for i, (turn,) in zip(criticised, turns_1, strict=True):
+    prompts = {i: _revision_prompt(ctx, rollouts[i]) for i in criticised}
+    # How long an attempt or a critique is, is the models' doing, and must not end the run.
+    fitting = [i for i in criticised if ctx.fits(prompts[i])]
+    turns_1 = sample_turns(
+        ctx,
+        [rollouts[i].problem for i in fitting],
+        [prompts[i] for i in fitting],
+        1,
+        seed=derive_seed(ctx.seed, "turn", 1),
+    )
+    for i, (turn,) in zip(fitting, turns_1, strict=True):
         rollouts[i] = rollouts[i].model_copy(update={"turns": (*rollouts[i].turns, turn)})
     return rollouts
+
+
+def _revision_prompt(ctx: Context, rollout: Rollout) -> Ids:
+    attempt, critique = rollout.turns[0].text.strip(), rollout.feedback[0].text
+    return ctx.renderer.prompt(revision_messages(rollout.problem, attempt, critique))

@@ -53,14 +53,19 @@ def validate_task(task: Task, n: int = 8) -> None:
         DataError: naming the first problem whose reference its own verifier does not accept.
     """
     for problem in task.eval_problems(n):
-        if problem.reference is None:
-            continue
-        verdict = task.verify(problem, problem.reference)
-        if verdict.reward is None and verdict.error is None:
-            continue
-        if not verdict.correct:
-            raise DataError(
-                f"task {task.name!r}, problem {problem.id!r}: its own reference "
-                f"{problem.reference!r} scores {verdict.error or verdict.reward}, so no answer could "
-                "be right. Check the reference column and the verifier."
-            )
+        validate_problem(task, problem)
+
+
+def validate_problem(task: Task, problem: Problem) -> None:
+    """Check that one problem's reference scores full marks; see `validate_task`."""
+    if problem.reference is None:
+        return
+    verdict = task.verify(problem, problem.reference)
+    if verdict.reward is None and verdict.error is None:
+        return
+    if not verdict.correct:
+        raise DataError(
+            f"task {task.name!r}, problem {problem.id!r}: its own reference "
+            f"{problem.reference!r} scores {verdict.error or verdict.reward}, so no answer could "
+            "be right. Check the reference column and the verifier."
+        )

@@ -75,11 +75,22 @@ class JsonlTask:
             self._eval = [row.problem for row in eval_rows]
 
         self._epoch, self._order = -1, list[int]()
+        used = (path, eval_path, self._verifier.file)
+        self.files = tuple(Path(file) for file in used if file is not None)
+        """Every file that the problems and verdicts come from."""
 
     @property
     def train_size(self) -> int:
         """How many training problems one pass has."""
         return len(self._train)
+
+    def train_problems(self) -> Sequence[Problem]:
+        """All training problems, in the file's order."""
+        return self._train
+
+    def problems(self) -> Sequence[Problem]:
+        """All problems, those for training first."""
+        return [*self._train, *self._eval]
 
     def train_problem(self, index: int) -> Problem:
         """The index-th training problem; index ≥ `train_size` goes on with the next pass."""

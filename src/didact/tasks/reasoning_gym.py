@@ -7,14 +7,17 @@ question is also an evaluation question is skipped.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from didact.errors import DataError, UsageError, did_you_mean
 from didact.tasks.base import Verdict
-from didact.types import Problem
+from didact.types import Message, Problem
 
 EVAL_SEED = 1_000_000_007
 """Problem i of the evaluation set is the generator's at EVAL_SEED + i, whatever the run's seed."""
@@ -23,6 +26,8 @@ EVAL_RESERVED = 1_000
 TRAIN_STRIDE = 10_000_000
 """Run seed s trains on generator seeds s·TRAIN_STRIDE + i, with i below this (s < 100)."""
 _ENDLESS = 2**31
+_DRAWN_AHEAD = {"acre": 2_000, "gsm_symbolic": 100_000, "list_functions": 100_000}
+"""Generators that draw all of their problems when they are made, and how many; then they begin again."""
 _MAX_SKIPPED = 2_000
 
 
@@ -54,15 +59,17 @@ class ReasoningGymTask:
         self.name = name
         self.config = dict(config or {})
         self.dense = dense
+        self._size = _DRAWN_AHEAD.get(name, _ENDLESS)
         self._eval_set = self._create(EVAL_SEED)
         self._train_set = self._create(seed * TRAIN_STRIDE)
         self._next_index = 0
+        self._entries: dict[str, Any] = {}
         self._train: list[Problem] = []
 
     def train_problem(self, index: int) -> Problem:
         skipped = 0
         while len(self._train) <= index:
-            problem = self._problem(self._train_set, self._next_index, "train")
+            problem = self._problem(self._train_set, self._next_index % self._size, "train")
             self._next_index += 1
             if problem.question not in self._eval_questions:
                 self._train.append(problem)
@@ -81,11 +88,14 @@ class ReasoningGymTask:
         return distinct[:n]
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        entry = {"question": problem.question, "answer": problem.reference, "metadata": problem.metadata}
+        own = {"question": problem.question, "answer": problem.reference, "metadata": problem.metadata}
+        # Some scorers tell a tuple from a list, which a problem's JSON line does not.
+        entry = self._entries.get(problem.id, own)
         try:
             score = float(self._eval_set.score_answer(answer.strip(), entry))
         except Exception:  # a third party's scorer meets a model's text: malformed means wrong
             score = 0.0
+        score = 0.0 if math.isnan(score) else score
         correct = score >= 1.0
         return Verdict(min(max(score, 0.0), 1.0) if self.dense else float(correct), correct)
 
@@ -104,11 +114,15 @@ class ReasoningGymTask:
             raise UsageError(
                 f"{self.name} cannot make a problem with the settings {self.config}: {error}"
             ) from error
-        return Problem.ask(
-            entry["question"],
-            id=f"{self.name}/{split}/{data_set.seed + index}",
-            reference=str(entry["answer"]),
-            **entry["metadata"],
+        identity = f"{self.name}/{split}/{data_set.seed + index}"
+        self._entries[identity] = entry
+        answer = entry["answer"]
+        return Problem(
+            id=identity,
+            messages=(Message(role="user", content=entry["question"]),),
+            # Some generators only score answers and know none themselves.
+            reference=None if answer is None else str(answer),
+            metadata=to_jsonable_python(entry["metadata"], inf_nan_mode="strings", fallback=repr),
         )
 
     def _create(self, seed: int) -> Any:
@@ -119,7 +133,7 @@ class ReasoningGymTask:
                 + did_you_mean(self.name, rg.factory.DATASETS)
             )
         try:
-            return rg.create_dataset(self.name, seed=seed, size=_ENDLESS, **self.config)
+            return rg.create_dataset(self.name, seed=seed, size=self._size, **self.config)
         except (TypeError, AssertionError, ValueError) as error:
             valid = set(rg.factory.DATASETS[self.name][1].__dataclass_fields__) - {"seed", "size"}
             wrong = next((k for k in self.config if k not in valid), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from didact.errors import UsageError, did_you_mean
 from didact.tasks.base import Task
 from didact.tasks.jsonl import JsonlTask
 from didact.tasks.reasoning_gym import ReasoningGymTask, generator_names
+from didact.tasks.settings import checked
 
 _PREFIX = "reasoning_gym:"
 
@@ -42,10 +42,7 @@ def make_task(spec: str, config: Mapping[str, Any] | None = None, seed: int = 0)
 
 
 def _jsonl(settings: dict[str, Any], seed: int) -> JsonlTask:
-    valid = [name for name in inspect.signature(JsonlTask).parameters if name != "seed"]
-    for key in settings:
-        if key not in valid:
-            raise UsageError(f"task 'jsonl' has no setting {key!r}: {did_you_mean(key, valid)}")
+    settings = checked(JsonlTask.__init__, settings, "task 'jsonl'")
     if "path" not in settings:
         raise UsageError("task 'jsonl' needs the setting 'path': the file to train on")
     return JsonlTask(**settings, seed=seed)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import math
 import re
 import sys
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple, SupportsFloat
 
 from didact.errors import UsageError, did_you_mean
 from didact.tasks.base import Verdict
+from didact.tasks.settings import checked
 
 VerifyFn = Callable[[str, str, Mapping[str, Any]], Verdict]
 """(answer, reference or "", the whole row) -> Verdict."""
@@ -39,6 +39,8 @@ class Verifier(NamedTuple):
     """Is the reference an answer that could be given (and compared with), or only a pattern?"""
     check_reference: Callable[[str], str | None] = lambda reference: None
     """What is wrong with a reference, or None."""
+    file: Path | None = None
+    """The user's own code, where it is a file."""
 
 
 def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
@@ -62,11 +64,7 @@ def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
     if name not in VERIFIERS:
         raise UsageError(f"unknown verifier {name!r}: {did_you_mean(name, VERIFIERS)}, or 'file.py:function'")
     build = VERIFIERS[name]
-    valid = inspect.signature(build).parameters
-    for key in settings:
-        if key not in valid:
-            raise UsageError(f"verifier {name!r} has no setting {key!r}: {did_you_mean(key, valid)}")
-    return build(**settings)
+    return build(**checked(build, settings, f"verifier {name!r}"))
 
 
 def exact(*, casefold: bool = False) -> Verifier:
@@ -154,7 +152,8 @@ def user_function(spec: str) -> Verifier:
             raise UsageError(f"verifier {spec!r} returned {score!r}: return True, False or a finite number")
         return Verdict(float(score), float(score) >= 1)
 
-    return Verifier(verify, needs_reference=False)
+    file = Path(place) if place.endswith(".py") else None
+    return Verifier(verify, needs_reference=False, file=file)
 
 
 VERIFIERS: dict[str, Callable[..., Verifier]] = {

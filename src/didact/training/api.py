@@ -11,8 +11,9 @@ from typing import Any
 from didact.errors import CheckpointError, NoOpTrainingError, UsageError
 from didact.training.checkpoint import State, load_checkpoint
 from didact.training.config import RunConfig, parse_config, read_yaml
+from didact.training.inputs import check_inputs, write_inputs
 from didact.training.loop import Report, evaluated, train_loop
-from didact.training.run_dir import RunDir, write_atomically
+from didact.training.run_dir import RunDir, read_jsonl, write_atomically
 from didact.training.setup import Parts, build
 from didact.training.signals import StopSignal
 
@@ -64,6 +65,7 @@ def run_config(
     RunDir.refuse_existing(out)
     parts = build(config)
     run = RunDir.create(out, config.to_yaml(), command or f"didact train {config.method}")
+    write_inputs(run, parts)
     state = State(step=0, initial_weights=parts.engine.weights_hash())
     return _finish(parts, run, state, report)
 
@@ -83,12 +85,14 @@ def resume(
 
     Raises:
         UsageError: no run there, or it has ended.
-        CheckpointError: checkpoints are there, but none is whole.
+        CheckpointError: checkpoints are there, but none is whole; or data, model or versions are other
+            than those that the run started from.
     """
     run = RunDir.open(Path(path))
     if run.result.exists():
         raise UsageError(f"{path} has ended: see {run.result}, or train again with a new --out")
     parts = build(parse_config(read_yaml(run.config)))
+    check_inputs(run, parts)
     initial = parts.engine.weights_hash()
     state, torn = load_checkpoint(run.checkpoints, parts.engine)
     for sentence in torn:
@@ -100,11 +104,6 @@ def resume(
                 "Train again with a new --out; rollouts and feedback of this run are untouched."
             )
         state = State(step=0, initial_weights=initial)
-    if state.initial_weights != initial:
-        raise CheckpointError(
-            f"{path} started from other weights than {parts.config.model.path!r} holds now: "
-            "put the original model back, or start a new run"
-        )
     run.rewind(state.step)
     return _finish(parts, run, state, report)
 
@@ -128,8 +127,25 @@ def _finish(parts: Parts, run: RunDir, state: State, report: Report) -> RunDir:
     if result["weights"] == state.initial_weights:
         raise NoOpTrainingError(
             f"no weight changed in {state.step} steps, so {run.model} is the model it started from. "
-            "Every group of answers had the same reward (look at reward_first in "
-            f"{run.metrics}): take an easier task, more samples, or a method that learns from "
-            "critiques"
+            + _why_nothing(run, state)
         )
     return run
+
+
+def _why_nothing(run: RunDir, state: State) -> str:
+    """Why no weight changed, as far as the metrics tell, and the cure."""
+    steps = [record for record in read_jsonl(run.metrics) if "eval" not in record]
+    failed = sum(record.get("feedback_failed", 0) for record in steps)
+    if failed and not any(record.get("second_turns") for record in steps):
+        return (
+            f"All {failed} critiques that were asked for failed: the reasons are in the column `error` of "
+            f"{run.feedback}"
+        )
+    if state.updates:
+        return f"{state.updates} updates were too small to change a weight: raise optim.lr"
+    if not any("reward_first" in record for record in steps):
+        return "Nothing verified any answer: give the task a verifier that works, or learn from critiques"
+    return (
+        f"Every group of answers had the same reward (look at reward_first in {run.metrics}): take an "
+        "easier task, more samples, or a method that learns from critiques"
+    )

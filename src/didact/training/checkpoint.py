@@ -38,12 +38,22 @@ class State(Record):
 def save_checkpoint(folder: Path, engine: Engine, state: State) -> Path:
     """Write `folder/step-NNNNNN`; only after it is whole and synced are older ones removed.
 
+    A whole checkpoint of this step stays as it is: the same step of the same run has the same state.
+
     Returns:
         The checkpoint's path.
     """
     final = folder / f"step-{state.step:06d}"
+    if final.exists():
+        try:
+            check(final)
+        except CheckpointError:
+            shutil.rmtree(final)
+        else:
+            return final
+    for left_over in folder.glob(".tmp-*"):
+        shutil.rmtree(left_over)
     aside = folder / f".tmp-{final.name}"
-    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     engine.save(aside)
     (aside / STATE).write_text(state.model_dump_json(indent=1))
@@ -52,9 +62,6 @@ def save_checkpoint(folder: Path, engine: Engine, state: State) -> Path:
     (aside / MANIFEST).write_text(json.dumps(hashes, indent=1))
     for path in (*files, aside / MANIFEST, aside):
         _sync(path)
-    if final.exists():
-        # Only a torn one is written anew under the same name; load_checkpoint has passed it over.
-        shutil.rmtree(final)
     aside.rename(final)
     _sync(folder)
     for old in _checkpoints(folder)[:-KEEP]:
@@ -90,6 +97,8 @@ def check(path: Path) -> State:
         hashes = json.loads((path / MANIFEST).read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is torn: its {MANIFEST} cannot be read ({error})") from None
+    if not isinstance(hashes, dict) or STATE not in hashes:
+        raise CheckpointError(f"{path} is torn: its {MANIFEST} does not list {STATE}")
     for name, expected in hashes.items():
         file = path / name
         if not file.is_file():

@@ -56,6 +56,8 @@ class ModelConfig(Section):
     """"tiny" (bundled), a local folder, or a hub id."""
     lora: LoraConfig | None = None
     """None trains all weights."""
+    chat_template: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the model's own chat template, as {enable_thinking: false} for Qwen3."""
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     tokens_per_batch: Positive = 8192
@@ -120,6 +122,8 @@ class EvalConfig(Section):
 
     problems: Annotated[int, Field(ge=0)] = 200
     """0 switches evaluation off."""
+    offset: Annotated[int, Field(ge=0)] = 0
+    """Pass over so many first: what was looked at while settings were chosen should not be reported."""
     every: Annotated[int, Field(ge=0)] = 0
     """Also every so many steps; 0 for only before and after training."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
@@ -147,6 +151,11 @@ class RunConfig(Section):
     """Steps between checkpoints; 0 for only the last."""
     seed: Annotated[int, Field(ge=0, lt=100)] = 0
 
+    def progress(self, step: int, sampled_tokens: int) -> float:
+        """The share of the run that is done, by steps or by tokens, whichever is further, in [0, 1]."""
+        budget = self.max_sampled_tokens
+        return min(1.0, max(step / self.steps, sampled_tokens / budget if budget else 0.0))
+
     def to_yaml(self) -> str:
         """The whole config, every default spelt out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -161,7 +170,8 @@ def load_config(
         method: A method's name; a file that names another is refused.
         file: YAML with any of RunConfig's keys.
         overrides: `dotted.key=value`, values in YAML.
-        **direct: Dotted keys with "__" for ".", as task__name="gcd"; None values are left out.
+        **direct: Dotted keys with "__" for ".", as task__name="gcd"; None values are left out. Another
+            task than the file's starts without the file's task settings.
 
     Raises:
         UsageError: an unknown key (with the nearest valid one) or a value of the wrong type.
@@ -173,12 +183,18 @@ def load_config(
         raise UsageError(f"{file} is a config for {named!r}, not {method!r}: run `train {named}`")
     for key, value in direct.items():
         if value is not None:
+            if key == "task__name":
+                _forget_other_task(values, value)
             _put(values, key.split("__"), value)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise UsageError(f"--set {override!r}: write it as key=value, as in --set optim.lr=1e-4")
-        _put(values, key.strip().split("."), yaml.safe_load(value))
+        try:
+            _put(values, key.strip().split("."), yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            reason = getattr(error, "problem", None) or str(error)
+            raise UsageError(f"--set {override!r}: the value is not valid YAML: {reason}") from None
     return parse_config(values)
 
 
@@ -199,6 +215,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"no config file {str(file)!r}") from None
+    except OSError as error:
+        raise UsageError(f"the config {str(file)!r} cannot be read: {error.strerror}; name a file") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise DataError(f"{file} is not valid YAML: {error}") from None
     if values is None:
@@ -206,6 +224,13 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"{file} must hold `key: value` pairs, not a {type(values).__name__}")
     return values
+
+
+def _forget_other_task(values: dict[str, Any], name: str) -> None:
+    """Drop the settings that a file has for another task than this one."""
+    task = values.get("task")
+    if isinstance(task, Mapping) and task.get("name", TaskConfig().name) != name:
+        values["task"] = {key: value for key, value in task.items() if key != "settings"}
 
 
 def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:

@@ -5,7 +5,6 @@ problems ─ collect ─▶ rollouts ─ rows ─▶ terms ─ forward_backward 
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +17,6 @@ from didact.evaluation.evaluate import evaluate
 from didact.methods import Term
 from didact.randomness import derive_seed
 from didact.training.checkpoint import State, save_checkpoint
-from didact.training.config import RunConfig
 from didact.training.run_dir import RunDir, read_jsonl
 from didact.training.setup import Parts
 from didact.training.signals import StopSignal
@@ -48,7 +46,7 @@ def train_loop(parts: Parts, run: RunDir, state: State, stop: StopSignal, report
     config = parts.config
     saved: int | None = None
     try:
-        while not finished(config, state):
+        while config.progress(state.step, state.sampled_tokens) < 1:
             if state.step == 0 or (config.eval.every and state.step % config.eval.every == 0):
                 evaluate_once(parts, run, state, stop, report)
             state = train_step(parts, run, state, stop, report)
@@ -72,13 +70,16 @@ def train_step(parts: Parts, run: RunDir, state: State, stop: StopSignal, report
     """One step: sample and criticise, then update, then write down what happened."""
     config, started = parts.config, time.perf_counter()
     seed = derive_seed(config.seed, "step", state.step)
-    progress = run_progress(config, state)
+    progress = config.progress(state.step, state.sampled_tokens)
     ctx = parts.context(seed=seed, step=state.step, progress=progress)
     with stop.interruptible():
         first = state.step * config.problems_per_step
         problems = [parts.task.train_problem(first + i) for i in range(config.problems_per_step)]
         rollouts = parts.method.collect(ctx, problems)
-        terms = parts.method.rows(ctx, rollouts)
+    # From here on a signal waits: `rows` may swap other weights in, and the update changes them. The
+    # rollouts are written first, so that a loss that is not finite leaves them to be looked at.
+    run.add_rollouts(rollouts, state.step + 1)
+    terms = parts.method.rows(ctx, rollouts)
     params = config.optim.at(state.step, progress)
     metrics = update(parts.engine, terms, params, config.optim.passes)
     state = state.model_copy(
@@ -97,7 +98,6 @@ def train_step(parts: Parts, run: RunDir, state: State, stop: StopSignal, report
         "lr": params.lr,
         **metrics,
     }
-    run.add_rollouts(rollouts, state.step)
     run.add_metrics(record)
     run.add_timing({"step": state.step, "seconds": round(time.perf_counter() - started, 4)})
     report(record)
@@ -122,18 +122,6 @@ def update(engine: Engine, terms: Sequence[Term], params: AdamParams, passes: in
     return metrics
 
 
-def finished(config: RunConfig, state: State) -> bool:
-    """All steps done, or all tokens spent?"""
-    budget = config.max_sampled_tokens
-    return state.step >= config.steps or (budget is not None and state.sampled_tokens >= budget)
-
-
-def run_progress(config: RunConfig, state: State) -> float:
-    """The share of the run that is done, by steps or by tokens, whichever is further."""
-    spent = state.sampled_tokens / config.max_sampled_tokens if config.max_sampled_tokens else 0.0
-    return min(1.0, max(state.step / config.steps, spent))
-
-
 def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """What a batch of rollouts looks like; a mean over nothing is left out."""
     second = [r.turns[1] for r in rollouts if len(r.turns) > 1]
@@ -141,15 +129,21 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     lengths = [len(r.turns[0].completion_ids) for r in rollouts]
     cut = [t.stop_reason == "length" for r in rollouts for t in r.turns]
     values: dict[str, Sequence[float]] = {
-        "correct_first": [r.turns[0].correct for r in rollouts],
+        "correct_first": [r.turns[0].correct for r in rollouts if r.turns[0].reward is not None],
         "reward_first": rewards,
         "correct_second": [t.correct for t in second],
         "length_first": lengths,
         "cut_off": cut,
     }
     means = {name: float(np.mean(v)) for name, v in values.items() if v}
-    failed = sum(r.feedback_failed(0) for r in rollouts)
-    return {**means, "second_turns": len(second), "feedback_failed": failed}
+    counts = {
+        "second_turns": len(second),
+        "feedback_failed": sum(r.feedback_failed(0) for r in rollouts),
+        "unverified": sum(t.reward is None for r in rollouts for t in r.turns),
+        # A critique was there, but the revision's prompt would not fit into the model.
+        "unrevised": sum(r.feedback_on(0) is not None and len(r.turns) == 1 for r in rollouts),
+    }
+    return {**means, **counts}
 
 
 def evaluate_once(parts: Parts, run: RunDir, state: State, stop: StopSignal, report: Report) -> None:
@@ -157,12 +151,10 @@ def evaluate_once(parts: Parts, run: RunDir, state: State, stop: StopSignal, rep
     config = parts.config.eval
     if not config.problems or evaluated(run, state.step) is not None:
         return
-    ctx = parts.context(seed=derive_seed(0, "eval"), step=state.step, progress=0.0)
-    ctx = dataclasses.replace(ctx, feedback=parts.critic)
     started = time.perf_counter()
     with stop.interruptible():
-        problems = parts.task.eval_problems(config.problems)
-        evaluation = evaluate(ctx, problems, temperature=config.temperature)
+        problems = parts.eval_problems()
+        evaluation = evaluate(parts.eval_context(state.step), problems, temperature=config.temperature)
     record = {
         "step": state.step,
         "sampled_tokens": state.sampled_tokens,

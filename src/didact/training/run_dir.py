@@ -61,9 +61,11 @@ class RunDir:
         """
         cls.refuse_existing(path)
         run = cls(path)
-        run.checkpoints.mkdir(parents=True)
-        (path / "README.md").write_text(README.format(command=command, name=path), encoding="utf-8")
+        path.mkdir(parents=True, exist_ok=True)
+        # First, so that a process killed in between leaves a run that can be resumed.
         write_atomically(run.config, config_yaml)
+        run.checkpoints.mkdir()
+        (path / "README.md").write_text(README.format(command=command, name=path), encoding="utf-8")
         return run
 
     @staticmethod

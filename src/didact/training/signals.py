@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from didact.errors import Interrupted
+
+SAME_SIGNAL_SECONDS = 1.0
+"""A second signal sooner than this is taken for the first one."""
 
 
 class StopSignal:
@@ -22,6 +26,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.requested: str | None = None
         self._interruptible = False
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -36,13 +41,21 @@ class StopSignal:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A stretch of work that may be cut off anywhere."""
+        """A stretch of work that may be cut off anywhere.
+
+        A third party's `except:` may swallow the Interrupted that the handler raises in its midst, or
+        dress it up as another error, so it is raised again at the end.
+        """
         self.check()
         self._interruptible = True
         try:
             yield
+        except Exception:
+            self.check()
+            raise
         finally:
             self._interruptible = False
+        self.check()
 
     def check(self) -> None:
         """Raise Interrupted if a signal has come."""
@@ -50,8 +63,12 @@ class StopSignal:
             raise Interrupted(f"stopped by {self.requested}")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
         if self.requested:
+            # One Ctrl-C may reach a process twice: from the terminal, and from a parent that passes it on.
+            if now - self._since < SAME_SIGNAL_SECONDS:
+                return
             raise SystemExit(128 + number)
-        self.requested = signal.Signals(number).name
+        self.requested, self._since = signal.Signals(number).name, now
         if self._interruptible:
             self.check()

@@ -67,9 +67,9 @@ def with_differences(paths: Sequence[Path], arms: Sequence[ArmResult], baseline:
         DataError: two runs answered different problems.
     """
     answers = [RunDir.open(p).read_evaluation(a.steps) for p, a in zip(paths, arms, strict=True)]
-    asked = [[rollout.problem.id for rollout in rollouts] for rollouts in answers]
-    for path, ids in zip(paths, asked, strict=True):
-        if ids != asked[baseline]:
+    asked = [[(r.problem.id, r.problem.messages) for r in rollouts] for rollouts in answers]
+    for path, problems in zip(paths, asked, strict=True):
+        if problems != asked[baseline]:
             raise DataError(
                 f"{path} and {paths[baseline]} were evaluated on different problems, so they cannot be "
                 "compared: evaluate both with the same task and the same eval.problems"

@@ -99,7 +99,7 @@ class LocalEngine:
             self._snapshots[REFERENCE.name] = weight_sets.copy_of(self._trained)
         config = self.model.config.get_text_config(decoder=True)
         self._vocabulary: int = config.vocab_size
-        self._max_length: int | None = getattr(config, "max_position_embeddings", None)
+        self.max_length: int | None = getattr(config, "max_position_embeddings", None)
         self.capabilities = Capabilities(
             soft_targets=self._vocabulary, custom_loss=True, full_finetune=lora is None
         )
@@ -142,6 +142,13 @@ class LocalEngine:
             keep_reference=keep_reference,
         )
 
+    @property
+    def end_ids(self) -> set[int]:
+        """Ids that end a completion: the tokenizer's eos and those of the generation config."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        listed = configured if isinstance(configured, list) else [configured]
+        return {i for i in (self.tokenizer.eos_token_id, *listed) if i is not None}
+
     # ── sampling and scoring ──────────────────────────────────────────────────────────────────────
 
     def sample(
@@ -159,13 +166,13 @@ class LocalEngine:
             UsageError: an empty prompt, or one that leaves no room for `max_tokens`.
         """
         self._check_prompts(prompts, n, params)
-        sampler = Sampler(self.model, self.tokenizer, self._eos_ids(), SAMPLING_BATCH * self._training_tokens)
+        sampler = Sampler(self.model, self.tokenizer, self.end_ids, SAMPLING_BATCH * self._training_tokens)
         with self._using(weights), torch.inference_mode(), self._autocast():
             return sampler.sample([tuple(p) for p in prompts], n, params, seed)
 
     def logprobs(self, rows: Sequence[Row], *, weights: Weights = LIVE) -> list[NDArray[np.float32]]:
         """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
-        check_rows(rows, max_length=self._max_length, vocabulary=self._vocabulary)
+        check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
         found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
         with self._using(weights), torch.inference_mode(), self._autocast():
             for batch in micro_batches(rows, self._training_tokens, self.device):
@@ -191,7 +198,7 @@ class LocalEngine:
         """
         if not rows:
             return StepOutput(0.0, {})
-        check_rows(rows, max_length=self._max_length, vocabulary=self._vocabulary)
+        check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
         fn = resolve_loss(loss, rows[0].fields)
         counting = [row for row in rows if row.fields["weights"].any()]
         before = [p.grad for p in self._trained.values()]
@@ -255,6 +262,10 @@ class LocalEngine:
     def weights_hash(self) -> str:
         """sha256 over the trained tensors: equal before and after means that nothing was learned."""
         return weight_sets.sha256(self._trained)
+
+    def model_hash(self) -> str:
+        """sha256 over all tensors, the frozen ones under an adapter too."""
+        return weight_sets.sha256(dict(self.model.named_parameters()))
 
     def save(self, path: Path) -> None:
         """Write trained weights and optimizer state for `load`, into an existing directory.
@@ -321,21 +332,16 @@ class LocalEngine:
         for p in self._trained.values():
             p.grad = None
 
-    def _eos_ids(self) -> set[int]:
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        listed = configured if isinstance(configured, list) else [configured]
-        return {i for i in (self.tokenizer.eos_token_id, *listed) if i is not None}
-
     def _check_prompts(self, prompts: Sequence[Ids], n: int, params: SamplingParams) -> None:
         if n < 1:
             raise UsageError(f"n must be at least 1 sample a prompt, not {n}")
         for i, prompt in enumerate(prompts):
             if len(prompt) == 0:
                 raise UsageError(f"prompt {i} is empty: a model continues at least one token")
-            if self._max_length is not None and len(prompt) + params.max_tokens > self._max_length:
+            if self.max_length is not None and len(prompt) + params.max_tokens > self.max_length:
                 raise UsageError(
                     f"prompt {i} has {len(prompt)} tokens, which with max_tokens={params.max_tokens} "
-                    f"exceeds the model's {self._max_length}: lower max_tokens, shorten the prompt, or "
+                    f"exceeds the model's {self.max_length}: lower max_tokens, shorten the prompt, or "
                     "use a model with a longer context"
                 )
             if min(prompt) < 0 or max(prompt) >= self._vocabulary:

@@ -35,9 +35,21 @@ class LoraSettings:
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" means CUDA, else Apple's MPS, else the CPU."""
+    """ "auto" means CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        UsageError: there is no such device, or it does not work.
+    """
     if name != "auto":
-        return torch.device(name)
+        try:
+            device = torch.device(name)
+            torch.zeros(1, device=device).item()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"this machine has no device {name!r} ({reason}): use model.device=auto, or cpu"
+            ) from None
+        return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -76,6 +88,11 @@ def load_pretrained(path_or_id: str, *, dtype: torch.dtype, attention: str | Non
         DataError: its weights are incomplete.
     """
     adapter = (Path(path_or_id) / "adapter_config.json").exists()
+    if adapter and not (Path(path_or_id) / "adapter_model.safetensors").exists():
+        raise UsageError(
+            f"the adapter in {path_or_id!r} has no adapter_model.safetensors, and a pickle could run code: "
+            "save it again with peft's save_pretrained"
+        )
     try:
         base = _adapted_base(path_or_id) if adapter else path_or_id
         tokenizer = AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
@@ -107,7 +124,11 @@ def load_pretrained(path_or_id: str, *, dtype: torch.dtype, attention: str | Non
 
 
 def with_lora(model: Any, settings: LoraSettings) -> Any:
-    """The model with a fresh adapter as its only trainable part. The global random state is kept."""
+    """The model with a fresh adapter as its only trainable part. The global random state is kept.
+
+    Raises:
+        UsageError: the model has no such target modules.
+    """
     from peft import LoraConfig, get_peft_model  # seconds of import that full fine-tuning need not pay
 
     targets = settings.target_modules
@@ -120,7 +141,14 @@ def with_lora(model: Any, settings: LoraSettings) -> Any:
     )
     with torch.random.fork_rng(), _without_peft_warning():
         torch.manual_seed(settings.seed)
-        return get_peft_model(model, config)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            linear = (n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+            names = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise UsageError(
+                f"model.lora.target_modules = {targets!r}: {error}. Take all-linear, or some of: {names}"
+            ) from error
 
 
 def _adapted_base(path: str) -> str:
