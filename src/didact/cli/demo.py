@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,7 @@ def demo(
     json_: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
 ) -> None:
     """Train the bundled model by GRPO and by RLTF, and compare their first answers."""
+    from didact.cli.compare import results_table
     from didact.evaluation.picture import picture
     from didact.evaluation.report import write_report
     from didact.training.run_dir import write_atomically
@@ -70,8 +72,6 @@ def demo(
     if json_ is not None:
         json_.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(json_, json.dumps(numbers, indent=1) + "\n")
-    from didact.cli.compare import results_table
-
     console.print(results_table(report.arms, report.baseline))
     console.print(f"\n{report.summary}", highlight=False)
     finished = "" if seconds is None else f"   ({seconds:.0f} s in all)"
@@ -211,13 +211,11 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _machine(workers: int) -> dict[str, str]:
-    import torch
-    import transformers
-
+    # From the packages' metadata: importing them would take seconds.
+    versions = ", ".join(f"{name} {version(name)}" for name in ("didact", "torch", "transformers"))
     return {
         "machine": f"{platform.machine()}, {workers} cores used, one thread an arm",
-        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"python {platform.python_version()}",
+        "versions": f"{versions}, python {platform.python_version()}",
     }
 
 

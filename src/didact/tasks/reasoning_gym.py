@@ -26,8 +26,9 @@ EVAL_RESERVED = 1_000
 TRAIN_STRIDE = 10_000_000
 """Run seed s trains on generator seeds s·TRAIN_STRIDE + i, with i below this (s < 100)."""
 _ENDLESS = 2**31
-_DRAWN_AHEAD = {"acre": 2_000, "gsm_symbolic": 100_000, "list_functions": 100_000}
-"""Generators that draw all of their problems when they are made, and how many; then they begin again."""
+_DRAWN_AHEAD = {"acre": 2_000, "gsm_symbolic": 100_000, "list_functions": 100_000, "word_ladder": 20_000}
+"""Generators that draw all their problems when they are made, or refuse to be endless, and how many they may
+have; then they begin again."""
 _MAX_SKIPPED = 2_000
 
 
