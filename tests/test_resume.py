@@ -98,7 +98,7 @@ def assert_same_run(a: Path, b: Path) -> None:
         ("optim_step", 4),
         ("save", 6),
         ("rename", 12),
-        ("prune", 4),
+        ("prune", 1),
         ("log", 7),
     ],
 )
