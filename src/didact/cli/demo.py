@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+import didact
 from didact.cli.progress import evaluation_line, progress_bars, step_line
 from didact.errors import DidactError, Interrupted, TrainingGuard, UsageError
 
@@ -212,7 +213,9 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 def _machine(workers: int) -> dict[str, str]:
     # From the packages' metadata: importing them would take seconds.
-    versions = ", ".join(f"{name} {version(name)}" for name in ("didact", "torch", "transformers"))
+    versions = (
+        f"didact {didact.__version__}, torch {version('torch')}, transformers {version('transformers')}"
+    )
     return {
         "machine": f"{platform.machine()}, {workers} cores used, one thread an arm",
         "versions": f"{versions}, python {platform.python_version()}",
