@@ -218,7 +218,7 @@ def _machine(workers: int) -> dict[str, str]:
     )
     return {
         "machine": f"{platform.machine()}, {workers} cores used, one thread an arm",
-        "versions": f"{versions}, python {platform.python_version()}",
+        "versions": f"didact {didact.__version__}, {others}, python {platform.python_version()}",
     }
 
 
