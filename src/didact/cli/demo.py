@@ -213,9 +213,7 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 def _machine(workers: int) -> dict[str, str]:
     # From the packages' metadata: importing them would take seconds.
-    versions = (
-        f"didact {didact.__version__}, torch {version('torch')}, transformers {version('transformers')}"
-    )
+    others = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     return {
         "machine": f"{platform.machine()}, {workers} cores used, one thread an arm",
         "versions": f"didact {didact.__version__}, {others}, python {platform.python_version()}",
