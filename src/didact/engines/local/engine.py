@@ -79,7 +79,6 @@ class LocalEngine:
             raise UsageError(f"tokens_per_batch must be at least 1, not {tokens_per_batch}")
         self.device = pick_device(device)
         self.tokenizer = tokenizer
-        self._sampling_tokens = SAMPLING_BATCH * tokens_per_batch
         on_cpu = self.device.type == "cpu"
         self._training_tokens = min(tokens_per_batch, CPU_BATCH) if on_cpu else tokens_per_batch
         self.dtype: Literal["float32", "bfloat16"] = (
