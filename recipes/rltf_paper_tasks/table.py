@@ -80,7 +80,10 @@ def ablation_table(results: Mapping[str, Any]) -> Iterable[str]:
     for task in results["tasks"]:
         yield f"**{task['task']}**, {task['n_eval']} evaluation problems, budget {task['budget']}"
         yield ""
-        yield "| arm | seeds | first answer | mean over the budget | against `rltf-sd`, paired | p (Holm) | paper |"
+        yield (
+            "| arm | seeds | first answer | mean over the budget | against `rltf-sd`, paired | p (Holm) "
+            "| paper |"
+        )
         yield "|---" * 7 + "|"
         for arm in task["arms"]:
             apart = arm["difference"]

@@ -9,8 +9,8 @@ one token a word, so that the longest prompt has about 200 tokens.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ import torch
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tiny_base")]
 
-from alphabet import CHAT_TEMPLATE, END, PAD, ROLES  # noqa: E402
+from alphabet import finished  # noqa: E402
 from pretrain import Schedule, new_model, train  # noqa: E402
 from puzzles import POOL, PUZZLES, draw, examples, task  # noqa: E402
 
@@ -47,9 +47,15 @@ LONGEST_ANSWER = 48
 
 def fixed_wording(questions: Sequence[str]) -> set[str]:
     """What all questions begin with, and what they end with, where that holds white space."""
-    head = os.path.commonprefix(list(questions))
-    tail = os.path.commonprefix([q[::-1] for q in questions])[::-1]
+    head = shared_start(questions)
+    tail = shared_start([question[::-1] for question in questions])[::-1]
     return {text for text in (head, tail) if " " in text}
+
+
+def shared_start(texts: Sequence[str]) -> str:
+    """The longest text that all begin with."""
+    columns = zip(*texts, strict=False)
+    return "".join(c[0] for c in itertools.takewhile(lambda c: len(set(c)) == 1, columns))
 
 
 def phrases() -> list[str]:
@@ -78,8 +84,7 @@ def names() -> list[str]:
 
 def build_tokenizer(seed: int) -> Any:
     """A transformers tokenizer: bytes, byte pairs inside words, role tokens, phrases."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     wording, people = phrases(), names()
 
@@ -101,14 +106,7 @@ def build_tokenizer(seed: int) -> Any:
     core.train_from_iterator(
         corpus(), trainers.BpeTrainer(vocab_size=WORDS, initial_alphabet=alphabet, show_progress=False)
     )
-    core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (PAD, END, *ROLES)])
-    core.add_tokens([AddedToken(p, special=False, normalized=False) for p in wording])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False,
-        additional_special_tokens=list(ROLES), model_max_length=512,
-    )  # fmt: skip
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return finished(core, wording)
 
 
 def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
