@@ -40,7 +40,7 @@ def test_no_evaluation_problem_is_asked_and_every_revision_is_right():
         assert not any(question in text for question in held_out)
         seen[example.kind] += 1
         asked = [(name, p) for question, (name, p) in problems.items() if question in text]
-        assert len(asked) == 1 and asked[0][0] == example.puzzle
+        assert [name for name, _ in asked] == [example.puzzle]
         if example.kind == "revise":
             assert puzzles.task(example.puzzle).verify(asked[0][1], example.answer).correct
     assert all(seen.values())
@@ -64,7 +64,9 @@ def test_a_hint_tells_where_and_never_what():
     problem = task.train_problem(0)
     wrong = puzzles.reference("binary_matrix", problem).replace("1", "9", 1)
     said = puzzles.critique("binary_matrix", problem, wrong)
-    assert "is wrong" in said and "should be" not in said and "9" not in said
+    assert "is wrong" in said
+    assert "should be" not in said
+    assert "9" not in said
 
 
 def test_the_stream_is_the_same_wherever_it_is_entered():
