@@ -122,8 +122,9 @@ def update(engine: Engine, terms: Sequence[Term], params: AdamParams, passes: in
     """Accumulate every term's gradient and take a step; no terms, no step.
 
     Returns:
-        Per term its summed loss and its sums over tokens, and the gradient's norm before clipping
-        (of the last pass).
+        Per term its summed loss and its sums over tokens, and from an engine that compares gradients its
+        gradient's norm and cosine with the sum of the terms before it; then the whole gradient's norm before
+        clipping (all of the last pass).
     """
     metrics: dict[str, float] = {}
     for _ in range(passes if terms else 0):
