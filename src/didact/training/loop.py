@@ -12,11 +12,12 @@ from typing import Any
 
 from didact.engines.base import AdamParams, Engine
 from didact.errors import DataError, Interrupted, NonFiniteError, TrainingGuard, UsageError
+from didact.evaluation.calibration import calibration
 from didact.evaluation.evaluate import evaluate
 from didact.methods import Term
 from didact.randomness import derive_seed
 from didact.training.checkpoint import State, save_checkpoint
-from didact.training.metrics import rollout_metrics
+from didact.training.metrics import rollout_metrics, term_metrics
 from didact.training.run_dir import RunDir, read_jsonl
 from didact.training.setup import Parts
 from didact.training.signals import StopSignal
@@ -129,10 +130,7 @@ def update(engine: Engine, terms: Sequence[Term], params: AdamParams, passes: in
     metrics: dict[str, float] = {}
     for _ in range(passes if terms else 0):
         for term in terms:
-            output = engine.forward_backward(term.rows, term.loss)
-            metrics[f"loss/{term.name}"] = output.loss
-            metrics |= {f"{name}/{term.name}": value for name, value in output.metrics.items()}
-            metrics[f"rows/{term.name}"] = len(term.rows)
+            metrics |= term_metrics(term, engine.forward_backward(term.rows, term.loss))
         metrics |= engine.optim_step(params).metrics
     return metrics
 
@@ -158,7 +156,8 @@ def evaluate_once(
         ends = parts.config.progress(state.step, state.sampled_tokens) >= 1
         if config.own_critique and (state.step == 0 or ends):
             own = dataclasses.replace(ctx, feedback=parts.own_critic())
-            values |= evaluate(own, problems, temperature=config.temperature).metrics("own_critique")
+            criticised = evaluate(own, problems, temperature=config.temperature)
+            values |= criticised.metrics("own_critique") | calibration(criticised.rollouts)
     record = {
         "step": state.step,
         "sampled_tokens": state.sampled_tokens,
