@@ -16,6 +16,7 @@ from didact.evaluation.calibration import calibration
 from didact.evaluation.evaluate import evaluate
 from didact.methods import Term
 from didact.randomness import derive_seed
+from didact.training.alarm_watch import AlarmWatch
 from didact.training.checkpoint import State, save_checkpoint
 from didact.training.metrics import rollout_metrics, term_metrics
 from didact.training.run_dir import RunDir, read_jsonl
@@ -27,7 +28,9 @@ Report = Callable[[dict[str, Any]], None]
 """Told of every line of metrics.jsonl as it is written."""
 
 
-def train_loop(parts: Parts, run: RunDir, state: State, stop: StopSignal, report: Report) -> State:
+def train_loop(
+    parts: Parts, run: RunDir, state: State, stop: StopSignal, report: Report, warn: Report
+) -> State:
     """Train from `state` to the end of the config, evaluating and saving on the way.
 
     Args:
@@ -36,6 +39,7 @@ def train_loop(parts: Parts, run: RunDir, state: State, stop: StopSignal, report
         state: Where to begin.
         stop: Polled between steps and inside the stretches that may be cut off.
         report: Told of every metrics line.
+        warn: Told {"warning": …} of what looks wrong in them.
 
     Returns:
         The state after the last step, checkpointed.
@@ -47,16 +51,23 @@ def train_loop(parts: Parts, run: RunDir, state: State, stop: StopSignal, report
     config = parts.config
     saved: int | None = None
     watch = FailureWatch(config.feedback.max_failed)
+    alarms = AlarmWatch(run, config.feedback.control, warn)
+
+    def told(record: dict[str, Any]) -> None:
+        alarms.add(record)
+        report(record)
+
     try:
         while config.progress(state.step, state.sampled_tokens) < 1:
             if state.step == 0 or (config.eval.every and state.step % config.eval.every == 0):
-                evaluate_once(parts, run, state, stop, report, watch)
-            state = train_step(parts, run, state, stop, report, watch)
+                evaluate_once(parts, run, state, stop, told, watch)
+            state = train_step(parts, run, state, stop, told, watch)
             watch.check()
             if config.checkpoint_every and state.step % config.checkpoint_every == 0:
                 save_checkpoint(run.checkpoints, parts.engine, state)
                 saved = state.step
-        evaluate_once(parts, run, state, stop, report, watch)
+        evaluate_once(parts, run, state, stop, told, watch)
+        alarms.end(state.step)
     except Interrupted as stopped:
         # Signals only cut off stretches that leave the engine where the last whole step put it.
         save_checkpoint(run.checkpoints, parts.engine, state)
