@@ -75,6 +75,16 @@ def _view(report: Report) -> dict[str, Any]:
         "curves": Markup(inline_svg(report, described_by="curves-caption")),
         "looks": LOOKS,
         "arms": [_arm(index, arm) for index, arm in enumerate(report.arms)],
+        "alarms": [
+            {
+                "arm": plain_name(arm.method),
+                "name": a.name,
+                "step": a.step,
+                "text": plain_text(a.message) + ("." if a.stands else ". It has passed since."),
+            }
+            for arm in report.arms
+            for a in arm.alarms
+        ],
         "details": {plain_text(k): plain_text(v) for k, v in report.details.items()},
     }
 
