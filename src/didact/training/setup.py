@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from didact.engines.base import Engine, SamplingParams
 from didact.engines.local import LocalEngine, LoraSettings
 from didact.errors import DataError, UsageError
+from didact.evaluation.evaluate import Evaluation
 from didact.feedback.base import FeedbackSource
 from didact.feedback.controls import controlled
 from didact.feedback.leakage import LeakGuard
@@ -27,6 +29,8 @@ from didact.tasks.math import MathTask
 from didact.tasks.recorded import RecordedAnswers, RecordedTask
 from didact.tasks.writing import Judged
 from didact.training.config import ModelConfig, RunConfig
+from didact.training.rewards import Bill, Scoring, against_start, check_reward, make_scoring
+from didact.training.run_dir import RunDir
 from didact.training.sources import Surroundings, source_settings
 from didact.types import Problem
 
@@ -49,6 +53,8 @@ class Parts:
     method: Method
     engine: Engine
     renderer: Renderer
+    scoring: Scoring | None = None
+    """Scores answers where the task has no verifier."""
 
     def context(self, *, seed: int, step: int, progress: float) -> Context:
         """What one training step may use."""
@@ -73,6 +79,16 @@ class Parts:
         """The model as the critic of its own answers, with nothing private to go by."""
         params = SamplingParams(max_tokens=self.config.eval.own_critique, temperature=0.0)
         return SelfCritique(EngineChat(self.engine, self.renderer, params=params))
+
+    def bill(self) -> Bill:
+        """What the judge of the rewards cost since this was last asked; nothing where there is none."""
+        return Bill() if self.scoring is None else self.scoring.bill()
+
+    def against_start(self, run: RunDir, evaluation: Evaluation) -> dict[str, Any]:
+        """What a judge of rewards makes of these answers beside those of the run's start; else nothing."""
+        if self.scoring is None or self.config.reward is None:
+            return {}
+        return against_start(self.scoring, self.config.reward.pairwise, run, evaluation)
 
     def eval_problems(self) -> Sequence[Problem]:
         """The configured stretch of evaluation problems.
@@ -103,19 +119,21 @@ def build(config: RunConfig, *, for_training: bool = True, home: Path | None = N
     """
     method = make_method(config.method, config.settings)
     task = make_task(config.task.name, config.task.settings, seed=config.seed)
-    if isinstance(task, Judged) and not task.bound:
-        raise UsageError(
-            f"task {task.name!r} is scored by a judge, which settings cannot name: use it in Python, with "
-            "task.bind(RubricJudge(chat_model))"
-        )
-    validate_task(task)
+    check_reward(config, task)
+    if not isinstance(task, Judged):  # a judge's scores are no proof of a reference
+        validate_task(task)
     if for_training:
         check_task(config, method, task)
     engine = make_engine(config.model, keep_reference=method.needs_reference)
     renderer = Renderer(engine.tokenizer, config.model.chat_template, engine.end_ids)
-    critic = make_critic(config, task, (engine, renderer), home)
+    at = surroundings(config, task, (engine, renderer), home)
+    scoring = make_scoring(config, at)
+    if scoring is not None and isinstance(task, Judged):
+        task.bind(scoring)
+        at = dataclasses.replace(at, judge=lambda: scoring)
+    critic = _guarded(config, at)
     feedback = controlled(critic, config.feedback.control, seed=config.seed)
-    parts = Parts(config, task, critic, feedback, method, engine, renderer)
+    parts = Parts(config, task, critic, feedback, method, engine, renderer, scoring)
     if for_training:
         check_lengths(parts)
     return parts
@@ -129,7 +147,9 @@ def check_task(config: RunConfig, method: Method, task: Task) -> None:
         UsageError: evaluation is on, and the task verifies nothing.
     """
     first = task.train_problem(0)
-    validate_problem(task, first)
+    judged = isinstance(task, Judged)
+    if not judged:
+        validate_problem(task, first)
     problems = task.train_problems() if isinstance(task, FILES) else [first]
     bare = [problem.id for problem in problems if problem.reference is None]
     if isinstance(method, SFT) and bare:
@@ -143,7 +163,7 @@ def check_task(config: RunConfig, method: Method, task: Task) -> None:
             f"no problem of task {task.name!r} has a reference, so feedback.source={config.feedback.source} "
             "could criticise nothing: add references that are answers, or take another source"
         )
-    if config.eval.problems:
+    if config.eval.problems and not judged:
         asked = task.eval_problems(1)[0]
         verdict = task.verify(asked, asked.reference or "")
         if verdict.reward is None and verdict.error is None:
@@ -182,11 +202,28 @@ def make_critic(
     """The configured source with its leak guard, without controls.
 
     Args:
-        config: `feedback` says which source, `model` which model a frozen copy is made of.
+        config: `feedback` says which source, `model` which model a frozen copy is made of, `reward` who
+            scores, where the source is what that judge says.
         task: Whose answers are criticised.
         policy: The engine in training; None where nothing is trained.
         home: Where the source keeps what it needs again, as a judge's replies.
     """
+    at = surroundings(config, task, policy, home)
+    if config.reward is None:
+        return _guarded(config, at)
+
+    def judge() -> FeedbackSource:
+        scoring = make_scoring(config, at)
+        assert scoring is not None
+        return scoring
+
+    return _guarded(config, dataclasses.replace(at, judge=judge))
+
+
+def surroundings(
+    config: RunConfig, task: Task | None, policy: tuple[Engine, Renderer] | None, home: Path | None
+) -> Surroundings:
+    """What the configured sources are built from; see `make_critic`."""
 
     def load(model: str | None) -> tuple[Engine, Renderer]:
         """Another model; None is the configured one, as it was before training."""
@@ -195,7 +232,10 @@ def make_critic(
         engine = make_engine(chosen)
         return engine, Renderer(engine.tokenizer, template, engine.end_ids)
 
-    at = Surroundings(load=load, policy=policy, task=task, seed=config.seed, home=home)
+    return Surroundings(load=load, policy=policy, task=task, seed=config.seed, home=home)
+
+
+def _guarded(config: RunConfig, at: Surroundings) -> FeedbackSource:
     settings = source_settings(config.feedback.source, config.feedback.settings)
     return LeakGuard(settings.build(at), config.feedback.leaks)
 
