@@ -224,6 +224,21 @@ def test_a_stopped_run_goes_on_bit_for_bit(roomy: Path, tmp_path: Path) -> None:
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+def test_an_instruction_descends_by_the_judge_too(roomy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fd"
+    more = ("settings={train: 6, validation: 4, prompt_tokens: 64}", "reward.pairwise=false")
+    with JudgeServer(judge) as server:
+        words = recipe(roomy, server.url, out, *more)
+        assert didact("descend", *words[2:], "--rounds", 2) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["feedback_tokens"] > 0, "what the scores cost"
+    assert result["sampled_tokens"] > 0
+    scores = [json.loads(line)["scores"] for line in (out / "prompts.jsonl").read_text().splitlines()]
+    assert all(0 <= score <= 1 for line in scores for score in line)
+    assert sum(scores[-1]) >= sum(scores[0]), "kept only if better"
+    assert [e["n"] for e in evaluations(out)] == [6, 6]
+
+
 # ── a judge in this process ───────────────────────────────────────────────────────────────────────
 
 VERDICT = rated(4, "thin")

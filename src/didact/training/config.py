@@ -208,6 +208,20 @@ def load_config(
     named = values.setdefault("method", method)
     if named != method:
         raise UsageError(f"{file} is a config for {named!r}, not {method!r}: run `train {named}`")
+    return _changed(values, overrides, direct)
+
+
+def borrow_config(
+    method: str, file: Path | None = None, overrides: Sequence[str] = (), **direct: Any
+) -> RunConfig:
+    """The same from a file of any method, without that method's own settings; see `load_config`."""
+    values = {} if file is None else read_yaml(file)
+    if values.get("method", method) != method:
+        values.pop("settings", None)
+    return _changed({**values, "method": method}, overrides, direct)
+
+
+def _changed(values: dict[str, Any], overrides: Sequence[str], direct: Mapping[str, Any]) -> RunConfig:
     for key, value in direct.items():
         if value is not None:
             if key == "task__name":

@@ -18,6 +18,7 @@ from didact.feedback.controls import controlled
 from didact.feedback.leakage import LeakGuard
 from didact.feedback.self_critique import SelfCritique
 from didact.methods import SFT, Method, make_method
+from didact.methods.feedback_descent import NAME as DESCENT
 from didact.randomness import derive_seed
 from didact.rollouts.base import Context
 from didact.rollouts.engine_chat import EngineChat
@@ -106,18 +107,30 @@ class Parts:
         return problems
 
 
-def build(config: RunConfig, *, for_training: bool = True, home: Path | None = None) -> Parts:
+def build(
+    config: RunConfig,
+    *,
+    for_training: bool = True,
+    home: Path | None = None,
+    method: Method | None = None,
+) -> Parts:
     """Make everything that a config names, the cheap things first.
 
     Args:
         config: The settings.
         for_training: Also check that the method can learn from what the task offers.
         home: The run directory, where a feedback source keeps what it needs again.
+        method: One that no name makes, in place of the configured one.
 
     Raises:
         UsageError, DataError: a name, file or row that cannot be used; nothing was written.
     """
-    method = make_method(config.method, config.settings)
+    if method is None and config.method == DESCENT:
+        raise UsageError(
+            f"{DESCENT} changes an instruction and no weight, so there is nothing to train, resume or sweep: "
+            "run `didact descend`, or go on with `didact descend --resume RUN`"
+        )
+    method = method or make_method(config.method, config.settings)
     task = make_task(config.task.name, config.task.settings, seed=config.seed)
     check_reward(config, task)
     if not isinstance(task, Judged):  # a judge's scores are no proof of a reference
@@ -126,12 +139,11 @@ def build(config: RunConfig, *, for_training: bool = True, home: Path | None = N
         check_task(config, method, task)
     engine = make_engine(config.model, keep_reference=method.needs_reference)
     renderer = Renderer(engine.tokenizer, config.model.chat_template, engine.end_ids)
-    at = surroundings(config, task, (engine, renderer), home)
-    scoring = make_scoring(config, at)
+    policy = (engine, renderer)
+    scoring = make_scoring(config, surroundings(config, task, policy, home))
     if scoring is not None and isinstance(task, Judged):
         task.bind(scoring)
-        at = dataclasses.replace(at, judge=lambda: scoring)
-    critic = _guarded(config, at)
+    critic = make_critic(config, task, policy, home, scoring)
     feedback = controlled(critic, config.feedback.control, seed=config.seed)
     parts = Parts(config, task, critic, feedback, method, engine, renderer, scoring)
     if for_training:
@@ -197,7 +209,11 @@ def check_lengths(parts: Parts) -> None:
 
 
 def make_critic(
-    config: RunConfig, task: Task | None, policy: tuple[Engine, Renderer] | None, home: Path | None
+    config: RunConfig,
+    task: Task | None,
+    policy: tuple[Engine, Renderer] | None,
+    home: Path | None,
+    scoring: Scoring | None = None,
 ) -> FeedbackSource:
     """The configured source with its leak guard, without controls.
 
@@ -207,17 +223,15 @@ def make_critic(
         task: Whose answers are criticised.
         policy: The engine in training; None where nothing is trained.
         home: Where the source keeps what it needs again, as a judge's replies.
+        scoring: The judge of the rewards, where one scores here already.
     """
     at = surroundings(config, task, policy, home)
-    if config.reward is None:
-        return _guarded(config, at)
 
-    def judge() -> FeedbackSource:
-        scoring = make_scoring(config, at)
-        assert scoring is not None
-        return scoring
+    def judge() -> FeedbackSource | None:
+        return scoring or make_scoring(config, at)
 
-    return _guarded(config, dataclasses.replace(at, judge=judge))
+    settings = source_settings(config.feedback.source, config.feedback.settings)
+    return LeakGuard(settings.build(dataclasses.replace(at, judge=judge)), config.feedback.leaks)
 
 
 def surroundings(
@@ -233,11 +247,6 @@ def surroundings(
         return engine, Renderer(engine.tokenizer, template, engine.end_ids)
 
     return Surroundings(load=load, policy=policy, task=task, seed=config.seed, home=home)
-
-
-def _guarded(config: RunConfig, at: Surroundings) -> FeedbackSource:
-    settings = source_settings(config.feedback.source, config.feedback.settings)
-    return LeakGuard(settings.build(at), config.feedback.leaks)
 
 
 def make_engine(config: ModelConfig, *, keep_reference: bool = False) -> LocalEngine:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from didact.engines.base import LIVE, Engine, SamplingParams
 from didact.errors import UsageError, did_you_mean
@@ -41,7 +41,7 @@ from didact.types import FeedbackSourceName
 if TYPE_CHECKING:
     from didact.feedback.openai_chat import Prices
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=BaseModel)
 
 UNSHOWN = ("api_key_env", "base_url")
 """Settings that a key may be put into by mistake: an error does not repeat them."""
@@ -57,7 +57,7 @@ class Surroundings:
         task: The task whose answers are criticised.
         seed: The run's seed.
         home: A folder for what a source keeps, as a judge's replies; made when needed.
-        judge: Makes what the judge of the rewards says a source of critiques; None where nobody scores.
+        judge: Gives the judge of the rewards as a source of critiques; None where nobody scores.
     """
 
     load: Callable[[str | None], tuple[Engine, Renderer]]
@@ -65,7 +65,7 @@ class Surroundings:
     task: Task | None
     seed: int
     home: Path | None
-    judge: Callable[[], FeedbackSource] | None = None
+    judge: Callable[[], FeedbackSource | None] = lambda: None
 
 
 class Source(Section):
@@ -291,12 +291,13 @@ class RewardSource(Source):
     """What the judge of the rewards said when it scored the answer: one verdict, paid once."""
 
     def build(self, at: Surroundings) -> FeedbackSource:
-        if at.judge is None:
+        judge = at.judge()
+        if judge is None:
             raise UsageError(
                 "feedback.source=reward is what the judge that scores the answers says, and nobody scores "
                 "them here: name a judge with reward.source, as judge:local, or take another feedback.source"
             )
-        return at.judge()
+        return judge
 
 
 class RecordedSource(Source):
