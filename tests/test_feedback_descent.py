@@ -304,6 +304,8 @@ def test_a_descent_is_a_run_that_compare_and_eval_read(
     assert result["sampled_tokens"] == tokens[-1] > 0
     told = [json.loads(line) for line in (out / "prompts.jsonl").read_text().splitlines()]
     assert [line.get("tried") for line in told] == [None, BAD, GOOD, None]
+    rounds = [r for r in read_jsonl(run_.metrics) if "eval" not in r]
+    assert [r.get("no_proposal") for r in rounds] == [None, None, "no wrong answer was criticised yet"]
 
     other = tmp_path / "none"
     planted[:] = [BAD, WORSE, "Say z."]

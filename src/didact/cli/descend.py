@@ -107,6 +107,7 @@ def _dry_run(config: RunConfig, out: Path) -> None:
 def _report(record: dict[str, Any]) -> None:
     """One line of metrics.jsonl in a few words."""
     from didact.cli.progress import evaluation_line
+    from didact.evaluation.plain_text import plain_name
 
     if "eval" in record:
         typer.echo(f"round {record['step']}: {evaluation_line(record['eval'])}", err=True)
@@ -116,7 +117,7 @@ def _report(record: dict[str, Any]) -> None:
         line += f"{record['validation_candidate']:.3f} against {record['validation_best']:.3f} on "
         line += f"{record['validation_n']} validation problems, {'kept' if record['kept'] else 'not kept'}"
     else:
-        line += "no new instruction to try"
+        line += f"no new instruction to try: {plain_name(record.get('no_proposal', ''), 200)}"
     typer.echo(line, err=True)
 
 

@@ -203,7 +203,7 @@ def _rounds(
         tokens = done.standing.feedback_tokens + bill.tokens
         standing = done.standing.model_copy(update={"feedback_tokens": tokens})
         run.add_rollouts(done.rollouts, standing.round)
-        record = {
+        record: dict[str, Any] = {
             "step": standing.round,
             "sampled_tokens": standing.sampled_tokens,
             "feedback_tokens": standing.feedback_tokens,
@@ -211,6 +211,8 @@ def _rounds(
             **bill.metrics(),
             **done.metrics(),
         }
+        if done.proposal.error is not None:
+            record["no_proposal"] = done.proposal.error
         run.add_metrics(record)
         run.add_timing({"step": standing.round, "seconds": round(time.perf_counter() - started, 4)})
         _keep(run, standing, tried=done.proposal.text, error=done.proposal.error)
