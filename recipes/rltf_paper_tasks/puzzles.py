@@ -32,9 +32,9 @@ TASK_SEED = 99
 POOL = 3_000
 """Different problems a puzzle."""
 SHARES = {"knights_knaves": 8, "binary_matrix": 2, "shortest_path": 3}
-KINDS = {"answer": 3, "revise": 11, "criticise": 2}
+KINDS = {"answer": 4, "revise": 11, "criticise": 2}
 """How often each puzzle and each kind of example is drawn (relative weights)."""
-NOISE = {"knights_knaves": 0.5, "binary_matrix": 0.35, "shortest_path": 0.9}
+NOISE = {"knights_knaves": 0.3, "binary_matrix": 0.35, "shortest_path": 0.9}
 """How often a person's role, a cell, or a path is wrong in a first answer of the warm-up."""
 DIRECTIONS = ("right", "down", "left", "up")
 
