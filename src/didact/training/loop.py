@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from didact.engines.base import AdamParams, Engine
@@ -17,6 +17,7 @@ from didact.methods import Term
 from didact.randomness import derive_seed
 from didact.training.checkpoint import State, save_checkpoint
 from didact.training.metrics import rollout_metrics
+from didact.training.minibatches import minibatches
 from didact.training.run_dir import RunDir, read_jsonl
 from didact.training.setup import Parts
 from didact.training.signals import StopSignal
@@ -84,7 +85,7 @@ def train_step(
     config, started = parts.config, time.perf_counter()
     seed = derive_seed(config.seed, "step", state.step)
     progress = config.progress(state.step, state.sampled_tokens)
-    ctx = parts.context(seed=seed, step=state.step, progress=progress)
+    ctx = parts.context(seed=seed, step=state.step, progress=progress, memory=state.memory)
     with stop.interruptible():
         first = state.step * config.problems_per_step
         problems = [parts.task.train_problem(first + i) for i in range(config.problems_per_step)]
@@ -95,13 +96,15 @@ def train_step(
     watch.add(rollouts)
     terms = parts.method.rows(ctx, rollouts)
     params = config.optim.at(state.step, progress)
-    metrics = update(parts.engine, terms, params, config.optim.passes)
+    steps = minibatches(terms, config.optim.minibatches, config.optim.passes, seed=seed)
+    metrics = update(parts.engine, steps, params)
     state = state.model_copy(
         update={
             "step": state.step + 1,
             "sampled_tokens": state.sampled_tokens + sum(r.sampled_tokens for r in rollouts),
             "feedback_tokens": state.feedback_tokens + sum(r.feedback_tokens for r in rollouts),
-            "updates": state.updates + config.optim.passes * bool(terms),
+            "updates": state.updates + len(steps),
+            "memory": ctx.memory,
         }
     )
     record = {
@@ -109,6 +112,7 @@ def train_step(
         "sampled_tokens": state.sampled_tokens,
         "feedback_tokens": state.feedback_tokens,
         **rollout_metrics(rollouts),
+        **ctx.notes,
         "lr": params.lr,
         **metrics,
     }
@@ -118,15 +122,15 @@ def train_step(
     return state
 
 
-def update(engine: Engine, terms: Sequence[Term], params: AdamParams, passes: int = 1) -> dict[str, float]:
-    """Accumulate every term's gradient and take a step; no terms, no step.
+def update(engine: Engine, steps: Iterable[Sequence[Term]], params: AdamParams) -> dict[str, float]:
+    """Accumulate every term's gradient and take a step, for each minibatch of each pass.
 
     Returns:
-        Per term its summed loss and its sums over tokens, and the gradient's norm before clipping
-        (of the last pass).
+        Per term its summed loss and its sums over tokens, and the gradient's norm before clipping (all of
+        the last step).
     """
     metrics: dict[str, float] = {}
-    for _ in range(passes if terms else 0):
+    for terms in steps:
         for term in terms:
             output = engine.forward_backward(term.rows, term.loss)
             metrics[f"loss/{term.name}"] = output.loss

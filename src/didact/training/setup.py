@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from didact.engines.base import Engine, SamplingParams
+from didact.engines.base import CriticSettings, Engine, SamplingParams
 from didact.engines.local import LocalEngine, LoraSettings
 from didact.errors import DataError, UsageError
 from didact.feedback.base import FeedbackSource
@@ -50,7 +50,9 @@ class Parts:
     engine: Engine
     renderer: Renderer
 
-    def context(self, *, seed: int, step: int, progress: float) -> Context:
+    def context(
+        self, *, seed: int, step: int, progress: float, memory: Mapping[str, float] | None = None
+    ) -> Context:
         """What one training step may use."""
         return Context(
             engine=self.engine,
@@ -62,6 +64,7 @@ class Parts:
             step=step,
             progress=progress,
             recorded=self.task if isinstance(self.task, RecordedAnswers) else None,
+            memory=dict(memory or {}),
         )
 
     def eval_context(self, step: int) -> Context:
@@ -111,7 +114,7 @@ def build(config: RunConfig, *, for_training: bool = True, home: Path | None = N
     validate_task(task)
     if for_training:
         check_task(config, method, task)
-    engine = make_engine(config.model, keep_reference=method.needs_reference)
+    engine = make_engine(config.model, keep_reference=method.needs_reference, critic=method.critic)
     renderer = Renderer(engine.tokenizer, config.model.chat_template, engine.end_ids)
     critic = make_critic(config, task, (engine, renderer), home)
     feedback = controlled(critic, config.feedback.control, seed=config.seed)
@@ -200,8 +203,10 @@ def make_critic(
     return LeakGuard(settings.build(at), config.feedback.leaks)
 
 
-def make_engine(config: ModelConfig, *, keep_reference: bool = False) -> LocalEngine:
-    """An engine with the configured model."""
+def make_engine(
+    config: ModelConfig, *, keep_reference: bool = False, critic: CriticSettings | None = None
+) -> LocalEngine:
+    """An engine with the configured model, and with a value head where `critic` says how it is trained."""
     lora = None
     if config.lora is not None:
         lora = LoraSettings(**config.lora.model_dump())
@@ -212,6 +217,7 @@ def make_engine(config: ModelConfig, *, keep_reference: bool = False) -> LocalEn
         dtype=config.dtype,
         tokens_per_batch=config.tokens_per_batch,
         keep_reference=keep_reference,
+        critic=critic,
     )
 
 
