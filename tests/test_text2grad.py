@@ -64,6 +64,17 @@ def test_direct_follows_any_labels(labels, seed):
     np.testing.assert_allclose(found, engine.score(text, [*labels, 0], True), atol=1e-6)
 
 
+def test_an_answer_that_was_given_has_the_same_nl_gradient():
+    engine = Bigram(moved=0.2)
+    rollout = engine.answer("it rains", good=["it"], poor=["rains"])
+    turn = rollout.turns[0].model_copy(update={"logprobs": None})
+    given = rollout.model_copy(update={"turns": (turn,)})
+    method = Text2Grad(credit="direct")
+    found = engine.gradient(rows(method, engine, [given]))
+    np.testing.assert_array_equal(found, engine.gradient(rows(method, engine, [rollout])))
+    assert found.any()
+
+
 @pytest.mark.parametrize("credit", CREDITS)
 def test_a_step_raises_a_good_phrase_and_lowers_a_poor_one(credit):
     """A sign flipped anywhere between the span and the loss turns this round."""

@@ -1,9 +1,14 @@
 """Credit by token: against numbers by hand, sums over all pairs, and each other."""
 
+import ast
+import importlib.util
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,3 +129,43 @@ def test_the_order_of_answers_does_not_matter(answers, random):
 def test_a_value_is_needed_for_every_reward():
     with pytest.raises(ValueError, match="2 rewards for 1 values"):
         gae([1.0, 2.0], [0.0], 1.0, 1.0)
+
+
+# ── a peer's ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def functions_of(path, *names, **known):
+    """Functions of a source file by name, without what else it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kept = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
+    for node in kept:
+        node.decorator_list = []
+    exec(compile(ast.Module(kept, []), str(path), "exec"), known)
+    return known
+
+
+@pytest.mark.skipif(importlib.util.find_spec("verl") is None, reason="verl is not installed")
+def test_gae_and_whitening_are_verls():
+    """From verl's own source where it is installed, because importing it needs a cluster's libraries."""
+    home = Path(importlib.util.find_spec("verl").submodule_search_locations[0])
+    masks = functions_of(
+        home / "utils" / "torch_functional.py",
+        "masked_sum", "masked_mean", "masked_var", "masked_whiten", torch=torch,
+    )  # fmt: skip
+    verl = functions_of(
+        home / "trainer" / "ppo" / "core_algos.py",
+        "compute_gae_advantage_return", torch=torch, verl_F=SimpleNamespace(**masks),
+    )["compute_gae_advantage_return"]  # fmt: skip
+    draw, lengths = np.random.default_rng(0), (7, 3, 5)
+    rewards, values = draw.normal(size=(2, 3, 7))
+    mask = np.arange(7) < np.array(lengths)[:, None]
+    white, returns = verl(
+        torch.tensor(rewards * mask), torch.tensor(values * mask), torch.tensor(mask).double(), 0.9, 0.8
+    )
+    own = [gae(r[:n], v[:n], 0.9, 0.8) for r, v, n in zip(rewards, values, lengths, strict=True)]
+    for i, n in enumerate(lengths):
+        np.testing.assert_allclose(own[i] + values[i, :n], returns[i, :n], atol=1e-9)
+    # It divides by the sample's standard deviation, n − 1, and Didact by the batch's own, n.
+    n = sum(lengths)
+    for ours, theirs, length in zip(whitened(own), white.numpy(), lengths, strict=True):
+        np.testing.assert_allclose(ours, theirs[:length] * (n / (n - 1)) ** 0.5, atol=1e-6)
