@@ -37,7 +37,12 @@ from didact.engines.local.loading import (
     with_lora,
 )
 from didact.engines.local.sampling import Sampler
-from didact.engines.local.training import accumulate_gradient, resolve_loss, target_logprobs
+from didact.engines.local.training import (
+    accumulate_gradient,
+    compared_gradients,
+    resolve_loss,
+    target_logprobs,
+)
 from didact.errors import CapabilityError, NonFiniteError, TrainingGuard, UsageError
 from didact.types import Ids, Row
 
@@ -100,7 +105,10 @@ class LocalEngine:
         self._vocabulary: int = config.vocab_size
         self.max_length: int | None = getattr(config, "max_position_embeddings", None)
         self.capabilities = Capabilities(
-            soft_targets=self._vocabulary, custom_loss=True, full_finetune=lora is None
+            soft_targets=self._vocabulary,
+            custom_loss=True,
+            full_finetune=lora is None,
+            compares_gradients=True,
         )
 
     @classmethod
@@ -212,10 +220,11 @@ class LocalEngine:
             for p, gradient in zip(self._trained.values(), before, strict=True):
                 p.grad = gradient
             raise
+        compared = compared_gradients([p.grad for p in self._trained.values()], before)
         for p, gradient in zip(self._trained.values(), before, strict=True):
             if gradient is not None:
                 p.grad = gradient if p.grad is None else p.grad.add_(gradient)
-        return output
+        return output._replace(metrics={**output.metrics, **compared})
 
     def optim_step(self, params: AdamParams) -> StepOutput:
         """Clip, take one AdamW step, and clear the gradient.
