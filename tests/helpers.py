@@ -1,7 +1,8 @@
-"""Rollouts by hand and a policy small enough to enumerate."""
+"""Rollouts by hand, a policy small enough to enumerate, and the command line."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from didact import losses
+from didact.cli.main import main
 from didact.engines.base import Loss, Sample
 from didact.methods.base import Term
 from didact.rollouts.base import Context
@@ -17,6 +19,19 @@ from didact.tasks.base import Verdict
 from didact.types import Feedback, Problem, Provenance, Rollout, Row, Turn
 
 CRITIC = Provenance(author="test")
+
+
+def didact(*words: object) -> int:
+    """The exit code of `didact …`, run in this process."""
+    before = sys.argv
+    sys.argv = ["didact", *map(str, words)]
+    try:
+        main()
+    except SystemExit as left:
+        return int(left.code or 0)
+    finally:
+        sys.argv = before
+    return 0
 
 
 class WordTokenizer:

@@ -53,6 +53,31 @@ def test_a_fall_to_less_than_a_quarter_is_a_collapse(key: str, word: str) -> Non
     assert collapse(steps(**{key: lambda p: 2.0 if p < 0.5 else 10.0})) == []
 
 
+def test_a_policy_may_be_as_sure_as_it_is_right() -> None:
+    def run(right: float, entropy: float) -> list[dict[str, Any]]:
+        return steps(
+            entropy=lambda p: 1.0 if p < 0.5 else entropy, correct_first=lambda p: 0.0 if p < 0.5 else right
+        )
+
+    assert collapse(run(0.0, 0.2))  # sure of wrong answers
+    assert collapse(run(0.4, 0.2)) == []  # below a quarter, but not below a quarter of the wrong ones
+    assert collapse(run(0.4, 0.14))
+    assert collapse(run(0.6, 0.001)) == []  # it has learned the task
+    shrinking = steps(
+        length_first=lambda p: 10.0 if p < 0.5 else 2.0, correct_first=lambda p: 0.0 if p < 0.5 else 0.9
+    )
+    assert [alarm.key for alarm in collapse(shrinking)] == ["length_first"]
+
+
+def test_every_kind_of_collapse_has_a_key_of_its_own() -> None:
+    falling = {"entropy": lambda p: 2.0 * (1 - p), "length_first": lambda p: 9.0 * (1 - p)}
+    found = alarms(steps(**falling, repeated_first=lambda p: p))
+    assert [(a.name, a.key) for a in found] == [
+        ("collapse", "entropy"), ("collapse", "length_first"), ("collapse", "repeated_first"),
+    ]  # fmt: skip
+    assert all(alarm.stands for alarm in found)
+
+
 def test_too_short_a_run_has_no_trend() -> None:
     falling = {"entropy": lambda p: 10.0 * (1 - p)}
     assert collapse(steps(5, **falling)) == []
@@ -65,6 +90,7 @@ def test_text_that_comes_to_repeat_itself_is_a_collapse() -> None:
     assert "repeats itself" in found.message
     assert collapse(steps(repeated_first=0.9)) == []  # it did from the beginning: that is the task
     assert collapse(steps(repeated_first=lambda p: 0.4 * p)) == []
+    assert collapse(steps(repeated_first=lambda p: 0.48 if p < 0.5 else 0.55)) == []  # as much as before
 
 
 def test_a_run_without_a_gradient_is_a_no_op() -> None:
@@ -77,6 +103,11 @@ def test_a_run_without_a_gradient_is_a_no_op() -> None:
     assert "no step had anything to learn from" in nothing.message
     assert no_op([*bare, {"step": 3, "grad_norm": 1e-9}]) == []
     assert no_op([evaluation(0, 0.1)]) == []
+    # While a run goes on, the first steps may be empty.
+    idle = [evaluation(0, 0.1), *({"step": i} for i in range(1, 10))]
+    assert alarms(idle, ended=False) == []
+    assert alarms(idle)
+    assert [a.key for a in alarms([*idle, {"step": 10}], ended=False)] == ["grad_norm"]
 
 
 def test_critiques_that_are_all_the_same_are_flat() -> None:
@@ -88,6 +119,9 @@ def test_critiques_that_are_all_the_same_are_flat() -> None:
     assert flat_feedback(steps(critiques=16, distinct_critiques=2)) == []
     assert flat_feedback(steps(critiques=3, distinct_critiques=1)) == []  # three may well be alike
     assert flat_feedback(steps(critiques=0, distinct_critiques=0)) == []
+    same = steps(critiques=16, distinct_critiques=1)
+    assert [a.name for a in alarms(same)] == ["flat feedback"]
+    assert alarms(same, flat_by_design=True) == []
     # What counts is the end of the run.
     assert flat_feedback(steps(critiques=16, distinct_critiques=lambda p: 1 if p < 0.5 else 9)) == []
     assert flat_feedback(steps(critiques=16, distinct_critiques=lambda p: 9 if p < 0.5 else 1))

@@ -14,7 +14,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from didact.cli.main import main
+from tests.helpers import didact
 from tests.models import save_model
 
 QUICK = [
@@ -34,19 +34,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"prompt": f"What is {i} + {i}?", "reference": str(2 * i)} for i in range(30)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
-
-
-def didact(*words: object) -> int:
-    """The exit code of `didact …`, run in this process."""
-    before = sys.argv
-    sys.argv = ["didact", *map(str, words)]
-    try:
-        main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture(scope="module")

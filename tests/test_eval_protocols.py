@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from didact.cli.main import main
 from didact.evaluation.evaluate import evaluate
 from didact.evaluation.intervals import wilson
 from didact.feedback.self_critique import SelfCritique
 from didact.rollouts.engine_chat import EngineChat
 from didact.rollouts.render import CRITIQUE_REQUEST
 from didact.types import Ids
-from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context
+from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context, didact
 from tests.models import save_model
 
 PROBLEMS = EchoTask().eval_problems(4)
@@ -144,19 +142,6 @@ def test_one_round_is_what_it_was_without_rounds() -> None:
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("llama"), "llama")
-
-
-def didact(*words: object) -> int:
-    """The exit code of `didact …`, run in this process."""
-    before = sys.argv
-    sys.argv = ["didact", *map(str, words)]
-    try:
-        main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 QUICK = ["--task", "spell_backward", "--set", "eval.problems=2", "--set", "sampling.max_tokens=3"]

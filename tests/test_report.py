@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from didact.evaluation.alarms import Alarm
 from didact.evaluation.picture import LOOKS, picture
 from didact.evaluation.plain_text import plain_text
 from didact.evaluation.report import percent, write_report
@@ -49,7 +50,11 @@ def make_report(text="spell", n_points=3):
         CurvePoint(i, 1000 * i, 2.0 * i, 0.3 * i, (0.3 * i - 0.01, 0.3 * i + 0.05)) for i in range(n_points)
     ]
     trained = ArmResult(
-        text, 0.6, (0.55, 0.65), 0.7, (0.6, 0.8), 4.0, 2000, 12, 2, curve, (0.6, 0.52, 0.671), rollouts
+        text, 0.6, (0.55, 0.65), 0.7, (0.6, 0.8), 4.0, 2000, 12, 2, curve, (0.6, 0.52, 0.671), rollouts,
+        alarms=[
+            Alarm("collapse", 9, f"entropy fell: {text}", "entropy"),
+            Alarm("flat feedback", 8, "all the same", "distinct_critiques", stands=False),
+        ],
     )  # fmt: skip
     base = ArmResult("base", 0.0, (0.0, 0.019), None, None, 0.0, 0, 0, 0)
     return Report(text, text, 200, 7, [base, trained], text, baseline=text, details={text: text})
@@ -89,7 +94,7 @@ def render(tmp_path, report):
 
 
 PAGE = "html head meta title style body main header h1 h2 h3 h4 p figure figcaption div table caption"
-PARTS = "thead tbody tr th td small span i details summary article ol li"
+PARTS = "thead tbody tr th td small span i details summary article ol li ul strong"
 CURVES = "svg g path defs use text rect clippath"
 ALLOWED_TAGS = frozenset(f"{PAGE} {PARTS} {CURVES}".split())
 
@@ -125,6 +130,7 @@ def test_the_page_shows_everything_that_was_found(tmp_path):
     for part in [
         "60.0 %", "55–65 %", "70.0 %", "60–80 %", "+60", "+52 to +67", "2,000", "12", "not measured",
         "First answer ✗ wrong", "Revision ✓ right", "not verified", "(empty)", "seed 7",
+        "rltf-sd , collapse at step 9: entropy fell: rltf-sd.", "all the same. It has passed since.",
         "200 evaluation problems", "did not see the reference", "The critic failed: rltf-sd",
     ]:  # fmt: skip
         assert part in text, part

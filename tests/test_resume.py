@@ -55,7 +55,7 @@ homes = {
     "forward_backward": (LocalEngine, "forward_backward"),
     "optim_step": (LocalEngine, "optim_step"),
     "save": (checkpoint, "_sha256"),
-    "rename": (checkpoint, "_sync"),
+    "rename": (checkpoint, "sync"),
     "prune": (checkpoint.shutil, "rmtree"),
     "log": (loop.RunDir, "add_metrics"),
 }

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from didact.cli.logs import log_to_stderr
-from didact.cli.main import main
 from didact.errors import UsageError
 from didact.feedback import openai_chat
 from didact.feedback.base import FeedbackRequest
@@ -27,6 +26,7 @@ from didact.training.run_dir import read_jsonl
 from didact.training.setup import tiny_model
 from didact.training.sources import Surroundings, source_settings
 from didact.types import Example, Feedback, Problem, Provenance, Turn
+from tests.helpers import didact
 from tests.judge_server import TRANSIENT, UNUSABLE, JudgeServer, verdict
 
 QUICK = [
@@ -35,19 +35,6 @@ QUICK = [
     "--set", "eval.problems=4", "--set", "optim.lr=1e-3", "--set", "checkpoint_every=1",
 ]  # fmt: skip
 LOOSE = ["--set", "feedback.max_failed=1"]
-
-
-def didact(*words: object) -> int:
-    """The exit code of `didact …`, run in this process."""
-    before = sys.argv
-    sys.argv = ["didact", *map(str, words)]
-    try:
-        main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +168,7 @@ def _criticised(word: str) -> Example:
 
 MORTAL = """
 import os, sys
+from tests.helpers import didact
 from tests.judge_server import JudgeServer
 from tests.test_sources import critic
 lives, port = int(sys.argv[1]), int(sys.argv[2])

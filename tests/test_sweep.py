@@ -429,6 +429,7 @@ def finished(out: Path, cell: Cell, right: Sequence[bool], *, text: str = "sun",
                     {
                         "step": i, "sampled_tokens": 60 * i, "feedback_tokens": 7 * i, "grad_norm": 0.1,
                         "leak_rate": 0.25 * i, "feedback_cost_usd": 0.5, "mentions_critique": 0.0,
+                        "critiques": 8, "distinct_critiques": distinct,
                     }
                 )  # fmt: skip
         else:
@@ -502,7 +503,7 @@ def test_runs_on_different_problems_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_critiques_that_are_all_alike_raise_an_alarm_unless_that_is_the_control(tmp_path: Path) -> None:
-    found = plan(controls=["verdict", "shuffled"], seeds=[0])
+    found = plan(controls=["verdict", "reference", "second-try", "shuffled"], seeds=[0])
     for cell in found.cells:
         finished(tmp_path, cell, [True] * 4, distinct=1 if cell.arm.startswith("rltf-sd") else 8)
     seen = collect(found, tmp_path).alarms
@@ -574,7 +575,7 @@ def test_the_page_shows_hostile_text_and_executes_none(text: str, tmp_path: Path
     # Below the curves: a wide name may move the axes' ticks.
     below = [p.tags[p.tags.index("figcaption") :] for p in (page, other)]
     assert below[0] == below[1]
-    assert set(page.tags) <= ALLOWED_TAGS | {"ul", "strong"}
+    assert set(page.tags) <= ALLOWED_TAGS
     assert html.count("<style") == plain.count("<style")
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     assert not [

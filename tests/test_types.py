@@ -95,6 +95,16 @@ def said(**changes):
     return Feedback(**given_values | changes)
 
 
+def test_problems_that_ask_the_same_have_one_key_whatever_their_white_space():
+    def key(*said):
+        return Problem(id="p", messages=[Message(role=r, content=c) for r, c in said]).question_key
+
+    assert key(("user", " 2 +\n2? ")) == key(("user", "2 + 2?")) == "user\x1f2 + 2?"
+    assert key(("system", "Be brief."), ("user", "2?")) == "system\x1fBe brief.\x1euser\x1f2?"
+    assert key(("user", "a"), ("user", "b")) != key(("user", "a b"))
+    assert key(("assistant", "a"), ("user", "b")) != key(("user", "a"), ("user", "b"))
+
+
 def test_a_turn_without_reward_is_not_correct_and_a_full_reward_is():
     assert [turn(reward=r).correct for r in (None, 0.0, 0.99, 1.0, 1.5)] == [False, False, False, True, True]
 

@@ -9,6 +9,7 @@ white space, and decoding is exact; any other text still falls back to bytes.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from didact.feedback.program import RIGHT, WRONG
@@ -47,15 +48,22 @@ def phrases() -> list[str]:
 
 def build_tokenizer() -> Any:
     """A transformers tokenizer: 256 bytes, role tokens, phrases; no merges."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
+    return finished(core, phrases())
+
+
+def finished(core: Any, wording: Sequence[str]) -> Any:
+    """A transformers tokenizer of byte-level pieces, with the role tokens and one token a phrase."""
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
+
     core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (PAD, END, *ROLES)])
-    core.add_tokens([AddedToken(p, special=False, normalized=False) for p in phrases()])
+    core.add_tokens([AddedToken(p, special=False, normalized=False) for p in wording])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False,
         additional_special_tokens=list(ROLES), model_max_length=512,

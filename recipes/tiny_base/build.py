@@ -11,14 +11,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from alphabet import build_tokenizer
+from examples import examples, violation
 from gate import gate, write_report
 from pretrain import Schedule, new_model, train
 
 from didact.rollouts.render import Renderer
+from didact.types import Message
 
 LARGEST_ASSET = 6_000_000
 
@@ -32,7 +35,8 @@ def build(out: Path, seed: int, steps: int, threads: int) -> int:
     model = new_model(renderer.tokenizer, seed)
     size = sum(p.numel() for p in model.parameters())
     print(f"{size:,} parameters, {len(renderer.tokenizer)} tokens, seed {seed}", flush=True)
-    train(model, renderer, Schedule(steps=steps), seed, log=lambda line: print(line, flush=True))
+    schedule = Schedule(steps=steps)
+    train(model, renderer, checked, schedule, seed, log=lambda line: print(line, flush=True))
     minutes = (time.monotonic() - started) / 60
     model.save_pretrained(out)
     renderer.tokenizer.save_pretrained(out)
@@ -51,6 +55,14 @@ def build(out: Path, seed: int, steps: int, threads: int) -> int:
     for fault in report["faults"]:
         print("gate:", fault, file=sys.stderr)
     return 0 if report["passed"] else 4
+
+
+def checked(seed: int, start: int, stop: int) -> Iterator[tuple[Sequence[Message], str]]:
+    """The stream of examples, each looked at on its way in."""
+    for example in examples(seed, start, stop):
+        if why := violation(example):
+            raise AssertionError(f"an example of kind {example.kind!r} {why}: {example}")
+        yield example.messages, example.answer
 
 
 def main() -> int:

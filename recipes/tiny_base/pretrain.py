@@ -1,18 +1,21 @@
-"""Supervised training of the tiny model from random weights."""
+"""Supervised training of a tiny model from random weights, on examples that are drawn as they are needed."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from examples import Example, Mix, examples, violation
 from torch import Tensor
 
 from didact.rollouts.render import Renderer
+from didact.types import Message
+
+Draw: TypeAlias = Callable[[int, int, int], Iterable[tuple[Sequence[Message], str]]]
+"""(seed, start, stop) -> examples number start to stop of an endless stream: messages and the answer."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def new_model(tokenizer: Any, seed: int, *, width: int = 96, layers: int = 4, he
 
 
 def train(
-    model: Any, renderer: Renderer, schedule: Schedule, seed: int, *, mix: Mix | None = None,
+    model: Any, renderer: Renderer, draw: Draw, schedule: Schedule, seed: int, *,
     log: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
     """Cross-entropy on the answers' tokens, mean over the tokens of a batch."""
@@ -67,7 +70,7 @@ def train(
     for step in range(schedule.steps):
         for optimizer, peak in zip(optimizers, (schedule.matrix_lr, schedule.lr), strict=True):
             optimizer.param_groups[0]["lr"] = peak * _pace(step, schedule)
-        drawn = examples(seed, step * schedule.batch, (step + 1) * schedule.batch, mix)
+        drawn = draw(seed, step * schedule.batch, (step + 1) * schedule.batch)
         loss = _accumulate(model, _encode(drawn, renderer), schedule.micro_batches)
         torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         for optimizer in optimizers:
@@ -126,14 +129,14 @@ def _pace(step: int, schedule: Schedule) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _encode(drawn: Iterator[Example], renderer: Renderer) -> list[tuple[list[int], int]]:
-    """(ids, length of the prompt) of each example, shortest first; each is checked on its way in."""
+def _encode(
+    drawn: Iterable[tuple[Sequence[Message], str]], renderer: Renderer
+) -> list[tuple[list[int], int]]:
+    """(ids, length of the prompt) of each example, shortest first."""
     encoded = []
-    for example in drawn:
-        if why := violation(example):
-            raise AssertionError(f"an example of kind {example.kind!r} {why}: {example}")
-        prompt = renderer.prompt(example.messages)
-        encoded.append(([*prompt, *renderer.answer(example.answer)], len(prompt)))
+    for messages, answer in drawn:
+        prompt = renderer.prompt(messages)
+        encoded.append(([*prompt, *renderer.answer(answer)], len(prompt)))
     return sorted(encoded, key=lambda e: len(e[0]))
 
 

@@ -71,7 +71,7 @@ def replace_lines(file: Path, before: bytes, lines: Iterable[bytes]) -> None:
     after = b"".join(line + b"\n" for line in lines)
     if after != before:
         write_atomically(file, after)
-        _sync(file.resolve().parent)
+        sync(file.resolve().parent)
 
 
 def read_jsonl(file: Path) -> Iterator[Json]:
@@ -191,9 +191,9 @@ def write_atomically(file: Path, text: str | bytes) -> None:
     aside.replace(file)
 
 
-def _sync(folder: Path) -> None:
-    """Wait until the disk knows which files a folder holds."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until the disk holds a file as it is, or knows which files a folder holds."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -77,6 +77,11 @@ class Problem(Record):
         """The last user message, which a revision prompt repeats."""
         return self.messages[-1].content
 
+    @property
+    def question_key(self) -> str:
+        """What all messages say, white space aside: problems with equal keys ask the same."""
+        return "\x1e".join(f"{m.role}\x1f{' '.join(m.content.split())}" for m in self.messages)
+
 
 class Turn(Record):
     """One sampled answer, exactly as it was sampled.

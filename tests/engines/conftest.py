@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -11,13 +10,13 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
-    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
 from didact.engines.local import LocalEngine
 from didact.types import Row
+from tests.models import byte_level
 
 WINDOW = 8
 SIZE = {
@@ -53,13 +52,8 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<pad>": 0, "<eos>": 1, "<unused2>": 2, "<unused3>": 3}
-    vocabulary |= {letter: i for i, letter in enumerate(alphabet, start=4)}
-    tokens = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokens.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="<eos>", pad_token="<pad>")
+    reserved = ("<pad>", "<eos>", "<unused2>", "<unused3>")
+    return byte_level(*reserved, eos_token="<eos>", pad_token="<pad>")
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from didact.engines.base import LIVE, REFERENCE, AdamParams, Loss, Weights
 from didact.engines.local import LocalEngine, LoraSettings
+from didact.engines.local import engine as engine_module
+from didact.engines.local.training import compared_gradients
 from didact.errors import (
     CapabilityError,
     CheckpointError,
@@ -142,6 +144,70 @@ def test_two_calls_accumulate_what_one_call_adds(make_engine, rows, gradients):
     torch.testing.assert_close(gradients(twice), gradients(once), atol=1e-5 * scale, rtol=1e-5)
 
 
+def test_each_call_reports_the_norm_of_its_own_gradient(make_engine, rows, gradients):
+    whole, alone = make_engine(), make_engine()
+    first, second = whole.forward_backward(rows[:3], PPO), whole.forward_backward(rows[3:], PPO)
+    alone.forward_backward(rows[:3], PPO)
+    a = gradients(alone).double()
+    alone._clear_gradient()
+    alone.forward_backward(rows[3:], PPO)
+    b = gradients(alone).double()
+    assert first.metrics["grad_norm"] == pytest.approx(float(a.norm()), rel=1e-5)
+    assert second.metrics["grad_norm"] == pytest.approx(float(b.norm()), rel=1e-5)
+    assert second.metrics["cosine"] == pytest.approx(float(a @ b / (a.norm() * b.norm())), rel=1e-4)
+    assert "cosine" not in first.metrics
+    third = whole.forward_backward(rows[:1], PPO)  # against the sum of what was there
+    both, c = a + b, third.metrics["grad_norm"]
+    total = whole.optim_step(STEP).metrics["grad_norm"]
+    expected = (total**2 - float(both @ both) - c**2) / (2 * c * float(both.norm()))
+    assert third.metrics["cosine"] == pytest.approx(expected, abs=1e-3)
+    assert "cosine" not in whole.forward_backward(rows, PPO).metrics  # the step took the gradient
+
+
+def negated(row):
+    return Row(row.input_ids, row.target_ids, {**row.fields, "weights": -row.fields["weights"]})
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_a_gradient_is_along_itself_and_against_its_negation(make_engine, rows, lora):
+    engine, plain = make_engine(lora=lora), only(rows, "weights")
+    norm = engine.forward_backward(plain, CROSS_ENTROPY).metrics["grad_norm"]
+    again = engine.forward_backward(plain, CROSS_ENTROPY).metrics
+    assert (again["grad_norm"], again["cosine"]) == (norm, pytest.approx(1.0, abs=1e-5))
+    against = engine.forward_backward([negated(row) for row in plain], CROSS_ENTROPY).metrics
+    assert (against["grad_norm"], against["cosine"]) == (
+        pytest.approx(norm, rel=1e-5),
+        pytest.approx(-1.0, abs=1e-5),
+    )
+
+
+def test_gradients_of_different_tensors_are_orthogonal():
+    ones, none = torch.ones(3, 2), torch.zeros(3, 2)
+    assert compared_gradients([ones, none], [none, ones]) == {"grad_norm": pytest.approx(6**0.5), "cosine": 0}
+    assert compared_gradients([ones, None], [None, ones]) == {"grad_norm": pytest.approx(6**0.5)}
+    half = torch.tensor([[3.0, 0.0], [0.0, 0.0], [0.0, 4.0]])
+    found = compared_gradients([half.T.contiguous().T, None], [half, ones])  # laid out in another order
+    assert found == {"grad_norm": 5.0, "cosine": pytest.approx(5 / 31**0.5)}
+    assert compared_gradients([half], [-half])["cosine"] == -1.0
+    assert compared_gradients([none], [ones]) == {"grad_norm": 0.0}
+    assert compared_gradients([None], [ones]) == {}
+
+
+def test_comparing_gradients_changes_no_bit_of_them(make_engine, rows, gradients, monkeypatch):
+    seen, blind = make_engine(), make_engine()
+    for step in range(3):
+        for part in (rows[:3], rows[3:], rows[2:5]):
+            reported = seen.forward_backward(part, PPO)
+            with monkeypatch.context() as patched:
+                patched.setattr(engine_module, "compared_gradients", lambda added, before: {})
+                unreported = blind.forward_backward(part, PPO)
+            assert "grad_norm" in reported.metrics
+            assert reported.metrics.keys() - unreported.metrics.keys() <= {"grad_norm", "cosine"}
+        assert torch.equal(gradients(seen), gradients(blind)), step
+        assert seen.optim_step(STEP) == blind.optim_step(STEP)
+    assert seen.weights_hash() == blind.weights_hash()
+
+
 def test_a_custom_loss_sees_fields_settings_and_zeros_where_the_weight_is_zero(make_engine, rows):
     seen = {}
 
@@ -154,7 +220,7 @@ def test_a_custom_loss_sees_fields_settings_and_zeros_where_the_weight_is_zero(m
     engine = make_engine()
     output = engine.forward_backward(rows, Loss("mine", {"scale": 3.0}, loss_fn))
     assert seen["scale"] == 3.0
-    assert output.metrics == {"rows": len(rows)}
+    assert output.metrics == {"rows": len(rows), "grad_norm": pytest.approx(output.metrics["grad_norm"])}
     assert (seen["logprobs"][seen["weights"] == 0] == 0).all()
     assert (seen["logprobs"][seen["weights"] != 0] < 0).all()
     pure = engine.forward_backward(only(rows, "weights", "advantages"), POLICY_GRADIENT)

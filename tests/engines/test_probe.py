@@ -19,7 +19,7 @@ def failures(engine):
 def test_the_local_engine_holds(make_engine, shape, lora):
     results = probe(make_engine(shape, lora=lora))
     assert [str(r) for r in results if not r.holds] == []
-    assert len(results) == 9
+    assert len(results) == 10
 
 
 def test_the_probe_leaves_the_engine_as_it_found_it(make_engine, rows):
@@ -114,6 +114,23 @@ class ReportsTheNormAfterClipping(Broken):
         return output._replace(metrics={"grad_norm": min(1.0, output.metrics["grad_norm"])})
 
 
+class ReportsTwiceTheNorm(Broken):
+    def forward_backward(self, rows, loss):
+        output = self.engine.forward_backward(rows, loss)
+        return output._replace(metrics={**output.metrics, "grad_norm": 2 * output.metrics["grad_norm"]})
+
+
+class ComparesWithItself(Broken):
+    def forward_backward(self, rows, loss):
+        output = self.engine.forward_backward(rows, loss)
+        return output._replace(metrics={**output.metrics, "cosine": 1.0})
+
+
+class SaysThatItComparesAndDoesNot(Broken):
+    def forward_backward(self, rows, loss):
+        return self.engine.forward_backward(rows, loss)._replace(metrics={})
+
+
 @pytest.mark.parametrize(
     ("kind", "caught"),
     [
@@ -127,6 +144,9 @@ class ReportsTheNormAfterClipping(Broken):
         (NeverSteps, {"a step raises the log-probs it trains (sign)"}),
         (ReportsTemperedLogprobs, {"log-probs of sample and logprobs"}),
         (ReportsTheNormAfterClipping, {"finite difference over |gradient|²"}),
+        (ReportsTwiceTheNorm, {"norms and cosine of two calls over |gradient|²"}),
+        (ComparesWithItself, {"norms and cosine of two calls over |gradient|²"}),
+        (SaysThatItComparesAndDoesNot, {"norms and cosine of two calls over |gradient|²"}),
     ],
 )
 def test_a_broken_promise_is_caught(make_engine, kind, caught):

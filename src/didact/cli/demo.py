@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import signal
 import subprocess
@@ -17,15 +16,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-import didact
-from didact.cli.progress import evaluation_line, progress_bars, step_line
+from didact.cli.machine import machine_details, usable_cores
+from didact.cli.progress import Board, evaluation_line, step_line
 from didact.errors import DidactError, Interrupted, TrainingGuard, UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +61,8 @@ def demo(
     # Arms that were there already were trained in another time than this.
     seconds = None if taken_up else round(time.monotonic() - started, 1)
     told = "not measured: some arms were there already" if seconds is None else f"{seconds:.0f}"
-    report = demo_report(out, task, seed, ARMS, {"seconds": told, **_machine(workers)})
+    details = {"seconds": told, **machine_details(f"{workers} cores used, one thread an arm")}
+    report = demo_report(out, task, seed, ARMS, details)
     write_report(out / "report.html", report)
     picture(out / "curves", report)
     if not taken_up:
@@ -79,27 +78,21 @@ def demo(
     console.print(f"report: {out / 'report.html'}{finished}", highlight=False, markup=False)
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on, which a container or taskset may have made fewer."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def demo_configs(task: str, seed: int) -> dict[str, RunConfig]:
     """The arms' configs by name: the shared settings, the task's, then the arm's own.
 
     Raises:
         UsageError: an unknown task.
     """
+    from didact.sweep.plan import merged
     from didact.tasks import make_task
     from didact.training.config import parse_config, read_yaml
 
     plan = read_yaml(Path(str(resources.files("didact") / "assets" / "demo.yaml")))
     make_task(task, seed=seed)
-    for_task = _merge({"task": {"name": task}}, plan["tasks"].get(task, {}))
+    for_task = merged({"task": {"name": task}}, plan["tasks"].get(task, {}))
     return {
-        name: parse_config(_merge(_merge(plan["shared"], for_task), {**arm, "seed": seed}))
+        name: parse_config(merged(merged(plan["shared"], for_task), {**arm, "seed": seed}))
         for name, arm in plan["arms"].items()
     }
 
@@ -142,16 +135,6 @@ def _own_critiques(arms: Mapping[str, ArmResult]) -> str:
         f" RLTF-FM learned to write the critiques: after one of its own {fm:.1%} are right, and "
         f"{grpo:.1%} for GRPO."
     )
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Nested mappings put over each other."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
-    return merged
 
 
 def _train_all(arms: dict[str, RunConfig], out: Path, workers: int, console: Console) -> None:
@@ -223,33 +206,15 @@ def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _machine(workers: int) -> dict[str, str]:
-    # From the packages' metadata: importing them would take seconds.
-    others = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    return {
-        "machine": f"{platform.machine()}, {workers} cores used, one thread an arm",
-        "versions": f"didact {didact.__version__}, {others}, python {platform.python_version()}",
-    }
-
-
-class _Board:
+class _Board(Board):
     """One bar an arm on a terminal; elsewhere a line for each evaluation."""
 
     def __init__(self, out: Path, arms: dict[str, RunConfig], console: Console) -> None:
+        super().__init__(console)
         self.out = out
         self.arms = arms
-        self.console = console
         self.seen = dict.fromkeys(arms, 0)
-        self.bars = progress_bars(console)
         self.rows = {name: self.bars.add_task(name, total=1.0, line="waiting") for name in arms}
-
-    def __enter__(self) -> _Board:
-        if self.console.is_terminal:
-            self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
 
     def show(self) -> None:
         """Show what is new in the arms' metrics."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -61,6 +61,21 @@ class RunProgress:
         elif time.monotonic() - self._last >= self.every or done == 1:
             self._last = time.monotonic()
             self.console.print(f"step {step} ({done:.0%}): {line}", highlight=False)
+
+
+class Board:
+    """Bars that are drawn inside a with-statement, where the console is a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.bars = console, progress_bars(console)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
 
 
 def progress_bars(console: Console, *more: ProgressColumn) -> Progress:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 import shlex
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-import didact
-from didact.cli.progress import progress_bars
+from didact.cli.machine import machine_details, usable_cores
+from didact.cli.progress import Board
 from didact.errors import DidactError, UsageError, did_you_mean
 from didact.evaluation.plain_text import plain_name
 
@@ -57,7 +55,7 @@ def sweep(
     plan = read_plan(path, controls=None if controls is None else _controls(controls))
     cells = plan.chosen(only or [])
     out = out or Path("runs") / (path.resolve().parent.name if path.stem == "sweep" else path.stem)
-    workers = min(workers or _usable_cores(), len(cells))
+    workers = min(workers or usable_cores(), len(cells))
     if dry_run:
         _show_plan(plan, cells, out, workers)
         return
@@ -65,7 +63,9 @@ def sweep(
     console.print(f"{len(cells)} cells, {workers} at a time, one thread each, in {out}", highlight=False)
     with _Board(out, cells, console) as board:
         states = run_cells(cells, out, workers=workers, watch=board.show)
-    _finish(plan, out, states, _details(workers), console)
+    command = shlex.join(["didact", *sys.argv[1:]])
+    details = {"command": command, **machine_details(f"{workers} cells at a time, one thread each")}
+    _finish(plan, out, states, details, console)
 
 
 def _finish(
@@ -190,42 +190,18 @@ def _controls(words: str) -> list[Control]:
     return [by_name[word] for word in named]
 
 
-def _usable_cores() -> int:
-    from didact.cli.demo import usable_cores
-
-    return usable_cores()
-
-
-def _details(workers: int) -> dict[str, str]:
-    # From the packages' metadata: importing them would take seconds.
-    others = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    return {
-        "command": shlex.join(["didact", *sys.argv[1:]]),
-        "machine": f"{platform.machine()}, {workers} cells at a time, one thread each",
-        "versions": f"didact {didact.__version__}, {others}, python {platform.python_version()}",
-    }
-
-
-class _Board:
+class _Board(Board):
     """One bar for the sweep on a terminal, with the cells that run; elsewhere a line for each end."""
 
     def __init__(self, out: Path, cells: Sequence[Cell], console: Console) -> None:
-        self.out, self.console = out, console
+        super().__init__(console)
+        self.out = out
         self.configs: dict[str, Any] = {cell.name: cell.config for cell in cells}
         self.shares = dict.fromkeys(self.configs, 0.0)
         self.width = max(map(len, self.configs))
         self.before: dict[str, str] = {}
         self.looked = 0.0
-        self.bars = progress_bars(console)
         self.row = self.bars.add_task("sweep", total=float(len(self.configs)), line="")
-
-    def __enter__(self) -> _Board:
-        if self.console.is_terminal:
-            self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
 
     def show(self, states: dict[str, State]) -> None:
         """Show what is new; into running cells it looks once a second."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 def train(
     method: Annotated[
-        str | None, typer.Argument(help="sft, grpo, grpo-2turn, rltf-sd, rltf-fm or rltf.")
+        str | None, typer.Argument(help="sft, grpo, grpo-2turn, rltf-sd, rltf-fm, rltf or rltf-self.")
     ] = None,
     config: Annotated[
         str | None, typer.Option(help="A YAML file, or recipe:NAME (see `didact recipes list`).")
@@ -94,7 +95,7 @@ def _train(config: RunConfig, out: Path, console: Console) -> None:
 
     command = shlex.join(["didact", *sys.argv[1:]])
     with RunProgress(config, console) as progress:
-        run = run_training(config, out, report=progress.report, command=command)
+        run = run_training(config, out, report=progress.report, warn=_warning(console), command=command)
     console.print(f"done: {run.path}  (model in {run.model})", highlight=False, markup=False)
 
 
@@ -104,13 +105,16 @@ def _resume(path: Path, console: Console) -> None:
     from didact.training.run_dir import RunDir
 
     config = parse_config(read_yaml(RunDir.open(path).config))
+    with RunProgress(config, console) as progress:
+        run = resume_training(path, report=progress.report, warn=_warning(console))
+    console.print(f"done: {run.path}  (model in {run.model})", highlight=False, markup=False)
 
+
+def _warning(console: Console) -> Callable[[dict[str, Any]], None]:
     def warn(record: dict[str, Any]) -> None:
         console.print(f"didact: {record['warning']}", highlight=False, markup=False)
 
-    with RunProgress(config, console) as progress:
-        run = resume_training(path, report=progress.report, warn=warn)
-    console.print(f"done: {run.path}  (model in {run.model})", highlight=False, markup=False)
+    return warn
 
 
 def _dry_run(config: RunConfig, out: Path, console: Console) -> None:

@@ -91,6 +91,8 @@ class Capabilities:
     """Trains all weights (else an adapter only)."""
     snapshots: bool = True
     """Can keep copies of the weights to sample and score from."""
+    compares_gradients: bool = False
+    """`forward_backward` reports `grad_norm` and `cosine`; see StepOutput."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,12 @@ class StepOutput(NamedTuple):
     loss: float
     """The summed loss; 0 for an `optim_step`."""
     metrics: dict[str, float]
-    """Sums over tokens for `forward_backward`; `grad_norm` (before clipping) for `optim_step`."""
+    """Sums over tokens for `forward_backward`; `grad_norm` (before clipping) for `optim_step`.
+
+    An engine that compares gradients adds, to the sums of a `forward_backward` that had a gradient,
+    `grad_norm`, the norm of what this call added, and `cosine`, in [−1, 1], of that with what earlier
+    calls had added since the last `optim_step`; no `cosine` where either is 0.
+    """
 
 
 class Engine(Protocol):

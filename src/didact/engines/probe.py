@@ -83,6 +83,8 @@ class _Probe:
     change: float
     grad_norm: float | None = None
     """As the last step reported it."""
+    calls: list[dict[str, float]] = field(default_factory=list)
+    """What the calls before the last step reported."""
 
     def __post_init__(self) -> None:
         ids = tuple(self.engine.tokenizer.encode(TEXT))
@@ -109,13 +111,15 @@ class _Probe:
         half_T = w_T * (np.arange(len(w_T)) % 2)
         parts = [weighted(row, half_T), weighted(row, w_T - half_T)]
         twice = weighted(row, 2 * w_T)
+        in_parts = relative_to_once([parts[0]], [parts[1]], step=size)
+        compared = self._norms_add_up()
         results = [
             sampling,
             ProbeResult("a step raises the log-probs it trains (sign)", float(np.sign(once)), 1.0, 0.0),
             ProbeResult("twice the weights", 2 * relative_to_once([twice], step=size / 2), 2.0, 0.1),
             ProbeResult("two equal rows", 2 * relative_to_once([row, row], step=size / 2), 2.0, 0.1),
             ProbeResult("two calls", 2 * relative_to_once([row], [row], step=size / 2), 2.0, 0.1),
-            ProbeResult("a row in two parts", relative_to_once([parts[0]], [parts[1]], step=size), 1.0, 0.05),
+            ProbeResult("a row in two parts", in_parts, 1.0, 0.05),
             ProbeResult("a negative weight", relative_to_once([weighted(row, -w_T)], step=size), -1.0, 0.3),
             self._advantages_are_weights(first_T, size),
         ]
@@ -123,7 +127,7 @@ class _Probe:
             # −ΔL = (lr/ε)·|g|² to first order, and here L = −Σ w log π.
             ratio = once / (size * norm**2) if norm > 0 else float("nan")
             results.append(ProbeResult("finite difference over |gradient|²", ratio, 1.0, 0.3))
-        return results
+        return [*results, *compared]
 
     def _sampling_agrees(self, tolerance: float) -> ProbeResult:
         """The log-probs of samples are those of the model itself, also when temperature is not 1."""
@@ -135,6 +139,16 @@ class _Probe:
             for s, scored_T in zip(samples, self.engine.logprobs(rows), strict=True)
         ]
         return ProbeResult("log-probs of sample and logprobs", float(max(gaps)), 0.0, tolerance)
+
+    def _norms_add_up(self) -> list[ProbeResult]:
+        """|a|² + |b|² + 2 cos |a||b| = |a + b|², for an engine that compares the gradients of two calls."""
+        if not self.engine.capabilities.compares_gradients:
+            return []
+        a, b = (call.get("grad_norm", float("nan")) for call in self.calls)
+        cosine = self.calls[1].get("cosine", float("nan"))
+        whole = self.grad_norm or float("nan")
+        found = (a**2 + b**2 + 2 * cosine * a * b) / whole**2
+        return [ProbeResult("norms and cosine of two calls over |gradient|²", found, 1.0, 0.02)]
 
     def _advantages_are_weights(self, only_T: NDArray[np.float32], size: float) -> ProbeResult:
         """An advantage on one token trains what a cross-entropy weight on it alone trains."""
@@ -161,8 +175,7 @@ class _Probe:
 
     def _shift(self, calls: Sequence[Sequence[Row]], loss: Loss, size: float) -> NDArray[np.float32]:
         """The change of the row's log-probs [T] by one step of plain gradient descent."""
-        for rows in calls:
-            self.engine.forward_backward(rows, loss)
+        self.calls = [self.engine.forward_backward(rows, loss).metrics for rows in calls]
         adam = AdamParams(lr=size * EPS, beta1=0.0, beta2=0.0, eps=EPS, max_grad_norm=float("inf"))
         self.grad_norm = self.engine.optim_step(adam).metrics.get("grad_norm")
         after_T = self.engine.logprobs([self.row])[0]

@@ -1,11 +1,12 @@
 """Alarms: what looks wrong with a run, from the lines of its metrics.jsonl alone.
 
-    collapse                  entropy or answers' lengths fell, or answers repeat themselves
+    collapse                  entropy fell and answers stay wrong, lengths fell, or answers repeat themselves
     no-op                     no update ever had a gradient
     flat feedback             the critiques are all the same, so they say nothing about an answer
     train up, held-out down   better on training problems, worse on the others
 
-An alarm is a reason to look, not a verdict. The keys that are looked at: `entropy` (nats a token),
+An alarm is a reason to look, not a verdict. A run looks at its own metrics after every line of them
+(training/alarm_watch.py). The keys that are looked at: `entropy` (nats a token),
 `length_first` (tokens), `repeated_first` (a share of text), `critiques` and `distinct_critiques`
 (counts), `correct_first`, `grad_norm`, and an evaluation's `accuracy` with `n`. A line without a key is
 passed over.
@@ -28,9 +29,16 @@ WINDOW = 5
 LEAST = 6
 """Steps below which a trend is not spoken of, and critiques a step below which they may be alike."""
 FELL = 0.25
-"""Entropy or length that is left of the beginning's, below which it has collapsed."""
+"""Entropy or length that is left of the beginning's, below which it has collapsed; of entropy, times the
+share of answers that are wrong."""
+SURE = 0.5
+"""Share of right first answers from which a policy may be as sure as it likes."""
 REPEATS = 0.5
-"""Share of repeated text from which answers repeat themselves."""
+"""Share of repeated text from which answers repeat themselves …"""
+MORE_REPEATS = 0.2
+"""… if it has risen by so much."""
+IDLE = 10
+"""Steps without a gradient after which a run that goes on is a no-op; at its end, any number is."""
 DISTINCT = 0.05
 """Share of different critiques, down to which feedback is flat; a single one a step always is."""
 RISE = 0.05
@@ -43,33 +51,49 @@ class Alarm(NamedTuple):
 
     name: Name
     step: int
-    """The last step that it was seen at."""
+    """The last step that it was seen at; of a run that watched itself, the step after which it was first."""
     message: str
     """What was seen, in numbers, and where to look."""
+    key: str
+    """The metric that shows it. A kind of alarm is a name with a key."""
+    stands: bool = True
+    """Is it still so at the end of what was looked at?"""
 
 
-def alarms(records: Sequence[Record]) -> list[Alarm]:
-    """Every alarm that a run's metrics raise.
+def alarms(records: Sequence[Record], *, ended: bool = True, flat_by_design: bool = False) -> list[Alarm]:
+    """Every alarm that a run's metrics raise, at most one of each kind.
 
     Args:
         records: The lines of metrics.jsonl, in order.
+        ended: Is that all of them? While a run goes on, `IDLE` steps may pass without an update.
+        flat_by_design: Are the critiques meant to be all the same, as under a control that says a fixed
+            sentence? Then there is no `flat feedback`.
     """
-    checks = (collapse, no_op, flat_feedback, train_up_held_out_down)
-    return [alarm for check in checks for alarm in check(records)]
+    found = [*collapse(records), *train_up_held_out_down(records)]
+    if ended or sum("eval" not in record for record in records) >= IDLE:
+        found += no_op(records)
+    return found if flat_by_design else [*found, *flat_feedback(records)]
 
 
 def collapse(records: Sequence[Record]) -> list[Alarm]:
-    """Entropy or length of first answers fell to a quarter of the beginning's, or they repeat themselves."""
+    """Entropy or length of first answers fell to a quarter of the beginning's, or they repeat themselves.
+
+    A policy grows sure of what it has learned: entropy may fall as the share of wrong answers falls, and is
+    not looked at once most are right.
+    """
     found = []
+    right = _ends(records, "correct_first")
+    wrong = 1.0 if right is None else 1.0 - right.last
+    needed = {"entropy": FELL * wrong if wrong > 1 - SURE else 0.0, "length_first": FELL}
     for key, what in (("entropy", "entropy"), ("length_first", "mean length of first answers")):
         ends = _ends(records, key)
-        if ends is not None and ends.last < FELL * ends.first:
+        if ends is not None and ends.last < needed[key] * ends.first:
             message = f"{what} fell from {ends.first:.3g} to {ends.last:.3g}: read the last rollouts"
-            found.append(Alarm("collapse", ends.step, message))
+            found.append(Alarm("collapse", ends.step, message, key))
     ends = _ends(records, "repeated_first")
-    if ends is not None and ends.last >= REPEATS and ends.last > ends.first:
+    if ends is not None and ends.last >= REPEATS and ends.last - ends.first >= MORE_REPEATS:
         message = f"{ends.last:.0%} of the answers' text repeats itself, {ends.first:.0%} at the beginning"
-        found.append(Alarm("collapse", ends.step, message))
+        found.append(Alarm("collapse", ends.step, message, "repeated_first"))
     return found
 
 
@@ -81,7 +105,7 @@ def no_op(records: Sequence[Record]) -> list[Alarm]:
         return []
     why = "all gradients were 0" if norms else "no step had anything to learn from"
     message = f"nothing was trained in {len(steps)} steps: {why}"
-    return [Alarm("no-op", int(steps[-1]["step"]), message)]
+    return [Alarm("no-op", int(steps[-1]["step"]), message, "grad_norm")]
 
 
 def flat_feedback(records: Sequence[Record]) -> list[Alarm]:
@@ -95,7 +119,7 @@ def flat_feedback(records: Sequence[Record]) -> list[Alarm]:
         f"{distinct} different critiques, counted step by step, among the last {asked}: they cannot tell "
         "answers apart"
     )
-    return [Alarm("flat feedback", int(seen[-1]["step"]), message)]
+    return [Alarm("flat feedback", int(seen[-1]["step"]), message, "distinct_critiques")]
 
 
 def train_up_held_out_down(records: Sequence[Record]) -> list[Alarm]:
@@ -118,7 +142,7 @@ def train_up_held_out_down(records: Sequence[Record]) -> list[Alarm]:
         f"training accuracy rose from {train.first:.1%} to {train.last:.1%}, held-out accuracy fell from "
         f"{best['accuracy']:.1%} to {last['accuracy']:.1%}: take an earlier checkpoint, or more problems"
     )
-    return [Alarm("train up, held-out down", int(step), message)]
+    return [Alarm("train up, held-out down", int(step), message, "accuracy")]
 
 
 def repeated_share(text: str) -> float:

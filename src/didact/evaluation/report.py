@@ -6,6 +6,7 @@ autoescaping; the one ready-made piece is the SVG, which matplotlib escapes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,15 @@ def write_report(path: Path | str, report: Report) -> Path:
     Returns:
         The path that was written.
     """
-    page = _environment().get_template("report.html.j2").render(**_view(report))
+    page = render("report.html.j2", _view(report))
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8")
     return target
 
 
-def _environment() -> Environment:
+def render(template: str, view: Mapping[str, Any]) -> str:
+    """A page of this package's templates with its words escaped; a word that is missing is an error."""
     environment = Environment(
         loader=PackageLoader("didact.evaluation"),
         autoescape=True,
@@ -40,7 +42,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = percent
-    return environment
+    return environment.get_template(template).render(**view)
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -73,6 +75,16 @@ def _view(report: Report) -> dict[str, Any]:
         "curves": Markup(inline_svg(report, described_by="curves-caption")),
         "looks": LOOKS,
         "arms": [_arm(index, arm) for index, arm in enumerate(report.arms)],
+        "alarms": [
+            {
+                "arm": plain_name(arm.method),
+                "name": a.name,
+                "step": a.step,
+                "text": plain_text(a.message) + ("." if a.stands else ". It has passed since."),
+            }
+            for arm in report.arms
+            for a in arm.alarms
+        ],
         "details": {plain_text(k): plain_text(v) for k, v in report.details.items()},
     }
 
@@ -104,11 +116,12 @@ def _arm(index: int, arm: ArmResult) -> dict[str, Any]:
             }
             for p in arm.curve
         ],
-        "rollouts": [_rollout(rollout) for rollout in arm.rollouts],
+        "rollouts": [dialogue(rollout) for rollout in arm.rollouts],
     }
 
 
-def _rollout(rollout: Rollout) -> dict[str, Any]:
+def dialogue(rollout: Rollout) -> dict[str, Any]:
+    """A rollout as the pages show it: what was asked, then answers and critiques in order, as plain text."""
     events: list[dict[str, str]] = []
     for number, turn in enumerate(rollout.turns):
         events.append(_answer(number, turn))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from didact.evaluation.alarms import Alarm
 from didact.types import Rollout
 
 CI: TypeAlias = tuple[float, float]
@@ -52,6 +53,8 @@ class ArmResult:
     accuracy_after_own_critique: float | None = None
     """Right after at most one critique that the model wrote itself; None where it was not measured."""
     own_critique_ci95: CI | None = None
+    alarms: Sequence[Alarm] = ()
+    """What looked wrong in its metrics, until it was evaluated."""
 
     def to_json(self) -> dict[str, Any]:
         """The arm's numbers, without its curve and rollouts."""

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from didact.evaluation.picture import LOOKS, inline_svg, look
 from didact.evaluation.plain_text import plain_name, plain_text
-from didact.evaluation.report import _environment, _rollout, percent
+from didact.evaluation.report import dialogue, percent, render
 from didact.evaluation.results import ArmResult, Report
 from didact.evaluation.statistics import Estimate
 from didact.evaluation.sweep_results import DEFINITIONS, ArmSummary, SweepResults, TaskResults
@@ -38,7 +38,7 @@ def write_sweep_report(path: Path | str, results: SweepResults) -> Path:
     Returns:
         The path that was written.
     """
-    page = _environment().get_template("sweep.html.j2").render(**_view(results))
+    page = render("sweep.html.j2", _view(results))
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, page.encode("utf-8", "replace"))
@@ -148,7 +148,7 @@ def _arm(index: int, arm: ArmSummary, is_baseline: bool) -> dict[str, Any]:
         "leak_rate": arm.leak_rate,
         "mentions": arm.mentions_critique,
         "seconds": arm.seconds,
-        "rollouts": [_rollout(rollout) for rollout in arm.rollouts],
+        "rollouts": [dialogue(rollout) for rollout in arm.rollouts],
     }
 
 

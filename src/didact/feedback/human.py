@@ -173,5 +173,4 @@ def _answers(records: str | Path | Iterable[Example | Answer]) -> tuple[str, Ite
 
 
 def _key(problem: Problem, answer_sha256: str) -> Key:
-    asked = "\x1e".join(f"{m.role}\x1f{' '.join(m.content.split())}" for m in problem.messages)
-    return asked, answer_sha256
+    return problem.question_key, answer_sha256

@@ -14,24 +14,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from didact.errors import UsageError, did_you_mean
 from didact.feedback.base import FeedbackRequest
 from didact.feedback.chat import ChatModel, ChatReply, ChatRequest
-from didact.feedback.model_critic import MAX_CHARS, ModelCritic, shown
-from didact.feedback.prompts import fill, load_prompt, shorten
+from didact.feedback.model_critic import MAX_CHARS, ModelCritic
+from didact.feedback.prompts import shorten
 from didact.feedback.quotes import QuoteError, find_quote
-from didact.types import Feedback, Message, Span
+from didact.feedback.verdicts import StrictVerdict, ask_again, read_verdict, unusable
+from didact.types import Feedback, Span
 
 LOG = logging.getLogger("didact")
 TOP_SCORE = 10
 """A judge scores from 0 to this; a feedback's score is the share of it, in [0, 1]."""
-REPAIR_CHARS = 4_000
-"""So much of an unusable verdict is shown to its author again."""
 PROMPTS = {
     ("json", False): "judge_v1",
     ("json", True): "judge_private_v1",
@@ -40,11 +38,7 @@ PROMPTS = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Quote(_Strict):
+class Quote(StrictVerdict):
     """A passage of the answer that the judge calls good or poor."""
 
     quote: Annotated[str, Field(min_length=1)]
@@ -52,7 +46,7 @@ class Quote(_Strict):
     phrase: str
 
 
-class Verdict(_Strict):
+class Verdict(StrictVerdict):
     """A judge's reply, before its quotes are looked up.
 
     >>> Verdict.model_validate_json('{"critique": "Wrong.", "score": 2, "label": "wrong", "spans": []}').score
@@ -149,23 +143,17 @@ class Judge(ModelCritic):
         replies = super().replies(asked)
         if self.output == "text":
             return replies
-        problems = {i: why for i, r in enumerate(replies) if r.error is None and (why := _problem(r.text))}
-        if not problems:
-            return replies
-        self.repairs += len(problems)
-        again = super().replies([_repair(asked[i], replies[i].text, why) for i, why in problems.items()])
-        for i, second in zip(problems, again, strict=True):
-            replies[i] = _joined(replies[i], second)
-        return replies
+        wrong = unusable(replies, Verdict)
+        self.repairs += len(wrong)
+        return ask_again(replies, wrong, asked, super().replies)
 
     def read(self, request: FeedbackRequest, reply: ChatReply) -> Feedback:
         """The verdict in a reply as a feedback, or a failed one that keeps the reply's beginning."""
         if self.output == "text" or reply.error is not None:
             return super().read(request, reply)
-        if problem := _problem(reply.text):
-            error = f"{self.model.name} gave no verdict, twice: {problem}. Its reply was {shown(reply.text)}"
-            return self.failed(request, error, reply)
-        verdict = Verdict.model_validate_json(reply.text)
+        verdict = read_verdict(self.model.name, Verdict, reply)
+        if isinstance(verdict, str):
+            return self.failed(request, verdict, reply)
         return Feedback(
             turn=request.index,
             text=shorten(verdict.critique.strip(), self.max_chars),
@@ -187,31 +175,3 @@ class Judge(ModelCritic):
             except QuoteError:
                 self.dropped_quotes += 1
         return tuple(spans)
-
-
-def _problem(text: str) -> str | None:
-    """What is wrong with a reply as a verdict; None if nothing is."""
-    try:
-        Verdict.model_validate_json(text)
-    except ValidationError as error:
-        found = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" if e["loc"] else e["msg"] for e in error.errors()
-        ]
-        return shorten("; ".join(found[:5]), 400)
-    return None
-
-
-def _repair(asked: ChatRequest, text: str, problem: str) -> ChatRequest:
-    """The conversation so far, with the unusable reply and a request for a usable one."""
-    said = Message(role="assistant", content=shorten(text, REPAIR_CHARS))
-    wish = Message(role="user", content=fill(load_prompt("repair_v1").text, problem=problem))
-    return replace(asked, messages=(*asked.messages, said, wish))
-
-
-def _joined(first: ChatReply, second: ChatReply) -> ChatReply:
-    """The second reply, at the price of both."""
-    error = second.error
-    if error is not None:
-        error = f"{error}. The reply before was no verdict: {shown(first.text)}"
-    tokens, cost = first.tokens + second.tokens, first.cost_usd + second.cost_usd
-    return replace(second, tokens=tokens, cost_usd=cost, error=error)

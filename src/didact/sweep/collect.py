@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from didact.errors import DataError
-from didact.evaluation.alarms import alarms, repeated_share
 from didact.evaluation.intervals import paired_difference
 from didact.evaluation.results import CurvePoint
 from didact.evaluation.statistics import (
@@ -31,8 +29,6 @@ from didact.training.summary import READABLE, arm_result
 
 SEED = 0
 """Of every bootstrap: the same run directories give the same numbers."""
-FLAT_BY_DESIGN = ("verdict", "second-try")
-"""Controls whose critiques are all the same because that is what they are."""
 SPENT = 0.9
 """A run that ends with less of its token budget ended for another reason, and says so."""
 
@@ -55,11 +51,10 @@ def collect(
     Raises:
         DataError: runs of one task were evaluated on different problems.
     """
-    controls = {arm.name: arm.control for arm in plan.arms}
     cells, missing = [], {}
     for cell in plan.cells:
         if is_finished(cell, out):
-            cells.append(cell_result(cell, out, flat=controls[cell.arm] in FLAT_BY_DESIGN))
+            cells.append(cell_result(cell, out))
         else:
             state = (states or {}).get(cell.name)
             missing[cell.name] = (state.reason if state else "") or "not finished"
@@ -78,20 +73,13 @@ def collect(
     )
 
 
-def cell_result(cell: Cell, out: Path, *, flat: bool = False) -> CellResult:
-    """What one finished run shows.
-
-    Args:
-        cell: Which one.
-        out: The sweep's directory.
-        flat: Are its critiques all the same by design?
-    """
+def cell_result(cell: Cell, out: Path) -> CellResult:
+    """What one finished run in the sweep's directory shows; of its alarms, those that stand at its end."""
     run = RunDir(out / cell.name)
     arm = arm_result(run.path, cell.arm)
     records = list(read_jsonl(run.metrics))
     curve = list({p.sampled_tokens: p for p in arm.curve}.values())
     until = cell.config.max_sampled_tokens or curve[-1].sampled_tokens
-    found = alarms(_with_texts(run, records))
     return CellResult(
         task=cell.task,
         arm=cell.arm,
@@ -111,28 +99,8 @@ def cell_result(cell: Cell, out: Path, *, flat: bool = False) -> CellResult:
         leak_rate=_mean(records, "leak_rate"),
         mentions_critique=_mean(records, "mentions_critique"),
         seconds=arm.seconds,
-        alarms=[alarm for alarm in found if not (flat and alarm.name == "flat feedback")],
+        alarms=[alarm for alarm in arm.alarms if alarm.stands],
     )
-
-
-def _with_texts(run: RunDir, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The metrics with what only the texts tell: repeated answers and how different the critiques are."""
-    repeated: dict[int, list[float]] = defaultdict(list)
-    for record in read_jsonl(run.rollouts):
-        repeated[record["step"]].append(repeated_share(record["turns"][0]["text"]))
-    said: dict[int, list[str]] = defaultdict(list)
-    for record in read_jsonl(run.feedback):
-        if record.get("step") is not None and record["status"] == "ok":
-            said[record["step"]].append(record["text"])
-    told = []
-    for record in records:
-        step, texts = record["step"], {}
-        if "eval" not in record and repeated[step]:
-            texts["repeated_first"] = float(np.mean(repeated[step]))
-        if "eval" not in record and said[step]:
-            texts |= {"critiques": len(said[step]), "distinct_critiques": len(set(said[step]))}
-        told.append({**texts, **record})
-    return told
 
 
 def _mean(records: Iterable[Mapping[str, Any]], key: str) -> float | None:

@@ -9,20 +9,20 @@ Every row is checked when the task is made, before anything is written or traine
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from didact.errors import DataError, UsageError, did_you_mean
-from didact.randomness import derive_seed, generator
+from didact.errors import DataError, did_you_mean
 from didact.tasks.base import Verdict
+from didact.tasks.finite import FiniteTask, Place, ReadFile, ReadRow, check_fraction, read_split
 from didact.tasks.verifiers import Verifier, make_verifier
 from didact.types import Message, Problem
 
 ROLES = ("system", "user", "assistant")
 
 
-class JsonlTask:
+class JsonlTask(FiniteTask):
     """Problems and references from a file of JSON lines.
 
     A row has its question under `prompt_column`, as a string or as chat messages (or chat messages
@@ -58,51 +58,14 @@ class JsonlTask:
         eval_fraction: float = 0.2,
         seed: int = 0,
     ) -> None:
-        if not 0 < eval_fraction < 1:
-            raise UsageError(f"eval_fraction must lie between 0 and 1, not {eval_fraction}")
+        check_fraction(eval_fraction)
         self.name = Path(path).stem
-        self.seed = seed
         self.prompt_column, self.reference_column = prompt_column, reference_column
         self._verifier = make_verifier(verifier)
         columns = _Columns(prompt_column, reference_column, self._verifier)
-        rows = _read(Path(path), columns)
-        if eval_path is None:
-            self._train, self._eval = split_rows(Path(path), rows, eval_fraction)
-        else:
-            eval_rows = _read(Path(eval_path), columns)
-            refuse_overlap(rows, eval_rows)
-            self._train = [row.problem for row in rows]
-            self._eval = [row.problem for row in eval_rows]
-
-        self._epoch, self._order = -1, list[int]()
-        used = (path, eval_path, self._verifier.file)
-        self.files = tuple(Path(file) for file in used if file is not None)
-        """Every file that the problems and verdicts come from."""
-
-    @property
-    def train_size(self) -> int:
-        """How many training problems one pass has."""
-        return len(self._train)
-
-    def train_problems(self) -> Sequence[Problem]:
-        """All training problems, in the file's order."""
-        return self._train
-
-    def problems(self) -> Sequence[Problem]:
-        """All problems, those for training first."""
-        return [*self._train, *self._eval]
-
-    def train_problem(self, index: int) -> Problem:
-        """The index-th training problem; index ≥ `train_size` goes on with the next pass."""
-        epoch, place = divmod(index, len(self._train))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = generator(self.seed, "jsonl-order", epoch).permutation(len(self._train)).tolist()
-        return self._train[self._order[place]]
-
-    def eval_problems(self, n: int) -> Sequence[Problem]:
-        """The first n evaluation problems, or all of them where there are fewer."""
-        return self._eval[:n]
+        split = read_split(lambda file: _read(file, columns), path, eval_path, eval_fraction)
+        files = (path, eval_path, self._verifier.file)
+        super().__init__(split.train, split.evaluation, files=files, seed=seed, stream="jsonl-order")
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Score one answer with the task's verifier."""
@@ -120,26 +83,7 @@ class _Columns(NamedTuple):
     verifier: Verifier
 
 
-class Place(NamedTuple):
-    """Where something is wrong."""
-
-    path: Path
-    line: int
-
-    def fail(self, what: str, cause: Exception | None = None) -> NoReturn:
-        raise DataError(f"{self.path}, line {self.line}: {what}. Nothing was written.") from cause
-
-
-class ReadRow(NamedTuple):
-    """A row of a file as a problem, and where it stands."""
-
-    problem: Problem
-    place: Place
-    key: str
-    """What the prompt says, white space aside: equal keys are the same prompt."""
-
-
-def _read(path: Path, columns: _Columns) -> list[ReadRow]:
+def _read(path: Path, columns: _Columns) -> ReadFile:
     rows: list[ReadRow] = []
     lines_of_id: dict[str, int] = {}
     for place, row in json_lines(path):
@@ -148,11 +92,10 @@ def _read(path: Path, columns: _Columns) -> list[ReadRow]:
             first = lines_of_id[problem.id]
             place.fail(f"column 'id': {problem.id!r} is already the id of line {first}; make ids unique")
         lines_of_id[problem.id] = place.line
-        key = "\x1e".join(f"{m.role}\x1f{' '.join(m.content.split())}" for m in problem.messages)
-        rows.append(ReadRow(problem, place, key))
+        rows.append(ReadRow(problem, place, problem.question_key))
     if not rows:
         raise DataError(f"{path} has no rows: write one JSON object a line. Nothing was written.")
-    return rows
+    return ReadFile(rows, {})
 
 
 def json_lines(path: Path) -> list[tuple[Place, dict[str, Any]]]:
@@ -263,40 +206,6 @@ def _reference(place: Place, row: dict[str, Any], columns: _Columns) -> str | No
     if wrong := verifier.check_reference(reference):
         place.fail(f"column {name!r}: {wrong}")
     return reference
-
-
-def split_rows(path: Path, rows: list[ReadRow], fraction: float) -> tuple[list[Problem], list[Problem]]:
-    """(train, eval), by a hash of the prompt alone, so that a row stays on its side as files grow."""
-    place_of = {row.key: derive_seed(0, "jsonl-split", row.key) / 2**63 for row in rows}
-    ranked = sorted(place_of, key=place_of.__getitem__)
-    if len(ranked) < 2:
-        raise DataError(
-            f"{path} has one row only, or one prompt in all rows: it cannot be split into training and "
-            "evaluation. Add rows, or give eval_path. Nothing was written."
-        )
-    chosen = {key for key in ranked if place_of[key] < fraction} or {ranked[0]}
-    if len(chosen) == len(ranked):
-        chosen.remove(ranked[-1])
-    held_out = sorted((row for row in rows if row.key in chosen), key=lambda row: place_of[row.key])
-    return [row.problem for row in rows if row.key not in chosen], [row.problem for row in held_out]
-
-
-def refuse_overlap(train: list[ReadRow], evaluation: list[ReadRow]) -> None:
-    """Raise DataError if a prompt or an id of the evaluation rows is trained on."""
-    known = {row.key: row.place for row in train}
-    ids = {row.problem.id: row.place for row in train}
-    for row in evaluation:
-        if row.key in known:
-            other = known[row.key]
-            row.place.fail(
-                f"this prompt is also trained on ({other.path}, line {other.line}); remove one of the two"
-            )
-        if row.problem.id in ids:
-            other = ids[row.problem.id]
-            row.place.fail(
-                f"column 'id': {row.problem.id!r} is also the id of {other.path}, line {other.line}; "
-                "make ids unique"
-            )
 
 
 def _near(word: str, valid: Any) -> str:

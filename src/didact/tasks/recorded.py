@@ -13,8 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from didact.data.files import read_examples
 from didact.errors import DataError, UsageError
-from didact.randomness import derive_seed, generator
 from didact.tasks.base import Verdict
+from didact.tasks.finite import FiniteTask, check_fraction, held_out_keys
 from didact.tasks.verifiers import make_verifier
 from didact.types import Example, Feedback, Problem
 
@@ -28,7 +28,7 @@ class RecordedAnswers(Protocol):
         ...
 
 
-class RecordedTask:
+class RecordedTask(FiniteTask):
     """Problems, given answers and their verifier from a file of `Example` lines.
 
     Only answers with a usable critique are trained on. Without `eval_path` a part of the problems is
@@ -58,15 +58,18 @@ class RecordedTask:
         said_by: list[str] | None = None,
         seed: int = 0,
     ) -> None:
-        if not 0 < eval_fraction < 1:
-            raise UsageError(f"eval_fraction must lie between 0 and 1, not {eval_fraction}")
-        self.name, self.seed = Path(path).stem, seed
+        check_fraction(eval_fraction)
+        self.name = Path(path).stem
         self._verifier = make_verifier(verifier)
         if not self._verifier.reference_is_answer:
             raise UsageError(f"task 'recorded' needs references that are answers, not patterns: {verifier!r}")
         by_question = _by_question(read_examples(Path(path)))
         if eval_path is None:
-            held_out = _held_out(list(by_question), eval_fraction, Path(path))
+            held_out = set(held_out_keys(by_question, eval_fraction, "recorded-split"))
+            if not held_out:
+                raise DataError(
+                    f"{path} asks one question only: it cannot be split; add rows, or give eval_path"
+                )
         else:
             others = _by_question(read_examples(Path(eval_path)))
             if shared := sorted(by_question.keys() & others.keys()):
@@ -75,23 +78,21 @@ class RecordedTask:
             by_question |= others
             held_out = set(others)
         self._check_references(by_question)
-        self._eval = [_problem(rows) for key, rows in by_question.items() if key in held_out]
+        evaluation = [_problem(rows) for key, rows in by_question.items() if key in held_out]
         training = [
             [row for row in rows if any(_usable(f, said_by) for f in row.feedback)]
             for key, rows in by_question.items()
             if key not in held_out
         ]
-        self._train = [_problem(rows) for rows in training if rows]
+        train = [_problem(rows) for rows in training if rows]
         self._answers = {_problem(rows).id: tuple(r.completion for r in rows) for rows in training if rows}
-        if not self._train:
+        if not train:
             raise DataError(
                 f"{path} has no answer with a critique in words to train on: run "
                 f"`didact critique run {path}`, or import one that people wrote"
             )
-        used = (path, eval_path, self._verifier.file)
-        self.files = tuple(Path(file) for file in used if file is not None)
-        """Every file that the problems and verdicts come from."""
-        self._epoch, self._order = -1, list[int]()
+        files = (path, eval_path, self._verifier.file)
+        super().__init__(train, evaluation, files=files, seed=seed, stream="recorded-order")
 
     def _check_references(self, by_question: Mapping[str, Sequence[Example]]) -> None:
         """Refuse two references of one question, and one that the verifier cannot use."""
@@ -110,27 +111,6 @@ class RecordedTask:
     def answers(self, problem: Problem) -> Sequence[str]:
         """What was answered to a training problem, in the file's order."""
         return self._answers[problem.id]
-
-    def train_problems(self) -> Sequence[Problem]:
-        """All training problems, in the file's order."""
-        return self._train
-
-    def problems(self) -> Sequence[Problem]:
-        """All problems, those for training first."""
-        return [*self._train, *self._eval]
-
-    def train_problem(self, index: int) -> Problem:
-        """The index-th training problem; beyond the last one begins the next pass."""
-        epoch, place = divmod(index, len(self._train))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            order = generator(self.seed, "recorded-order", epoch).permutation(len(self._train))
-            self._order = order.tolist()
-        return self._train[self._order[place]]
-
-    def eval_problems(self, n: int) -> Sequence[Problem]:
-        """The first n evaluation problems, or all of them where there are fewer."""
-        return self._eval[:n]
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Score one answer with the task's verifier; without a reference nothing is verified."""
@@ -153,18 +133,5 @@ def _by_question(rows: Iterable[Example]) -> dict[str, list[Example]]:
     """Rows by what is asked, white space aside, under the first one's problem."""
     found: dict[str, list[Example]] = defaultdict(list)
     for row in rows:
-        key = "\x1e".join(f"{m.role}\x1f{' '.join(m.content.split())}" for m in row.problem.messages)
-        found[key].append(row)
+        found[row.problem.question_key].append(row)
     return dict(found)
-
-
-def _held_out(keys: Sequence[str], fraction: float, path: Path) -> set[str]:
-    """The questions kept for evaluation, by a hash of the question alone."""
-    place_of = {key: derive_seed(0, "recorded-split", key) / 2**63 for key in keys}
-    ranked = sorted(place_of, key=place_of.__getitem__)
-    if len(ranked) < 2:
-        raise DataError(f"{path} asks one question only: it cannot be split; add rows, or give eval_path")
-    chosen = {key for key in ranked if place_of[key] < fraction} or {ranked[0]}
-    if len(chosen) == len(ranked):
-        chosen.remove(ranked[-1])
-    return chosen

@@ -45,7 +45,7 @@ class Judged(Protocol):
         ...
 
 
-class WritingTask:
+class WritingTask(JsonlTask):
     """Prompts to write to, from a file of JSON lines or from the set that ships with Didact.
 
     Args:
@@ -60,8 +60,6 @@ class WritingTask:
         UsageError: a setting out of range.
     """
 
-    name = "writing"
-
     def __init__(
         self,
         path: str | Path | None = None,
@@ -71,7 +69,7 @@ class WritingTask:
         eval_fraction: float = 0.2,
         seed: int = 0,
     ) -> None:
-        self._prompts = JsonlTask(
+        super().__init__(
             shipped() if path is None else path,
             eval_path=eval_path,
             verifier="none",
@@ -79,8 +77,7 @@ class WritingTask:
             eval_fraction=eval_fraction,
             seed=seed,
         )
-        self.files = self._prompts.files
-        """Every file that the prompts come from."""
+        self.name = "writing"
         self._scorer: Scorer | None = None
 
     @property
@@ -91,27 +88,6 @@ class WritingTask:
     def bind(self, scorer: Scorer) -> None:
         """Take this scorer from now on."""
         self._scorer = scorer
-
-    @property
-    def train_size(self) -> int:
-        """How many training prompts one pass has."""
-        return self._prompts.train_size
-
-    def train_problems(self) -> Sequence[Problem]:
-        """All training prompts, in the file's order."""
-        return self._prompts.train_problems()
-
-    def problems(self) -> Sequence[Problem]:
-        """All prompts, those for training first."""
-        return self._prompts.problems()
-
-    def train_problem(self, index: int) -> Problem:
-        """The index-th training prompt; index ≥ `train_size` goes on with the next pass."""
-        return self._prompts.train_problem(index)
-
-    def eval_problems(self, n: int) -> Sequence[Problem]:
-        """The first n evaluation prompts, or all of them where there are fewer."""
-        return self._prompts.eval_problems(n)
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Score one answer; `verify_many` is faster for several."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from didact.errors import CheckpointError, NoOpTrainingError, UsageError
+from didact.training.alarm_watch import run_alarms
 from didact.training.checkpoint import State, load_checkpoint
 from didact.training.config import RunConfig, parse_config, read_yaml
 from didact.training.inputs import check_inputs, write_inputs
@@ -16,6 +17,11 @@ from didact.training.loop import Report, evaluated, train_loop
 from didact.training.run_dir import RunDir, read_jsonl, write_atomically
 from didact.training.setup import Parts, build
 from didact.training.signals import StopSignal
+
+
+def to_stderr(record: dict[str, Any]) -> None:
+    """Print a warning where nobody else takes it."""
+    print(record["warning"], file=sys.stderr)
 
 
 def train(
@@ -26,6 +32,7 @@ def train(
     task: str | Mapping[str, Any] | None = None,
     seed: int | None = None,
     report: Report = lambda record: None,
+    warn: Report = to_stderr,
     **settings: Any,
 ) -> RunDir:
     """Train a model and return its run directory.
@@ -34,13 +41,14 @@ def train(
         print(run.result.read_text())
 
     Args:
-        method: "sft", "grpo", "grpo-2turn", "rltf-sd", "rltf-fm" or "rltf".
+        method: "sft", "grpo", "grpo-2turn", "rltf-sd", "rltf-fm", "rltf" or "rltf-self".
         out: A new directory.
         model: "tiny" (bundled, the default), a local folder or a hub id; or a mapping of ModelConfig.
         task: A reasoning-gym generator's name; or a mapping of TaskConfig, as
             {"name": "jsonl", "settings": {"path": "train.jsonl"}}.
         seed: 0 to 99.
         report: Called with every line of metrics.jsonl.
+        warn: Called with {"warning": …} where they look wrong; each kind of alarm once.
         **settings: Any other key of RunConfig, sections as mappings: optim={"lr": 1e-4}.
 
     Raises:
@@ -55,11 +63,16 @@ def train(
         values["task"] = {"name": task} if isinstance(task, str) else task
     if seed is not None:
         values["seed"] = seed
-    return run_config(parse_config(values), Path(out), report=report)
+    return run_config(parse_config(values), Path(out), report=report, warn=warn)
 
 
 def run_config(
-    config: RunConfig, out: Path, *, report: Report = lambda record: None, command: str = ""
+    config: RunConfig,
+    out: Path,
+    *,
+    report: Report = lambda record: None,
+    warn: Report = to_stderr,
+    command: str = "",
 ) -> RunDir:
     """Train by a whole config; see `train`."""
     RunDir.refuse_existing(out)
@@ -67,21 +80,21 @@ def run_config(
     run = RunDir.create(out, config.to_yaml(), command or f"didact train {config.method}")
     write_inputs(run, parts)
     state = State(step=0, initial_weights=parts.engine.weights_hash())
-    return _finish(parts, run, state, report)
+    return _finish(parts, run, state, report, warn)
 
 
 def resume(
     path: str | Path,
     *,
     report: Report = lambda record: None,
-    warn: Report = lambda record: print(record["warning"], file=sys.stderr),
+    warn: Report = to_stderr,
 ) -> RunDir:
     """Go on with a run from its newest whole checkpoint, bit for bit.
 
     Args:
         path: The run directory.
         report: Called with every new line of metrics.jsonl.
-        warn: Called with {"warning": …} for every torn checkpoint that is passed over.
+        warn: Called with {"warning": …} for every torn checkpoint that is passed over, and for alarms.
 
     Raises:
         UsageError: no run there, or it has ended.
@@ -105,12 +118,12 @@ def resume(
             )
         state = State(step=0, initial_weights=initial)
     run.rewind(state.step)
-    return _finish(parts, run, state, report)
+    return _finish(parts, run, state, report, warn)
 
 
-def _finish(parts: Parts, run: RunDir, state: State, report: Report) -> RunDir:
+def _finish(parts: Parts, run: RunDir, state: State, report: Report, warn: Report) -> RunDir:
     with StopSignal() as stop:
-        state = train_loop(parts, run, state, stop, report)
+        state = train_loop(parts, run, state, stop, report, warn)
     parts.engine.save_pretrained(run.model)
     result = {
         "method": parts.config.method,
@@ -121,6 +134,7 @@ def _finish(parts: Parts, run: RunDir, state: State, report: Report) -> RunDir:
         "sampled_tokens": state.sampled_tokens,
         "feedback_tokens": state.feedback_tokens,
         "eval": evaluated(run, state.step),
+        "alarms": [alarm._asdict() for alarm in run_alarms(run, state.step)],
         "weights": parts.engine.weights_hash(),
     }
     write_atomically(run.result, json.dumps(result, indent=1) + "\n")

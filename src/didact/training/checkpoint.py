@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from didact.engines.base import Engine
 from didact.errors import CheckpointError
+from didact.jsonlines import sync
 from didact.types import Record
 
 MANIFEST = "manifest.json"
@@ -63,9 +63,9 @@ def save_checkpoint(folder: Path, engine: Engine, state: State) -> Path:
     hashes = {str(p.relative_to(aside)): _sha256(p) for p in files}
     (aside / MANIFEST).write_text(json.dumps(hashes, indent=1))
     for path in (*files, aside / MANIFEST, aside):
-        _sync(path)
+        sync(path)
     aside.rename(final)
-    _sync(folder)
+    sync(folder)
     for old in _checkpoints(folder)[:-KEEP]:
         shutil.rmtree(old)
     return final
@@ -121,11 +121,3 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _sha256(file: Path) -> str:
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

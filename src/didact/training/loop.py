@@ -12,11 +12,13 @@ from typing import Any
 
 from didact.engines.base import AdamParams, Engine
 from didact.errors import DataError, Interrupted, NonFiniteError, TrainingGuard, UsageError
+from didact.evaluation.calibration import calibration
 from didact.evaluation.evaluate import evaluate
 from didact.methods import Term
 from didact.randomness import derive_seed
+from didact.training.alarm_watch import AlarmWatch
 from didact.training.checkpoint import State, save_checkpoint
-from didact.training.metrics import rollout_metrics
+from didact.training.metrics import rollout_metrics, term_metrics
 from didact.training.minibatches import minibatches
 from didact.training.run_dir import RunDir, read_jsonl
 from didact.training.setup import Parts
@@ -27,7 +29,9 @@ Report = Callable[[dict[str, Any]], None]
 """Told of every line of metrics.jsonl as it is written."""
 
 
-def train_loop(parts: Parts, run: RunDir, state: State, stop: StopSignal, report: Report) -> State:
+def train_loop(
+    parts: Parts, run: RunDir, state: State, stop: StopSignal, report: Report, warn: Report
+) -> State:
     """Train from `state` to the end of the config, evaluating and saving on the way.
 
     Args:
@@ -36,6 +40,7 @@ def train_loop(parts: Parts, run: RunDir, state: State, stop: StopSignal, report
         state: Where to begin.
         stop: Polled between steps and inside the stretches that may be cut off.
         report: Told of every metrics line.
+        warn: Told {"warning": …} of what looks wrong in them.
 
     Returns:
         The state after the last step, checkpointed.
@@ -47,16 +52,23 @@ def train_loop(parts: Parts, run: RunDir, state: State, stop: StopSignal, report
     config = parts.config
     saved: int | None = None
     watch = FailureWatch(config.feedback.max_failed)
+    alarms = AlarmWatch(run, config.feedback.control, warn)
+
+    def told(record: dict[str, Any]) -> None:
+        alarms.add(record)
+        report(record)
+
     try:
         while config.progress(state.step, state.sampled_tokens) < 1:
             if state.step == 0 or (config.eval.every and state.step % config.eval.every == 0):
-                evaluate_once(parts, run, state, stop, report, watch)
-            state = train_step(parts, run, state, stop, report, watch)
+                evaluate_once(parts, run, state, stop, told, watch)
+            state = train_step(parts, run, state, stop, told, watch)
             watch.check()
             if config.checkpoint_every and state.step % config.checkpoint_every == 0:
                 save_checkpoint(run.checkpoints, parts.engine, state)
                 saved = state.step
-        evaluate_once(parts, run, state, stop, report, watch)
+        evaluate_once(parts, run, state, stop, told, watch)
+        alarms.end(state.step)
     except Interrupted as stopped:
         # Signals only cut off stretches that leave the engine where the last whole step put it.
         save_checkpoint(run.checkpoints, parts.engine, state)
@@ -126,16 +138,14 @@ def update(engine: Engine, steps: Iterable[Sequence[Term]], params: AdamParams) 
     """Accumulate every term's gradient and take a step, for each minibatch of each pass.
 
     Returns:
-        Per term its summed loss and its sums over tokens, and the gradient's norm before clipping (all of
-        the last step).
+        Per term its summed loss and its sums over tokens, and from an engine that compares gradients its
+        gradient's norm and cosine with the sum of the terms before it; then the whole gradient's norm before
+        clipping (all of the last step).
     """
     metrics: dict[str, float] = {}
     for terms in steps:
         for term in terms:
-            output = engine.forward_backward(term.rows, term.loss)
-            metrics[f"loss/{term.name}"] = output.loss
-            metrics |= {f"{name}/{term.name}": value for name, value in output.metrics.items()}
-            metrics[f"rows/{term.name}"] = len(term.rows)
+            metrics |= term_metrics(term, engine.forward_backward(term.rows, term.loss))
         metrics |= engine.optim_step(params).metrics
     return metrics
 
@@ -161,7 +171,8 @@ def evaluate_once(
         ends = parts.config.progress(state.step, state.sampled_tokens) >= 1
         if config.own_critique and (state.step == 0 or ends):
             own = dataclasses.replace(ctx, feedback=parts.own_critic())
-            values |= evaluate(own, problems, temperature=config.temperature).metrics("own_critique")
+            criticised = evaluate(own, problems, temperature=config.temperature)
+            values |= criticised.metrics("own_critique") | calibration(criticised.rollouts)
     record = {
         "step": state.step,
         "sampled_tokens": state.sampled_tokens,

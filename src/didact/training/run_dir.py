@@ -2,6 +2,7 @@
 
 config.yaml       every setting of the run, defaults spelt out
 metrics.jsonl     one line a step, and one an evaluation; the same bits when the run is repeated
+alarms.jsonl      what looked wrong in the metrics, each kind at the step after which it was first seen
 timing.jsonl      seconds a step, kept apart because they never repeat
 rollouts.jsonl    what was asked and answered, one rollout a line
 feedback.jsonl    what was said about it, one critique a line, joined by rollout and turn
@@ -46,6 +47,7 @@ class RunDir:
         self.path = path
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
+        self.alarms = path / "alarms.jsonl"
         self.timing = path / "timing.jsonl"
         self.rollouts = path / "rollouts.jsonl"
         self.feedback = path / "feedback.jsonl"
@@ -96,6 +98,9 @@ class RunDir:
     def add_metrics(self, values: dict[str, Any]) -> None:
         append_jsonl(self.metrics, [values])
 
+    def add_alarm(self, values: dict[str, Any]) -> None:
+        append_jsonl(self.alarms, [values])
+
     def add_timing(self, values: dict[str, Any]) -> None:
         append_jsonl(self.timing, [values])
 
@@ -136,7 +141,7 @@ class RunDir:
 
         Others may add critiques meanwhile: none of theirs is lost.
         """
-        for file in (self.metrics, self.timing, self.rollouts):
+        for file in (self.metrics, self.alarms, self.timing, self.rollouts):
             keep_jsonl(file, lambda record: record["step"] <= step)
         # An evaluation's answers come before its metrics line; without that, it will be done again.
         whole = {record["step"] for record in read_jsonl(self.metrics) if "eval" in record}

@@ -20,11 +20,10 @@ from didact.randomness import derive_seed
 from didact.rollouts.base import Context
 from didact.rollouts.engine_chat import EngineChat
 from didact.rollouts.render import Renderer
-from didact.tasks import JsonlTask, make_task
+from didact.tasks import make_task
 from didact.tasks.base import Task, validate_problem, validate_task
-from didact.tasks.code import CodeTask
-from didact.tasks.math import MathTask
-from didact.tasks.recorded import RecordedAnswers, RecordedTask
+from didact.tasks.finite import FiniteTask
+from didact.tasks.recorded import RecordedAnswers
 from didact.tasks.writing import Judged
 from didact.training.config import ModelConfig, RunConfig
 from didact.training.sources import Surroundings, source_settings
@@ -32,8 +31,6 @@ from didact.types import Problem
 
 TINY = "tiny"
 """The bundled model's name."""
-FILES = (JsonlTask, RecordedTask, CodeTask, MathTask)
-"""Tasks whose problems can all be looked at before training."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ def check_task(config: RunConfig, method: Method, task: Task) -> None:
     """
     first = task.train_problem(0)
     validate_problem(task, first)
-    problems = task.train_problems() if isinstance(task, FILES) else [first]
+    problems = task.train_problems() if isinstance(task, FiniteTask) else [first]
     bare = [problem.id for problem in problems if problem.reference is None]
     if isinstance(method, SFT) and bare:
         raise DataError(
@@ -163,7 +160,7 @@ def check_lengths(parts: Parts) -> None:
         DataError: naming the row, its length and the limit.
     """
     limit, task = parts.engine.max_length, parts.task
-    if limit is None or not isinstance(task, FILES):
+    if limit is None or not isinstance(task, FiniteTask):
         return
     only_given = isinstance(parts.method, SFT) and not parts.config.eval.problems
     for problem in task.problems():

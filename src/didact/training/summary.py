@@ -9,6 +9,7 @@ from pathlib import Path
 from didact.errors import DataError, UsageError
 from didact.evaluation.intervals import paired_difference
 from didact.evaluation.results import CI, ArmResult, CurvePoint
+from didact.training.alarm_watch import run_alarms
 from didact.training.config import read_yaml
 from didact.training.run_dir import RunDir, read_jsonl
 from didact.types import Turn
@@ -53,6 +54,7 @@ def arm_result(path: Path, name: str | None = None, *, step: int | None = None) 
         steps=step,
         curve=[p for p in curve if p.step <= step] if step else [],
         rollouts=run.read_evaluation(step)[:READABLE],
+        alarms=run_alarms(run, step),
     )
 
 

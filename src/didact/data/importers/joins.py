@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from didact.data.importers.base import Outcome, fail
+from didact.data.importers.base import Outcome, fail, unpacked
 from didact.data.rows import RawRow, RowError
 from didact.types import Example, Feedback
 
@@ -22,6 +23,20 @@ class Answer:
     feedback: list[Feedback] = field(default_factory=list)
     feedback_rows: list[RawRow] = field(default_factory=list)
     """Other rows whose feedback it holds, and which are lost with it if it cannot be made."""
+
+
+def inside(row: RawRow, held: Any, **ids: Any) -> list[RawRow]:
+    """The objects of a list that a row holds, as rows of their own; what is no object has nothing to read.
+
+    Args:
+        row: Whose place in the file they have.
+        held: The list, or a text that holds one as JSON.
+        ids: What each says as well, where it does not say so itself.
+    """
+    items = unpacked(held)
+    if not isinstance(items, list):
+        return []
+    return [RawRow(row.file, row.row, {**ids, **item}) for item in items if isinstance(item, dict)]
 
 
 class Join:
@@ -67,6 +82,18 @@ class Join:
             return
         answer.feedback.append(feedback)
         answer.feedback_rows.append(row)
+
+    def hear(
+        self, row: RawRow, read: Callable[[dict[str, Any]], Feedback | list[Feedback]], *ids: str | None
+    ) -> None:
+        """Read feedback from a row of its own, and attach each; a row that cannot be read is rejected."""
+        try:
+            told = read(row.value)
+        except RowError as error:
+            self.outcome(row.rejected(error))
+            return
+        for feedback in [told] if isinstance(told, Feedback) else told:
+            self.attach(row, feedback, *ids)
 
     def outcomes(self) -> Iterator[Outcome]:
         """All of them, answers in the order of their rows."""

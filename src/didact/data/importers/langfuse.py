@@ -21,22 +21,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from didact.data.feedback_items import named_label
-from didact.data.importers.base import (
-    Outcome,
-    annotator,
-    fail,
-    iso_time,
-    log_example,
-    maybe_text,
-    unpacked,
-    verdict,
-)
-from didact.data.importers.joins import Answer, Join
-from didact.data.rows import RawRow, Rejected, RowError
-from didact.types import Example, Feedback, Provenance
+from didact.data.importers.base import Outcome, annotator, fail, iso_time, log_example, maybe_text, verdict
+from didact.data.importers.joins import Answer, Join, inside
+from didact.data.rows import RawRow, Rejected
+from didact.types import Feedback, Provenance
 
 PEOPLE = re.compile(r"user|human|thumb|customer|rating|feedback|review", re.IGNORECASE)
 
@@ -83,31 +75,17 @@ def _add_observation(
 
 def _add_score(join: Join, row: RawRow) -> None:
     observation, trace = _get(row.value, "observation_id"), _get(row.value, "trace_id")
-    try:
-        feedback = _feedback(row.value)
-    except RowError as error:
-        join.outcome(row.rejected(error))
-        return
     names = (f"observation:{observation}" if observation else None, f"trace:{trace}" if trace else None)
-    join.attach(row, feedback, *names)
+    join.hear(row, _feedback, *names)
 
 
 def _maker(row: RawRow, identity: str, mapping: Mapping[str, str]) -> Any:
     value = row.value
-
-    def make(feedback: tuple[Feedback, ...]) -> Example:
-        return log_example(
-            value,
-            mapping,
-            identity,
-            feedback,
-            asked=("input", value.get("input")),
-            said=("output", value.get("output")),
-            user=_get(value, "user_id"),
-            metadata={"langfuse_trace": _get(value, "trace_id") or identity, "name": value.get("name")},
-        )
-
-    return make
+    metadata = {"langfuse_trace": _get(value, "trace_id") or identity, "name": value.get("name")}
+    asked, said, user = ("input", value.get("input")), ("output", value.get("output")), _get(value, "user_id")
+    return partial(
+        log_example, value, mapping, identity, asked=asked, said=said, user=user, metadata=metadata
+    )
 
 
 def _feedback(score: dict[str, Any]) -> Feedback:
@@ -154,13 +132,7 @@ def _is_score(value: dict[str, Any]) -> bool:
 
 def _inside(row: RawRow, key: str) -> list[RawRow]:
     """Rows inside a trace; those that are ids alone have nothing to read."""
-    items = unpacked(row.value.get(key))
-    identity = _get(row.value, "id")
-    if not isinstance(items, list):
-        return []
-    return [
-        RawRow(row.file, row.row, {"traceId": identity, **item}) for item in items if isinstance(item, dict)
-    ]
+    return inside(row, row.value.get(key), traceId=_get(row.value, "id"))
 
 
 def _filled(value: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from didact.data.importers.base import (
     unpacked,
     verdict,
 )
-from didact.data.importers.joins import Answer, Join
+from didact.data.importers.joins import Answer, Join, inside
 from didact.data.rows import RawRow, Rejected, RowError, expected
 from didact.types import Example, Feedback, Provenance
 
@@ -64,17 +64,8 @@ def import_mlflow(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str])
         elif row.value.get("valid") is False:
             join.outcome(row.skipped("an assessment that was overridden by another"))
         else:
-            _add(join, row, identity)
+            join.hear(row, _feedback, identity)
     yield from join.outcomes()
-
-
-def _add(join: Join, row: RawRow, identity: str) -> None:
-    try:
-        feedback = _feedback(row.value)
-    except RowError as error:
-        join.outcome(row.rejected(error))
-    else:
-        join.attach(row, feedback, identity)
 
 
 def _is_assessment(value: dict[str, Any]) -> bool:
@@ -94,10 +85,8 @@ def _trace_id(value: dict[str, Any]) -> Any:
 
 
 def _inside(row: RawRow, identity: str) -> list[RawRow]:
-    notes = unpacked(dig(row.value, "info.assessments") or row.value.get("assessments"))
-    if not isinstance(notes, list):
-        return []
-    return [RawRow(row.file, row.row, {**n, "trace_id": identity}) for n in notes if isinstance(n, dict)]
+    notes = inside(row, dig(row.value, "info.assessments") or row.value.get("assessments"))
+    return [RawRow(row.file, row.row, {**note.value, "trace_id": identity}) for note in notes]
 
 
 def _maker(row: RawRow, identity: str, mapping: Mapping[str, str], expectations: dict[str, Any]) -> Any:

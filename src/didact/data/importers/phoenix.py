@@ -32,8 +32,8 @@ from didact.data.importers.base import (
     unpacked,
     verdict,
 )
-from didact.data.importers.joins import Answer, Join
-from didact.data.rows import RawRow, Rejected, RowError
+from didact.data.importers.joins import Answer, Join, inside
+from didact.data.rows import RawRow, Rejected
 from didact.types import Example, Feedback, Provenance
 
 FLAT_MESSAGE = re.compile(r"(?:attributes\.)?llm\.(input|output)_messages\.(\d+)\.message\.(role|content)")
@@ -57,29 +57,16 @@ def import_phoenix(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str]
                 join.answer(
                     Answer(span, _maker(span, identity, mapping), wanted=_is_root(span.value)), identity
                 )
-                annotations += _inside(span, identity)
+                annotations += inside(span, span.value.get("annotations"), span_id=identity)
     for row in annotations:
-        try:
-            feedback = _feedback(row.value)
-        except RowError as error:
-            join.outcome(row.rejected(error))
-        else:
-            join.attach(row, feedback, str(_span_id(row.value)))
+        join.hear(row, _feedback, str(_span_id(row.value)))
     yield from join.outcomes()
 
 
 def _spans(row: RawRow) -> list[RawRow]:
+    """The spans of a trace, or the row itself where it is a span."""
     spans = unpacked(row.value.get("spans"))
-    if not isinstance(spans, list):
-        return [row]
-    return [RawRow(row.file, row.row, span) for span in spans if isinstance(span, dict)]
-
-
-def _inside(row: RawRow, identity: str) -> list[RawRow]:
-    notes = unpacked(row.value.get("annotations"))
-    if not isinstance(notes, list):
-        return []
-    return [RawRow(row.file, row.row, {"span_id": identity, **n}) for n in notes if isinstance(n, dict)]
+    return inside(row, spans) if isinstance(spans, list) else [row]
 
 
 def _is_annotation(value: dict[str, Any]) -> bool:

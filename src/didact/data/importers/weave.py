@@ -17,6 +17,7 @@ and any other type with a payload of its own. Feedback in rows of its own is joi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from didact.data.feedback_items import named_label
@@ -30,9 +31,9 @@ from didact.data.importers.base import (
     unpacked,
     verdict,
 )
-from didact.data.importers.joins import Answer, Join
+from didact.data.importers.joins import Answer, Join, inside
 from didact.data.rows import RawRow, Rejected, RowError, expected
-from didact.types import Example, Feedback, FeedbackSourceName, Provenance
+from didact.types import Feedback, FeedbackSourceName, Provenance
 
 TEXT_KEYS = ("note", "comment", "reason", "rationale", "explanation", "text", "feedback", "critique")
 
@@ -52,15 +53,10 @@ def import_weave(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str]) 
             call = RawRow(row.file, row.row, value)
             root = not value.get("parent_id")
             join.answer(Answer(call, _maker(call, identity, mapping), wanted=root), identity)
-            said += [(item, identity) for item in _inside(call)]
+            held = dig(value, "summary.weave.feedback") or value.get("feedback")
+            said += [(item, identity) for item in inside(call, held)]
     for row, identity in said:
-        try:
-            told = _feedback(row.value)
-        except RowError as error:
-            join.outcome(row.rejected(error))
-        else:
-            for feedback in told:
-                join.attach(row, feedback, identity)
+        join.hear(row, _feedback, identity)
     yield from join.outcomes()
 
 
@@ -80,14 +76,6 @@ def _nested(value: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _inside(row: RawRow) -> list[RawRow]:
-    found = dig(row.value, "summary.weave.feedback") or row.value.get("feedback")
-    items = unpacked(found)
-    if not isinstance(items, list):
-        return []
-    return [RawRow(row.file, row.row, item) for item in items if isinstance(item, dict)]
-
-
 def _call_of(value: dict[str, Any]) -> str:
     """The call's id, the last part of its reference."""
     return str(value.get("call_id") or str(value.get("weave_ref") or "").rstrip("/").rpartition("/")[2])
@@ -95,19 +83,9 @@ def _call_of(value: dict[str, Any]) -> str:
 
 def _maker(row: RawRow, identity: str, mapping: Mapping[str, str]) -> Any:
     value = row.value
-
-    def make(feedback: tuple[Feedback, ...]) -> Example:
-        return log_example(
-            value,
-            mapping,
-            identity,
-            feedback,
-            asked=("inputs", _inputs(value.get("inputs"))),
-            said=("output", value.get("output")),
-            metadata={"weave_trace": value.get("trace_id"), "op_name": value.get("op_name")},
-        )
-
-    return make
+    asked, said = ("inputs", _inputs(value.get("inputs"))), ("output", value.get("output"))
+    metadata = {"weave_trace": value.get("trace_id"), "op_name": value.get("op_name")}
+    return partial(log_example, value, mapping, identity, asked=asked, said=said, metadata=metadata)
 
 
 def _inputs(value: Any) -> Any:

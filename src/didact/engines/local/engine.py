@@ -41,7 +41,12 @@ from didact.engines.local.loading import (
 )
 from didact.engines.local.sampling import Sampler, check_prompts
 from didact.engines.local.scoring import Score, score_rows, target_kl, target_logprobs
-from didact.engines.local.training import accumulate_gradient, resolve_loss, takes_values
+from didact.engines.local.training import (
+    accumulate_gradient,
+    compared_gradients,
+    resolve_loss,
+    takes_values,
+)
 from didact.errors import CapabilityError, NonFiniteError, TrainingGuard, UsageError
 from didact.types import Ids, Row
 
@@ -113,6 +118,7 @@ class LocalEngine:
             full_finetune=lora is None,
             critic=critic is not None,
             full_kl=True,
+            compares_gradients=True,
         )
 
     @classmethod
@@ -237,10 +243,11 @@ class LocalEngine:
             for p, gradient in zip(self._trained.values(), before, strict=True):
                 p.grad = gradient
             raise
+        compared = compared_gradients([p.grad for p in self._trained.values()], before)
         for p, gradient in zip(self._trained.values(), before, strict=True):
             if gradient is not None:
                 p.grad = gradient if p.grad is None else p.grad.add_(gradient)
-        return output
+        return output._replace(metrics={**output.metrics, **compared})
 
     def optim_step(self, params: AdamParams) -> StepOutput:
         """Clip, take one AdamW step, and clear the gradient.

@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from didact.engines.base import Loss, LossFn, StepOutput
 from didact.engines.local.batching import MicroBatch
@@ -103,3 +105,27 @@ def accumulate_gradient(
         total += value
         metrics.update(output.metrics)
     return StepOutput(total, dict(metrics))
+
+
+def compared_gradients(added: Sequence[Tensor | None], before: Sequence[Tensor | None]) -> dict[str, float]:
+    """The norm of a gradient, and its cosine with the one that it is about to be added to.
+
+    Reads both and changes neither; beside them it needs memory for a few numbers a tensor.
+
+    Args:
+        added: A gradient, tensor by tensor; None is 0.
+        before: The other one, in the same order.
+
+    Returns:
+        `grad_norm`, and `cosine` in [−1, 1] where neither is 0; nothing where there is no gradient.
+    """
+    grads = [g for g in added if g is not None]
+    if not grads:
+        return {}
+    norm = float(get_total_norm(grads))
+    pairs = [(a, b) for a, b in zip(added, before, strict=True) if a is not None and b is not None]
+    product = norm * float(get_total_norm([b for b in before if b is not None])) if pairs else 0.0
+    if not 0 < product < math.inf:
+        return {"grad_norm": norm}
+    dots = torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs])
+    return {"grad_norm": norm, "cosine": max(-1.0, min(1.0, math.fsum(dots.tolist()) / product))}

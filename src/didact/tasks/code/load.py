@@ -21,7 +21,8 @@ from typing import Any
 from didact.errors import DataError, did_you_mean
 from didact.tasks.code.cases import Unconvertible, convert, parse_test
 from didact.tasks.code.extract import defines
-from didact.tasks.jsonl import Place, ReadRow, json_lines
+from didact.tasks.finite import Place, ReadFile, ReadRow
+from didact.tasks.jsonl import json_lines
 from didact.types import Problem
 
 SHAPES = ("own", "humaneval", "mbpp")
@@ -32,19 +33,6 @@ _NEEDED = {
     "mbpp": ("test_list", "code"),
 }
 _NAME = re.compile(r"(?:async[ \t]+)?def[ \t]+([A-Za-z_]\w*)[ \t]*\(")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a file gave.
-
-    Attributes:
-        rows: The problems, with their places.
-        left_out: Why, by id, of the rows whose tests cannot be verified outside the sandbox.
-    """
-
-    rows: list[ReadRow]
-    left_out: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class _Read:
     tolerance: float | None = None
 
 
-def load(path: Path, shape: str = "auto", *, skip: bool = False) -> Loaded:
+def load(path: Path, shape: str = "auto", *, skip: bool = False) -> ReadFile:
     """Read a file.
 
     Args:
@@ -97,7 +85,7 @@ def load(path: Path, shape: str = "auto", *, skip: bool = False) -> Loaded:
         )
     if not rows:
         raise DataError(f"{path} has no problem that can be used: write one JSON object a line")
-    return Loaded(rows, left_out)
+    return ReadFile(rows, left_out)
 
 
 def _cases(test: str, read: _Read) -> tuple[Any, ...]:

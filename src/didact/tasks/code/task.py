@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from didact.errors import DataError, UsageError
-from didact.randomness import generator
 from didact.tasks.base import Verdict
 from didact.tasks.code.cases import Case, parse_test
 from didact.tasks.code.extract import program_in
 from didact.tasks.code.load import SHAPES, load
 from didact.tasks.code.report import CodeReport, Outcome, Raised, Tried
 from didact.tasks.code.values import Plain, read_value
-from didact.tasks.jsonl import refuse_overlap, split_rows
+from didact.tasks.finite import FiniteTask, check_fraction, read_split
 from didact.tasks.sandbox import Limits, SandboxError, Session, Stop, Stopped, choose_backend
 from didact.types import Problem
 
@@ -35,7 +34,7 @@ CACHED_REPORTS = 4096
 """Reports that are kept, so that a critic does not run again what the verifier has run."""
 
 
-class CodeTask:
+class CodeTask(FiniteTask):
     """Write a Python function that passes tests.
 
     A program that is wrong, slow, greedy or hostile is a wrong answer and scores 0. A sandbox that
@@ -89,57 +88,19 @@ class CodeTask:
             self.limits = Limits(cpu_s=cpu_seconds, wall_s=wall_seconds, memory_mb=memory_mb)
         except ValueError as error:
             raise UsageError(f"task 'code': {error}") from None
-        self.dense, self.seed = dense, seed
+        self.dense = dense
         self.workers = workers or min(os.cpu_count() or 1, 8)
-        self._load(path, eval_path, shape, unconvertible == "skip", eval_fraction)
+        file, skip = shipped() if path is None else path, unconvertible == "skip"
+        split = read_split(lambda f: load(f, shape, skip=skip), file, eval_path, eval_fraction)
+        super().__init__(
+            split.train, split.evaluation, files=(file, eval_path), seed=seed, stream="code-order"
+        )
+        self.left_out = split.left_out
+        """Why, by id, problems of the files are not used."""
         self.sandbox = choose_backend(sandbox, unsafe_local_exec=unsafe_local_exec)
         """The backend that runs the programs; "unsafe" for none."""
-        self._epoch, self._order = -1, list[int]()
         self._reports = OrderedDict[str, CodeReport]()
         self._lock = threading.Lock()
-
-    def _load(
-        self, path: str | Path | None, eval_path: str | Path | None, shape: str, skip: bool, fraction: float
-    ) -> None:
-        file = shipped() if path is None else Path(path)
-        loaded = load(file, shape, skip=skip)
-        self.left_out = dict(loaded.left_out)
-        """Why, by id, problems of the file are not used."""
-        self.files = (file,) if eval_path is None else (file, Path(eval_path))
-        """Every file that the problems and verdicts come from."""
-        if eval_path is None:
-            self._train, self._eval = split_rows(file, loaded.rows, fraction)
-            return
-        held_out = load(Path(eval_path), shape, skip=skip)
-        refuse_overlap(loaded.rows, held_out.rows)
-        self.left_out |= held_out.left_out
-        self._train = [row.problem for row in loaded.rows]
-        self._eval = [row.problem for row in held_out.rows]
-
-    @property
-    def train_size(self) -> int:
-        """How many training problems one pass has."""
-        return len(self._train)
-
-    def train_problems(self) -> Sequence[Problem]:
-        """All training problems, in the file's order."""
-        return self._train
-
-    def problems(self) -> Sequence[Problem]:
-        """All problems, those for training first."""
-        return [*self._train, *self._eval]
-
-    def train_problem(self, index: int) -> Problem:
-        """The index-th training problem; index ≥ `train_size` goes on with the next pass."""
-        epoch, place = divmod(index, len(self._train))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = generator(self.seed, "code-order", epoch).permutation(len(self._train)).tolist()
-        return self._train[self._order[place]]
-
-    def eval_problems(self, n: int) -> Sequence[Problem]:
-        """The first n evaluation problems, or all of them where there are fewer."""
-        return self._eval[:n]
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Run the answer's program against the problem's tests."""
@@ -252,8 +213,7 @@ def _check(shape: str, unconvertible: str, eval_fraction: float, workers: int) -
         raise UsageError(f"task 'code': shape must be auto, {', '.join(SHAPES)}, not {shape!r}")
     if unconvertible not in ("refuse", "skip"):
         raise UsageError(f"task 'code': unconvertible must be refuse or skip, not {unconvertible!r}")
-    if not 0 < eval_fraction < 1:
-        raise UsageError(f"task 'code': eval_fraction must lie between 0 and 1, not {eval_fraction}")
+    check_fraction(eval_fraction, "task 'code': ")
     if workers < 0:
         raise UsageError(f"task 'code': workers must be 0 or above, not {workers}")
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from didact.errors import DataError, did_you_mean
-from didact.tasks.jsonl import Place, ReadRow, json_lines
+from didact.tasks.finite import Place, ReadFile, ReadRow
+from didact.tasks.jsonl import json_lines
 from didact.tasks.math.answers import MAX_ANSWER_CHARS, boxed, integer
 from didact.types import Message, Problem
 
@@ -59,14 +60,6 @@ _TELLING: dict[str, tuple[set[str], ...]] = {
 """A row with all columns of one of these sets is of that shape."""
 
 
-class Loaded(NamedTuple):
-    """What a file gave."""
-
-    rows: list[ReadRow]
-    left_out: dict[str, str]
-    """Why, by line, rows are not used."""
-
-
 class Wording(NamedTuple):
     """How a problem is asked."""
 
@@ -76,7 +69,7 @@ class Wording(NamedTuple):
     """Template of the reference, with one %s for the gold answer."""
 
 
-def load(path: Path, shape: str, wording: Wording, *, skip_conflicts: bool = False) -> Loaded:
+def load(path: Path, shape: str, wording: Wording, *, skip_conflicts: bool = False) -> ReadFile:
     """Read a file.
 
     A row that repeats an earlier question with the same answer is left out. Two answers to one
@@ -120,7 +113,7 @@ def load(path: Path, shape: str, wording: Wording, *, skip_conflicts: bool = Fal
         left_out[f"{path}, line {place.line}"] = "another line contradicts it"
     if not by_key:
         raise DataError(f"{path} has no rows that can be used: write one JSON object a line.")
-    return Loaded(list(by_key.values()), left_out)
+    return ReadFile(list(by_key.values()), left_out)
 
 
 def _row(place: Place, row: dict[str, Any], shape: str, wording: Wording) -> ReadRow:

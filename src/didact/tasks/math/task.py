@@ -16,9 +16,8 @@ from importlib import resources
 from pathlib import Path
 
 from didact.errors import DataError, UsageError, did_you_mean
-from didact.randomness import generator
 from didact.tasks.base import Verdict
-from didact.tasks.jsonl import refuse_overlap, split_rows
+from didact.tasks.finite import FiniteTask, check_fraction, read_split
 from didact.tasks.math.answers import boxed, integer, last_number
 from didact.tasks.math.checker import MathChecker, shared_checker
 from didact.tasks.math.load import ANSWER, SHAPES, Wording, load
@@ -33,7 +32,7 @@ INSTRUCTIONS = {
 """What follows a question, by the form of the answer."""
 
 
-class MathTask:
+class MathTask(FiniteTask):
     r"""Problems with a final answer.
 
     Args:
@@ -75,53 +74,22 @@ class MathTask:
     ) -> None:
         _check(shape, conflicts, form, format_penalty, eval_fraction)
         self.form, self.format_penalty, self.unevaluated = form, format_penalty, unevaluated
-        self.seed = seed
         self.checker: MathChecker = shared_checker()
         """Compares expressions; started at the first answer that needs it."""
-        file = shipped() if path is None else Path(path)
+        file = shipped() if path is None else path
         asked = INSTRUCTIONS[form] if instruction is None else instruction.strip()
         wording = Wording(asked, "%s" if form == "number" else r"\boxed{%s}")
-        loaded = load(file, shape, wording, skip_conflicts=conflicts == "skip")
-        self.left_out = dict(loaded.left_out)
+        skip = conflicts == "skip"
+        split = read_split(
+            lambda f: load(f, shape, wording, skip_conflicts=skip), file, eval_path, eval_fraction
+        )
+        super().__init__(
+            split.train, split.evaluation, files=(file, eval_path), seed=seed, stream="math-order"
+        )
+        self.left_out = split.left_out
         """Why, by file and line, rows are not used."""
-        self.files = (file,) if eval_path is None else (file, Path(eval_path))
-        """Every file that the problems come from."""
-        if eval_path is None:
-            self._train, self._eval = split_rows(file, loaded.rows, eval_fraction)
-        else:
-            held_out = load(Path(eval_path), shape, wording, skip_conflicts=conflicts == "skip")
-            refuse_overlap(loaded.rows, held_out.rows)
-            self.left_out |= held_out.left_out
-            self._train = [row.problem for row in loaded.rows]
-            self._eval = [row.problem for row in held_out.rows]
         if form == "number":
             _check_numbers(self.problems())
-        self._epoch, self._order = -1, list[int]()
-
-    @property
-    def train_size(self) -> int:
-        """How many training problems one pass has."""
-        return len(self._train)
-
-    def train_problems(self) -> Sequence[Problem]:
-        """All training problems, in the file's order."""
-        return self._train
-
-    def problems(self) -> Sequence[Problem]:
-        """All problems, those for training first."""
-        return [*self._train, *self._eval]
-
-    def train_problem(self, index: int) -> Problem:
-        """The index-th training problem; index ≥ `train_size` goes on with the next pass."""
-        epoch, place = divmod(index, len(self._train))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = generator(self.seed, "math-order", epoch).permutation(len(self._train)).tolist()
-        return self._train[self._order[place]]
-
-    def eval_problems(self, n: int) -> Sequence[Problem]:
-        """The first n evaluation problems, or all of them where there are fewer."""
-        return self._eval[:n]
 
     def final_answer(self, answer: str) -> str | None:
         """What counts as the answer in a text, by the task's form; None where nothing does."""
@@ -176,8 +144,7 @@ def _check(shape: str, conflicts: str, form: str, format_penalty: float, eval_fr
             raise UsageError(f"task 'math' has no {name} {word!r}: {did_you_mean(word, valid)}")
     if not 0 <= format_penalty <= 1:
         raise UsageError(f"task 'math': format_penalty must lie between 0 and 1, not {format_penalty}")
-    if not 0 < eval_fraction < 1:
-        raise UsageError(f"task 'math': eval_fraction must lie between 0 and 1, not {eval_fraction}")
+    check_fraction(eval_fraction, "task 'math': ")
 
 
 def _check_numbers(problems: Sequence[Problem]) -> None:

@@ -1,0 +1,173 @@
+"""Build the small model that the sweep starts from, from random weights, and measure it.
+
+    python recipes/rltf_paper_tasks/warm_start.py --out runs/warm_start
+
+Its tokenizer holds the fixed wording of the prompts as one token a phrase and the words of the puzzles as
+one token a word, so that the longest prompt has about 200 tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tiny_base")]
+
+from alphabet import finished  # noqa: E402
+from pretrain import Schedule, new_model, train  # noqa: E402
+from puzzles import POOL, PUZZLES, draw, examples, task  # noqa: E402
+
+from didact.engines.base import SamplingParams  # noqa: E402
+from didact.engines.local import LocalEngine  # noqa: E402
+from didact.evaluation.evaluate import evaluate  # noqa: E402
+from didact.evaluation.intervals import wilson  # noqa: E402
+from didact.feedback.program import Level  # noqa: E402
+from didact.feedback.puzzle_critic import PuzzleCritic  # noqa: E402
+from didact.rollouts.base import Context  # noqa: E402
+from didact.rollouts.render import CRITIQUE_REQUEST, REVISION, Renderer  # noqa: E402
+
+WORDS = 900
+"""Size of the byte-pair vocabulary, bytes included."""
+CORPUS = 6_000
+"""Examples from which the byte pairs are counted."""
+STEPS, DECAY_STEPS = 900, 1_200
+PROBLEMS, OFFSET = 200, 500
+"""Measured on evaluation problems that the sweep does not ask."""
+LONGEST_ANSWER = 48
+
+
+def fixed_wording(questions: Sequence[str]) -> set[str]:
+    """What all questions begin with, and what they end with, where that holds white space."""
+    head = shared_start(questions)
+    tail = shared_start([question[::-1] for question in questions])[::-1]
+    return {text for text in (head, tail) if " " in text}
+
+
+def shared_start(texts: Sequence[str]) -> str:
+    """The longest text that all begin with."""
+    columns = zip(*texts, strict=False)
+    return "".join(c[0] for c in itertools.takewhile(lambda c: len(set(c)) == 1, columns))
+
+
+def phrases() -> list[str]:
+    """The wording that is the same in all prompts of a kind."""
+    found = {CRITIQUE_REQUEST, "The answer is wrong.", "The answer is right."}
+    for part in ("{question}", "{attempt}", "{critique}"):
+        assert part in REVISION
+    head, rest = REVISION.split("{question}")
+    middle, rest = rest.split("{attempt}")
+    after, tail = rest.split("{critique}")
+    found |= {head, middle, after, tail}
+    for name in PUZZLES:
+        found |= fixed_wording([task(name).train_problem(i).question for i in range(200)])
+    found |= {
+        "s always tell the truth, and ", "s always lie. You meet 2 inhabitants: ",
+        ' (Format your answer like: "', " if and only if ", "it is not the case that ",
+    }  # fmt: skip
+    return sorted(text for text in found if " " in text)
+
+
+def names() -> list[str]:
+    """Everybody who lives on the islands of the puzzles."""
+    islands = (task("knights_knaves").train_problem(i).metadata["names"] for i in range(POOL))
+    return sorted({name for island in islands for name in island})
+
+
+def build_tokenizer(seed: int) -> Any:
+    """A transformers tokenizer: bytes, byte pairs inside words, role tokens, phrases."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    wording, people = phrases(), names()
+
+    def corpus() -> Iterator[str]:
+        for example in examples(seed, 0, CORPUS):
+            for text in (*(m.content for m in example.messages), example.answer):
+                for phrase in wording:
+                    text = text.replace(phrase, "\n")
+                yield text
+
+    core = Tokenizer(models.BPE())
+    # A name is the same token with and without a space before it, so that it can be found again.
+    core.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex("|".join(rf"\b{name}\b" for name in people)), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+    ])  # fmt: skip
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator(
+        corpus(), trainers.BpeTrainer(vocab_size=WORDS, initial_alphabet=alphabet, show_progress=False)
+    )
+    return finished(core, wording)
+
+
+def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
+    """Train and save the model; how that went."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    started = time.monotonic()
+    renderer = Renderer(build_tokenizer(seed))
+    model = new_model(renderer.tokenizer, seed)
+    schedule = Schedule(steps=steps, decay_steps=DECAY_STEPS)
+    train(model, renderer, draw, schedule, seed, log=lambda line: print(line, flush=True))
+    model.save_pretrained(out)
+    renderer.tokenizer.save_pretrained(out)
+    return {
+        "seed": seed, "steps": steps, "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens": len(renderer.tokenizer), "minutes": round((time.monotonic() - started) / 60, 1),
+        "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def measure(model_dir: Path) -> list[dict[str, Any]]:
+    """First answers and answers after a hint on each puzzle, sampled at temperature 1."""
+    torch.set_num_threads(1)
+    engine = LocalEngine.from_pretrained(str(model_dir))
+    rows = []
+    for name in PUZZLES:
+        puzzle = task(name)
+        sampling = SamplingParams(max_tokens=LONGEST_ANSWER)
+        critic = PuzzleCritic(puzzle, Level.HINT)
+        ctx = Context(engine, Renderer(engine.tokenizer), puzzle, critic, sampling, seed=0)
+        found = evaluate(ctx, puzzle.eval_problems(OFFSET + PROBLEMS)[OFFSET:], temperature=1.0)
+        revised = [r.turns[1].correct for r in found.rollouts if len(r.turns) > 1]
+        first = found.first.tolist()
+        rows.append({
+            "task": name, "prompt_tokens": max(len(r.turns[-1].prompt_ids) for r in found.rollouts),
+            "first": rate(first), "revised": rate(revised),
+        })  # fmt: skip
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def rate(outcomes: Sequence[bool]) -> dict[str, Any]:
+    """A share of n trials with its 95 % Wilson interval."""
+    right, n = int(sum(outcomes)), len(outcomes)
+    return {"right": right, "n": n, "ci95": [round(p, 4) for p in wilson(right, n)] if n else None}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where the model goes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    made = build(args.out, args.seed, args.steps)
+    report = {"build": made, "measured": measure(args.out)}
+    (args.out / "warm_start.json").write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
