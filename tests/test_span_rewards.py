@@ -36,6 +36,13 @@ def test_the_end_id_is_never_labelled():
     assert reward("ab", good=["ab"], ended=False) == [1, 1]
 
 
+def test_an_end_id_that_is_text_is_not_labelled_either():
+    rollout = ENGINE.answer("ab!", good=["ab!"], ended=False)
+    turn = rollout.turns[0].model_copy(update={"stop_reason": "eos"})
+    [found], _ = given(rollout.model_copy(update={"turns": (turn,)}))
+    assert found.tolist() == [1, 1, 0]
+
+
 def test_all_critiques_of_the_answer_count():
     others = [critique("abc", [("c", "poor")]), critique("abc", [("b", "good")], turn=1)]
     assert reward("abc", good=["a"], more=others) == [1, 0, -1, 0]
