@@ -15,10 +15,10 @@ FILES = sorted(p for p in SOURCE.rglob("*.py") if "__pycache__" not in p.parts)
 
 HOUSE = [
     {"types", "errors", "randomness", "jsonlines"},
+    {"spans"},
     {"data"},
     {"tasks"},
     {"feedback"},
-    {"spans"},
     {"credit", "losses"},
     {"reward_model"},
     {"engines"},
@@ -34,6 +34,7 @@ NARROW = {
     "types": set(),
     "errors": set(),
     "randomness": set(),
+    "spans": {"types", "errors", "spans"},
     "credit": set(),
     "losses": set(),
     "engines": {"types", "errors", "randomness", "losses", "engines"},
@@ -102,6 +103,7 @@ LIGHT = [
     "errors",
     "randomness",
     "credit",
+    "spans",
     "data",
     "data.inspection",
     "tasks",

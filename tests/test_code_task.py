@@ -22,6 +22,7 @@ from didact.tasks.code import task as task_module
 from didact.tasks.code.cases import Case, Unconvertible, parse_test
 from didact.tasks.code.extract import program_in
 from didact.tasks.code.load import load
+from didact.tasks.code.report import CodeReport, Raised
 from didact.tasks.code.task import cases_of, shipped
 from didact.tasks.code.values import Plain, plain, read_value, same, shown
 from didact.tasks.registry import make_task
@@ -561,6 +562,51 @@ def test_a_critique_names_the_failing_case(own, answer, level, text, saw):
     assert feedback.saw_reference is saw
     assert feedback.label == ("right" if text == RIGHT else "wrong")
     assert feedback.provenance.author == f"code:{level}"
+
+
+def marked(task, answer, report, level="reveal"):
+    return [(s.start, s.quote, s.label) for s in CodeCritic(task, level).spans(report, answer)]
+
+
+def test_the_line_that_failed_is_poor_where_the_program_stands_once(file_only, write):
+    task = CodeTask(write(ROW, {**ROW, "prompt": "Twice."}))
+    program = "def f():\n    x = 1\n    raise ValueError\n"
+    failed = CodeReport(program, (), raised=Raised("ValueError", "no", 3))
+    answer = f"Here it is:\n```python\n{program}```\nIt may raise ValueError."
+    assert marked(task, answer, failed) == [(answer.index("raise V"), "raise ValueError", "poor")]
+    (span,) = CodeCritic(task).spans(failed, answer)
+    assert span.phrase == CodeCritic(task).text(failed)
+    assert marked(task, answer, failed, "verdict") == []
+    assert marked(task, answer + answer, failed) == []  # twice: which one is not known
+    assert marked(task, "something else", failed) == []
+    # The end of an answer has no line end of its own.
+    assert marked(task, program.rstrip("\n"), failed) == [(23, "raise ValueError", "poor")]
+    for line in (0, 4, 99):
+        assert marked(task, answer, CodeReport(program, (), raised=Raised("ValueError", "no", line))) == []
+    assert marked(task, "none", CodeReport(None, ())) == []
+
+
+def test_what_the_task_put_before_an_answer_is_no_part_of_it(file_only, write):
+    task = CodeTask(write(ROW, {**ROW, "prompt": "Twice."}))
+    prefix, body = "def f(x):\n    'doubles'\n", "    y = x\n    return y / 0\n"
+    failed = CodeReport(prefix + body, (), raised=Raised("ZeroDivisionError", "", 4))
+    assert marked(task, body, failed) == [(14, "return y / 0", "poor")]
+    of_prefix = CodeReport(prefix + body, (), raised=Raised("ZeroDivisionError", "", 2))
+    assert marked(task, body, of_prefix) == []
+    # Indented for the answer: its lines are not those of the answer.
+    assert marked(task, "y = x\nreturn y / 0", failed) == []
+
+
+@needs_sandbox
+def test_places_of_programs_that_were_run(own):
+    (span,) = critique(own[0], f"So:\n```\n{DIVIDES}```").spans
+    assert (span.quote, span.label) == ("return x / 0", "poor")
+    assert span.phrase.startswith("In test 2, `double(0)` should return 0, but it raised")
+    assert span.phrase in critique(own[0], DIVIDES).text
+    (span,) = critique(own[0], f"So:\n```\n{ROW['reference']}\n```\nDone.").spans
+    assert (span.quote, span.label, span.phrase) == (ROW["reference"].strip(), "good", RIGHT)
+    assert critique(own[0], "def double(x): return 3").spans == ()
+    assert critique(own[0], DIVIDES, spans=False).spans == ()
 
 
 @needs_sandbox

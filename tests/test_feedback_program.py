@@ -154,3 +154,69 @@ def test_an_unknown_level_is_refused():
 def test_an_answer_that_equals_the_reference_is_never_called_wrong(level):
     feedback = one(level, " nus", "nus", correct=False)
     assert (feedback.text, feedback.label) == (RIGHT, "right")
+
+
+# ── where ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def told(feedback):
+    return [(s.start, s.end, s.quote, s.label, s.phrase) for s in feedback.spans]
+
+
+def test_wrong_elements_are_poor_with_their_sentence_and_right_ones_good():
+    assert told(one("reveal", " sunx\n", "nusses")) == [
+        (1, 2, "s", "poor", "Character 1 should be n."),
+        (2, 3, "u", "good", None),
+        (3, 4, "n", "poor", "Character 3 should be s."),
+        (4, 5, "x", "poor", "Character 4 should be s."),
+    ]
+    assert told(one("hint", "a  c\tb d e", "a b c d")) == [
+        (0, 1, "a", "good", None),
+        (3, 6, "c\tb", "poor", "Words 2 and 3 are wrong."),
+        (7, 8, "d", "good", None),
+        (9, 10, "e", "poor", "It should have 4 words, not 5."),
+    ]
+
+
+def test_a_right_answer_is_good_and_a_verdict_on_a_wrong_one_names_no_place():
+    for level in Level:
+        assert told(one(level, "\n nus ", "nus")) == [(2, 5, "nus", "good", RIGHT)]
+    assert one("verdict", "sun", "nus").spans == ()
+    assert one("reveal", " ", "nus").spans == ()
+    assert one("reveal", "sun", None).spans == ()
+
+
+def test_mistakes_that_are_not_named_have_no_span():
+    found = ProgramCritic("reveal", max_mistakes=2).spans("xxxx", "abcd")
+    assert [s.quote for s in found] == ["x", "x"]
+    assert ProgramCritic("reveal", spans=False).critique([request("sun", "nus")])[0].spans == ()
+
+
+white = st.sampled_from(["", " ", "\n", "\u2003", "\x1c"])
+text = st.one_of(words, sentences, st.text(max_size=8), st.just("é🙂 \u2003x\x85y \x1c"))
+
+
+@given(st.sampled_from(list(Level)), white, text, text, white)
+@example(Level.HINT, "", "a b", "a c", "")
+def test_every_place_quotes_the_answer_and_every_phrase_the_critique(level, before, answer, reference, after):
+    answer = before + answer + after
+    feedback = one(level, answer, reference)
+    places = set()
+    for s in feedback.spans:
+        assert answer[s.start : s.end] == s.quote
+        assert s.phrase is None or s.phrase in feedback.text
+        assert (s.label == "good") or s.phrase
+        assert not places & set(range(s.start, s.end))
+        places |= set(range(s.start, s.end))
+    if feedback.label == "wrong" and level is not Level.VERDICT and len(feedback.spans) < 16:
+        # Together, good and poor are every visible character that is not an unnamed mistake.
+        assert {i for i, c in enumerate(answer) if not c.isspace()} <= places or len(answer) > 16
+
+
+@given(words, words)
+def test_exactly_the_right_characters_are_good(answer, reference):
+    assume(answer != reference)
+    found = ProgramCritic("reveal").spans(answer, reference)
+    good = {i for s in found if s.label == "good" for i in range(s.start, s.end)}
+    pairs = enumerate(zip(answer, reference, strict=False))
+    assert good == {i for i, (got, want) in pairs if got == want}

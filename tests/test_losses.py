@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from didact.losses import (
     BUILTIN,
+    actor_critic,
     cispo,
+    clipped_value,
     cross_entropy,
     importance_sampling,
     kl_k3,
@@ -27,13 +29,22 @@ ADVANTAGES = torch.tensor([[1.0, -2.0, 9.0], [0.5, 9.0, -1.0]])
 # log ρ is ln 2, 0, 9, ln ½, 9, ln ½.
 OLD = LOGPROBS - torch.tensor([[math.log(2), 0.0, 9.0], [math.log(0.5), 9.0, math.log(0.5)]])
 FIELDS = {"weights_BT": WEIGHTS, "advantages_BT": ADVANTAGES, "old_logprobs_BT": OLD}
+# What a critic needs beside them: V went from V_old by .5, -.5, 9 │ 0, 9, .1 on its way to R.
+VALUES = torch.tensor([[1.5, 0.5, 9.0], [2.0, 9.0, -0.9]])
+VALUE_FIELDS = {
+    "values_BT": VALUES,
+    "old_values_BT": torch.tensor([[1.0, 1.0, 0.0], [2.0, 0.0, -1.0]]),
+    "returns_BT": torch.tensor([[2.0, 2.0, 9.0], [0.0, 9.0, 1.0]]),
+}
 NEEDS = {
     "cross_entropy": ("weights_BT",),
     "policy_gradient": ("weights_BT", "advantages_BT"),
     "ppo": tuple(FIELDS),
+    "actor_critic": (*FIELDS, *VALUE_FIELDS),
     "importance_sampling": tuple(FIELDS),
     "cispo": tuple(FIELDS),
 }
+FIELDS = FIELDS | VALUE_FIELDS
 
 
 def call(name, logprobs_BT=LOGPROBS, fields=FIELDS, **settings):
@@ -111,7 +122,8 @@ def test_cispo_by_hand():
 
 
 def test_sampling_logprobs_tell_how_far_off_policy_reinforce_is_and_change_nothing_else():
-    plain, told = call("policy_gradient"), policy_gradient(LOGPROBS, **FIELDS)
+    told = policy_gradient(LOGPROBS, **{n: FIELDS[n] for n in NEEDS["ppo"]})
+    plain = call("policy_gradient")
     assert torch.equal(plain.loss, told.loss)
     assert told.metrics == {"tokens": 4, "off_policy": pytest.approx(math.log(2))}
     assert "off_policy" not in plain.metrics
@@ -133,6 +145,47 @@ def test_the_reference_pulls_a_token_that_is_too_likely_down():
     pull_BT = gradient("policy_gradient", fields=silent, ref_logprobs_BT=reference, kl_coef=1.0)
     assert (pull_BT[WEIGHTS != 0] > 0).all()  # a descent step lowers log π
     assert (pull_BT[WEIGHTS == 0] == 0).all()
+
+
+def value_loss(values_BT=VALUES, **settings):
+    fields = {n: FIELDS[n] for n in ("weights_BT", "returns_BT", "old_values_BT")}
+    return clipped_value(values_BT, **fields, **settings)
+
+
+def test_the_value_loss_by_hand():
+    loss, metrics = value_loss()
+    assert float(loss) == pytest.approx(0.5 * (0.5 * 0.5**2 + 0.5 * 1.5**2 + 2 * 2.0**2 + 1 * 1.9**2))
+    assert metrics == {"value_error": pytest.approx(0.25 + 2.25 + 4 + 3.61), "value_clipped": 0}
+
+
+def test_a_clipped_value_counts_the_larger_error_and_has_no_gradient_where_it_went_far_enough():
+    leaf_BT = VALUES.clone().requires_grad_(True)
+    loss, metrics = value_loss(leaf_BT, value_clip=0.2)
+    # 1.5 is clipped to 1.2, .5 to .8; .5 went away from R = 2, so its own error is the larger.
+    by_hand = 0.5 * (0.5 * 0.8**2 + 0.5 * 1.5**2 + 2 * 2.0**2 + 1 * 1.9**2)
+    assert float(loss.detach()) == pytest.approx(by_hand)
+    assert metrics["value_clipped"] == 2
+    loss.backward()
+    expected = torch.tensor([[0.0, 0.5 * -1.5, 0.0], [2 * 2.0, 0.0, -1.9]])
+    torch.testing.assert_close(leaf_BT.grad, expected)
+
+
+def test_a_descent_step_moves_the_value_towards_the_return():
+    leaf_BT = VALUES.clone().requires_grad_(True)
+    value_loss(leaf_BT).loss.backward()
+    away_BT = (VALUES - FIELDS["returns_BT"]) * WEIGHTS
+    torch.testing.assert_close(leaf_BT.grad, away_BT)
+
+
+def test_actor_and_critic_are_ppo_and_c_times_the_value_loss():
+    both = call("actor_critic", value_coef=0.3, value_clip=0.2)
+    torch.testing.assert_close(both.loss, call("ppo").loss + 0.3 * value_loss(value_clip=0.2).loss)
+    assert both.metrics == call("ppo").metrics | value_loss(value_clip=0.2).metrics
+    torch.testing.assert_close(gradient("actor_critic"), gradient("ppo"))
+    with pytest.raises(ValueError, match="old_values_BT has shape"):
+        actor_critic(
+            LOGPROBS, **{n: FIELDS[n] for n in NEEDS["actor_critic"]} | {"old_values_BT": torch.ones(2, 2)}
+        )
 
 
 # ── identities ────────────────────────────────────────────────────────────────────────────────────
@@ -232,8 +285,7 @@ def test_k3_is_zero_at_equal_and_estimates_the_kl_divergence():
 @pytest.mark.parametrize("loss", [policy_gradient, ppo, importance_sampling, cispo])
 def test_a_field_of_another_shape_is_refused_by_name(loss):
     fields = FIELDS | {"advantages_BT": ADVANTAGES[:, :2]}
-    if loss is policy_gradient:
-        fields = {n: fields[n] for n in NEEDS["policy_gradient"]}
+    fields = {n: fields[n] for n in NEEDS[loss.__name__]}
     with pytest.raises(ValueError, match=r"advantages_BT has shape \(2, 2\)"):
         loss(LOGPROBS, **fields)
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 import didact
 from didact.errors import UsageError
 from didact.feedback.base import FeedbackRequest
+from didact.feedback.program import RIGHT
 from didact.feedback.puzzle_critic import PuzzleCritic
 from didact.methods import make_method
 from didact.tasks import make_task
@@ -233,7 +234,17 @@ def said(task, problem, answer, level):
     (feedback,) = PuzzleCritic(task, level).critique([FeedbackRequest(problem, turn, 0)])
     assert feedback.ok
     assert feedback.label == ("right" if verdict.correct else "wrong")
+    for s in feedback.spans:
+        assert answer[s.start : s.end] == s.quote
+        assert s.phrase is None or s.phrase in feedback.text
+    assert verdict.correct == any(s.phrase == RIGHT for s in feedback.spans)
     return feedback.text
+
+
+def places(task, problem, answer, level="reveal"):
+    """What is marked, as (quote, label, phrase)."""
+    critic = PuzzleCritic(task, level)
+    return [(s.quote, s.label, s.phrase) for s in critic.spans(problem, answer)]
 
 
 def puzzle(name, **metadata):
@@ -374,3 +385,68 @@ def shortest(grid):
 def test_other_tasks_have_no_puzzle_critic():
     with pytest.raises(UsageError, match="no puzzle critic for 'gcd'"):
         PuzzleCritic(make_task("gcd"))
+
+
+# ── where ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_wrong_roles_are_poor_and_right_ones_good(bare):
+    problem, task = puzzle("knights_knaves", **KNIGHTS), bare["knights_knaves"]
+    answer = "Ann is an angel. No: Ann is a devil, Bob is a devil."
+    assert places(task, problem, answer) == [
+        ("Ann is a devil", "poor", "Ann is an angel."),
+        ("Bob is a devil", "good", None),
+    ]
+    assert places(task, problem, "Bob is a devil.", "hint") == [("Bob is a devil", "good", None)]
+    assert places(task, problem, answer, "verdict") == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "marked"),
+    [
+        ("1 0\n1 1", [
+            ("1 0", "good", None), ("1", "poor", "Row 2, column 1 should be 2."), ("1", "good", None),
+        ]),
+        ("1 0 7 8\r\n2 1", [
+            ("1 0", "good", None), ("7 8", "poor", "Row 1 should have 2 numbers, not 4."),
+            ("2 1", "good", None),
+        ]),
+        ("1 0\n2 1\n3 3", [
+            ("1 0", "good", None), ("2 1", "good", None), ("3 3", "poor", "There should be 2 rows, not 3."),
+        ]),
+        ("[1, 0]", [(q, "poor", "Write only numbers with spaces between them, one row a line.")
+                    for q in ("[1,", "0]")]),
+        ("1  0\n2 1", []),  # every number is right, and so is none of the places wrong
+    ],
+)  # fmt: skip
+def test_wrong_cells_are_poor_and_right_ones_good(bare, answer, marked):
+    problem = puzzle("binary_matrix", solution=[[1, 0], [2, 1]]).model_copy(update={"reference": "1 0\n2 1"})
+    assert places(bare["binary_matrix"], problem, answer) == marked
+    assert places(bare["binary_matrix"], problem, f"\n {answer}") == marked
+
+
+@pytest.mark.parametrize(
+    ("answer", "marked"),
+    [
+        ("right right down", ["right"]), ("up up", ["up"]), ("right down", []), ("down\n north", ["north"]),
+        ("infeasible", ["infeasible"]), ("right north", ["north"]), ("", []),
+    ],
+)  # fmt: skip
+def test_the_step_that_fails_is_poor(bare, answer, marked):
+    problem = puzzle("shortest_path", matrix=GRID, solution=["right", "down", "right", "down"])
+    found = places(bare["shortest_path"], problem, answer)
+    assert [quote for quote, label, phrase in found if label == "poor" and phrase] == marked
+    assert len(found) == len(marked)
+    if answer.startswith("right right"):
+        (s,) = PuzzleCritic(bare["shortest_path"]).spans(problem, answer)
+        assert (s.start, s.end) == (6, 11)
+
+
+def test_places_in_a_box_are_those_of_the_last_box(tasks):
+    problem = puzzle("shortest_path", matrix=GRID, solution=["right", "down", "right", "down"])
+    task = tasks["shortest_path"]
+    answer = "Perhaps \\boxed{up up}, but no: \\boxed{ right up }, \\boxed is final, {right up}."
+    (s,) = PuzzleCritic(task).spans(problem, answer)
+    assert (s.quote, s.start) == ("up", answer.index("up }"))
+    assert PuzzleCritic(task).spans(problem, "up up") == ()
+    assert PuzzleCritic(task, spans=False).critique([]) == []

@@ -160,3 +160,79 @@ def separate_advantages(
 ) -> list[Array]:
     """`group_advantages` of K branches, each with its own mean a group."""
     return [group_advantages(r, groups_N, divide_by_std=divide_by_std) for r in rewards_KN]
+
+
+# ── credit by token: lists of [T] arrays, one an answer, because answers differ in length ──────────────
+
+
+def token_returns(rewards_T: ArrayLike, gamma: float) -> Array:
+    """G_t = r_t + γ G_{t+1}, of one answer; nothing comes after its last token.
+
+    Args:
+        rewards_T: One reward a token.
+        gamma: γ in [0, 1].
+    """
+    returns_T = np.array(rewards_T, dtype=np.float64)
+    for t in reversed(range(len(returns_T) - 1)):
+        returns_T[t] += gamma * returns_T[t + 1]
+    return returns_T
+
+
+def gae(rewards_T: ArrayLike, values_T: ArrayLike, gamma: float, lam: float) -> Array:
+    """Generalised advantage estimation of one answer (Schulman et al., arXiv:1506.02438).
+
+        d_t = r_t + γ V_{t+1} − V_t,   A_t = d_t + γ λ A_{t+1};   V = A = 0 behind the last token
+
+    Args:
+        rewards_T: One reward a token.
+        values_T: V of the prefix that each token continues.
+        gamma: γ in [0, 1].
+        lam: λ in [0, 1]: 0 trusts the values, 1 the rewards.
+    """
+    rewards_T, values_T = np.asarray(rewards_T, np.float64), np.asarray(values_T, np.float64)
+    if rewards_T.shape != values_T.shape:
+        raise ValueError(f"{len(rewards_T)} rewards for {len(values_T)} values")
+    errors_T = rewards_T + gamma * np.append(values_T[1:], 0.0) - values_T
+    return token_returns(errors_T, gamma * lam)
+
+
+def position_baselines(returns_N: Sequence[ArrayLike], groups_N: Sequence[object]) -> list[Array]:
+    """b_t of each answer: the mean over its group of G_t.
+
+    An answer that has ended by t counts with the last return that it had. So one reward at the last token
+    makes b the mean reward of the group, and G − b what `group_advantages` gives, however long the answers.
+
+    Args:
+        returns_N: G of N answers, [T] each.
+        groups_N: N group keys, in any order.
+    """
+    arrays = [np.asarray(r, dtype=np.float64) for r in returns_N]
+    longest = max(map(len, arrays), default=0)
+    if not longest:
+        return arrays
+    extended_NT = np.stack([np.pad(array, (0, longest - len(array)), "edge") for array in arrays])
+    means_NT = np.stack([group_mean(column_N, groups_N) for column_N in extended_NT.T], axis=1)
+    return [mean_T[: len(array)] for mean_T, array in zip(means_NT, arrays, strict=True)]
+
+
+def whitened(values_N: Sequence[ArrayLike], *, eps: float = 1e-8) -> list[Array]:
+    """All tokens of all answers together moved to mean 0 and scaled to variance 1.
+
+    It makes rewards relative: where every token is good, those that are less good are pushed down.
+    """
+    arrays = [np.asarray(v, dtype=np.float64) for v in values_N]
+    if not arrays:
+        return []
+    flat = np.concatenate(arrays)
+    mean, std = flat.mean(), flat.std()
+    return [(array - mean) / (std + eps) for array in arrays]
+
+
+def explained_variance(values: ArrayLike, returns: ArrayLike) -> float:
+    """1 − Var(R − V) / Var(R): 1 is a perfect critic, 0 one that knows no more than the mean.
+
+    NaN where all returns are equal.
+    """
+    returns = np.asarray(returns, dtype=np.float64)
+    spread = float(returns.var()) if returns.size else 0.0
+    return 1 - float((returns - np.asarray(values)).var()) / spread if spread > 0 else float("nan")

@@ -148,6 +148,79 @@ def cispo(
     return LossOutput(loss, metrics)
 
 
+def clipped_value(
+    values_BT: Tensor,
+    *,
+    weights_BT: Tensor,
+    returns_BT: Tensor,
+    old_values_BT: Tensor,
+    value_clip: float = float("inf"),
+) -> LossOutput:
+    """L = ½ Σ w max((V − R)², (V_c − R)²),  V_c = V_old + clip(V − V_old, ±ε)  (as in OpenAI's PPO2).
+
+    The larger of the two leaves no gradient where V has already gone further than ε towards R.
+
+    Args:
+        values_BT: V, differentiable.
+        weights_BT: Mask times normaliser.
+        returns_BT: R, the target.
+        old_values_BT: V when the answers were scored.
+        value_clip: ε > 0; infinity for the plain squared error.
+    """
+    _check(values_BT, weights_BT=weights_BT, returns_BT=returns_BT, old_values_BT=old_values_BT)
+    old_values_BT = _where_weighted(old_values_BT, values_BT, weights_BT)
+    returns_BT = _where_weighted(returns_BT, values_BT, weights_BT)
+    clipped_BT = old_values_BT + (values_BT - old_values_BT).clamp(-value_clip, value_clip)
+    squared_BT = torch.maximum((values_BT - returns_BT) ** 2, (clipped_BT - returns_BT) ** 2)
+    loss = 0.5 * (weights_BT * squared_BT).sum()
+    active_BT = weights_BT != 0
+    metrics = {
+        "value_error": float(((values_BT - returns_BT).detach() ** 2)[active_BT].sum()),
+        "value_clipped": float((((values_BT - old_values_BT).abs() > value_clip) & active_BT).sum()),
+    }
+    return LossOutput(loss, metrics)
+
+
+def actor_critic(
+    logprobs_BT: Tensor,
+    *,
+    values_BT: Tensor,
+    weights_BT: Tensor,
+    advantages_BT: Tensor,
+    old_logprobs_BT: Tensor,
+    returns_BT: Tensor,
+    old_values_BT: Tensor,
+    ref_logprobs_BT: Tensor | None = None,
+    kl_coef: float = 0.0,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    value_clip: float = float("inf"),
+    value_coef: float = 0.1,
+) -> LossOutput:
+    """`ppo` + c · `clipped_value`, in one pass through a model with a value head (arXiv:1707.06347, Eq. 9).
+
+    There is no entropy term.
+    """
+    actor = ppo(
+        logprobs_BT,
+        weights_BT=weights_BT,
+        advantages_BT=advantages_BT,
+        old_logprobs_BT=old_logprobs_BT,
+        ref_logprobs_BT=ref_logprobs_BT,
+        kl_coef=kl_coef,
+        clip_low=clip_low,
+        clip_high=clip_high,
+    )
+    critic = clipped_value(
+        values_BT,
+        weights_BT=weights_BT,
+        returns_BT=returns_BT,
+        old_values_BT=old_values_BT,
+        value_clip=value_clip,
+    )
+    return LossOutput(actor.loss + value_coef * critic.loss, {**actor.metrics, **critic.metrics})
+
+
 def kl_k3(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> Tensor:
     """k₃ = e^d − d − 1 with d = log π_ref − log π: unbiased for KL(π‖π_ref) and never negative."""
     log_ratio_BT = ref_logprobs_BT - logprobs_BT
@@ -177,5 +250,6 @@ BUILTIN: dict[str, Callable[..., LossOutput]] = {
     "ppo": ppo,
     "importance_sampling": importance_sampling,
     "cispo": cispo,
+    "actor_critic": actor_critic,
 }
-"""Losses that any engine knows by name."""
+"""Losses that any engine knows by name; `actor_critic` where there is a value head."""

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 def train(
     method: Annotated[
-        str | None, typer.Argument(help="sft, grpo, grpo-2turn, rltf-sd, rltf-fm, rltf or rltf-self.")
+        str | None,
+        typer.Argument(
+            help="sft, grpo, grpo-2turn, rltf-sd, rltf-fm, rltf, rltf-self, text2grad, ppo or ilf."
+        ),
     ] = None,
     config: Annotated[
         str | None, typer.Option(help="A YAML file, or recipe:NAME (see `didact recipes list`).")

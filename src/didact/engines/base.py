@@ -80,7 +80,9 @@ class Capabilities:
     """What an engine can do. A method checks before it starts."""
 
     critic: bool = False
-    """Has a value head."""
+    """Has a value head: `values`, and losses that take `values_BT`."""
+    full_kl: bool = False
+    """Has `full_kl`."""
     soft_targets: int = 0
     """K of [T, K] targets that `cross_entropy` takes; 0 means hard targets only."""
     custom_loss: bool = False
@@ -91,6 +93,23 @@ class Capabilities:
     """Can keep copies of the weights to sample and score from."""
     compares_gradients: bool = False
     """`forward_backward` reports `grad_norm` and `cosine`; see StepOutput."""
+
+
+@dataclass(frozen=True)
+class CriticSettings:
+    """A value head: V = w · h + b on the last hidden state h, in float32, which starts at V = 0.
+
+    Attributes:
+        lr_scale: The head's learning rate is this many times the model's.
+        shares_model: The value loss trains the model below too; otherwise the head alone.
+    """
+
+    lr_scale: float = 1.0
+    shares_model: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.lr_scale > 0:
+            raise ValueError(f"lr_scale must be above 0, not {self.lr_scale}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +125,8 @@ REFERENCE = Weights("reference")
 """The weights as the engine was made; with LoRA, the adapter switched off."""
 
 LossFn = Callable[..., Any]
-"""(logprobs_BT, **fields_BT, **settings) -> losses.LossOutput."""
+"""(logprobs_BT, **fields_BT, **settings) -> losses.LossOutput. One that has a parameter `values_BT` gets the
+value head's values there."""
 
 
 @dataclass(frozen=True)
@@ -175,10 +195,28 @@ class Engine(Protocol):
         """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
         ...
 
+    def values(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """V of the prefix that each target continues: a list of [T] arrays.
+
+        Raises:
+            CapabilityError: the engine has no critic.
+        """
+        ...
+
+    def full_kl(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """KL(π ‖ π_reference) in nats over the whole vocabulary at each target: a list of [T] arrays, 0
+        where a row's weight is 0.
+
+        Raises:
+            CapabilityError: the engine has no `full_kl`, or no reference.
+        """
+        ...
+
     def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
         """Add the gradient of the loss, summed over rows, to what is there.
 
         Raises:
+            CapabilityError: the loss takes values and the engine has no critic.
             NonFiniteError: the loss is NaN or Inf; nothing was added.
         """
         ...

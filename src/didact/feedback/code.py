@@ -7,6 +7,9 @@
 
 Only the first failing test is named. `hint` tells its call and what came of it, `reveal` also what
 should have come. All else that the critic knows, the reference program and the other tests, stays unsaid.
+
+A line that raised is a poor span with the sentence that names it, where the program stands in the answer
+once; a right program is a good one. A wrong value has no line, so it has no span.
 """
 
 from __future__ import annotations
@@ -19,11 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from didact.errors import DataError, UsageError
 from didact.feedback.base import FeedbackRequest
+from didact.feedback.places import Place, spans, whole
 from didact.feedback.program import Level
 from didact.tasks.code.report import CodeReport, Outcome, Raised, Tried
 from didact.tasks.code.task import CodeTask
 from didact.tasks.code.values import one_line
-from didact.types import Feedback, Provenance
+from didact.types import Feedback, Provenance, Span
 
 RIGHT = "The program is right: it passes all tests."
 MOST_LINT = 5
@@ -51,13 +55,21 @@ class CodeCritic:
         level: How much a critique tells.
         linter: Add up to five messages of `ruff` about a program that is not right. Ruff reads the
             program and does not run it.
+        spans: Say where, too.
 
     Raises:
         UsageError: a linter is wanted, and ruff is not installed.
     """
 
-    def __init__(self, task: CodeTask, level: Level | str = Level.REVEAL, *, linter: bool = False) -> None:
-        self.task, self.level = task, Level(level)
+    def __init__(
+        self,
+        task: CodeTask,
+        level: Level | str = Level.REVEAL,
+        *,
+        linter: bool = False,
+        spans: bool = True,
+    ) -> None:
+        self.task, self.level, self.with_spans = task, Level(level), spans
         self._ruff = shutil.which("ruff") if linter else None
         if linter and self._ruff is None:
             raise UsageError(
@@ -85,6 +97,7 @@ class CodeCritic:
         return Feedback(
             turn=request.index, text=self.text(report), source="program",
             label="right" if report.correct else "wrong", score=request.turn.reward,
+            spans=self.spans(report, request.turn.text) if self.with_spans else (),
             saw_reference=bool(report.tried), provenance=provenance,
         )  # fmt: skip
 
@@ -100,6 +113,26 @@ class CodeCritic:
             told += ["The linter says:", *found] if found else []
         return "\n".join(told)
 
+    def spans(self, report: CodeReport, answer: str) -> tuple[Span, ...]:
+        """What of an answer the critique points to, where that is certain; nothing of a wrong program at
+        level `verdict`."""
+        if report.program is None:
+            return ()
+        if report.correct:
+            place = _place(answer, report.program, 0, len(report.program.rstrip()))
+            return spans(answer, [place], "good", RIGHT) if place else whole(answer, "good", RIGHT)
+        raised = report.raised
+        index = report.first_failure
+        if raised is None and index is not None and index < len(report.tried):
+            got = report.tried[index].got
+            raised = got if isinstance(got, Raised) else None
+        if raised is None or self.level is Level.VERDICT:
+            return ()
+        line = _line(report.program, raised.line)
+        place = _place(answer, report.program, *line) if line else None
+        said = self._what_happened(report).removeprefix(_count(report)).strip()
+        return spans(answer, [place], "poor", said) if place else ()
+
     def _what_happened(self, report: CodeReport) -> str:
         if report.raised is not None:
             what = (
@@ -109,7 +142,7 @@ class CodeCritic:
             if self.level is Level.VERDICT:
                 return f"{told}."
             return f"{told}: {_exception(report.raised, report.program or '')}"
-        count = f"The program passes {report.passed} of {len(report.cases)} tests."
+        count = _count(report)
         index = report.first_failure
         if self.level is Level.VERDICT or index is None:
             return count
@@ -150,6 +183,37 @@ def lint(program: str, ruff: str) -> list[str]:
         ]
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
         return []
+
+
+def _count(report: CodeReport) -> str:
+    return f"The program passes {report.passed} of {len(report.cases)} tests."
+
+
+def _line(program: str, number: int) -> Place | None:
+    """Where a line stands in the program, without the white space around it; None if there is none."""
+    lines = program.split("\n")
+    if not 1 <= number <= len(lines) or not lines[number - 1].strip():
+        return None
+    line = lines[number - 1]
+    start = sum(len(before) + 1 for before in lines[: number - 1]) + len(line) - len(line.lstrip())
+    return start, start + len(line.strip())
+
+
+def _place(answer: str, program: str, start: int, end: int) -> Place | None:
+    """Where a stretch of the program stands in the answer; None unless the answer holds the program once.
+
+    What the task put before an answer that goes on with it is no part of the answer.
+    """
+    body = program.removesuffix("\n")
+    cuts = [0, *(i + 1 for i, c in enumerate(body) if c == "\n")]
+    for cut in cuts:
+        part = body[cut:]
+        if cut > start or not part.strip():
+            break
+        at = answer.find(part)
+        if at >= 0:
+            return (at + start - cut, at + end - cut) if answer.find(part, at + 1) < 0 else None
+    return None
 
 
 def _exception(raised: Raised, program: str) -> str:

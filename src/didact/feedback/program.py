@@ -8,15 +8,21 @@ Three levels, from least to most telling:
 
 `hint` says where, `reveal` also says what. An answer of several words is compared word by word,
 any other character by character.
+
+The same comparison says where: wrong and surplus elements are poor spans with the sentence that names them,
+runs of right ones are good spans. A level `verdict` names no place, so a wrong answer has none there.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from didact.feedback.base import FeedbackRequest
-from didact.types import Feedback, Provenance
+from didact.feedback.places import Place, in_order, runs, spans, whole
+from didact.types import Feedback, Provenance, Span
 
 RIGHT = "The answer is right."
 WRONG = "The answer is wrong."
@@ -36,11 +42,15 @@ class ProgramCritic:
     Args:
         level: How much a critique tells.
         max_mistakes: At most this many mistakes are named, so that a critique stays readable.
+        spans: Say where, too.
     """
 
-    def __init__(self, level: Level | str = Level.REVEAL, *, max_mistakes: int = 16) -> None:
+    def __init__(
+        self, level: Level | str = Level.REVEAL, *, max_mistakes: int = 16, spans: bool = True
+    ) -> None:
         self.level = Level(level)
         self.max_mistakes = max_mistakes
+        self.with_spans = spans
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         return [self._one(request) for request in requests]
@@ -57,36 +67,68 @@ class ProgramCritic:
         # A verifier may refuse what equals the reference; "wrong" without a mistake would teach nonsense.
         right = turn.correct or turn.text.strip() == reference.strip()
         text = RIGHT if right else self.text(turn.text, reference)
+        found = whole(turn.text, "good", RIGHT) if right else self.spans(turn.text, reference)
         return Feedback(
             turn=request.index, text=text, source="program", label="right" if right else "wrong",
-            score=turn.reward, saw_reference=True, provenance=provenance,
+            score=turn.reward, spans=found if self.with_spans else (), saw_reference=True,
+            provenance=provenance,
         )  # fmt: skip
 
     def text(self, answer: str, reference: str) -> str:
         """The critique of a wrong answer."""
         if self.level is Level.VERDICT:
             return WRONG
-        unit, got, want = _elements(answer.strip(), reference.strip())
-        told = [WRONG]
+        return " ".join([WRONG, *(said for said, _ in self._told(_compared(answer, reference)))])
+
+    def spans(self, answer: str, reference: str) -> tuple[Span, ...]:
+        """Where a wrong answer is wrong, each with the sentence of `text` that says so, and where it is
+        right; nothing at level `verdict`."""
+        if self.level is Level.VERDICT:
+            return ()
+        both = _compared(answer, reference)
+        right = [i for i, w in enumerate(both.want[: len(both.got)]) if both.got[i] == w]
+        found = spans(answer, runs(both.places, right), "good")
+        for said, elements in self._told(both):
+            found += spans(answer, runs(both.places, elements), "poor", said)
+        return in_order(found)
+
+    def _told(self, both: _Compared) -> list[tuple[str, Sequence[int]]]:
+        """What is said of a wrong answer, each sentence with the elements that it calls wrong."""
+        unit, got, want = both.unit, both.got, both.want
+        told: list[tuple[str, Sequence[int]]] = []
         if len(got) != len(want):
-            told.append(f"It should have {len(want)} {unit}{'s' * (len(want) != 1)}, not {len(got)}.")
+            size = f"It should have {len(want)} {unit}{'s' * (len(want) != 1)}, not {len(got)}."
+            told.append((size, range(len(want), len(got))))
         wrong = [i for i, w in enumerate(want) if i >= len(got) or got[i] != w]
         wrong = wrong[: self.max_mistakes]
         if self.level is Level.REVEAL:
-            told += [f"{unit.capitalize()} {i + 1} should be {want[i]}." for i in wrong]
+            told += [(f"{unit.capitalize()} {i + 1} should be {want[i]}.", [i]) for i in wrong]
         elif wrong:
             places = [str(i + 1) for i in wrong]
             head, last = ", ".join(places[:-1]), places[-1]
-            told.append(
+            said = (
                 f"{unit.capitalize()}s {head} and {last} are wrong."
                 if head
                 else f"{unit.capitalize()} {last} is wrong."
             )
-        return " ".join(told)
+            told.append((said, wrong))
+        return told
 
 
-def _elements(answer: str, reference: str) -> tuple[str, list[str], list[str]]:
-    """What to compare: words where the reference has several, else characters."""
+class _Compared(NamedTuple):
+    """An answer and its reference in elements: words where the reference has several, else characters."""
+
+    unit: str
+    got: list[str]
+    want: list[str]
+    places: list[Place]
+    """Where each element of the answer stands in it."""
+
+
+def _compared(answer: str, reference: str) -> _Compared:
     if len(reference.split()) > 1:
-        return "word", answer.split(), reference.split()
-    return "character", list(answer), list(reference)
+        words = [m.span() for m in re.finditer(r"\S+", answer)]
+        return _Compared("word", answer.split(), reference.split(), words)
+    first, last = len(answer) - len(answer.lstrip()), len(answer.rstrip())
+    characters = [(i, i + 1) for i in range(first, last)]
+    return _Compared("character", list(answer.strip()), list(reference.strip()), characters)

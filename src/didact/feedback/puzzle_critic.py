@@ -9,23 +9,44 @@ answer as what it is:
     shortest_path    which step leaves the grid or meets a blocked cell; or the end is elsewhere, or too far
 
 Levels as in `program`: `verdict` says right or wrong, `hint` where, `reveal` also what would be right.
+
+Wrong roles, cells and steps are poor spans with the sentence that names them; right roles and cells are good
+ones. Of a path only the step that fails has a span: the steps before it may lead nowhere either.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from didact.errors import UsageError, did_you_mean
 from didact.feedback.base import FeedbackRequest
+from didact.feedback.places import Place, in_order, runs, spans, whole
 from didact.feedback.program import RIGHT, WRONG, Level
 from didact.tasks.generated import GeneratedTask
-from didact.types import Feedback, Problem, Provenance
+from didact.types import Feedback, Problem, Provenance, Span
 
 MAX_MISTAKES = 16
 NO_BOX = r"There is no final answer in a \boxed{}."
 _STEPS = {"right": (0, 1), "down": (1, 0), "left": (0, -1), "up": (-1, 0)}
+# As `didact.tasks.math.answers.boxed` finds it.
+_BOX = re.compile(r"\\f?boxed[ \t]*\{|\\fbox[ \t]*\{")
+
+
+class Mistake(NamedTuple):
+    """A sentence about an answer, and where in the answer is what it calls wrong."""
+
+    said: str
+    places: Sequence[Place] = ()
+
+
+class Reading(NamedTuple):
+    """What a puzzle makes of an answer."""
+
+    mistakes: list[Mistake]
+    right: Sequence[Place] = ()
+    """Where the answer has what the solution has."""
 
 
 class PuzzleCritic:
@@ -34,17 +55,18 @@ class PuzzleCritic:
     Args:
         task: Whose answers are criticised; it also says what of a text is the answer.
         level: How much a critique tells.
+        spans: Say where, too.
 
     Raises:
         UsageError: the task is none of the three puzzles.
     """
 
-    def __init__(self, task: GeneratedTask, level: Level | str = Level.REVEAL) -> None:
+    def __init__(self, task: GeneratedTask, level: Level | str = Level.REVEAL, *, spans: bool = True) -> None:
         if task.name not in MISTAKES:
             raise UsageError(
                 f"there is no puzzle critic for {task.name!r}: {did_you_mean(task.name, MISTAKES)}"
             )
-        self.task, self.level = task, Level(level)
+        self.task, self.level, self.with_spans = task, Level(level), spans
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """One feedback a request, in order."""
@@ -54,99 +76,156 @@ class PuzzleCritic:
         turn = request.turn
         right = turn.correct
         text = RIGHT if right else " ".join([WRONG, *self.mistakes(request.problem, turn.text)])
+        found = whole(turn.text, "good", RIGHT) if right else self.spans(request.problem, turn.text)
         return Feedback(
             turn=request.index, text=text, source="program", label="right" if right else "wrong",
-            score=turn.reward, saw_reference=True, provenance=Provenance(author=f"puzzle:{self.level}"),
+            score=turn.reward, spans=found if self.with_spans else (), saw_reference=True,
+            provenance=Provenance(author=f"puzzle:{self.level}"),
         )  # fmt: skip
 
     def mistakes(self, problem: Problem, answer: str) -> list[str]:
         """What is wrong with an answer, in sentences; nothing at level `verdict`."""
+        return [mistake.said for mistake in self._read(problem, answer).mistakes]
+
+    def spans(self, problem: Problem, answer: str) -> tuple[Span, ...]:
+        """Where a wrong answer is wrong, each with the sentence of `mistakes` that says so, and where it
+        is right. Nothing at level `verdict`, nor where the final answer's own place is not certain."""
+        read, final = self._read(problem, answer), self.task.final_answer(answer)
+        start = None if final is None else _place_of(final, answer, self.task.boxed)
+        if start is None:
+            return ()
+        found = spans(answer, _moved(read.right, start), "good")
+        for said, places in read.mistakes:
+            found += spans(answer, _moved(places, start), "poor", said)
+        return in_order(found)
+
+    def _read(self, problem: Problem, answer: str) -> Reading:
         if self.level is Level.VERDICT:
-            return []
+            return Reading([])
         final = self.task.final_answer(answer)
         if final is None:
-            return [NO_BOX]
+            return Reading([Mistake(NO_BOX)])
         found = MISTAKES[self.task.name](problem.metadata, final, self.level is Level.REVEAL)
-        return found[:MAX_MISTAKES]
+        return found._replace(mistakes=found.mistakes[:MAX_MISTAKES])
 
 
-def _knights(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> list[str]:
+def _place_of(final: str, answer: str, in_box: bool) -> int | None:
+    """Where the final answer begins; None if that is not certain."""
+    if not in_box:
+        return len(answer) - len(answer.lstrip())
+    inside = max((box.end() for box in _BOX.finditer(answer)), default=len(answer))
+    start = inside + len(answer[inside:]) - len(answer[inside:].lstrip())
+    return start if answer.startswith(final, start) else None
+
+
+def _moved(places: Sequence[Place], by: int) -> list[Place]:
+    return [(start + by, end + by) for start, end in places]
+
+
+def _knights(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
     terms = puzzle["knight_knave_terms"]
-    found = []
+    found, right = [], []
     for name, honest in zip(puzzle["names"], puzzle["solution"], strict=True):
-        said = re.findall(
-            rf"\b{re.escape(name)}\s+is\s+an?\s+({terms['knight']}|{terms['knave']})\b", answer, re.IGNORECASE
-        )
+        pattern = rf"\b{re.escape(name)}\s+is\s+an?\s+({terms['knight']}|{terms['knave']})\b"
+        said = list(re.finditer(pattern, answer, re.IGNORECASE))
+        places = [said[-1].span()] if said else []
         wanted = terms["knight"] if honest else terms["knave"]
-        if said and said[-1].lower() == wanted.lower():
+        if said and said[-1][1].lower() == wanted.lower():
+            right += places
             continue
         if reveal:
-            found.append(f"{name} is {terms['a_knight'] if honest else terms['a_knave']}.")
+            sentence = f"{name} is {terms['a_knight'] if honest else terms['a_knave']}."
         else:
-            found.append(f"The role of {name} is wrong." if said else f"The role of {name} is missing.")
+            sentence = f"The role of {name} is wrong." if said else f"The role of {name} is missing."
+        found.append(Mistake(sentence, places))
+    if found:
+        return Reading(found, right)
     form = f'Write it as "{puzzle["names"][0]} is {terms["a_knight"]}", for every person once.'
-    return found or [form]
+    return Reading([Mistake(form)])
 
 
-def _matrix(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> list[str]:
+def _matrix(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
     wanted = puzzle["solution"]
-    rows = [line.split() for line in answer.strip().splitlines()]
-    if any(not cell.isdigit() for row in rows for cell in row):
-        return ["Write only numbers with spaces between them, one row a line."]
-    found = []
+    rows = _cells(answer)
+    places = [[cell.span() for cell in row] for row in rows]
+    if odd := [cell.span() for row in rows for cell in row if not cell[0].isdigit()]:
+        return Reading([Mistake("Write only numbers with spaces between them, one row a line.", odd)])
+    found: list[Mistake] = []
+    right: list[Place] = []
     if len(rows) != len(wanted):
-        found.append(f"There should be {len(wanted)} rows, not {len(rows)}.")
+        surplus = [place for row in places[len(wanted) :] for place in runs(row, range(len(row)))]
+        found.append(Mistake(f"There should be {len(wanted)} rows, not {len(rows)}.", surplus))
     for r, want in enumerate(wanted):
-        got = rows[r] if r < len(rows) else []
+        got = [cell[0] for cell in rows[r]] if r < len(rows) else []
+        at = places[r] if r < len(rows) else []
         if r < len(rows) and len(got) != len(want):
-            found.append(f"Row {r + 1} should have {len(want)} numbers, not {len(got)}.")
+            said = f"Row {r + 1} should have {len(want)} numbers, not {len(got)}."
+            found.append(Mistake(said, runs(at, range(len(want), len(got)))))
+        same = [c for c, number in enumerate(want) if c < len(got) and got[c] == str(number)]
+        right += runs(at, same)
         for c, number in enumerate(want):
-            if c < len(got) and got[c] == str(number):
+            if c in same:
                 continue
             if reveal:
-                found.append(f"Row {r + 1}, column {c + 1} should be {number}.")
+                found.append(Mistake(f"Row {r + 1}, column {c + 1} should be {number}.", at[c : c + 1]))
             elif c < len(got):
-                found.append(f"Row {r + 1}, column {c + 1} is wrong.")
-    return found or ["Write one row a line, with single spaces between the numbers."]
+                found.append(Mistake(f"Row {r + 1}, column {c + 1} is wrong.", at[c : c + 1]))
+    if found:
+        return Reading(found, right)
+    return Reading([Mistake("Write one row a line, with single spaces between the numbers.")])
 
 
-def _path(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> list[str]:
+def _cells(answer: str) -> list[list[re.Match[str]]]:
+    """The cells of each row."""
+    rows, at = [], len(answer) - len(answer.lstrip())
+    for line in answer.strip().splitlines(keepends=True):
+        rows.append(list(re.compile(r"\S+").finditer(answer, at, at + len(line))))
+        at += len(line)
+    return rows
+
+
+def _path(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
     best = puzzle["solution"]
     steps = answer.split()
-    shown = [f"A shortest path is: {' '.join(best)}."] if reveal and best else []
+    places = [m.span() for m in re.finditer(r"\S+", answer)]
+    everything = runs(places, range(len(places)))
+    shown = [Mistake(f"A shortest path is: {' '.join(best)}.")] if reveal and best else []
     if not best:
-        return ["There is no path: the answer is infeasible." if reveal else "No open cells lead there."]
+        said = "There is no path: the answer is infeasible." if reveal else "No open cells lead there."
+        return Reading([Mistake(said, everything)])
     if steps == ["infeasible"]:
-        return ["There is a path.", *shown]
-    if unknown := [step for step in steps if step not in _STEPS]:
-        return [f"{unknown[0][:20]!r} is no direction: write only right, down, left and up.", *shown]
-    return [_walked(puzzle["matrix"], steps, len(best)), *shown]
+        return Reading([Mistake("There is a path.", everything), *shown])
+    if unknown := [i for i, step in enumerate(steps) if step not in _STEPS]:
+        said = f"{steps[unknown[0]][:20]!r} is no direction: write only right, down, left and up."
+        return Reading([Mistake(said, [places[unknown[0]]]), *shown])
+    said, failed = _walked(puzzle["matrix"], steps, len(best))
+    return Reading([Mistake(said, [] if failed is None else [places[failed]]), *shown])
 
 
-def _walked(grid: Sequence[Sequence[str]], steps: Sequence[str], shortest: int) -> str:
-    """What happens to somebody who walks these steps from the start."""
+def _walked(grid: Sequence[Sequence[str]], steps: Sequence[str], shortest: int) -> tuple[str, int | None]:
+    """What happens to somebody who walks these steps from the start, and the index of the step that fails."""
     r, c = _place(grid, "*")
     for number, step in enumerate(steps, start=1):
         r, c = r + _STEPS[step][0], c + _STEPS[step][1]
         if not (0 <= r < len(grid) and 0 <= c < len(grid[0])):
-            return f"Step {number} ({step}) leaves the grid."
+            return f"Step {number} ({step}) leaves the grid.", number - 1
         if grid[r][c] == "X":
-            return f"Step {number} ({step}) goes into a blocked cell."
+            return f"Step {number} ({step}) goes into a blocked cell.", number - 1
     if grid[r][c] != "#":
         down, right = (end - at for end, at in zip(_place(grid, "#"), (r, c), strict=True))
         where = [f"{abs(n)} {more if n > 0 else less}" for n, more, less in
                  ((down, "down", "up"), (right, "right", "left")) if n]  # fmt: skip
-        return f"The path ends before the destination, which is {' and '.join(where)} of there."
-    return f"The path has {len(steps)} steps, but there is a shorter one of {shortest}."
+        return f"The path ends before the destination, which is {' and '.join(where)} of there.", None
+    return f"The path has {len(steps)} steps, but there is a shorter one of {shortest}.", None
 
 
 def _place(grid: Sequence[Sequence[str]], cell: str) -> tuple[int, int]:
     return next((r, c) for r, row in enumerate(grid) for c, found in enumerate(row) if found == cell)
 
 
-MISTAKES: dict[str, Callable[[Mapping[str, Any], str, bool], list[str]]] = {
+MISTAKES: dict[str, Callable[[Mapping[str, Any], str, bool], Reading]] = {
     "knights_knaves": _knights,
     "binary_matrix": _matrix,
     "shortest_path": _path,
 }
-"""What is wrong with an answer, by generator: (metadata, answer, reveal) -> sentences."""
+"""What is wrong with an answer, by generator: (metadata, answer, reveal) -> sentences and places."""

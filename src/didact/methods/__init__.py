@@ -10,10 +10,13 @@ from pydantic import ValidationError
 from didact.errors import UsageError, did_you_mean
 from didact.methods.base import Method, Term
 from didact.methods.grpo import GRPO
+from didact.methods.ilf import ILF
+from didact.methods.ppo import PPO
 from didact.methods.rltf import RLTF
 from didact.methods.self_critique import SelfCritiqueRL
 from didact.methods.self_distillation import SelfDistillation
 from didact.methods.sft import SFT
+from didact.methods.text2grad import Text2Grad
 
 METHODS: dict[str, tuple[Callable[..., Method], Mapping[str, Any]]] = {
     "sft": (SFT, {}),
@@ -23,6 +26,9 @@ METHODS: dict[str, tuple[Callable[..., Method], Mapping[str, Any]]] = {
     "rltf-fm": (RLTF, {"lambda_sd": 0.0}),
     "rltf": (RLTF, {}),
     "rltf-self": (SelfCritiqueRL, {}),
+    "text2grad": (Text2Grad, {}),
+    "ppo": (PPO, {}),
+    "ilf": (ILF, {}),
 }
 
 
@@ -49,12 +55,15 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
 
 __all__ = [
     "GRPO",
+    "ILF",
     "METHODS",
+    "PPO",
     "RLTF",
     "SFT",
     "Method",
     "SelfCritiqueRL",
     "SelfDistillation",
     "Term",
+    "Text2Grad",
     "make_method",
 ]

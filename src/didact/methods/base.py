@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from didact.engines.base import Loss
+from didact.engines.base import CriticSettings, Loss
 from didact.rollouts.base import Context
 from didact.types import Problem, Rollout, Row
 
@@ -38,6 +38,11 @@ class Method(BaseModel):
     def needs_reference(self) -> bool:
         """Does it score under the starting weights, so that the engine must keep them?"""
         return False
+
+    @property
+    def critic(self) -> CriticSettings | None:
+        """How the value head is trained that it needs; None where it needs none."""
+        return None
 
     def collect(self, ctx: Context, problems: Sequence[Problem]) -> list[Rollout]:
         """Sample, and have criticised, what this step learns from."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from didact.engines.base import LIVE, Engine, Sample, SamplingParams, Weights
 from didact.errors import UsageError
@@ -29,6 +29,9 @@ class Context:
         progress: The share of the run that is done, in [0, 1]; ramps follow it.
         weights: Which weights are sampled.
         recorded: Answers that were given already; where they are known, first turns are not sampled.
+        memory: What the method keeps from one step to the next, as a coefficient that adapts. It is part of
+            a checkpoint.
+        notes: Numbers that the method wants in this step's line of metrics.jsonl.
     """
 
     engine: Engine
@@ -41,6 +44,8 @@ class Context:
     progress: float = 0.0
     weights: Weights = LIVE
     recorded: RecordedAnswers | None = None
+    memory: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, float] = field(default_factory=dict)
 
     def fits(self, prompt_ids: Ids) -> bool:
         """Does a prompt leave room for an answer of `max_tokens`?"""

@@ -31,6 +31,8 @@ class State(Record):
     feedback_tokens: int = 0
     updates: int = 0
     """Optimizer steps taken; fewer than steps where whole batches had no signal."""
+    memory: dict[str, float] = Field(default_factory=dict)
+    """What the method keeps from step to step; see `rollouts.base.Context`."""
     initial_weights: str = ""
     """Hash of the trainable weights before the first step, for the no-op guard."""
 

@@ -111,7 +111,9 @@ class OptimConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     passes: Positive = 1
-    """Optimizer steps over each batch's rows; above 1 give the method a `clip`."""
+    """Times that each batch's rows are gone over; above 1 give the method a `clip`."""
+    minibatches: Positive = 1
+    """Parts of a batch, drawn anew each time, with an optimizer step for each."""
 
     def at(self, step: int, progress: float) -> AdamParams:
         """The settings of one step.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from didact.engines.base import AdamParams, Engine
@@ -19,6 +19,7 @@ from didact.randomness import derive_seed
 from didact.training.alarm_watch import AlarmWatch
 from didact.training.checkpoint import State, save_checkpoint
 from didact.training.metrics import rollout_metrics, term_metrics
+from didact.training.minibatches import minibatches
 from didact.training.run_dir import RunDir, read_jsonl
 from didact.training.setup import Parts
 from didact.training.signals import StopSignal
@@ -96,7 +97,7 @@ def train_step(
     config, started = parts.config, time.perf_counter()
     seed = derive_seed(config.seed, "step", state.step)
     progress = config.progress(state.step, state.sampled_tokens)
-    ctx = parts.context(seed=seed, step=state.step, progress=progress)
+    ctx = parts.context(seed=seed, step=state.step, progress=progress, memory=state.memory)
     parts.bill()  # what an evaluation's scores cost is no part of training
     with stop.interruptible():
         first = state.step * config.problems_per_step
@@ -109,7 +110,8 @@ def train_step(
     watch.add(rollouts)
     terms = parts.method.rows(ctx, rollouts)
     params = config.optim.at(state.step, progress)
-    metrics = update(parts.engine, terms, params, config.optim.passes)
+    steps = minibatches(terms, config.optim.minibatches, config.optim.passes, seed=seed)
+    metrics = update(parts.engine, steps, params)
     state = state.model_copy(
         update={
             "step": state.step + 1,
@@ -117,7 +119,8 @@ def train_step(
             "feedback_tokens": state.feedback_tokens
             + sum(r.feedback_tokens for r in rollouts)
             + scores.tokens,
-            "updates": state.updates + config.optim.passes * bool(terms),
+            "updates": state.updates + len(steps),
+            "memory": ctx.memory,
         }
     )
     record = {
@@ -126,6 +129,7 @@ def train_step(
         "feedback_tokens": state.feedback_tokens,
         **rollout_metrics(rollouts),
         **scores.metrics(),
+        **ctx.notes,
         "lr": params.lr,
         **metrics,
     }
@@ -135,16 +139,16 @@ def train_step(
     return state
 
 
-def update(engine: Engine, terms: Sequence[Term], params: AdamParams, passes: int = 1) -> dict[str, float]:
-    """Accumulate every term's gradient and take a step; no terms, no step.
+def update(engine: Engine, steps: Iterable[Sequence[Term]], params: AdamParams) -> dict[str, float]:
+    """Accumulate every term's gradient and take a step, for each minibatch of each pass.
 
     Returns:
         Per term its summed loss and its sums over tokens, and from an engine that compares gradients its
         gradient's norm and cosine with the sum of the terms before it; then the whole gradient's norm before
-        clipping (all of the last pass).
+        clipping (all of the last step).
     """
     metrics: dict[str, float] = {}
-    for _ in range(passes if terms else 0):
+    for terms in steps:
         for term in terms:
             metrics |= term_metrics(term, engine.forward_backward(term.rows, term.loss))
         metrics |= engine.optim_step(params).metrics

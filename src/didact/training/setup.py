@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from didact.engines.base import Engine, SamplingParams
+from didact.engines.base import CriticSettings, Engine, SamplingParams
 from didact.engines.local import LocalEngine, LoraSettings
 from didact.errors import DataError, UsageError
 from didact.evaluation.evaluate import Evaluation
@@ -54,7 +54,9 @@ class Parts:
     scoring: Scoring | None = None
     """Scores answers where the task has no verifier."""
 
-    def context(self, *, seed: int, step: int, progress: float) -> Context:
+    def context(
+        self, *, seed: int, step: int, progress: float, memory: Mapping[str, float] | None = None
+    ) -> Context:
         """What one training step may use."""
         return Context(
             engine=self.engine,
@@ -66,6 +68,7 @@ class Parts:
             step=step,
             progress=progress,
             recorded=self.task if isinstance(self.task, RecordedAnswers) else None,
+            memory=dict(memory or {}),
         )
 
     def eval_context(self, step: int) -> Context:
@@ -134,7 +137,7 @@ def build(
         validate_task(task)
     if for_training:
         check_task(config, method, task)
-    engine = make_engine(config.model, keep_reference=method.needs_reference)
+    engine = make_engine(config.model, keep_reference=method.needs_reference, critic=method.critic)
     renderer = Renderer(engine.tokenizer, config.model.chat_template, engine.end_ids)
     policy = (engine, renderer)
     scoring = make_scoring(config, surroundings(config, task, policy, home))
@@ -246,8 +249,10 @@ def surroundings(
     return Surroundings(load=load, policy=policy, task=task, seed=config.seed, home=home)
 
 
-def make_engine(config: ModelConfig, *, keep_reference: bool = False) -> LocalEngine:
-    """An engine with the configured model."""
+def make_engine(
+    config: ModelConfig, *, keep_reference: bool = False, critic: CriticSettings | None = None
+) -> LocalEngine:
+    """An engine with the configured model, and with a value head where `critic` says how it is trained."""
     lora = None
     if config.lora is not None:
         lora = LoraSettings(**config.lora.model_dump())
@@ -258,6 +263,7 @@ def make_engine(config: ModelConfig, *, keep_reference: bool = False) -> LocalEn
         dtype=config.dtype,
         tokens_per_batch=config.tokens_per_batch,
         keep_reference=keep_reference,
+        critic=critic,
     )
 
 

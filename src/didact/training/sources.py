@@ -93,6 +93,8 @@ class ProgramSource(Source):
     """How much is told: verdict, hint or reveal."""
     lint: bool = False
     """Code only: add a linter's messages, where ruff is installed."""
+    spans: bool = True
+    """Say where, too: the elements of an answer that a critique points to."""
 
     @property
     def needs_reference(self) -> bool:
@@ -100,14 +102,14 @@ class ProgramSource(Source):
 
     def build(self, at: Surroundings) -> FeedbackSource:
         if isinstance(at.task, CodeTask):
-            return CodeCritic(at.task, self.level, linter=self.lint)
+            return CodeCritic(at.task, self.level, linter=self.lint, spans=self.spans)
         if isinstance(at.task, GeneratedTask) and at.task.name in MISTAKES:
-            return PuzzleCritic(at.task, self.level)
+            return PuzzleCritic(at.task, self.level, spans=self.spans)
         if self.lint:
             raise UsageError(
                 "feedback.settings.lint: only the task 'code' has programs to lint: leave it out"
             )
-        return ProgramCritic(self.level)
+        return ProgramCritic(self.level, spans=self.spans)
 
 
 class Spoken(Source):

@@ -7,6 +7,7 @@ import math
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from didact.engines.base import (
     REFERENCE,
     AdamParams,
     Capabilities,
+    CriticSettings,
     Loss,
     Sample,
     SamplingParams,
@@ -28,6 +30,7 @@ from didact.engines.base import (
 )
 from didact.engines.local import weights as weight_sets
 from didact.engines.local.batching import check_rows, micro_batches
+from didact.engines.local.critic import ValueHead, parameter_groups
 from didact.engines.local.loading import (
     LoraSettings,
     Precision,
@@ -36,12 +39,13 @@ from didact.engines.local.loading import (
     use_bfloat16,
     with_lora,
 )
-from didact.engines.local.sampling import Sampler
+from didact.engines.local.sampling import Sampler, check_prompts
+from didact.engines.local.scoring import Score, score_rows, target_kl, target_logprobs
 from didact.engines.local.training import (
     accumulate_gradient,
     compared_gradients,
     resolve_loss,
-    target_logprobs,
+    takes_values,
 )
 from didact.errors import CapabilityError, NonFiniteError, TrainingGuard, UsageError
 from didact.types import Ids, Row
@@ -67,6 +71,7 @@ class LocalEngine:
         tokens_per_batch: Padded tokens that a training micro-batch may hold. It bounds memory and does
             not change results.
         keep_reference: Keep a copy of the starting weights as REFERENCE. An adapter needs none.
+        critic: Give it a value head.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class LocalEngine:
         dtype: Precision = "auto",
         tokens_per_batch: int = 8192,
         keep_reference: bool = False,
+        critic: CriticSettings | None = None,
     ) -> None:
         if tokens_per_batch < 1:
             raise UsageError(f"tokens_per_batch must be at least 1, not {tokens_per_batch}")
@@ -96,6 +102,8 @@ class LocalEngine:
         if lora is None:
             self.model.float().requires_grad_(True)
         self._trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self._head = None if critic is None else ValueHead(self.model, critic).to(self.device)
+        self._trained |= {} if self._head is None else self._head.tensors()
         self._optimizer: torch.optim.AdamW | None = None
         self._snapshots: dict[str, weight_sets.Tensors] = {}
         self._snapshot_numbers = itertools.count()
@@ -108,6 +116,8 @@ class LocalEngine:
             soft_targets=self._vocabulary,
             custom_loss=True,
             full_finetune=lora is None,
+            critic=critic is not None,
+            full_kl=True,
             compares_gradients=True,
         )
 
@@ -122,6 +132,7 @@ class LocalEngine:
         attention: str | None = None,
         tokens_per_batch: int = 8192,
         keep_reference: bool = False,
+        critic: CriticSettings | None = None,
     ) -> LocalEngine:
         """Load a model from a directory or the hub; safetensors only, and no code of the repository.
 
@@ -129,7 +140,7 @@ class LocalEngine:
             path_or_id: A directory that `save_pretrained` wrote, an adapter's included, or a hub id.
             attention: A transformers attention implementation, as "sdpa" or "flash_attention_2";
                 None takes transformers' choice.
-            lora, device, dtype, tokens_per_batch, keep_reference: As for the class.
+            lora, device, dtype, tokens_per_batch, keep_reference, critic: As for the class.
 
         Raises:
             UsageError: there is no such model.
@@ -147,6 +158,7 @@ class LocalEngine:
             dtype=dtype,
             tokens_per_batch=tokens_per_batch,
             keep_reference=keep_reference,
+            critic=critic,
         )
 
     @property
@@ -174,24 +186,33 @@ class LocalEngine:
         Raises:
             UsageError: an empty prompt, or one that leaves no room for `max_tokens`.
         """
-        self._check_prompts(prompts, n, params)
+        check_prompts(prompts, n, params, max_length=self.max_length, vocabulary=self._vocabulary)
         sampler = Sampler(self.model, self.tokenizer, self.end_ids, SAMPLING_BATCH * self._training_tokens)
         with self._using(weights), torch.inference_mode(), self._autocast():
             return sampler.sample([tuple(p) for p in prompts], n, params, seed)
 
     def logprobs(self, rows: Sequence[Row], *, weights: Weights = LIVE) -> list[NDArray[np.float32]]:
         """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
-        check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
-        found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
-        with self._using(weights), torch.inference_mode(), self._autocast():
-            for batch in micro_batches(rows, self._training_tokens, self.device):
-                lengths = [len(rows[i]) for i in batch.rows]
-                end_B1 = torch.tensor(lengths, device=self.device)[:, None]
-                keep_BT = torch.arange(max(lengths), device=self.device) < end_B1
-                kept_N = target_logprobs(self.model, batch.input_ids_BT, batch.targets_BT, keep_BT)
-                for i, part in zip(batch.rows, torch.split(kept_N.cpu(), lengths), strict=True):
-                    found[i] = part.numpy()
-        return found
+        with self._using(weights):
+            return self._score(rows, target_logprobs)
+
+    def values(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """V of the prefix that each target of nonzero weight continues, else 0: a list of [T] arrays.
+
+        Raises:
+            CapabilityError: the engine has no critic.
+        """
+        return self._score(rows, self._critic().at, weighted=True)
+
+    def full_kl(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """KL(π ‖ π_reference) in nats over the vocabulary at each target of nonzero weight, else 0.
+
+        Raises:
+            CapabilityError: the engine has kept no reference.
+        """
+        with self._using(REFERENCE):
+            pass  # refused before anything is computed
+        return self._score(rows, partial(target_kl, lambda: self._using(REFERENCE)), weighted=True)
 
     # ── training ──────────────────────────────────────────────────────────────────────────────────
 
@@ -209,13 +230,15 @@ class LocalEngine:
             return StepOutput(0.0, {})
         check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
         fn = resolve_loss(loss, rows[0].fields)
+        if takes_values(fn):
+            self._critic()
         counting = [row for row in rows if row.fields["weights"].any()]
         before = [p.grad for p in self._trained.values()]
         for p in self._trained.values():
             p.grad = None
         try:
             batches = micro_batches(counting, self._training_tokens, self.device)
-            output = accumulate_gradient(self.model, batches, fn, loss.settings, self._autocast)
+            output = accumulate_gradient(self.model, batches, fn, loss.settings, self._autocast, self._head)
         except BaseException:
             for p, gradient in zip(self._trained.values(), before, strict=True):
                 p.grad = gradient
@@ -251,7 +274,8 @@ class LocalEngine:
             clip_grads_with_norm_(trained, params.max_grad_norm, norm)
         optimizer = self._adamw()
         for group in optimizer.param_groups:
-            group["lr"], group["betas"] = params.lr, (params.beta1, params.beta2)
+            group["lr"] = params.lr * group["lr_scale"]
+            group["betas"] = params.beta1, params.beta2
             group["eps"], group["weight_decay"] = params.eps, params.weight_decay
         optimizer.step()
         self._clear_gradient()
@@ -274,8 +298,8 @@ class LocalEngine:
         return weight_sets.sha256(self._trained)
 
     def model_hash(self) -> str:
-        """sha256 over all tensors, the frozen ones under an adapter too."""
-        return weight_sets.sha256(dict(self.model.named_parameters()))
+        """sha256 over all tensors, the frozen ones under an adapter and a value head's too."""
+        return weight_sets.sha256({**dict(self.model.named_parameters()), **self._trained})
 
     def save(self, path: Path) -> None:
         """Write trained weights and optimizer state for `load`, into an existing directory.
@@ -327,6 +351,22 @@ class LocalEngine:
                 "`snapshot` returned; keep the handle, not its name"
             )
 
+    def _score(
+        self, rows: Sequence[Row], score: Score, *, weighted: bool = False
+    ) -> list[NDArray[np.float32]]:
+        check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
+        with torch.inference_mode(), self._autocast():
+            batches = micro_batches(rows, self._training_tokens, self.device)
+            return score_rows(self.model, rows, batches, score, weighted=weighted)
+
+    def _critic(self) -> ValueHead:
+        if self._head is None:
+            raise CapabilityError(
+                "this engine has no value head: make it with critic=CriticSettings(), or take credit that "
+                "needs no critic, as critic_free"
+            )
+        return self._head
+
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.dtype == "bfloat16":
             return torch.autocast(self.device.type, torch.bfloat16)
@@ -335,27 +375,9 @@ class LocalEngine:
     def _adamw(self) -> torch.optim.AdamW:
         if self._optimizer is None:
             fused = self.device.type in ("cpu", "cuda")
-            self._optimizer = torch.optim.AdamW(list(self._trained.values()), fused=fused)
+            self._optimizer = torch.optim.AdamW(parameter_groups(self._trained, self._head), fused=fused)
         return self._optimizer
 
     def _clear_gradient(self) -> None:
         for p in self._trained.values():
             p.grad = None
-
-    def _check_prompts(self, prompts: Sequence[Ids], n: int, params: SamplingParams) -> None:
-        if n < 1:
-            raise UsageError(f"n must be at least 1 sample a prompt, not {n}")
-        for i, prompt in enumerate(prompts):
-            if len(prompt) == 0:
-                raise UsageError(f"prompt {i} is empty: a model continues at least one token")
-            if self.max_length is not None and len(prompt) + params.max_tokens > self.max_length:
-                raise UsageError(
-                    f"prompt {i} has {len(prompt)} tokens, which with max_tokens={params.max_tokens} "
-                    f"exceeds the model's {self.max_length}: lower max_tokens, shorten the prompt, or "
-                    "use a model with a longer context"
-                )
-            if min(prompt) < 0 or max(prompt) >= self._vocabulary:
-                raise UsageError(
-                    f"prompt {i} holds a token id outside 0 to {self._vocabulary - 1}: was it made with "
-                    "another model's tokenizer?"
-                )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from didact.engines.base import Sample, SamplingParams
 from didact.engines.local.kv_cache import make_cache
-from didact.errors import NonFiniteError
+from didact.errors import NonFiniteError, UsageError
 from didact.randomness import generator
 from didact.types import Ids, StopReason
 
@@ -237,3 +237,29 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams) -> tuple
     index_B1 = index_B1.clamp(max=logits_BV.shape[-1] - 1)  # only NaN gets past the end
     next_B1 = index_B1 if order_BV is None else order_BV.gather(-1, index_B1)
     return next_B1[:, 0], logprobs_BV.gather(-1, next_B1)[:, 0]
+
+
+def check_prompts(
+    prompts: Sequence[Ids], n: int, params: SamplingParams, *, max_length: int | None, vocabulary: int
+) -> None:
+    """Refuse prompts that the model cannot take, or that leave no room for an answer.
+
+    Raises:
+        UsageError: naming the prompt.
+    """
+    if n < 1:
+        raise UsageError(f"n must be at least 1 sample a prompt, not {n}")
+    for i, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise UsageError(f"prompt {i} is empty: a model continues at least one token")
+        if max_length is not None and len(prompt) + params.max_tokens > max_length:
+            raise UsageError(
+                f"prompt {i} has {len(prompt)} tokens, which with max_tokens={params.max_tokens} "
+                f"exceeds the model's {max_length}: lower max_tokens, shorten the prompt, or "
+                "use a model with a longer context"
+            )
+        if min(prompt) < 0 or max(prompt) >= vocabulary:
+            raise UsageError(
+                f"prompt {i} holds a token id outside 0 to {vocabulary - 1}: was it made with "
+                "another model's tokenizer?"
+            )

@@ -1,4 +1,4 @@
-"""Log-probs of targets, and the gradient of a loss of them.
+"""The gradient of a loss of targets' log-probs.
 
 Shapes: B rows, T tokens, K soft targets a token, N kept tokens of all rows, V vocabulary.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,51 +17,11 @@ from torch.nn.utils import get_total_norm
 
 from didact.engines.base import Loss, LossFn, StepOutput
 from didact.engines.local.batching import MicroBatch
+from didact.engines.local.critic import ValueHead
+from didact.engines.local.output_layer import kept_logits
+from didact.engines.local.scoring import logprobs_of
 from didact.errors import NonFiniteError, UsageError, did_you_mean
 from didact.losses import BUILTIN, LossOutput
-
-
-def target_logprobs(model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_BT: Tensor) -> Tensor:
-    """log π(target) in nats at the kept positions of right-padded rows.
-
-    Only kept positions go through the output layer, which for a real vocabulary is most of the
-    memory.
-
-    Args:
-        model: A transformers causal language model.
-        input_ids_BT: Token ids.
-        targets_BT: Target ids, [B, T] or [B, T, K].
-        keep_BT: Bool; where log-probs are wanted.
-
-    Returns:
-        [N] or [N, K] in float32, in the order of `keep_BT`'s true entries.
-    """
-    with _output_layer_at(model, keep_BT):
-        logits_NV = model(input_ids=input_ids_BT, use_cache=False).logits.float()
-    targets_N = targets_BT[keep_BT]
-    if targets_N.ndim == 1:
-        nll_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
-        return -nll_N
-    logprobs_NV: Tensor = logits_NV.log_softmax(-1)
-    return logprobs_NV.gather(-1, targets_N)
-
-
-@contextmanager
-def _output_layer_at(model: Any, keep_BT: Tensor) -> Iterator[None]:
-    """Let only the kept positions into the output layer, so that logits are [N, V].
-
-    A hook, because it leaves whatever a model does to its logits (caps, scales) in place and because
-    `logits_to_keep` takes such a mask only from transformers 5.21 on.
-    """
-
-    def select(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][keep_BT],)
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def resolve_loss(loss: Loss, fields: Iterable[str]) -> LossFn:
@@ -77,6 +36,8 @@ def resolve_loss(loss: Loss, fields: Iterable[str]) -> LossFn:
             f"unknown loss {loss.name!r}: {did_you_mean(loss.name, BUILTIN)}; or give a function as `fn`"
         )
     keywords = {f"{name}_BT": None for name in fields} | dict(loss.settings)
+    if takes_values(fn):
+        keywords["values_BT"] = None
     try:
         inspect.signature(fn).bind(None, **keywords)
     except TypeError as error:
@@ -88,8 +49,18 @@ def resolve_loss(loss: Loss, fields: Iterable[str]) -> LossFn:
     return fn
 
 
+def takes_values(fn: LossFn) -> bool:
+    """Does a loss read the value head?"""
+    return "values_BT" in inspect.signature(fn).parameters
+
+
 def accumulate_gradient(
-    model: Any, batches: Iterable[MicroBatch], fn: LossFn, settings: Mapping[str, float], autocast: Any
+    model: Any,
+    batches: Iterable[MicroBatch],
+    fn: LossFn,
+    settings: Mapping[str, float],
+    autocast: Any,
+    head: ValueHead | None = None,
 ) -> StepOutput:
     """Add the gradient of the summed loss to `.grad`, one micro-batch after the other.
 
@@ -100,20 +71,25 @@ def accumulate_gradient(
             log-probs are 0 and carry no gradient.
         settings: Keywords for `fn`.
         autocast: A function that returns the context to run the model's forward in.
+        head: Gives `fn` its values_BT; needed where it takes them.
 
     Raises:
         NonFiniteError: a loss is NaN or Inf. `.grad` may hold part of the gradient by then.
     """
-    total, metrics = 0.0, Counter[str]()
+    total, metrics, values = 0.0, Counter[str](), takes_values(fn)
     for batch in batches:
         keep_BT = batch.fields_BT["weights"] != 0
         with autocast():
-            kept_N = target_logprobs(model, batch.input_ids_BT, batch.targets_BT, keep_BT)
+            logits_NV, hidden_N = kept_logits(model, batch.input_ids_BT, keep_BT)
+            kept_N = logprobs_of(logits_NV, batch.targets_BT[keep_BT])
         logprobs_BT = kept_N.new_zeros(batch.targets_BT.shape)
         logprobs_BT[keep_BT] = kept_N
-        output = fn(
-            logprobs_BT, **{f"{name}_BT": value for name, value in batch.fields_BT.items()}, **settings
-        )
+        fields = {f"{name}_BT": value for name, value in batch.fields_BT.items()}
+        if values:
+            assert head is not None, "the engine has refused a loss of values that it has not"
+            fields["values_BT"] = torch.zeros_like(fields["weights_BT"])
+            fields["values_BT"][keep_BT] = head(hidden_N)
+        output = fn(logprobs_BT, **fields, **settings)
         if not isinstance(output, LossOutput):
             raise UsageError(
                 f"the loss function returned a {type(output).__name__}: "

@@ -1,0 +1,100 @@
+"""Numbers at each target of some rows: log-probs, and the distance from the reference.
+
+Shapes: B rows, T tokens, K soft targets a token, N kept tokens of all rows, V vocabulary; n a part of N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from didact.engines.local.batching import MicroBatch
+from didact.engines.local.output_layer import kept_logits
+from didact.types import Row
+
+Score: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
+"""(model, input_ids_BT, targets_BT, keep_BT) → [N] or [N, K]."""
+KL_PART = 256
+"""Positions whose log-probs over the vocabulary are compared at a time."""
+
+
+def target_logprobs(model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_BT: Tensor) -> Tensor:
+    """log π(target) in nats at the kept positions of right-padded rows.
+
+    Args:
+        model: A transformers causal language model.
+        input_ids_BT: Token ids.
+        targets_BT: Target ids, [B, T] or [B, T, K].
+        keep_BT: Bool; where log-probs are wanted.
+
+    Returns:
+        [N] or [N, K] in float32, in the order of `keep_BT`'s true entries.
+    """
+    logits_NV, _ = kept_logits(model, input_ids_BT, keep_BT)
+    return logprobs_of(logits_NV, targets_BT[keep_BT])
+
+
+def logprobs_of(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """log π of targets, [N] or [N, K]."""
+    if targets_N.ndim == 1:
+        nll_N = torch.nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
+        return -nll_N
+    logprobs_NV: Tensor = logits_NV.log_softmax(-1)
+    return logprobs_NV.gather(-1, targets_N)
+
+
+def target_kl(
+    reference: Callable[[], AbstractContextManager[Any]],
+    model: Any,
+    input_ids_BT: Tensor,
+    targets_BT: Tensor,
+    keep_BT: Tensor,
+) -> Tensor:
+    """Σ_v π(v) (log π(v) − log π_ref(v)) in nats at the kept positions, [N].
+
+    Args:
+        reference: A function that returns a context in which the model has the reference's weights.
+        model, input_ids_BT, targets_BT, keep_BT: As for `target_logprobs`; the targets do not matter.
+    """
+    logits_NV, _ = kept_logits(model, input_ids_BT, keep_BT)
+    with reference():
+        other_NV, _ = kept_logits(model, input_ids_BT, keep_BT)
+    found = []
+    # In parts, because the log-probs of both would be as large as the logits once more.
+    for own_nV, other_nV in zip(torch.split(logits_NV, KL_PART), torch.split(other_NV, KL_PART), strict=True):
+        logprobs_nV = torch.log_softmax(own_nV, -1)
+        found.append((logprobs_nV.exp() * (logprobs_nV - other_nV.log_softmax(-1))).sum(-1))
+    return torch.cat(found) if found else logits_NV.new_zeros(0)
+
+
+def score_rows(
+    model: Any, rows: Sequence[Row], batches: Iterable[MicroBatch], score: Score, *, weighted: bool
+) -> list[NDArray[np.float32]]:
+    """The scores of each row's targets, in the rows' order: a list of [T] (or [T, K]) arrays.
+
+    Args:
+        model: Handed to `score`.
+        rows: What the batches were made of.
+        batches: Each row in one of them.
+        score: What to compute.
+        weighted: Leave out targets of weight 0; they get 0.
+    """
+    found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
+    for batch in batches:
+        device = batch.input_ids_BT.device
+        end_B1 = torch.tensor([len(rows[i]) for i in batch.rows], device=device)[:, None]
+        keep_BT = torch.arange(batch.input_ids_BT.shape[1], device=device) < end_B1
+        if weighted:
+            keep_BT &= batch.fields_BT["weights"] != 0
+        kept_N = score(model, batch.input_ids_BT, batch.targets_BT, keep_BT)
+        scores_BT = kept_N.new_zeros((*keep_BT.shape, *kept_N.shape[1:]))
+        scores_BT[keep_BT] = kept_N
+        for i, scores_T in zip(batch.rows, scores_BT.cpu(), strict=True):
+            found[i] = scores_T[: len(rows[i])].numpy()
+    return found

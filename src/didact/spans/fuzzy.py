@@ -1,0 +1,131 @@
+"""The nearest copy of a quote in an answer, within a share of edits.
+
+A copy with k edits holds one of k + 1 pieces of the quote unchanged and in its place, give or take k. So only
+the surroundings of such pieces are compared, by Myers' bit-parallel edit distance (J. ACM 46, 1999), with
+Python's integers as bit vectors. Nothing within the bound is missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import NamedTuple
+
+MAX_LENGTH = 2000
+"""Longer quotes are not compared."""
+MAX_BEST = 32
+"""So many equally near ends are looked at; more of them are no one place."""
+
+
+class Near(NamedTuple):
+    """The nearest copies."""
+
+    places: list[tuple[int, int]]
+    """Where they stand; empty where they are too many to be told apart."""
+    edits: int
+    """Characters to insert, delete or replace."""
+
+
+def nearest(quote: str, text: str, share: float) -> Near | None:
+    """The places of the text that are nearest to a quote; None if none is near enough.
+
+    Copies whose digits are not those of the quote do not count: another number is another statement.
+
+    Args:
+        quote: What is looked for.
+        text: Where.
+        share: At most this share of the quote's characters may be edited, in [0, 1).
+
+    >>> nearest("the quick brown fox", "That the quikc brown fox", 0.11)
+    Near(places=[(5, 24)], edits=2)
+    """
+    allowed = int(share * len(quote) + 1e-9)
+    if not quote or allowed < 1 or len(quote) > MAX_LENGTH:
+        return None
+    ends: dict[int, int] = {}
+    for start, end in _windows(quote, text, allowed):
+        for at, edits in _search(quote, text[start:end], allowed):
+            ends[start + at] = min(edits, ends.get(start + at, edits))
+    digits = _digits(quote)
+    for edits in sorted(set(ends.values())):
+        best = sorted(at for at, found in ends.items() if found == edits)
+        if len(best) > MAX_BEST:
+            return Near([], edits)
+        found = [(_start(quote, text, at, edits), at) for at in best]
+        same = [place for place in found if _digits(text[slice(*place)]) == digits]
+        if same:
+            return Near(_apart(same, len(quote), allowed), edits)
+    return None
+
+
+def _apart(places: list[tuple[int, int]], length: int, allowed: int) -> list[tuple[int, int]]:
+    """One place of each group that overlaps: that of the quote's length, or the first."""
+    groups: list[list[tuple[int, int]]] = []
+    for place in sorted(places):
+        if groups and place[0] - groups[-1][0][0] <= 2 * allowed and place[0] < groups[-1][-1][1]:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return [min(group, key=lambda p: (abs(p[1] - p[0] - length), p)) for group in groups]
+
+
+def _windows(quote: str, text: str, allowed: int) -> list[tuple[int, int]]:
+    """Where a copy can be: around every piece of the quote that the text holds, overlapping ones joined."""
+    size, count = len(quote), allowed + 1
+    cuts = [size * i // count for i in range(count + 1)]
+    found: list[tuple[int, int]] = []
+    for first, last in pairwise(cuts):
+        piece = quote[first:last]
+        at = text.find(piece)
+        while at >= 0:
+            begin = at - first
+            found.append((max(0, begin - allowed), min(len(text), begin + size + allowed)))
+            at = text.find(piece, at + 1)
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(found):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _search(quote: str, text: str, allowed: int) -> list[tuple[int, int]]:
+    """(end, edits) of every place where a copy within the bound ends."""
+    return [(at, edits) for at, edits in _distances(quote, text, free=True) if edits <= allowed]
+
+
+def _start(quote: str, text: str, end: int, edits: int) -> int:
+    """Where the copy begins that ends there: of equally near ones, that of the quote's length."""
+    backward = text[max(0, end - len(quote) - edits) : end][::-1]
+    begins = [at for at, found in _distances(quote[::-1], backward, free=False) if found == edits]
+    return end - min(begins, key=lambda at: (abs(at - len(quote)), at))
+
+
+def _distances(quote: str, text: str, *, free: bool) -> Iterable[tuple[int, int]]:
+    """(end, edits) of the quote against what ends at each character of the text.
+
+    `free`: that may begin anywhere; else it begins where the text does.
+    """
+    size = len(quote)
+    mask, top = (1 << size) - 1, 1 << (size - 1)
+    rows: dict[str, int] = {}
+    for i, c in enumerate(quote):
+        rows[c] = rows.get(c, 0) | 1 << i
+    up, down, edits = mask, 0, size
+    for at, c in enumerate(text, start=1):
+        equal = rows.get(c, 0)
+        vertical = equal | down
+        across = (((equal & up) + up) ^ up) | equal
+        more = down | ~(across | up) & mask
+        less = up & across
+        edits += bool(more & top) - bool(less & top)
+        more = more << 1 | (0 if free else 1)
+        less <<= 1
+        up = (less | ~(vertical | more)) & mask
+        down = more & vertical & mask
+        yield at, edits
+
+
+def _digits(text: str) -> str:
+    return "".join(c for c in text if c.isdigit())

@@ -1,0 +1,172 @@
+"""From spans of an answer to a signed label for every sampled id.
+
+A character is good, poor or neither; a token is what more than half of its characters are, white space not
+counted unless there is nothing else. An id that wrote part of a character has that whole character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from didact.errors import DataError, UsageError, did_you_mean
+from didact.spans.normal import is_space
+from didact.types import Floats, Span
+
+Overlap: TypeAlias = Literal["sum_clip", "negative_wins"]
+Identical: TypeAlias = Literal["drop", "negative_wins", "keep"]
+
+
+def token_labels(
+    spans: Sequence[Span],
+    offsets: Sequence[tuple[int, int]],
+    text: str,
+    *,
+    overlap: Overlap = "sum_clip",
+    identical: Identical = "drop",
+    min_overlap: float = 0.5,
+    ended: bool = False,
+) -> Floats:
+    """δ_t of each sampled id: 1 good, −1 poor, 0 neither.
+
+    Args:
+        spans: What critiques quote, in any order; one that is there twice counts once.
+        offsets: Of each sampled id, as `token_offsets` says.
+        text: The answer.
+        overlap: Of a character in several spans: "sum_clip" adds their signs and keeps that of the sum;
+            "negative_wins" is poor where one of them is.
+        identical: Of one stretch that is called good and poor: "drop" neither counts, "negative_wins" it is
+            poor, "keep" leaves it to `overlap`.
+        min_overlap: More than this share of a token's characters is labelled, in [0, 1]; 1 means all.
+        ended: The last id ends the answer (`stop_reason` "eos"). It is never labelled.
+
+    Returns:
+        float32 [len(offsets)] in {−1, 0, 1}. A zero-width id has 0.
+
+    Raises:
+        DataError: a span does not quote this answer, or an id lies outside of it.
+        UsageError: an unknown rule, or a share outside [0, 1].
+
+    >>> spans = [Span(start=3, end=4, quote="5", label="poor")]
+    >>> token_labels(spans, [(0, 2), (2, 4), (4, 5), (5, 5)], "is 5.", ended=True).tolist()
+    [0.0, -1.0, 0.0, 0.0]
+    """
+    _check(overlap, identical, min_overlap)
+    kept = _kept(_checked(spans, text), identical)
+    found = np.zeros(len(offsets), np.float32)
+    if not kept or not offsets:
+        return found
+    good, poor = _characters(kept, len(text), overlap)
+    places = _places(offsets, len(text))
+    is_good, is_poor = ((share > min_overlap) | (share >= 1) for share in _shares((good, poor), places, text))
+    found[is_good] = 1
+    # With a low bound a token may be both.
+    found[is_poor] = -1
+    if overlap == "sum_clip":
+        found[is_good & is_poor] = 0
+    if ended:
+        found[-1] = 0
+    return found
+
+
+def credited_by(
+    spans: Sequence[Span], offsets: Sequence[tuple[int, int]], labels: Sequence[float] | Floats
+) -> list[Span | None]:
+    """The span that gave each label: of its sign, with the most of the token's characters, the shortest
+    and then the first of equals. None where the label is 0.
+
+    >>> span = Span(start=3, end=4, quote="5", label="poor", phrase="Not 5.")
+    >>> credited_by([span], [(0, 2), (2, 4)], [0, -1])[1].phrase
+    'Not 5.'
+    """
+    found: list[Span | None] = []
+    for (first, last), label in zip(offsets, labels, strict=True):
+        sign = "good" if label > 0 else "poor"
+        shared = [
+            (-(min(s.end, last) - max(s.start, first)), s.end - s.start, s.start, n)
+            for n, s in enumerate(spans)
+            if label and s.label == sign and s.start < last and first < s.end
+        ]
+        found.append(spans[min(shared)[3]] if shared else None)
+    return found
+
+
+def _check(overlap: str, identical: str, min_overlap: float) -> None:
+    for name, value, valid in (
+        ("overlap", overlap, get_args(Overlap)),
+        ("identical", identical, get_args(Identical)),
+    ):
+        if value not in valid:
+            raise UsageError(f"unknown {name} {value!r}: {did_you_mean(str(value), valid)}")
+    if not 0 <= min_overlap <= 1:
+        raise UsageError(f"min_overlap must lie in [0, 1], not {min_overlap}")
+
+
+def _checked(spans: Sequence[Span], text: str) -> Sequence[Span]:
+    for span in spans:
+        if text[span.start : span.end] != span.quote:
+            raise DataError(
+                f"a span quotes {span.quote[:40]!r} at [{span.start}, {span.end}), where the answer has "
+                f"{text[span.start : span.end][:40]!r}: it is about another answer, or counts something "
+                "other than code points"
+            )
+    return spans
+
+
+def _kept(spans: Sequence[Span], identical: Identical) -> list[tuple[int, int, str]]:
+    """Every span once, and one stretch with both labels as the rule says."""
+    kept = {(s.start, s.end, s.label) for s in spans if s.end > s.start}
+    if identical != "keep":
+        both = {(a, b) for a, b, label in kept if label == "good" and (a, b, "poor") in kept}
+        gone = ("good", "poor") if identical == "drop" else ("good",)
+        kept -= {(a, b, label) for a, b in both for label in gone}
+    return sorted(kept)
+
+
+def _characters(
+    spans: Sequence[tuple[int, int, str]], size: int, overlap: Overlap
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(good, poor) of each character."""
+    steps = np.zeros((2, size + 1), np.int64)
+    for start, end, label in spans:
+        row = steps[int(label == "poor")]
+        row[start] += 1
+        row[end] -= 1
+    good, poor = np.cumsum(steps, axis=1)[:, :-1]
+    if overlap == "negative_wins":
+        return (good > 0) & (poor == 0), poor > 0
+    return good > poor, poor > good
+
+
+def _places(offsets: Sequence[tuple[int, int]], size: int) -> NDArray[np.int64]:
+    places = np.fromiter(chain.from_iterable(offsets), np.int64, 2 * len(offsets)).reshape(-1, 2)
+    wrong = (places[:, 0] < 0) | (places[:, 1] > size) | (places[:, 0] > places[:, 1])
+    if wrong.any():
+        n = int(np.argmax(wrong))
+        raise DataError(
+            f"sampled id {n} lies at {tuple(offsets[n])}, but the answer has {size} characters: take the "
+            "offsets from this answer's own ids"
+        )
+    return places
+
+
+def _shares(
+    marks: Sequence[NDArray[np.bool_]], places: NDArray[np.int64], text: str
+) -> list[NDArray[np.float64]]:
+    """For each kind of mark, the share of each token's characters that have it; 0 of a zero-width one."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    seen = ~is_space(codes)
+    first, last = places.T
+
+    def count(of: NDArray[np.bool_]) -> NDArray[np.int64]:
+        total = np.concatenate([[0], np.cumsum(of)])
+        return np.asarray(total[last] - total[first], np.int64)
+
+    visible = count(seen)
+    blank = visible == 0
+    whole = np.maximum(np.where(blank, last - first, visible), 1)
+    return [np.where(blank, count(marked), count(marked & seen)) / whole for marked in marks]

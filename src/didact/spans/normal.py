@@ -1,0 +1,182 @@
+"""Text as it is compared when it is not copied exactly, with the way back to its characters.
+
+NFKC, typographic quotes and dashes written plainly, invisible format characters left out, every run of
+white space one space. Each character of the form knows which characters of the text it came from.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+_PLAIN = str.maketrans(
+    dict.fromkeys("‘’‚‛‹›ʼ′´", "'") | dict.fromkeys("“”„‟«»″", '"') | dict.fromkeys("‐‑‒–—―−", "-")
+)
+# The last white space of Unicode is U+3000.
+_IS_SPACE = np.array([chr(c).isspace() for c in range(0x3002)])
+# Scripts and signs in which only marks change what stands before them.
+_STEADY = ((0x80, 0x8FF), (0x1E00, 0x2FFF), (0x3000, 0x303F), (0x3400, 0x9FFF), (0x1F000, 0x1FAFF))
+_BEYOND_ASCII = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]+")
+
+
+@dataclass(frozen=True, eq=False)
+class Normal:
+    """A text's form.
+
+    Attributes:
+        text: The form.
+        first: Of each of its characters, the first character of the text that it came from.
+        last: One past the last one.
+    """
+
+    text: str
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    @cached_property
+    def caseless(self) -> str:
+        """The form without upper case, character for character."""
+        return caseless(self.text)
+
+    def span(self, start: int, end: int) -> tuple[int, int] | None:
+        """The text's characters behind a stretch of the form; None if it begins or ends inside of what
+        one piece of the text became, as "f" of a ligature "ﬁ"."""
+        if start and self.first[start] == self.first[start - 1]:
+            return None
+        if end < len(self.first) and self.first[end] == self.first[end - 1]:
+            return None
+        return int(self.first[start]), int(self.last[end - 1])
+
+    def around(self, start: int, end: int) -> tuple[int, int]:
+        """The same, with such pieces whole."""
+        return int(self.first[start]), int(self.last[end - 1])
+
+
+def caseless(text: str) -> str:
+    """A text without upper case, character for character: "ß" stays, because "ss" is two."""
+    folded = text.casefold()
+    if len(folded) == len(text):
+        return folded
+    return "".join(f if len(f := c.casefold()) == 1 else c for c in text)
+
+
+def normal(text: str) -> Normal:
+    """A text's form.
+
+    >>> n = normal("“It’s  5\\r\\nﬁne”")
+    >>> n.text, n.span(6, 7), n.span(8, 9)
+    ('"It\\'s 5 fine"', (7, 8), None)
+    """
+    simple: dict[int, str] = {}
+    for c in set(text):
+        if c > "\x7f":
+            written = _simple(c)
+            if written is None:
+                return _by_regions(text)
+            simple[ord(c)] = written
+    places = np.arange(len(text) + 1)
+    return _one_space(text.translate(simple), places[:-1], places[1:])
+
+
+def _by_regions(text: str) -> Normal:
+    """The form of a text in which characters change with their neighbours, or change in number."""
+    forms: list[str] = []
+    first: list[NDArray[np.int64]] = []
+    last: list[NDArray[np.int64]] = []
+
+    def add(form: str, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        forms.append(form)
+        first.append(begins)
+        last.append(ends)
+
+    at = 0
+    for found in [*_BEYOND_ASCII.finditer(text), None]:
+        start, end = found.span() if found else (len(text), len(text))
+        places = np.arange(at, start)
+        add(text[at:start], places, places + 1)
+        if found:
+            form, begins, ends = _region(found.group())
+            add(form, begins + start, ends + start)
+        at = end
+    return _one_space("".join(forms), np.concatenate(first), np.concatenate(last))
+
+
+def _one_space(form: str, first: NDArray[np.int64], last: NDArray[np.int64]) -> Normal:
+    """Every run of white space as one space, which comes from the whole run."""
+    codes = np.frombuffer(form.encode("utf-32-le", "surrogatepass"), np.uint32)
+    space = is_space(codes)
+    if not space.any():
+        return Normal(form, first, last)
+    kept = ~space
+    kept[0] = True
+    kept[1:] |= ~space[:-1]
+    # A run's end is that of its last character: the one before the next that is kept.
+    places = np.flatnonzero(kept)
+    ends = np.append(places[1:], len(codes)) - 1
+    written = np.where(space, ord(" "), codes)[places].astype("<u4")
+    return Normal(written.tobytes().decode("utf-32-le", "surrogatepass"), first[places], last[ends])
+
+
+def is_space(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Which of some characters are white space."""
+    return _IS_SPACE[np.minimum(codes, len(_IS_SPACE) - 1)]
+
+
+@lru_cache(maxsize=4096)
+def _simple(c: str) -> str | None:
+    """What a character becomes wherever it stands; None where that depends on others or is not one."""
+    if not any(first <= ord(c) <= last for first, last in _STEADY):
+        return None
+    if unicodedata.category(c) in ("Mn", "Mc", "Me", "Cf", "Cn", "Lm"):
+        return None
+    form = _written(c)
+    return form if len(form) == 1 and not unicodedata.combining(form) else None
+
+
+@lru_cache(maxsize=4096)
+def _region(text: str) -> tuple[str, NDArray[np.int64], NDArray[np.int64]]:
+    """The form of characters beyond ASCII and of the one before them, which they may change."""
+    pieces = [(start, end, _written(text[start:end])) for start, end in segments(text)]
+    first = [start for start, _, form in pieces for _ in form]
+    last = [end for _, end, form in pieces for _ in form]
+    return "".join(form for _, _, form in pieces), np.array(first, np.int64), np.array(last, np.int64)
+
+
+def _written(piece: str) -> str:
+    """One piece in NFKC and plain typography; nothing of a character that is never seen."""
+    if piece.isascii():
+        return piece
+    plain = unicodedata.normalize("NFKC", piece.translate(_PLAIN)).translate(_PLAIN)
+    if plain[:1] == " " and not piece.isspace():
+        plain = piece  # an accent that stands alone, which NFKC puts upon a space
+    return "".join(c for c in plain if unicodedata.category(c) != "Cf")
+
+
+def segments(text: str) -> list[tuple[int, int]]:
+    """The text in pieces of which each has an NFKC of its own: theirs together are the whole text's.
+
+    >>> segments("cafe\\u0301s")
+    [(0, 1), (1, 2), (2, 3), (3, 5), (5, 6)]
+    """
+    bounds: list[int] = []
+    for i, c in enumerate(text):
+        if not bounds or c < "\x80" or not _joins(text[bounds[-1] : i], c):
+            bounds.append(i)
+    return list(pairwise([*bounds, len(text)]))
+
+
+def _joins(before: str, c: str) -> bool:
+    """Does a character change with what stands before it?"""
+    if unicodedata.combining(c):
+        return True
+    alone = unicodedata.normalize("NFKC", c)
+    if alone and unicodedata.combining(alone[0]):
+        return True
+    together = unicodedata.normalize("NFKC", before + c)
+    return together != unicodedata.normalize("NFKC", before) + alone

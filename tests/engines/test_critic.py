@@ -1,0 +1,227 @@
+"""The value head, and the distance from the reference over the whole vocabulary."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from didact.engines.base import LIVE, REFERENCE, AdamParams, CriticSettings, Loss
+from didact.engines.local import LoraSettings
+from didact.errors import CapabilityError, CheckpointError
+from didact.types import Row
+
+CRITIC = CriticSettings(lr_scale=10.0)
+ACTOR_CRITIC = Loss("actor_critic", {"value_clip": 0.2, "value_coef": 0.5})
+STEP = AdamParams(lr=1e-2)
+
+
+@pytest.fixture
+def critic_rows(rows):
+    """The rows with what a critic's loss needs."""
+    draw = np.random.default_rng(2)
+    made = []
+    for row in rows:
+        mask_T = row.fields["weights"] != 0
+        more = {
+            name: (draw.normal(size=len(row)) * mask_T).astype(np.float32)
+            for name in ("returns", "old_values")
+        }
+        made.append(dataclasses.replace(row, fields={**row.fields, **more}))
+    return made
+
+
+def train(engine, rows, step=STEP):
+    output = engine.forward_backward(rows, ACTOR_CRITIC)
+    engine.optim_step(step)
+    return output
+
+
+def hidden_states(engine, row):
+    """What the output layer reads, by one unpadded forward: [T, H]."""
+    found = engine.model(input_ids=torch.from_numpy(row.input_ids)[None], output_hidden_states=True)
+    return found.hidden_states[-1][0].float()
+
+
+def by_hand(engine, row):
+    head = engine._head
+    with torch.inference_mode():
+        return (hidden_states(engine, row) @ head.weight + head.bias).numpy()
+
+
+# ── values ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_values_start_at_zero(make_engine, rows):
+    engine = make_engine(critic=CRITIC)
+    assert engine.capabilities.critic
+    assert not any(values_T.any() for values_T in engine.values(rows))
+
+
+def test_values_are_the_head_on_the_last_state_however_rows_are_padded(make_engine, critic_rows, shape):
+    engine = make_engine(shape, critic=CRITIC, tokens_per_batch=80)
+    train(engine, critic_rows)
+    found = engine.values(critic_rows)
+    for row, values_T in zip(critic_rows, found, strict=True):
+        expected_T = np.where(row.fields["weights"] != 0, by_hand(engine, row), 0)
+        np.testing.assert_allclose(values_T, expected_T, atol=1e-4)
+        assert values_T.dtype == np.float32
+        assert values_T.any()
+    for row, values_T in zip(critic_rows, found, strict=True):
+        np.testing.assert_allclose(engine.values([row])[0], values_T, atol=1e-5)
+
+
+def test_the_gradient_is_that_of_the_formula(make_engine, make_model, critic_rows):
+    """½ w max((V − R)², (V_c − R)²) and PPO's part, by autograd on the plain model, row by row."""
+    engine = make_engine(critic=CRITIC)
+    train(engine, critic_rows)  # so that V is not 0, whose gradient would not reach the model
+    total = 0.0
+    for row in critic_rows:
+        f = {n: torch.from_numpy(v) for n, v in row.fields.items()}
+        logits_TV = engine.model(input_ids=torch.from_numpy(row.input_ids)[None]).logits[0].float()
+        logprobs_T = logits_TV.log_softmax(-1)[torch.arange(len(row)), torch.from_numpy(row.target_ids)]
+        ratio_T = (logprobs_T - f["old_logprobs"]).exp()
+        gain_T = torch.minimum(ratio_T * f["advantages"], ratio_T.clamp(0.8, 1.2) * f["advantages"])
+        value_T = hidden_states(engine, row) @ engine._head.weight + engine._head.bias
+        clipped_T = f["old_values"] + (value_T - f["old_values"]).clamp(-0.2, 0.2)
+        error_T = torch.maximum((value_T - f["returns"]) ** 2, (clipped_T - f["returns"]) ** 2)
+        used = f["weights"] != 0
+        total = total + (f["weights"] * (0.5 * 0.5 * error_T - gain_T))[used].sum()
+    trained = list(engine._trained.values())
+    expected = torch.autograd.grad(total, trained)
+    output = engine.forward_backward(critic_rows, ACTOR_CRITIC)
+    assert output.loss == pytest.approx(float(total.detach()), rel=1e-4)
+    for p, gradient in zip(trained, expected, strict=True):
+        torch.testing.assert_close(p.grad, gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_micro_batches_do_not_change_the_gradient(make_engine, critic_rows):
+    found = []
+    for budget in (40, 4096):
+        engine = make_engine(critic=CRITIC, tokens_per_batch=budget)
+        engine.forward_backward(critic_rows, ACTOR_CRITIC)
+        found.append([p.grad.clone() for p in engine._trained.values() if p.grad is not None])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_head_learns_at_its_own_rate(make_engine, critic_rows):
+    moved = {}
+    for scale in (1.0, 10.0):
+        engine = make_engine(critic=CriticSettings(lr_scale=scale))
+        before = {n: p.detach().clone() for n, p in engine._trained.items()}
+        train(engine, critic_rows)
+        moved[scale] = {n: p.detach() - before[n] for n, p in engine._trained.items()}
+    for name, small in moved[1.0].items():
+        factor = 10 if name.startswith("value_head.") else 1
+        torch.testing.assert_close(moved[10.0][name], factor * small, rtol=1e-4, atol=1e-7)
+
+
+def test_a_head_that_does_not_share_the_model_leaves_its_gradient_to_ppo(make_engine, critic_rows, rows):
+    alone = make_engine(critic=CriticSettings(shares_model=False))
+    with torch.no_grad():
+        alone._head.weight.fill_(0.3)
+    alone.forward_backward(critic_rows, ACTOR_CRITIC)
+    plain = make_engine()
+    plain.forward_backward(rows, Loss("ppo"))
+    for name, p in plain._trained.items():
+        torch.testing.assert_close(alone._trained[name].grad, p.grad, rtol=1e-4, atol=1e-6)
+    assert alone._head.weight.grad.any()
+
+
+def test_without_a_head_values_are_refused_and_nothing_is_added(make_engine, critic_rows):
+    engine = make_engine()
+    assert not engine.capabilities.critic
+    with pytest.raises(CapabilityError, match="critic_free"):
+        engine.values(critic_rows)
+    with pytest.raises(CapabilityError, match="critic_free"):
+        engine.forward_backward(critic_rows, ACTOR_CRITIC)
+    assert all(p.grad is None for p in engine._trained.values())
+
+
+def test_a_learning_rate_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="lr_scale must be above 0"):
+        CriticSettings(lr_scale=0.0)
+
+
+# ── checkpoints ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)], ids=["whole", "lora"])
+def test_a_checkpoint_holds_the_head_and_its_moments_bit_for_bit(make_engine, critic_rows, tmp_path, lora):
+    straight, resumed = make_engine(critic=CRITIC, lora=lora), make_engine(critic=CRITIC, lora=lora)
+    train(straight, critic_rows)
+    straight.save(tmp_path)
+    train(straight, critic_rows)
+    resumed.load(tmp_path)
+    assert resumed.weights_hash() != straight.weights_hash()
+    train(resumed, critic_rows)
+    assert resumed.weights_hash() == straight.weights_hash()
+    assert resumed.model_hash() == straight.model_hash()
+    for a, b in zip(resumed.values(critic_rows), straight.values(critic_rows), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_both_hashes_cover_the_head(make_engine):
+    engine = make_engine(critic=CRITIC)
+    before = engine.weights_hash(), engine.model_hash()
+    assert before == (make_engine(critic=CRITIC).weights_hash(), make_engine(critic=CRITIC).model_hash())
+    with torch.no_grad():
+        engine._head.bias += 1
+    assert engine.weights_hash() != before[0]
+    assert engine.model_hash() != before[1]
+
+
+def test_a_checkpoint_without_a_head_is_refused_by_an_engine_with_one(make_engine, tmp_path):
+    make_engine().save(tmp_path)
+    with pytest.raises(CheckpointError, match=r"value_head\.bias"):
+        make_engine(critic=CRITIC).load(tmp_path)
+
+
+def test_the_saved_model_is_a_plain_one(make_engine, critic_rows, tmp_path):
+    engine = make_engine(critic=CRITIC)
+    train(engine, critic_rows)
+    engine.save_pretrained(tmp_path)
+    model, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    ids = torch.from_numpy(critic_rows[0].input_ids)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(model(input_ids=ids).logits, engine.model(input_ids=ids).logits)
+
+
+# ── the whole vocabulary's KL ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)], ids=["whole", "lora"])
+def test_full_kl_is_the_sum_over_the_vocabulary(make_engine, make_model, critic_rows, lora):
+    engine = make_engine(critic=CRITIC, lora=lora, keep_reference=True, tokens_per_batch=80)
+    assert not any(kl_T.any() for kl_T in engine.full_kl(critic_rows))
+    train(engine, critic_rows, AdamParams(lr=3e-2))
+    start = make_model()
+    for row, kl_T in zip(critic_rows, engine.full_kl(critic_rows), strict=True):
+        ids = torch.from_numpy(row.input_ids)[None]
+        with torch.inference_mode():
+            own, other = (
+                m(input_ids=ids).logits[0].double().softmax(-1).numpy() for m in (engine.model, start)
+            )
+        expected_T = (own * np.log(own / other)).sum(-1) * (row.fields["weights"] != 0)
+        np.testing.assert_allclose(kl_T, expected_T, rtol=1e-3, atol=1e-4)
+        assert kl_T.max() > 0.01
+
+
+def test_full_kl_is_the_mean_of_k1_over_the_vocabulary(make_engine, critic_rows):
+    engine = make_engine(critic=CRITIC, keep_reference=True)
+    train(engine, critic_rows)
+    row = critic_rows[0]
+    T = len(row)
+    everything = Row(row.input_ids, np.tile(np.arange(260), (T, 1)), {"weights": row.fields["weights"]})
+    [own_TV], [other_TV] = (engine.logprobs([everything], weights=w) for w in (LIVE, REFERENCE))
+    expected_T = (np.exp(own_TV) * (own_TV - other_TV)).sum(-1) * (row.fields["weights"] != 0)
+    np.testing.assert_allclose(engine.full_kl([row])[0], expected_T, atol=1e-5)
+
+
+def test_full_kl_needs_a_reference(make_engine, critic_rows):
+    with pytest.raises(CapabilityError, match="keep_reference"):
+        make_engine().full_kl(critic_rows)

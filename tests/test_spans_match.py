@@ -1,0 +1,414 @@
+"""Quotes → places: what is found is what was said, and what is not sure is counted, never guessed."""
+
+import unicodedata
+from itertools import permutations
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from didact.errors import UsageError
+from didact.spans import MatchPolicy, Quote, SpanReport, locate
+from didact.spans.fuzzy import nearest
+from didact.spans.match import MAX_PLACES, STRICT
+from didact.spans.normal import _by_regions, _simple, caseless, normal, segments
+
+anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+tricky = st.text("aAéE\u0301\u0323 \r\n\t\u00a0’“—ﬁ①ß½ｶ\uff9e각\u1100\u1161\u200b\u202e¨🙂", max_size=30)
+texts = st.one_of(anything, tricky, st.text("ab ", max_size=30))
+
+
+def one(quote, text, policy=MatchPolicy(), **more):  # noqa: B008
+    (placed,) = locate([Quote(quote, "poor", **more)], text, policy).placed
+    return placed
+
+
+def places(placed):
+    return [(s.start, s.end) for s in placed.spans]
+
+
+# ── the form and the way back ─────────────────────────────────────────────────────────────────────────
+
+
+@given(texts)
+def test_pieces_have_the_nfkc_of_the_whole(text):
+    pieces = segments(text)
+    assert "".join(text[a:b] for a, b in pieces) == text
+    assert all(a < b for a, b in pieces)
+    written = "".join(unicodedata.normalize("NFKC", text[a:b]) for a, b in pieces)
+    assert written == unicodedata.normalize("NFKC", text)
+
+
+@given(texts)
+def test_the_map_back_is_exact(text):
+    form = normal(text)
+    assert len(form.text) == len(form.first) == len(form.last) == len(form.caseless)
+    assert form.first.tolist() == sorted(form.first)
+    assert form.last.tolist() == sorted(form.last)
+    for i, (a, b) in enumerate(zip(form.first, form.last, strict=True)):
+        assert 0 <= a < b <= len(text)
+        assert normal(text[a:b]).text.find(form.text[i]) >= 0
+    # A stretch of the form that can be mapped back comes from a stretch with that form.
+    for start in range(len(form.text)):
+        for end in range(start + 1, min(start + 5, len(form.text)) + 1):
+            span = form.span(start, end)
+            if span is not None:
+                assert normal(text[slice(*span)]).text == form.text[start:end]
+
+
+@given(texts)
+def test_a_form_has_single_spaces_and_nothing_unseen(text):
+    form = normal(text).text
+    assert "  " not in form
+    assert not any(unicodedata.category(c) == "Cf" for c in form)
+    assert normal(form + "\n\nx").text.endswith(" x")
+
+
+@given(st.text("ab \r\n\t\x0b\x0c\x1cXY'\"", max_size=40))
+def test_what_stands_beyond_ascii_does_not_change_what_stands_before(text):
+    short, long = normal(text), normal(text + "é")
+    assert short.text == long.text[: len(short.text)]
+    assert long.first[: len(short.first)].tolist() == short.first.tolist()
+    assert long.last[: len(short.last)].tolist() == short.last.tolist()
+
+
+@given(texts | st.text("aé €–’½שلа你。🙂\u00a0", max_size=30))
+def test_the_short_way_says_what_the_long_way_says(text):
+    short, long = normal(text), _by_regions(text)
+    assert short.text == long.text
+    assert short.first.tolist() == long.first.tolist()
+    assert short.last.tolist() == long.last.tolist()
+
+
+def test_a_simple_character_never_joins_what_stands_before_it():
+    simple = [c for c in map(chr, range(0x80, 0x20000)) if _simple(c)]
+    assert len(simple) > 20_000
+    for before in "aAoשأ가カ<":
+        for c in simple[:3000] + simple[3000::17]:
+            assert unicodedata.normalize("NFKC", before + c) == before + unicodedata.normalize("NFKC", c)
+
+
+def test_what_the_form_makes_alike():
+    alike = [
+        ("It’s “5”", "It's \"5\""), ("a\r\n\tb", "a b"), ("a\u00a0b", "a b"), ("e\u0301", "é"),
+        ("ﬁve", "five"),
+        ("x – y — z − 1", "x - y - z - 1"), ("¨ ¨", "¨ ¨"),
+        ("so…", "so..."), ("²", "2"), ("a\u200bb\ufeff", "ab"),
+        ("ｶ\uff9e", "ガ"), ("\u1100\u1161\u11a8", "각"), ("\u202eש\u202c", "ש"),
+    ]  # fmt: skip
+    for a, b in alike:
+        assert normal(a).text == normal(b).text
+    assert caseless("ΣÄẞ") == "σäẞ"
+
+
+# ── tiers ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(texts, st.data())
+def test_any_stretch_of_an_answer_is_found_where_it_stands(text, data):
+    assume(text.strip())
+    start = data.draw(st.integers(0, len(text) - 1))
+    end = data.draw(st.integers(start + 1, len(text)))
+    quote = text[start:end]
+    assume(quote.strip())
+    every = one(quote, text, MatchPolicy(repeats="all"))
+    assert every.tier == "exact"
+    assert (start, end) in places(every)
+    assert all(s.quote == quote == text[s.start : s.end] for s in every.spans)
+    unique = one(quote, text)
+    if every.places == 1:
+        assert places(unique) == [(start, end)]
+    else:
+        assert (unique.tier, unique.spans, unique.reason) == ("unaligned", (), "ambiguous")
+    number = places(every).index((start, end)) + 1
+    by_index = one(quote, text, MatchPolicy(repeats="by_index"), occurrence=number)
+    assert places(by_index) == [(start, end)]
+    assert places(one(quote, text, MatchPolicy(repeats="first"))) == places(every)[:1]
+
+
+@pytest.mark.parametrize(
+    ("quote", "text", "found"),
+    [
+        ("it's 5", "So it’s  5.", "it’s  5"),
+        ("first line second", "The first line\r\nsecond.", "first line\r\nsecond"),
+        ("first\nline", "The first line.", "first line"),
+        ("“quoted”", 'a "quoted" word', '"quoted"'),
+        ("THE SUM", "So the sum is", "the sum"),
+        ("five", "It is ﬁve.", "ﬁve"),
+        ("café au", "un cafe\u0301 au lait", "cafe\u0301 au"),
+        ("naïve", "a nai\u0308ve b", "nai\u0308ve"),
+        ("x - 1", "so x − 1 is", "x − 1"),
+        (" the sum ", "(the sum)", "the sum"),
+        ("ab", "a\u200bb", "a\u200bb"),
+        ("שלום", "\u202bש\u200fלום\u202c x", "ש\u200fלום"),
+    ],
+)
+def test_a_normalised_quote_is_found_with_the_answers_own_characters(quote, text, found):
+    placed = one(quote, text)
+    assert placed.tier == "normalised"
+    assert placed.ratio == 1
+    assert [s.quote for s in placed.spans] == [found]
+    ((start, end),) = places(placed)
+    assert text[start:end] == found
+    assert one(quote, text, STRICT).reason == "absent"
+
+
+@pytest.mark.parametrize(
+    ("quote", "text"),
+    [
+        ("N", "n = 3"),  # a short name in another case is another name
+        ("f", "ﬁve"),  # half a ligature
+        ("i", "ﬁve"),
+        ("5", "½ of it"),
+        ("", "abc"), (" \n", "a \n b"), ("\u200b", "ab"), ("…", "ab"),
+        ("absent", "not here"), ("abcd", "abc"),
+        ("is not 7 but 8", "is not 7 but 9"),  # another number is another statement
+        ("short word", "shirt word"),  # too short for a near copy
+    ],
+)  # fmt: skip
+def test_what_is_not_sure_is_not_placed(quote, text):
+    placed = one(quote, text)
+    assert (placed.tier, placed.spans) == ("unaligned", ())
+    assert placed.reason == ("blank" if not quote.strip() else "absent")
+
+
+def test_a_surer_tier_is_not_left_for_more_places():
+    text = "The sum, the sum, the sum."
+    assert places(one("The sum", text, MatchPolicy(repeats="all"))) == [(0, 7)]
+    every = one("the  sum", text, MatchPolicy(repeats="all"))
+    assert (every.tier, every.places) == ("normalised", 2)
+    assert one("the  sum", text).reason == "ambiguous"
+
+
+def test_places_may_overlap():
+    assert one("aa", "aaa").reason == "ambiguous"
+    assert places(one("aa", "aaa", MatchPolicy(repeats="all"))) == [(0, 2), (1, 3)]
+
+
+def test_the_index_counts_from_one_and_must_be_there():
+    policy = MatchPolicy(repeats="by_index")
+    text = "no, no, no"
+    assert [places(one("no", text, policy, occurrence=n)) for n in (1, 2, 3)] == [
+        [(0, 2)],
+        [(4, 6)],
+        [(8, 10)],
+    ]
+    for bad in (0, 4, -1, 10**9):
+        assert one("no", text, policy, occurrence=bad).reason == "index"
+    assert one("no", text, policy).reason == "ambiguous"
+    assert one("no", "no.", policy, occurrence=2).reason == "index"
+    assert places(one("no", "no.", policy)) == [(0, 2)]
+
+
+def test_a_left_context_chooses_among_equal_places_only():
+    text = "First x = 1. Then x = 1."
+    assert places(one("x = 1", text, before="then ")) == [(18, 23)]
+    assert places(one("x = 1", text, before="First")) == [(6, 11)]
+    assert one("x = 1", text, before="Last").reason == "ambiguous"
+    assert places(one("Then", text, before="something else")) == [(13, 17)]
+    every = one("x = 1", text + " Then x = 1", MatchPolicy(repeats="by_index"), before="Then", occurrence=2)
+    assert places(every) == [(30, 35)]
+
+
+def test_a_quote_that_stands_everywhere_says_nothing():
+    text = "a" * (MAX_PLACES + 5)
+    for repeats in ("all", "first", "by_index"):
+        assert one("a", text, MatchPolicy(repeats=repeats), occurrence=1).reason == "ambiguous"
+
+
+def test_an_unknown_policy_is_named():
+    with pytest.raises(UsageError, match="did you mean 'first'"):
+        MatchPolicy(repeats="frist")
+    for wrong in ({"min_ratio": 0}, {"min_ratio": 1.1}, {"min_length": 0}, {"min_caseless": 0}):
+        with pytest.raises(UsageError):
+            MatchPolicy(**wrong)
+
+
+# ── near copies ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def distance(a, b):
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return row[-1]
+
+
+def slow_nearest(quote, text, share):
+    """(edits, places) by trying every stretch."""
+    found = {}
+    for a in range(len(text) + 1):
+        for b in range(a, len(text) + 1):
+            edits = distance(quote, text[a:b])
+            if edits <= int(share * len(quote) + 1e-9):
+                found.setdefault(edits, []).append((a, b))
+    return min(found.items()) if found else None
+
+
+letters = st.text("abc", min_size=10, max_size=14)
+
+
+@given(letters, st.text("abc", max_size=24), st.sampled_from([0.1, 0.2, 0.3]))
+@example("abcabcabca", "abcabcabcc abcabcabcb", 0.1)
+def test_the_nearest_copy_is_that_of_trying_everything(quote, text, share):
+    slow, fast = slow_nearest(quote, text, share), nearest(quote, text, share)
+    if slow is None:
+        assert fast is None
+        return
+    edits, stretches = slow
+    assert fast is not None
+    assert fast.edits == edits
+    assert set(fast.places) <= set(stretches)
+    # Every equally near stretch overlaps one that was named, so one name means one place.
+    for a, b in stretches:
+        assert any(a < d and c < b for c, d in fast.places)
+
+
+@given(st.text("abcdefghij klm", min_size=30, max_size=60), st.data())
+def test_a_few_typing_mistakes_are_forgiven(text, data):
+    start = data.draw(st.integers(0, 8))
+    quote = text[start : start + 20]
+    assume(len(quote.strip()) == 20)
+    at = data.draw(st.integers(1, 18))
+    damaged = data.draw(st.sampled_from([quote[:at] + quote[at + 1 :], quote[:at] + "X" + quote[at:]]))
+    placed = one(damaged, text)
+    if placed.tier == "fuzzy":
+        (s,) = placed.spans
+        assert placed.ratio >= 0.9
+        assert distance(caseless(damaged), caseless(s.quote)) <= 2
+        assert s.quote == text[s.start : s.end]
+    else:  # then there is a second place as near, or a surer one
+        assert placed.reason == "ambiguous" or placed.tier in ("exact", "normalised")
+
+
+def test_a_near_copy_is_placed_and_says_how_near():
+    text = "We know that the derivative of the function is positive on the interval."
+    placed = one("the derivative of a function is positive", text)
+    assert (placed.tier, placed.ratio) == ("fuzzy", 1 - 3 / 40)
+    placed = one("the derivate of the function is positive", text)
+    assert (placed.tier, [s.quote for s in placed.spans]) == (
+        "fuzzy",
+        ["the derivative of the function is positive"],
+    )
+    assert placed.ratio == 1 - 2 / 40
+
+
+def test_two_equally_near_copies_are_none():
+    text = "the quick brown fax. The quick brown fix."
+    placed = one("the quick brown fox", text, MatchPolicy(repeats="all"))
+    assert (placed.tier, placed.reason, placed.places) == ("unaligned", "ambiguous", 2)
+    assert places(one("the quick brown fox", text, before="fax. ")) == [(21, 40)]
+    nearer = one("the quick brown fox", "the quick brown fx. The qick brwn fox.")
+    assert [s.quote for s in nearer.spans] == ["the quick brown fx"]
+    many = one("abababababababx", "ab" * 60)
+    assert (many.tier, many.reason) == ("unaligned", "ambiguous")
+
+
+def test_unrelated_phrases_are_never_placed():
+    text = (
+        "Photosynthesis turns light into chemical energy. Plants take in water and carbon dioxide, and with "
+        "the light of the sun they make sugar and give off oxygen, on which nearly all animals depend."
+    )
+    phrases = [
+        "the mitochondria is the powerhouse", "respiration happens at night only", "plants eat soil to grow",
+        "the answer does not cite a source", "carbon monoxide and nitrogen", "sugar is made from oxygen",
+        "water is not necessary for this", "animals depend on the moon light",
+        "chlorophyll reflects green light",
+        "energy cannot be created or destroyed",
+    ]  # fmt: skip
+    found = locate([Quote(p, "poor") for p in phrases], text)
+    assert found.spans == ()
+    assert [p.reason for p in found.placed] == ["absent"] * 10
+
+
+def test_the_bound_can_be_changed():
+    text = "abcdefghijklmnopqrstuvwxyz"
+    quote = "abcdefghijklmnopqrXXXvwxyz"
+    assert one(quote, text).tier == "unaligned"
+    assert one(quote, text, MatchPolicy(min_ratio=0.85)).tier == "fuzzy"
+    assert one(quote, text, MatchPolicy(min_ratio=0.85, fuzzy=False)).tier == "unaligned"
+    assert one("ABCDEFGH", text, MatchPolicy(normalised=False, fuzzy=False)).tier == "unaligned"
+    assert one("ABCDEFGH", text, MatchPolicy(min_caseless=9)).tier == "unaligned"
+
+
+# ── many quotes ───────────────────────────────────────────────────────────────────────────────────────
+
+quotes = st.builds(
+    Quote,
+    st.text("ab .é’", max_size=6),
+    st.sampled_from(["good", "poor"]),
+    phrase=st.none() | st.sampled_from(["p", "q"]),
+    occurrence=st.none() | st.integers(-1, 3),
+    before=st.none() | st.text("ab", max_size=2),
+)
+policies = st.builds(
+    MatchPolicy,
+    repeats=st.sampled_from(["unique_only", "all", "first", "by_index"]),
+    normalised=st.booleans(),
+    fuzzy=st.booleans(),
+    min_length=st.integers(1, 12),
+    min_ratio=st.sampled_from([0.5, 0.75, 0.9, 1.0]),
+)
+
+
+@given(st.lists(quotes, max_size=4), st.text("ab .é'", max_size=20), policies)
+def test_the_order_of_quotes_does_not_matter_and_every_span_quotes_the_answer(asked, text, policy):
+    found = locate(asked, text, policy)
+    assert [p.quote for p in found.placed] == asked
+    for p in found.placed:
+        assert (p.tier == "unaligned") == (p.spans == ()) == (p.reason is not None)
+        assert all(s.quote == text[s.start : s.end] for s in p.spans)
+        assert all((s.label, s.phrase) == (p.quote.label, p.quote.phrase) for s in p.spans)
+        assert p.tier == "unaligned" or p.ratio >= policy.min_ratio
+    for order in permutations(asked):
+        assert locate(order, text, policy).spans == found.spans
+    doubled = locate([*asked, *asked], text, policy)
+    assert doubled.spans == found.spans
+
+
+@given(st.lists(st.tuples(texts, texts), max_size=5))
+def test_nothing_that_is_quoted_can_break_it(pairs):
+    for quote, text in pairs:
+        placed = one(quote, text)
+        report = SpanReport.of(locate([placed.quote], text), text)
+        assert report.quotes == 1
+        assert all(s.quote == text[s.start : s.end] for s in placed.spans)
+
+
+@given(st.text(max_size=20), st.text(max_size=40))
+def test_half_surrogates_pass_through(quote, text):
+    assert locate([Quote(quote, "good")], text).placed
+
+
+# ── the report ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_report_counts_and_adds_up():
+    text = "The sum is 7, the sum is off."
+    asked = [
+        Quote("is 7", "poor"), Quote("THE SUM IS 7", "good"), Quote("sum", "poor"), Quote("nine", "good"),
+        Quote("the summ is off", "good"),
+    ]  # fmt: skip
+    found = locate(asked, text)
+    report = SpanReport.of(found, text, [1, -1, 0, 0])
+    assert (report.answers, report.quotes, report.characters, report.tokens) == (1, 5, 29, 4)
+    assert (report.exact, report.normalised, report.fuzzy, report.unaligned) == (1, 1, 1, 2)
+    assert (report.ambiguous, report.good, report.poor, report.covered, report.conflicting) == (
+        1,
+        2,
+        1,
+        26,
+        4,
+    )
+    assert (report.positive, report.negative) == (1, 1)
+    assert (report.match_rate, report.ambiguity, report.polarity) == (3 / 5, 1 / 5, 2 / 3)
+    assert (report.coverage, report.labelled) == (26 / 29, 0.5)
+    both = SpanReport.total([report, SpanReport.of(locate([], "ab"), "ab")])
+    assert (both.answers, both.characters, both.quotes, both.match_rate) == (2, 31, 5, 3 / 5)
+    assert SpanReport.total([]) == SpanReport()
+    assert SpanReport().match_rate is SpanReport().coverage is SpanReport().labelled is None
+    assert both.as_dict()["match_rate"] == 0.6
+    assert both.as_dict()["unaligned"] == 2
+    assert str(report).startswith("5 quotes about 1 answers: 1 exact, 1 normalised, 1 fuzzy, 2 unaligned")
