@@ -28,6 +28,7 @@ from didact.feedback.judge import Judge
 from didact.feedback.program import Level, ProgramCritic
 from didact.feedback.puzzle_critic import MISTAKES, PuzzleCritic
 from didact.feedback.self_critique import SelfCritique
+from didact.feedback.span_judge import SpanJudge
 from didact.feedback.teacher import Teacher
 from didact.rollouts.engine_chat import EngineChat
 from didact.rollouts.render import Renderer
@@ -141,8 +142,11 @@ class LocalJudgeSource(_Spoken):
 
     model: str | None = None
     """A folder or hub id; None is a frozen copy of the model that is trained."""
-    output: Literal["text", "json"] = "text"
-    """"json" asks for score, label and spans too, which small models cannot write."""
+    output: Literal["text", "json", "spans"] = "text"
+    """"json" asks for score, label and spans too, which small models cannot write; "spans" for a critique and
+    the good and poor passages that it is about."""
+    reasoning: bool = True
+    """Of "spans": a critique comes before the passages."""
     privileged: bool = False
     """Show the reference."""
 
@@ -151,7 +155,7 @@ class LocalJudgeSource(_Spoken):
         return self.privileged
 
     def build(self, at: Surroundings) -> FeedbackSource:
-        return Judge(self.chat(at, "frozen", self.model), privileged=self.privileged, output=self.output)
+        return _judge(self, self.chat(at, "frozen", self.model))
 
 
 class ServerJudgeSource(Source):
@@ -163,7 +167,9 @@ class ServerJudgeSource(Source):
     api_key_env: str | None = "auto"
     """Name of the environment variable that holds the key; null sends none. "auto" is OPENAI_API_KEY for
     OpenAI's servers and, if it is set, for this machine's; any other server has to be given a name."""
-    output: Literal["text", "json"] = "json"
+    output: Literal["text", "json", "spans"] = "json"
+    reasoning: bool = True
+    """Of "spans": a critique comes before the passages."""
     privileged: bool = False
     concurrency: Positive = 8
     timeout: Annotated[float, Field(gt=0)] = 60.0
@@ -216,11 +222,7 @@ class ServerJudgeSource(Source):
             at_once=2 * self.concurrency,
         )
         folder = self.cache or replies
-        return Judge(
-            chat if folder is None else ChatCache(chat, folder),
-            privileged=self.privileged,
-            output=self.output,
-        )
+        return _judge(self, chat if folder is None else ChatCache(chat, folder))
 
     def _prices(self) -> Prices | None:
         from didact.feedback.openai_chat import Prices
@@ -238,6 +240,21 @@ class ServerJudgeSource(Source):
                 "and --price-out, in USD for a million tokens read and written, or limit --max-requests"
             )
         return None
+
+
+def _judge(settings: LocalJudgeSource | ServerJudgeSource, model: ChatModel) -> FeedbackSource:
+    """The judge that the settings ask for.
+
+    Raises:
+        UsageError: `reasoning` is switched off for an output that has no other form.
+    """
+    if settings.output == "spans":
+        return SpanJudge(model, privileged=settings.privileged, reasoning=settings.reasoning)
+    if not settings.reasoning:
+        raise UsageError(
+            f"feedback.settings.reasoning=false is for output=spans, not {settings.output}: leave it out"
+        )
+    return Judge(model, privileged=settings.privileged, output=settings.output)
 
 
 class TeacherSource(_Spoken):
