@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from didact.errors import UsageError
 from didact.feedback.chat import ChatReply
+from didact.feedback.judge import Judge
 from didact.feedback.prompts import load_prompt
 from didact.feedback.span_judge import (
     MAX_SPANS,
@@ -18,10 +19,11 @@ from didact.feedback.span_judge import (
     Marks,
     Passage,
     SpanJudge,
+    make_judge,
     schema,
 )
 from didact.spans import SpanReport
-from didact.training.sources import LocalJudgeSource, ServerJudgeSource, _judge, source_settings
+from didact.training.sources import source_settings
 from didact.types import Feedback
 from tests.test_judge import PROBLEM, ScriptedChat, about
 
@@ -226,12 +228,14 @@ def test_whatever_is_quoted_every_span_quotes_the_answer(answer, quotes, phrase)
 
 def test_the_setting_output_chooses_the_judge():
     chat = ScriptedChat([])
-    for kind in (LocalJudgeSource, ServerJudgeSource):
-        judge = _judge(kind(output="spans", reasoning=False, privileged=True), chat)
-        assert isinstance(judge, SpanJudge)
-        assert judge.prompt.name == "spans_only_private_v1"
-        assert not isinstance(_judge(kind(output="json"), chat), SpanJudge)
-        with pytest.raises(UsageError, match="reasoning=false is for output=spans, not json"):
-            _judge(kind(output="json", reasoning=False), chat)
+    judge = make_judge(chat, "spans", reasoning=False, privileged=True)
+    assert isinstance(judge, SpanJudge)
+    assert judge.prompt.name == "spans_only_private_v1"
+    assert isinstance(make_judge(chat, "json"), Judge)
+    with pytest.raises(UsageError, match="reasoning=false is for output=spans, not json"):
+        make_judge(chat, "json", reasoning=False)
     with pytest.raises(UsageError, match="output = 'span'"):
         source_settings("judge:openai", {"output": "span"})
+    for name in ("judge:openai", "judge:local"):
+        found = source_settings(name, {"output": "spans", "reasoning": False})
+        assert (found.output, found.reasoning) == ("spans", False)

@@ -31,10 +31,10 @@ TASK_SEED = 99
 """The run seed whose training problems the warm-up takes: seeds of runs are others."""
 POOL = 3_000
 """Different problems a puzzle."""
-SHARES = {"knights_knaves": 6, "binary_matrix": 3, "shortest_path": 3}
-KINDS = {"answer": 3, "revise": 10, "criticise": 3}
+SHARES = {"knights_knaves": 8, "binary_matrix": 2, "shortest_path": 3}
+KINDS = {"answer": 3, "revise": 11, "criticise": 2}
 """How often each puzzle and each kind of example is drawn (relative weights)."""
-NOISE = {"knights_knaves": 0.35, "binary_matrix": 0.15, "shortest_path": 0.55}
+NOISE = {"knights_knaves": 0.5, "binary_matrix": 0.35, "shortest_path": 0.9}
 """How often a person's role, a cell, or a path is wrong in a first answer of the warm-up."""
 DIRECTIONS = ("right", "down", "left", "up")
 

@@ -49,7 +49,9 @@ def eval_(
     The problems are the same for every model and seed, and training never sees them.
     """
     from didact.cli.progress import evaluation_line
+    from didact.methods.feedback_descent import NAME as DESCENT
     from didact.training.config import load_config, read_yaml
+    from didact.training.descend import instructed_parts
     from didact.training.run_dir import RunDir, write_atomically
     from didact.training.setup import build
 
@@ -68,8 +70,11 @@ def eval_(
             f"--rounds {rounds} asks for critiques, and the protocol single has none: take --protocol "
             "feedback or self-critique, or leave --rounds out"
         )
-    parts = build(config, for_training=False, home=run.path if is_run else None)
-    step = _loaded(run, parts) if is_run else 0
+    if config.method == DESCENT:
+        parts, step = instructed_parts(config, run)
+    else:
+        parts = build(config, for_training=False, home=run.path if is_run else None)
+        step = _loaded(run, parts) if is_run else 0
     evaluation = _evaluated(parts, protocol, rounds, step)
     own = protocol is Protocol.SELF_CRITIQUE
     values = evaluation.metrics("own_critique" if own else "feedback")

@@ -13,7 +13,7 @@ FeedbackOption = Annotated[
     str | None,
     typer.Option(
         "--feedback",
-        help="program, judge:local, judge:openai, teacher, self, recorded or human (docs/feedback.md).",
+        help="program, judge:local, judge:openai, teacher, self, reward, recorded, human (docs/feedback.md).",
     ),
 ]
 JudgeModelOption = Annotated[

@@ -15,6 +15,7 @@ from didact.cli.compare import compare
 from didact.cli.critique import critique
 from didact.cli.data import data_app
 from didact.cli.demo import demo
+from didact.cli.descend import descend
 from didact.cli.doctor import doctor
 from didact.cli.eval import eval_
 from didact.cli.logs import log_to_stderr
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(train)
+app.command()(descend)
 app.command("eval")(eval_)
 app.command()(compare)
 app.command()(sweep)

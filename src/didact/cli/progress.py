@@ -104,4 +104,9 @@ def evaluation_line(values: dict[str, Any]) -> str:
         line += f", after feedback {values['accuracy_after_feedback']:.1%}"
     if "accuracy_after_own_critique" in values:
         line += f", after its own critique {values['accuracy_after_own_critique']:.1%}"
-    return f"{line} on {values['n']} problems"
+    line += f" on {values['n']} problems"
+    if "score" in values:
+        line += f"; mean score {values['score']:.3f}"
+        if "score_after_feedback" in values:
+            line += f", after feedback {values['score_after_feedback']:.3f}"
+    return line

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 from didact.errors import UsageError
 from didact.evaluation.intervals import wilson
+from didact.evaluation.judged import score_metrics
 from didact.rollouts.base import Context
 from didact.rollouts.multi_turn import multi_turn
 from didact.rollouts.single_turn import single_turn
-from didact.types import Problem, Rollout
+from didact.tasks.writing import Judged
+from didact.types import Problem, Rollout, Turn
 
 MAX_MISSING = 0.1
 """Beyond this share of failed critiques there is no accuracy after feedback: who is left is no sample."""
@@ -44,15 +46,19 @@ class Evaluation:
             lack theirs.
         by_round: [K + 1, W] bool, is the answer that stands after k critiques right? Of a dialogue that has
             ended, the last one stands. None where `after` is.
+        judged: Does a judge score the answers, so that their mean score counts beside how many are right?
     """
 
     rollouts: list[Rollout]
     first: NDArray[np.bool_]
     after: NDArray[np.bool_] | None
     by_round: NDArray[np.bool_] | None = None
+    judged: bool = False
 
     def metrics(self, critic: str = "feedback") -> dict[str, Any]:
-        """Accuracies with 95 % Wilson intervals, as a flat record for metrics.jsonl and result.json.
+        """Accuracies with 95 % Wilson intervals, as a record for metrics.jsonl and result.json.
+
+        Where a judge scores, also its scores by turn; see `judged.score_metrics`.
 
         Args:
             critic: Who criticised: names the accuracy after it, as "accuracy_after_feedback".
@@ -66,6 +72,10 @@ class Evaluation:
         if self.after is not None:
             values[f"accuracy_after_{critic}"] = float(self.after.mean())
             values[f"after_{critic}_ci95"] = list(wilson(int(self.after.sum()), len(self.after)))
+        if self.judged:
+            firsts = [r.turns[0] for r in self.rollouts if r.turns[0].reward is not None]
+            rounds = range(0 if self.by_round is None else len(self.by_round))
+            values |= score_metrics(firsts, [_standing(_whole(self.rollouts), k) for k in rounds], critic)
         return values
 
     def rounds(self) -> list[dict[str, Any]]:
@@ -133,18 +143,25 @@ def evaluate(
             f"nothing verified any answer to {len(rollouts)} evaluation problems, so there is no accuracy: "
             "give the task a verifier that works, or switch evaluation off with --set eval.problems=0"
         )
-    missing = [_critic_failed(r) for r in rollouts]
-    whole = [
-        r
-        for r, lost in zip(rollouts, missing, strict=True)
-        if not lost and all(t.reward is not None for t in r.turns)
-    ]
+    missing = sum(_critic_failed(r) for r in rollouts)
+    whole = _whole(rollouts)
+    judged = isinstance(ctx.task, Judged)
     first = np.array([turn.correct for turn in firsts], dtype=np.bool_)
-    if not (feedback and whole and sum(missing) <= MAX_MISSING * len(rollouts)):
-        return Evaluation(rollouts, first, None)
-    standing = [[r.turns[min(k, len(r.turns) - 1)].correct for r in whole] for k in range(rounds + 1)]
-    by_round = np.array(standing, dtype=np.bool_)
-    return Evaluation(rollouts, first, by_round[-1], by_round)
+    if not (feedback and whole and missing <= MAX_MISSING * len(rollouts)):
+        return Evaluation(rollouts, first, None, judged=judged)
+    right = [[turn.correct for turn in _standing(whole, k)] for k in range(rounds + 1)]
+    by_round = np.array(right, dtype=np.bool_)
+    return Evaluation(rollouts, first, by_round[-1], by_round, judged=judged)
+
+
+def _whole(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Those of which every answer was verified and every critique was had."""
+    return [r for r in rollouts if not _critic_failed(r) and all(t.reward is not None for t in r.turns)]
+
+
+def _standing(rollouts: Sequence[Rollout], k: int) -> list[Turn]:
+    """The answers that stand after k critiques; of a dialogue that has ended, the last one."""
+    return [r.turns[min(k, len(r.turns) - 1)] for r in rollouts]
 
 
 def _critic_failed(rollout: Rollout) -> bool:

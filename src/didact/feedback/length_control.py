@@ -1,4 +1,4 @@
-r"""Length-controlled win rates: what a judge's preference would be, were both texts equally long.
+r"""Length control: what a judge would prefer, or how it would score, were all texts equally long.
 
 Judges prefer longer texts. Dubois, Galambosi, Liang & Hashimoto (2024, "Length-Controlled AlpacaEval",
 arXiv:2404.04475) model the preference with a logistic regression and predict it at a length difference
@@ -7,6 +7,9 @@ of zero. With preferences p_i ∈ [0, 1] for a over b and lengths |a_i|, |b_i|:
     Δ_i  = |a_i| − |b_i|,   σ = sd(Δ)
     p_i  ~ sigmoid(θ + φ · tanh(Δ_i / σ))
     length-controlled win rate = sigmoid(θ)
+
+A score s_i ∈ [0, 1] of one text is taken alike, s_i ~ sigmoid(θ + φ · tanh((|a_i| − L) / σ)), and told at a
+length of L, which is no part of the paper.
 
 Departures from the paper: its term for the difficulty of an instruction is left out, since it needs many
 models on the same instructions; and φ has a small ridge penalty in place of one chosen by
@@ -49,6 +52,78 @@ class WinRate(NamedTuple):
     """Pairs without one, which count nowhere."""
     extrapolated: bool
     """The same side is the longer one in every pair, so that zero lies outside what was seen."""
+
+
+class Score(NamedTuple):
+    """How a judge scores."""
+
+    raw: float
+    """The mean score, in [0, 1]."""
+    raw_low: float
+    """Percentile bootstrap interval of `raw`, over texts."""
+    raw_high: float
+    controlled: float
+    """The same at the length asked for."""
+    low: float
+    """Likewise of `controlled`."""
+    high: float
+    length_effect: float
+    """φ: above 0 the judge scores longer texts higher."""
+    n: int
+    """Texts with a score."""
+    missing: int
+    """Texts without one, which count nowhere."""
+    extrapolated: bool
+    """Every text is longer than that, or every one shorter."""
+
+
+def score_at(
+    scores_N: ArrayLike,
+    lengths_N: ArrayLike,
+    length: float,
+    *,
+    seed: int = 0,
+    n_resamples: int = 1_000,
+    confidence: float = 0.95,
+) -> Score:
+    """The mean score, raw and at a given length.
+
+    Args:
+        scores_N: In [0, 1]; NaN where a score is missing.
+        lengths_N: Lengths of the texts in any unit, as characters.
+        length: In the same unit.
+        seed: Fixes the resamples.
+        n_resamples: Of the bootstrap, at least 1.
+        confidence: In (0, 1).
+
+    Raises:
+        DataError: different lengths of the lists, a value out of range, or fewer than two scores.
+    """
+    s_N, all_N = np.asarray(scores_N, dtype=np.float64), np.asarray(lengths_N, dtype=np.float64)
+    found = win_rate(
+        s_N,
+        all_N,
+        np.full_like(all_N, length),
+        seed=seed,
+        n_resamples=n_resamples,
+        confidence=confidence,
+    )
+    s_N = s_N[~np.isnan(s_N)]
+    rng = generator(seed, "score-bootstrap")
+    means = s_N[rng.integers(len(s_N), size=(n_resamples, len(s_N)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Score(
+        raw=found.raw,
+        raw_low=float(low),
+        raw_high=float(high),
+        controlled=found.controlled,
+        low=found.low,
+        high=found.high,
+        length_effect=found.length_effect,
+        n=found.n,
+        missing=found.missing,
+        extrapolated=found.extrapolated,
+    )
 
 
 def win_rate(

@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from didact.errors import UsageError
 from didact.feedback.base import FeedbackRequest
 from didact.feedback.chat import ChatModel, ChatReply, ChatRequest
-from didact.feedback.judge import TOP_SCORE
+from didact.feedback.judge import TOP_SCORE, Judge
 from didact.feedback.model_critic import MAX_CHARS, ModelCritic
 from didact.feedback.prompts import shorten
 from didact.feedback.verdicts import StrictVerdict, ask_again, read_verdict, unusable
@@ -209,6 +210,21 @@ class SpanJudge(ModelCritic):
         quotes = [_quote(p, "good", critique) for p in found.good_spans]
         quotes += [_quote(p, "poor", critique) for p in found.poor_spans]
         return locate(quotes, answer, self.policy)
+
+
+def make_judge(
+    model: ChatModel, output: str, *, privileged: bool = False, reasoning: bool = True
+) -> Judge | SpanJudge:
+    """The judge with this form of reply: "text", "json" or "spans".
+
+    Raises:
+        UsageError: no such form, or `reasoning` is switched off for one that has a critique at all times.
+    """
+    if output == "spans":
+        return SpanJudge(model, privileged=privileged, reasoning=reasoning)
+    if not reasoning:
+        raise UsageError(f"feedback.settings.reasoning=false is for output=spans, not {output}: leave it out")
+    return Judge(model, privileged=privileged, output=output)
 
 
 def _quote(passage: Passage, label: Literal["good", "poor"], critique: str) -> Quote:

@@ -134,6 +134,9 @@ class RubricJudge:
         for key, rating in fresh.items():
             if rating.error is None:  # a failure may succeed the next time
                 self._known[key] = rating
+        for key in keys:
+            if key in self._known:  # what was used last is kept longest
+                self._known.move_to_end(key)
         ratings = [fresh.get(key) or self._known.get(key) or self._rating(None) for key in keys]
         while len(self._known) > KEPT_RATINGS:
             self._known.popitem(last=False)
@@ -141,9 +144,16 @@ class RubricJudge:
 
     def score(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """One verdict for each (problem, piece), in order; no reward where the judge failed."""
-        return [
-            Verdict(r.reward, r.score is not None and r.score >= self.good, r.error) for r in self.rate(asked)
-        ]
+        return [self.verdict(rating) for rating in self.rate(asked)]
+
+    def verdict(self, rating: Rating) -> Verdict:
+        """A rating as a verifier's verdict."""
+        good = rating.score is not None and rating.score >= self.good
+        return Verdict(rating.reward, good, rating.error)
+
+    def knows(self, problem: Problem, piece: str) -> bool:
+        """Has it rated this piece, so that it need not be asked again?"""
+        return _key(problem, piece) in self._known
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """One feedback a request, in order: the rating's own words, which are asked for once only."""

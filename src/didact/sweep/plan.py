@@ -37,7 +37,7 @@ Named = Annotated[dict[str, Settings | None], Field(min_length=1)]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 BUDGET = ("steps", "max_sampled_tokens")
 """The keys of a run that say how long it lasts."""
-PROTOCOL = ("task", "eval")
+PROTOCOL = ("task", "reward", "eval")
 """The sections that must be the same for what is compared."""
 
 

@@ -27,7 +27,7 @@ class TaskConfig(Section):
     """What is asked."""
 
     name: str = "spell_backward"
-    """A reasoning-gym generator, "code", "jsonl" or "recorded"."""
+    """A reasoning-gym generator, "code", "jsonl", "math", "recorded" or "writing"."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The task's own settings: a generator's, or the files and the verifier of a JSONL task."""
 
@@ -36,7 +36,7 @@ class FeedbackConfig(Section):
     """Who criticises."""
 
     source: str = "program"
-    """program, judge:local, judge:openai, teacher, self, recorded or human; see docs/feedback.md."""
+    """program, judge:local, judge:openai, teacher, self, reward, recorded or human; see docs/feedback.md."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The source's own settings."""
     control: Control | None = None
@@ -45,6 +45,20 @@ class FeedbackConfig(Section):
     """What happens to a critique that states the answer."""
     max_failed: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Stop, resumably, once more than this share of the last 64 critiques failed."""
+
+
+class RewardConfig(Section):
+    """Who scores the answers of a task that has no verifier, as `writing`."""
+
+    source: str
+    """judge:local or judge:openai; see docs/feedback.md."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The judge's own settings: its model or server, `good` and `max_chars` of the rubric."""
+    pairwise: bool = False
+    """In evaluation, also have the judge compare answers with those of the start, pair by pair in both
+    orders: two more questions a problem."""
+    max_failed: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Stop, resumably, once more than this share of the last 64 scores failed."""
 
 
 class LoraConfig(Section):
@@ -150,6 +164,8 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     task: TaskConfig = TaskConfig()
     feedback: FeedbackConfig = FeedbackConfig()
+    reward: RewardConfig | None = None
+    """Only for a task without a verifier of its own."""
     sampling: SamplingConfig = SamplingConfig()
     optim: OptimConfig = OptimConfig()
     eval: EvalConfig = EvalConfig()
@@ -192,6 +208,20 @@ def load_config(
     named = values.setdefault("method", method)
     if named != method:
         raise UsageError(f"{file} is a config for {named!r}, not {method!r}: run `train {named}`")
+    return _changed(values, overrides, direct)
+
+
+def borrow_config(
+    method: str, file: Path | None = None, overrides: Sequence[str] = (), **direct: Any
+) -> RunConfig:
+    """The same from a file of any method, without that method's own settings; see `load_config`."""
+    values = {} if file is None else read_yaml(file)
+    if values.get("method", method) != method:
+        values.pop("settings", None)
+    return _changed({**values, "method": method}, overrides, direct)
+
+
+def _changed(values: dict[str, Any], overrides: Sequence[str], direct: Mapping[str, Any]) -> RunConfig:
     for key, value in direct.items():
         if value is not None:
             if key == "task__name":

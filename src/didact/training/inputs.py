@@ -34,10 +34,11 @@ def inputs(parts: Parts) -> dict[str, str]:
     packages = ["torch", "transformers"]
     if parts.config.model.lora is not None:
         packages.append("peft")
-    if parts.config.task.name not in ("jsonl", "recorded", "code"):
+    if parts.config.task.name not in ("jsonl", "recorded", "code", "writing"):
         packages.append("reasoning-gym")
     found |= {f"version of {name}": version(name) for name in packages}
     found["version of didact"] = _didact_version()
+    found |= {} if parts.scoring is None else parts.scoring.inputs()
     chosen = parts.config.feedback
     said_in = source_settings(chosen.source, chosen.settings).files
     for file in (*getattr(task, "files", ()), *said_in):

@@ -97,10 +97,12 @@ def train_step(
     seed = derive_seed(config.seed, "step", state.step)
     progress = config.progress(state.step, state.sampled_tokens)
     ctx = parts.context(seed=seed, step=state.step, progress=progress)
+    parts.bill()  # what an evaluation's scores cost is no part of training
     with stop.interruptible():
         first = state.step * config.problems_per_step
         problems = [parts.task.train_problem(first + i) for i in range(config.problems_per_step)]
         rollouts = parts.method.collect(ctx, problems)
+        scores = parts.bill()
     # From here on a signal waits: `rows` may swap other weights in, and the update changes them. The
     # rollouts are written first, so that a loss that is not finite leaves them to be looked at.
     run.add_rollouts(rollouts, state.step + 1)
@@ -112,7 +114,9 @@ def train_step(
         update={
             "step": state.step + 1,
             "sampled_tokens": state.sampled_tokens + sum(r.sampled_tokens for r in rollouts),
-            "feedback_tokens": state.feedback_tokens + sum(r.feedback_tokens for r in rollouts),
+            "feedback_tokens": state.feedback_tokens
+            + sum(r.feedback_tokens for r in rollouts)
+            + scores.tokens,
             "updates": state.updates + config.optim.passes * bool(terms),
         }
     )
@@ -121,6 +125,7 @@ def train_step(
         "sampled_tokens": state.sampled_tokens,
         "feedback_tokens": state.feedback_tokens,
         **rollout_metrics(rollouts),
+        **scores.metrics(),
         "lr": params.lr,
         **metrics,
     }
@@ -163,7 +168,7 @@ def evaluate_once(
         evaluation = evaluate(ctx, problems, temperature=config.temperature, feedback=config.feedback)
         watch.add(evaluation.rollouts)
         watch.check()
-        values = evaluation.metrics()
+        values = evaluation.metrics() | parts.against_start(run, evaluation)
         ends = parts.config.progress(state.step, state.sampled_tokens) >= 1
         if config.own_critique and (state.step == 0 or ends):
             own = dataclasses.replace(ctx, feedback=parts.own_critic())

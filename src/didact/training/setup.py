@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from didact.engines.base import Engine, SamplingParams
 from didact.engines.local import LocalEngine, LoraSettings
 from didact.errors import DataError, UsageError
+from didact.evaluation.evaluate import Evaluation
 from didact.feedback.base import FeedbackSource
 from didact.feedback.controls import controlled
 from didact.feedback.leakage import LeakGuard
 from didact.feedback.self_critique import SelfCritique
 from didact.methods import SFT, Method, make_method
+from didact.methods.feedback_descent import NAME as DESCENT
 from didact.randomness import derive_seed
 from didact.rollouts.base import Context
 from didact.rollouts.engine_chat import EngineChat
@@ -26,6 +29,8 @@ from didact.tasks.finite import FiniteTask
 from didact.tasks.recorded import RecordedAnswers
 from didact.tasks.writing import Judged
 from didact.training.config import ModelConfig, RunConfig
+from didact.training.rewards import Bill, Scoring, against_start, check_reward, make_scoring
+from didact.training.run_dir import RunDir
 from didact.training.sources import Surroundings, source_settings
 from didact.types import Problem
 
@@ -46,6 +51,8 @@ class Parts:
     method: Method
     engine: Engine
     renderer: Renderer
+    scoring: Scoring | None = None
+    """Scores answers where the task has no verifier."""
 
     def context(self, *, seed: int, step: int, progress: float) -> Context:
         """What one training step may use."""
@@ -71,6 +78,16 @@ class Parts:
         params = SamplingParams(max_tokens=self.config.eval.own_critique, temperature=0.0)
         return SelfCritique(EngineChat(self.engine, self.renderer, params=params))
 
+    def bill(self) -> Bill:
+        """What the judge of the rewards cost since this was last asked; nothing where there is none."""
+        return Bill() if self.scoring is None else self.scoring.bill()
+
+    def against_start(self, run: RunDir, evaluation: Evaluation) -> dict[str, Any]:
+        """What a judge of rewards makes of these answers beside those of the run's start; else nothing."""
+        if self.scoring is None or self.config.reward is None:
+            return {}
+        return against_start(self.scoring, self.config.reward.pairwise, run, evaluation)
+
     def eval_problems(self) -> Sequence[Problem]:
         """The configured stretch of evaluation problems.
 
@@ -87,32 +104,45 @@ class Parts:
         return problems
 
 
-def build(config: RunConfig, *, for_training: bool = True, home: Path | None = None) -> Parts:
+def build(
+    config: RunConfig,
+    *,
+    for_training: bool = True,
+    home: Path | None = None,
+    method: Method | None = None,
+) -> Parts:
     """Make everything that a config names, the cheap things first.
 
     Args:
         config: The settings.
         for_training: Also check that the method can learn from what the task offers.
         home: The run directory, where a feedback source keeps what it needs again.
+        method: One that no name makes, in place of the configured one.
 
     Raises:
         UsageError, DataError: a name, file or row that cannot be used; nothing was written.
     """
-    method = make_method(config.method, config.settings)
-    task = make_task(config.task.name, config.task.settings, seed=config.seed)
-    if isinstance(task, Judged) and not task.bound:
+    if method is None and config.method == DESCENT:
         raise UsageError(
-            f"task {task.name!r} is scored by a judge, which settings cannot name: use it in Python, with "
-            "task.bind(RubricJudge(chat_model))"
+            f"{DESCENT} changes an instruction and no weight, so there is nothing to train, resume or sweep: "
+            "run `didact descend`, or go on with `didact descend --resume RUN`"
         )
-    validate_task(task)
+    method = method or make_method(config.method, config.settings)
+    task = make_task(config.task.name, config.task.settings, seed=config.seed)
+    check_reward(config, task)
+    if not isinstance(task, Judged):  # a judge's scores are no proof of a reference
+        validate_task(task)
     if for_training:
         check_task(config, method, task)
     engine = make_engine(config.model, keep_reference=method.needs_reference)
     renderer = Renderer(engine.tokenizer, config.model.chat_template, engine.end_ids)
-    critic = make_critic(config, task, (engine, renderer), home)
+    policy = (engine, renderer)
+    scoring = make_scoring(config, surroundings(config, task, policy, home))
+    if scoring is not None and isinstance(task, Judged):
+        task.bind(scoring)
+    critic = make_critic(config, task, policy, home, scoring)
     feedback = controlled(critic, config.feedback.control, seed=config.seed)
-    parts = Parts(config, task, critic, feedback, method, engine, renderer)
+    parts = Parts(config, task, critic, feedback, method, engine, renderer, scoring)
     if for_training:
         check_lengths(parts)
     return parts
@@ -126,7 +156,9 @@ def check_task(config: RunConfig, method: Method, task: Task) -> None:
         UsageError: evaluation is on, and the task verifies nothing.
     """
     first = task.train_problem(0)
-    validate_problem(task, first)
+    judged = isinstance(task, Judged)
+    if not judged:
+        validate_problem(task, first)
     problems = task.train_problems() if isinstance(task, FiniteTask) else [first]
     bare = [problem.id for problem in problems if problem.reference is None]
     if isinstance(method, SFT) and bare:
@@ -140,7 +172,7 @@ def check_task(config: RunConfig, method: Method, task: Task) -> None:
             f"no problem of task {task.name!r} has a reference, so feedback.source={config.feedback.source} "
             "could criticise nothing: add references that are answers, or take another source"
         )
-    if config.eval.problems:
+    if config.eval.problems and not judged:
         asked = task.eval_problems(1)[0]
         verdict = task.verify(asked, asked.reference or "")
         if verdict.reward is None and verdict.error is None:
@@ -174,16 +206,35 @@ def check_lengths(parts: Parts) -> None:
 
 
 def make_critic(
-    config: RunConfig, task: Task | None, policy: tuple[Engine, Renderer] | None, home: Path | None
+    config: RunConfig,
+    task: Task | None,
+    policy: tuple[Engine, Renderer] | None,
+    home: Path | None,
+    scoring: Scoring | None = None,
 ) -> FeedbackSource:
     """The configured source with its leak guard, without controls.
 
     Args:
-        config: `feedback` says which source, `model` which model a frozen copy is made of.
+        config: `feedback` says which source, `model` which model a frozen copy is made of, `reward` who
+            scores, where the source is what that judge says.
         task: Whose answers are criticised.
         policy: The engine in training; None where nothing is trained.
         home: Where the source keeps what it needs again, as a judge's replies.
+        scoring: The judge of the rewards, where one scores here already.
     """
+    at = surroundings(config, task, policy, home)
+
+    def judge() -> FeedbackSource | None:
+        return scoring or make_scoring(config, at)
+
+    settings = source_settings(config.feedback.source, config.feedback.settings)
+    return LeakGuard(settings.build(dataclasses.replace(at, judge=judge)), config.feedback.leaks)
+
+
+def surroundings(
+    config: RunConfig, task: Task | None, policy: tuple[Engine, Renderer] | None, home: Path | None
+) -> Surroundings:
+    """What the configured sources are built from; see `make_critic`."""
 
     def load(model: str | None) -> tuple[Engine, Renderer]:
         """Another model; None is the configured one, as it was before training."""
@@ -192,9 +243,7 @@ def make_critic(
         engine = make_engine(chosen)
         return engine, Renderer(engine.tokenizer, template, engine.end_ids)
 
-    at = Surroundings(load=load, policy=policy, task=task, seed=config.seed, home=home)
-    settings = source_settings(config.feedback.source, config.feedback.settings)
-    return LeakGuard(settings.build(at), config.feedback.leaks)
+    return Surroundings(load=load, policy=policy, task=task, seed=config.seed, home=home)
 
 
 def make_engine(config: ModelConfig, *, keep_reference: bool = False) -> LocalEngine:

@@ -5,6 +5,7 @@ judge:openai       a model behind any OpenAI-compatible server
 judge:local        a model in this process; without `model`, a frozen copy of the trained one
 teacher            the policy, a frozen copy or another model, shown the reference
 self               the policy, with nothing private
+reward             the judge that scores the answers (`rewards`), in the words of the same verdict
 recorded           what was said about exactly this answer, by whomever
 human              the same, by people only
 """
@@ -14,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from didact.engines.base import LIVE, Engine, SamplingParams
 from didact.errors import UsageError, did_you_mean
@@ -24,11 +25,10 @@ from didact.feedback.base import FeedbackSource
 from didact.feedback.chat import ChatModel
 from didact.feedback.code import CodeCritic
 from didact.feedback.human import HumanFeedback
-from didact.feedback.judge import Judge
 from didact.feedback.program import Level, ProgramCritic
 from didact.feedback.puzzle_critic import MISTAKES, PuzzleCritic
 from didact.feedback.self_critique import SelfCritique
-from didact.feedback.span_judge import SpanJudge
+from didact.feedback.span_judge import make_judge
 from didact.feedback.teacher import Teacher
 from didact.rollouts.engine_chat import EngineChat
 from didact.rollouts.render import Renderer
@@ -40,6 +40,8 @@ from didact.types import FeedbackSourceName
 
 if TYPE_CHECKING:
     from didact.feedback.openai_chat import Prices
+
+S = TypeVar("S", bound=BaseModel)
 
 UNSHOWN = ("api_key_env", "base_url")
 """Settings that a key may be put into by mistake: an error does not repeat them."""
@@ -55,6 +57,7 @@ class Surroundings:
         task: The task whose answers are criticised.
         seed: The run's seed.
         home: A folder for what a source keeps, as a judge's replies; made when needed.
+        judge: Gives the judge of the rewards as a source of critiques; None where nobody scores.
     """
 
     load: Callable[[str | None], tuple[Engine, Renderer]]
@@ -62,6 +65,7 @@ class Surroundings:
     task: Task | None
     seed: int
     home: Path | None
+    judge: Callable[[], FeedbackSource | None] = lambda: None
 
 
 class Source(Section):
@@ -108,7 +112,7 @@ class ProgramSource(Source):
         return ProgramCritic(self.level, spans=self.spans)
 
 
-class _Spoken(Source):
+class Spoken(Source):
     """A source that is a model in this process."""
 
     max_tokens: Positive = 256
@@ -137,7 +141,7 @@ class _Spoken(Source):
         return EngineChat(engine, renderer, name=name, params=params, weights=LIVE, seed=at.seed)
 
 
-class LocalJudgeSource(_Spoken):
+class LocalJudgeSource(Spoken):
     """A judge in this process."""
 
     model: str | None = None
@@ -155,11 +159,17 @@ class LocalJudgeSource(_Spoken):
         return self.privileged
 
     def build(self, at: Surroundings) -> FeedbackSource:
-        return _judge(self, self.chat(at, "frozen", self.model))
+        chat = self.chat(at, "frozen", self.model)
+        return make_judge(chat, self.output, privileged=self.privileged, reasoning=self.reasoning)
 
 
-class ServerJudgeSource(Source):
-    """A judge behind an OpenAI-compatible server. Keys are named, never written."""
+class Served(Source):
+    """A source that is a model behind an OpenAI-compatible server. Keys are named, never written."""
+
+    section: ClassVar[str] = "feedback"
+    """Where these settings stand in a config, for messages."""
+    ledger: ClassVar[str] = "budget.json"
+    """The file in `replies/` that keeps what was spent."""
 
     model: str = "default"
     """The model's name on the server."""
@@ -167,10 +177,6 @@ class ServerJudgeSource(Source):
     api_key_env: str | None = "auto"
     """Name of the environment variable that holds the key; null sends none. "auto" is OPENAI_API_KEY for
     OpenAI's servers and, if it is set, for this machine's; any other server has to be given a name."""
-    output: Literal["text", "json", "spans"] = "json"
-    reasoning: bool = True
-    """Of "spans": a critique comes before the passages."""
-    privileged: bool = False
     concurrency: Positive = 8
     timeout: Annotated[float, Field(gt=0)] = 60.0
     max_retries: Annotated[int, Field(ge=0)] = 5
@@ -187,16 +193,12 @@ class ServerJudgeSource(Source):
     cache: Path | None = None
     """Where replies are kept; None is `replies/` in the run directory."""
 
-    @property
-    def needs_reference(self) -> bool:
-        return self.privileged
-
-    def build(self, at: Surroundings) -> FeedbackSource:
-        """The judge; what is spent is kept in `replies/budget.json` of a run directory.
+    def chat(self, at: Surroundings) -> ChatModel:
+        """The server as a chat model; what is spent is kept in `replies/` of a run directory.
 
         Raises:
             UsageError: no server that could be asked, no key, or a limit in USD without prices.
-            DataError: `replies/budget.json` is damaged.
+            DataError: the file of what was spent is damaged.
         """
         from didact.feedback.chat_cache import Budget, ChatCache, Ledger
         from didact.feedback.openai_chat import OpenAIChat
@@ -218,11 +220,11 @@ class ServerJudgeSource(Source):
             server,
             max_requests=self.max_requests,
             max_cost_usd=self.max_cost,
-            ledger=None if replies is None else Ledger(replies / "budget.json"),
+            ledger=None if replies is None else Ledger(replies / self.ledger),
             at_once=2 * self.concurrency,
         )
         folder = self.cache or replies
-        return _judge(self, chat if folder is None else ChatCache(chat, folder))
+        return chat if folder is None else ChatCache(chat, folder)
 
     def _prices(self) -> Prices | None:
         from didact.feedback.openai_chat import Prices
@@ -231,33 +233,35 @@ class ServerJudgeSource(Source):
             return Prices(self.price_in, self.price_out)
         if self.price_in is not None or self.price_out is not None:
             raise UsageError(
-                "feedback.settings: price_in and price_out (--price-in, --price-out) are given together or "
-                "not at all"
+                f"{self.section}.settings: price_in and price_out (--price-in, --price-out) are given "
+                "together or not at all"
             )
         if self.max_cost is not None:
             raise UsageError(
-                "feedback.settings.max_cost (--max-cost) needs to know what the judge costs: give --price-in "
-                "and --price-out, in USD for a million tokens read and written, or limit --max-requests"
+                f"{self.section}.settings.max_cost (--max-cost) needs to know what the judge costs: give "
+                "--price-in and --price-out, in USD for a million tokens read and written, or limit "
+                "--max-requests"
             )
         return None
 
 
-def _judge(settings: LocalJudgeSource | ServerJudgeSource, model: ChatModel) -> FeedbackSource:
-    """The judge that the settings ask for.
+class ServerJudgeSource(Served):
+    """A judge behind an OpenAI-compatible server."""
 
-    Raises:
-        UsageError: `reasoning` is switched off for an output that has no other form.
-    """
-    if settings.output == "spans":
-        return SpanJudge(model, privileged=settings.privileged, reasoning=settings.reasoning)
-    if not settings.reasoning:
-        raise UsageError(
-            f"feedback.settings.reasoning=false is for output=spans, not {settings.output}: leave it out"
-        )
-    return Judge(model, privileged=settings.privileged, output=settings.output)
+    output: Literal["text", "json", "spans"] = "json"
+    reasoning: bool = True
+    """Of "spans": a critique comes before the passages."""
+    privileged: bool = False
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.privileged
+
+    def build(self, at: Surroundings) -> FeedbackSource:
+        return make_judge(self.chat(at), self.output, privileged=self.privileged, reasoning=self.reasoning)
 
 
-class TeacherSource(_Spoken):
+class TeacherSource(Spoken):
     """A teacher, who sees the reference and is told not to reveal it."""
 
     who: Literal["policy", "frozen"] = "policy"
@@ -277,7 +281,7 @@ class TeacherSource(_Spoken):
         return Teacher(self.chat(at, "frozen" if self.model else self.who, self.model))
 
 
-class SelfSource(_Spoken):
+class SelfSource(Spoken):
     """The policy as its own critic."""
 
     @property
@@ -289,6 +293,19 @@ class SelfSource(_Spoken):
 
     def build(self, at: Surroundings) -> FeedbackSource:
         return SelfCritique(self.chat(at, "policy", None))
+
+
+class RewardSource(Source):
+    """What the judge of the rewards said when it scored the answer: one verdict, paid once."""
+
+    def build(self, at: Surroundings) -> FeedbackSource:
+        judge = at.judge()
+        if judge is None:
+            raise UsageError(
+                "feedback.source=reward is what the judge that scores the answers says, and nobody scores "
+                "them here: name a judge with reward.source, as judge:local, or take another feedback.source"
+            )
+        return judge
 
 
 class RecordedSource(Source):
@@ -336,6 +353,7 @@ SOURCES: dict[str, type[Source]] = {
     "judge:local": LocalJudgeSource,
     "teacher": TeacherSource,
     "self": SelfSource,
+    "reward": RewardSource,
     "recorded": RecordedSource,
     "human": HumanSource,
 }
@@ -349,16 +367,22 @@ def source_settings(name: str, settings: Mapping[str, Any]) -> Source:
     """
     if name not in SOURCES:
         raise UsageError(f"unknown feedback source {name!r}: {did_you_mean(name, SOURCES)}")
-    kind = SOURCES[name]
+    return checked_settings(SOURCES[name], f"feedback {name!r}", settings)
+
+
+def checked_settings(kind: type[S], of: str, settings: Mapping[str, Any]) -> S:
+    """Settings of one kind, checked; `of` says in a message whose they are.
+
+    Raises:
+        UsageError: an unknown setting (with the nearest valid one), or a value out of range.
+    """
     for key in settings:
         if key not in kind.model_fields:
-            raise UsageError(
-                f"feedback {name!r} has no setting {key!r}: {did_you_mean(key, kind.model_fields)}"
-            )
+            raise UsageError(f"{of} has no setting {key!r}: {did_you_mean(key, kind.model_fields)}")
     try:
         return kind.model_validate(dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         given = "" if first["type"] == "missing" or key in UNSHOWN else f" = {first['input']!r}"
-        raise UsageError(f"feedback {name!r}: {key}{given}: {first['msg']}") from None
+        raise UsageError(f"{of}: {key}{given}: {first['msg']}") from None
