@@ -110,6 +110,7 @@ LIGHT = [
     "feedback",
     "feedback.program",
     "feedback.judge",
+    "feedback.span_judge",
     "feedback.openai_chat",
     "feedback.chat_cache",
     "feedback.teacher",

@@ -324,3 +324,74 @@ def test_a_person_is_forgotten_and_what_stays_is_said(run: RunDir, data: Example
     assert words not in data.path.read_text() + run.feedback.read_text()
     again = didact("data", "forget", "--user", "an", tmp_path).output
     assert "nothing by 'an' in 2 run directories and data files: nobody has written anything" in again
+
+
+# ── passages ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def marked(messages: list[dict[str, str]]) -> str:
+    """A judge that marks "-7" as poor, and "7" as good: where that is all of the answer, it stands once."""
+    quotes = [{"quote": q, "before": "", "phrase": "a number"} for q in ("-7", "7")]
+    found = {"critique": "It is a number.", "good_spans": quotes[1:], "poor_spans": quotes[:1]}
+    return json.dumps({**found, "score": 2, "label": "wrong"})
+
+
+def test_a_judge_marks_passages_and_what_it_misquotes_is_counted(tmp_path: Path) -> None:
+    file = examples(tmp_path / "data.jsonl", ask("is -7", "1"), ask("7, 7", "2"))
+    with JudgeServer(marked) as server:
+        shown = judged(file, server, "--spans").output
+        assert (
+            "spans: 4 quotes about 2 answers: 2 exact, 0 normalised, 0 fuzzy, 2 unaligned (1 ambiguous); "
+            "1 good, 1 poor; 1 replies were asked for again"
+        ) in shown
+        assert len(server.bodies) == 3
+        # Begun again, nobody is asked: what is there is passed over, and the replies are kept.
+        assert "2 had a critique already" in judged(file, server, "--spans").output.replace("1 had", "2 had")
+        assert len(server.bodies) == 3
+        body = server.bodies[0]
+        assert "good_spans" in body["messages"][0]["content"]
+        assert "good_spans" in body["response_format"]["json_schema"]["schema"]["properties"]
+    first, second = file.read()
+    assert [(s.start, s.end, s.label, s.phrase) for s in first.feedback[0].spans] == [
+        (3, 5, "poor", "a number"), (4, 5, "good", "a number"),
+    ]  # fmt: skip
+    assert second.feedback[0].spans == ()
+    assert second.feedback[0].text == "It is a number."
+
+
+def test_a_judge_marks_passages_without_a_critique_before_them(tmp_path: Path) -> None:
+    file = examples(tmp_path / "data.jsonl", ask("is -7", "1"))
+
+    def bare(messages: list[dict[str, str]]) -> str:
+        assert "critique" not in messages[0]["content"]
+        return json.dumps(
+            {"good_spans": [], "poor_spans": [{"quote": "-7", "before": ""}], "score": 2, "label": "wrong"}
+        )
+
+    with JudgeServer(bare) as server:
+        judged(file, server, "--spans", "--set", "feedback.settings.reasoning=false")
+    ((said,),) = [e.feedback for e in file.read()]
+    assert (said.text, said.score, [s.quote for s in said.spans]) == ("", 0.2, ["-7"])
+
+
+def test_a_program_marks_answers_of_a_run_that_it_criticised_without(run: RunDir) -> None:
+    words = ("critique", "run", run.path, "--feedback", "program")
+    didact(*words, "--set", "feedback.settings.spans=false")
+    assert not any(f.spans for a in RunAnswers(run.path).answers() for f in a.feedback)
+    result = didact(*words, "--spans").output
+    assert "3 answers criticised" in result
+    assert "spans: 3 good, 4 poor" in result
+    latest = [a.feedback[-1] for a in RunAnswers(run.path).answers()]
+    assert [[(s.quote, s.label) for s in f.spans] for f in latest] == [
+        [("s", "poor"), ("u", "good"), ("n", "poor")],
+        [("t", "poor"), ("a", "good"), ("r", "poor")],
+        [("god", "good")],
+    ]
+    again = didact(*words, "--spans").output
+    assert "2 had a critique already" in again
+    assert [len(a.feedback) for a in RunAnswers(run.path).answers()] == [2, 2, 2]
+
+
+def test_a_source_that_cannot_mark_says_who_can(run: RunDir) -> None:
+    result = didact("critique", "run", run.path, "--feedback", "self", "--spans", code=2)
+    assert "--spans is for program, judge:openai and judge:local, not 'self'" in str(result.exception)

@@ -31,6 +31,8 @@ def places(placed):
 
 
 @given(texts)
+@example("b\u0302\u0323")  # two marks change places, and the second joins the letter
+@example("\u1100\u1161\u11a8")
 def test_pieces_have_the_nfkc_of_the_whole(text):
     pieces = segments(text)
     assert "".join(text[a:b] for a, b in pieces) == text

@@ -4,8 +4,9 @@
 
 10,000 critiques of four quotes each about as many answers of about 500 tokens. Of the quotes about 70 % are
 exact copies, 15 % differ in white space, case or quotation marks, 8 % have a typing mistake and 7 % stand
-nowhere. Everything is timed that a training step does with a critique: `locate`, `turn_offsets` on the
-sampled ids, `token_labels` and the report. Prints JSON.
+nowhere. Everything is timed that a training step does with a critique: `locate`, `token_offsets` of the
+sampled ids, `token_labels` and the report. Prints JSON; `loop_ns` is what one turn of an empty loop takes
+at the same time, to compare machines and hours of the day.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def critiques(n: int, seed: int = 0) -> list[Work]:
     draw = random.Random(seed)
     work = []
     for _ in range(n):
-        words = draw.choices(VOCABULARY, k=400)
+        words = draw.choices(VOCABULARY, k=440)
         text = " ".join(w + "\n" if i % 40 == 39 else w for i, w in enumerate(words))
         quotes = []
         for _ in range(4):
@@ -93,6 +94,14 @@ def align(work: list[Work]) -> SpanReport:
     return total
 
 
+def empty_loop(turns: int = 1_000_000) -> float:
+    """Nanoseconds of CPU for one turn of a loop that does nothing."""
+    before = time.process_time()
+    for _ in range(turns):
+        pass
+    return (time.process_time() - before) / turns * 1e9
+
+
 def main() -> None:
     """Time it and print what came out."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -104,6 +113,7 @@ def main() -> None:
     report = align(work)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     shown: dict[str, Any] = {"critiques": n, "wall_s": round(wall, 2), "cpu_s": round(cpu, 2)}
+    shown["loop_ns"] = round(empty_loop(), 1)
     shown["tokens_an_answer"] = round(report.tokens / n)
     print(json.dumps({**shown, **report.as_dict()}, indent=1))
 

@@ -115,6 +115,13 @@ def run(
         list[str] | None,
         typer.Option("--set", help="One setting, as in --set feedback.leaks=drop."),
     ] = None,
+    spans: Annotated[
+        bool,
+        typer.Option(
+            "--spans",
+            help="Also mark the good and poor passages of each answer that its critique is about.",
+        ),
+    ] = False,
     step: StepOption = None,
     n: Annotated[int | None, typer.Option(min=1, help="At most so many answers; all if left out.")] = None,
     only_wrong: WrongOption = False,
@@ -127,14 +134,11 @@ def run(
     criticised are passed over, and failed critiques are asked for again. When more than feedback.max_failed
     (0.1) of a judge's last 64 critiques failed, or its budget is spent, this stops with exit code 75. Replies
     of a server, and what was spent, are kept in RUN/replies or FILE.didact/replies: none is paid for twice.
-    """
-    from didact.feedback.answers import home, open_answers
-    from didact.feedback.batch import criticise
-    from didact.feedback.exchange import choose_answers
-    from didact.training.setup import make_critic
 
-    store = open_answers(run_or_file)
-    answers = choose_answers(store.answers(), n=n, step=step, only_wrong=only_wrong, seed=seed)
+    --spans: a judge writes a critique, then quotes the passages that it is about. A quote without a certain
+    place in the answer is asked for once more, then left out and counted. Without the critique before them:
+    --set feedback.settings.reasoning=false.
+    """
     changes = feedback_changes(
         feedback=feedback,
         judge_model=judge_model,
@@ -146,16 +150,49 @@ def run(
         unsafe_local_exec=unsafe_local_exec,
     )
     changes["task__name"] = task
-    config, made = make_config(run_or_file, changes, set_ or [])
+    chosen = {"n": n, "step": step, "only_wrong": only_wrong, "seed": seed}
+    _criticise(run_or_file, chosen, changes, set_ or [], batch_size=batch_size, spans=spans)
+
+
+def _criticise(
+    run_or_file: Path,
+    chosen: dict[str, Any],
+    changes: dict[str, Any],
+    overrides: list[str],
+    *,
+    batch_size: int,
+    spans: bool,
+) -> None:
+    """Ask the source that the settings make about the chosen answers, and say what came of it."""
+    from didact.feedback.answers import home, open_answers
+    from didact.feedback.batch import criticise
+    from didact.feedback.exchange import choose_answers
+    from didact.feedback.span_judge import SpanJudge
+    from didact.training.setup import make_critic
+
+    store = open_answers(run_or_file)
+    answers = choose_answers(store.answers(), **chosen)
+    config, made = make_config(run_or_file, changes, overrides)
+    if spans:
+        config = with_spans(config)
+    critic = make_critic(config, made, None, home(run_or_file))
     done = criticise(
         store,
-        make_critic(config, made, None, home(run_or_file)),
+        critic,
         answers=answers,
         batch_size=batch_size,
         max_failed=config.feedback.max_failed,
+        spans=spans,
         progress=lambda done, of: typer.echo(f"{done} of {of} answers", err=True),
     )
     typer.echo(f"{run_or_file}: {_counted(done)}")
+    if spans:
+        judge = getattr(critic, "source", None)
+        typer.echo(
+            f"spans: {judge.report}; {judge.repairs} replies were asked for again"
+            if isinstance(judge, SpanJudge)
+            else f"spans: {done.good} good, {done.poor} poor"
+        )
     if done.asked and done.failed == done.asked:
         raise DataError(f"every critique failed, the first because: {plain_name(done.error or '', 300)}")
 
@@ -210,6 +247,26 @@ def make_config(
     file = RunDir.open(run_or_file).config
     config = load_config(str(read_yaml(file)["method"]), file, overrides, **changes)
     return config, make_task(config.task.name, config.task.settings, seed=config.seed)
+
+
+def with_spans(config: RunConfig) -> RunConfig:
+    """The settings with a source that says where, too.
+
+    Raises:
+        UsageError: a source that cannot.
+    """
+    feedback = config.feedback
+    if feedback.source.startswith("judge:"):
+        asked: dict[str, Any] = {"output": "spans"}
+    elif feedback.source == "program":
+        asked = {"spans": True}
+    else:
+        raise UsageError(
+            f"--spans is for program, judge:openai and judge:local, not {feedback.source!r}; people mark "
+            "passages in the column `spans` of `didact critique export`"
+        )
+    changed = feedback.model_copy(update={"settings": {**feedback.settings, **asked}})
+    return config.model_copy(update={"feedback": changed})
 
 
 def _check_model(config: RunConfig, overrides: list[str]) -> None:

@@ -29,6 +29,8 @@ class Criticised:
         skipped: Answers that it had criticised before.
         failed: Critiques that failed; they are kept, with their reasons, and asked for again next time.
         error: The first reason; None where none failed.
+        good: Passages of answers that the critiques call good.
+        poor: Those that they call poor.
         tokens: Tokens that the author generated.
         cost_usd: What it cost.
         seconds: Wall-clock time spent in the source.
@@ -38,6 +40,8 @@ class Criticised:
     skipped: int = 0
     failed: int = 0
     error: str | None = None
+    good: int = 0
+    poor: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0
@@ -51,6 +55,7 @@ def criticise(
     author: str | None = None,
     batch_size: int = 16,
     max_failed: float = 0.1,
+    spans: bool = False,
     progress: Progress = lambda done, of: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Criticised:
@@ -68,6 +73,7 @@ def criticise(
         batch_size: So many answers are asked about at once, ≥ 1.
         max_failed: The share of the last `WINDOW` critiques of a judge that may fail, in (0, 1]; 1 never
             stops. What a judge fails at may pass; a missing reference or a broken program will not.
+        spans: A program's critique counts as one only with spans, which those of older runs do not have.
         progress: Told after every batch.
         clock: Seconds, for the time that the source takes.
 
@@ -82,7 +88,7 @@ def criticise(
     todo = list(store.answers() if answers is None else answers)
     total, done, recent = len(todo), Criticised(), deque[Feedback](maxlen=WINDOW)
     for batch in _batches(todo, batch_size, author):
-        new = [a for a in batch if author is None or not _has(a, author)]
+        new = [a for a in batch if author is None or not _has(a, author, spans)]
         unsent: list[Feedback] = []
         if new:
             started = clock()
@@ -92,7 +98,7 @@ def criticise(
             unsent = [f for f in replies if _unsent(f)]
             sent = [(a, f) for a, f in pairs if not _unsent(f)]
             # Nobody knew before the first reply who signs it; it may repeat what is there.
-            fresh = [(a, f) for a, f in sent if not (f.ok and _has(a, f.provenance.author))]
+            fresh = [(a, f) for a, f in sent if not (f.ok and _has(a, f.provenance.author, spans))]
             store.merge([Said(rollout=a.rollout, feedback=f) for a, f in fresh])
             author = author or replies[0].provenance.author
             done = _add(done, [f for _, f in sent], seconds)
@@ -135,8 +141,10 @@ def _batches(answers: Sequence[Answer], size: int, author: str | None) -> Iterat
         yield answers[i : i + size]
 
 
-def _has(answer: Answer, author: str) -> bool:
-    return any(f.ok and f.provenance.author == author for f in answer.feedback)
+def _has(answer: Answer, author: str, spans: bool) -> bool:
+    """Did this author criticise the answer already, with spans where those are asked of a program?"""
+    said = [f for f in answer.feedback if f.ok and f.provenance.author == author]
+    return any(f.spans or f.source != "program" or not spans for f in said)
 
 
 def _add(done: Criticised, replies: Sequence[Feedback], seconds: float, *, skipped: int = 0) -> Criticised:
@@ -146,6 +154,8 @@ def _add(done: Criticised, replies: Sequence[Feedback], seconds: float, *, skipp
         skipped=done.skipped + skipped,
         failed=done.failed + len(errors),
         error=done.error or (errors[0] if errors else None),
+        good=done.good + sum(s.label == "good" for f in replies for s in f.spans),
+        poor=done.poor + sum(s.label == "poor" for f in replies for s in f.spans),
         tokens=done.tokens + sum(f.provenance.tokens for f in replies),
         cost_usd=done.cost_usd + sum(f.provenance.cost_usd for f in replies),
         seconds=done.seconds + seconds,

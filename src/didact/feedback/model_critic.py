@@ -54,7 +54,7 @@ class ModelCritic:
             UsageError: no request can ever succeed, as with a key that the server refuses.
         """
         fit = [i for i, request in enumerate(requests) if not (self.private and _bare(request))]
-        replies = self.replies([self.ask(requests[i]) for i in fit]) if fit else []
+        replies = self.answered([requests[i] for i in fit]) if fit else []
         reply_to = dict(zip(fit, replies, strict=True))
         return [
             self.read(request, reply_to[i]) if i in reply_to else self._without_reference(request)
@@ -64,6 +64,10 @@ class ModelCritic:
     def ask(self, request: FeedbackRequest) -> ChatRequest:
         """What the model is asked about an answer."""
         return ChatRequest(self.messages(request))
+
+    def answered(self, requests: Sequence[FeedbackRequest]) -> list[ChatReply]:
+        """One reply to what is asked about each answer, in order."""
+        return self.replies([self.ask(request) for request in requests])
 
     def replies(self, asked: Sequence[ChatRequest]) -> list[ChatReply]:
         """One reply a request, in order."""

@@ -173,10 +173,8 @@ def segments(text: str) -> list[tuple[int, int]]:
 
 def _joins(before: str, c: str) -> bool:
     """Does a character change with what stands before it?"""
-    if unicodedata.combining(c):
-        return True
     alone = unicodedata.normalize("NFKC", c)
-    if alone and unicodedata.combining(alone[0]):
+    if unicodedata.combining(alone[0]):
         return True
     together = unicodedata.normalize("NFKC", before + c)
     return together != unicodedata.normalize("NFKC", before) + alone

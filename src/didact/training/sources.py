@@ -25,10 +25,10 @@ from didact.feedback.base import FeedbackSource
 from didact.feedback.chat import ChatModel
 from didact.feedback.code import CodeCritic
 from didact.feedback.human import HumanFeedback
-from didact.feedback.judge import Judge
 from didact.feedback.program import Level, ProgramCritic
 from didact.feedback.puzzle_critic import MISTAKES, PuzzleCritic
 from didact.feedback.self_critique import SelfCritique
+from didact.feedback.span_judge import make_judge
 from didact.feedback.teacher import Teacher
 from didact.rollouts.engine_chat import EngineChat
 from didact.rollouts.render import Renderer
@@ -146,8 +146,11 @@ class LocalJudgeSource(Spoken):
 
     model: str | None = None
     """A folder or hub id; None is a frozen copy of the model that is trained."""
-    output: Literal["text", "json"] = "text"
-    """"json" asks for score, label and spans too, which small models cannot write."""
+    output: Literal["text", "json", "spans"] = "text"
+    """"json" asks for score, label and spans too, which small models cannot write; "spans" for a critique and
+    the good and poor passages that it is about."""
+    reasoning: bool = True
+    """Of "spans": a critique comes before the passages."""
     privileged: bool = False
     """Show the reference."""
 
@@ -156,7 +159,8 @@ class LocalJudgeSource(Spoken):
         return self.privileged
 
     def build(self, at: Surroundings) -> FeedbackSource:
-        return Judge(self.chat(at, "frozen", self.model), privileged=self.privileged, output=self.output)
+        chat = self.chat(at, "frozen", self.model)
+        return make_judge(chat, self.output, privileged=self.privileged, reasoning=self.reasoning)
 
 
 class Served(Source):
@@ -244,7 +248,9 @@ class Served(Source):
 class ServerJudgeSource(Served):
     """A judge behind an OpenAI-compatible server."""
 
-    output: Literal["text", "json"] = "json"
+    output: Literal["text", "json", "spans"] = "json"
+    reasoning: bool = True
+    """Of "spans": a critique comes before the passages."""
     privileged: bool = False
 
     @property
@@ -252,7 +258,7 @@ class ServerJudgeSource(Served):
         return self.privileged
 
     def build(self, at: Surroundings) -> FeedbackSource:
-        return Judge(self.chat(at), privileged=self.privileged, output=self.output)
+        return make_judge(self.chat(at), self.output, privileged=self.privileged, reasoning=self.reasoning)
 
 
 class TeacherSource(Spoken):

@@ -4,6 +4,10 @@
     judge_v1                a verdict in JSON, no private input
     judge_private_v1        a verdict in JSON, by a reference that must not be told
     judge_text_private_v1   a free-text critique, by a reference that must not be told
+    spans_v1                a critique, then good and poor passages in JSON, no private input
+    spans_private_v1        the same, by a reference that must not be told
+    spans_only_v1           good and poor passages in JSON without a critique, no private input
+    spans_only_private_v1   the same, by a reference that must not be told
     teacher_v1              guidance towards a solution that must not be told
     repair_v1               what was wrong with a reply in JSON
     leak_v1                 whether a critique gives the answer away, in JSON
