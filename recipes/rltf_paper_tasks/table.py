@@ -1,9 +1,9 @@
 """Write the README's tables from what the sweeps found.
 
-    python recipes/rltf_paper_tasks/table.py runs/rltf_paper_tasks runs/rltf_ablation
+    python recipes/rltf_paper_tasks/table.py runs/warm_start runs/rltf_paper_tasks runs/rltf_ablation
 
-A directory may be a sweep's or hold its `results.json` alone. Each goes to results/NAME.json first, so that
-the tables can be written again without the runs; without arguments they are written from there.
+What a directory found goes to results/NAME.json first, so that the tables can be written again without the
+runs; without arguments they are written from there.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -36,6 +36,9 @@ PAPER_ABLATION = {
     "rltf-sd": 0.79, "second-turn": 0.58, "ppo": 0.38, "rejection-sampling": 0.36, "cispo": 0.33,
 }  # fmt: skip
 """The paper's Figs. 2 to 4 on knights_knaves at the end of training, read off, ±.01."""
+
+
+Table: TypeAlias = Callable[[Mapping[str, Any]], Iterable[str]]
 
 
 def percent(value: float | None) -> str:
@@ -97,6 +100,24 @@ def ablation_table(results: Mapping[str, Any]) -> Iterable[str]:
         yield ""
 
 
+def warm_table(report: Mapping[str, Any]) -> Iterable[str]:
+    """What the small model can do before any reinforcement learning."""
+    yield "| puzzle | first answer | after a hint, of those that were wrong | longest prompt, tokens |"
+    yield "|---" * 4 + "|"
+    for row in report["measured"]:
+        cells = [f"`{row['task']}`", share(row["first"]), share(row["revised"]), str(row["prompt_tokens"])]
+        yield "| " + " | ".join(cells) + " |"
+    yield ""
+    yield "Built with " + ", ".join(f"{key} {value}" for key, value in report["build"].items()) + "."
+
+
+def share(found: Mapping[str, Any]) -> str:
+    """`26.5 [20.9, 33.0] of 200`, in per cent."""
+    low, high = found["ci95"]
+    value = found["right"] / found["n"]
+    return f"{percent(value)} [{percent(low)}, {percent(high)}] of {found['n']}"
+
+
 def how(results: Mapping[str, Any]) -> Iterable[str]:
     """Machine, time and what a reader must know."""
     minutes = sum(cell["seconds"] for cell in results["cells"]) / 60
@@ -108,13 +129,23 @@ def how(results: Mapping[str, Any]) -> Iterable[str]:
         yield f"{len(results['missing'])} runs are missing."
 
 
-TABLES = {"rltf_paper_tasks": main_tables, "rltf_ablation": ablation_table}
+def with_notes(table: Table) -> Table:
+    """A sweep's table with how it was run."""
+    return lambda results: [*table(results), *(f"- {line}" for line in how(results))]
+
+
+TABLES: dict[str, tuple[str, Table]] = {
+    "warm_start": ("warm_start.json", warm_table),
+    "rltf_paper_tasks": ("results.json", with_notes(main_tables)),
+    "rltf_ablation": ("results.json", with_notes(ablation_table)),
+}
+"""By the name of a directory: the file in it that counts, and the table that is made from that."""
 
 
 def write(readme: Path) -> None:
     """Put every table between its marks."""
     text = readme.read_text(encoding="utf-8")
-    for name, table in TABLES.items():
+    for name, (_, table) in TABLES.items():
         stored = RESULTS / f"{name}.json"
         if not stored.exists():
             continue
@@ -122,7 +153,7 @@ def write(readme: Path) -> None:
         start, stop = f"<!-- {name}: table.py writes from here -->", f"<!-- {name}: to here -->"
         head, _, rest = text.partition(start)
         tail = rest.partition(stop)[2]
-        body = "\n".join([*table(results), *(f"- {line}" for line in how(results))])
+        body = "\n".join(table(results))
         text = f"{head}{start}\n\n{body}\n\n{stop}{tail}"
     readme.write_text(text, encoding="utf-8")
 
@@ -133,7 +164,7 @@ def main(directories: Sequence[str]) -> int:
         if directory.name not in TABLES:
             print(f"{directory}: its name must be one of {', '.join(TABLES)}", file=sys.stderr)
             return 2
-        shutil.copy(directory / "results.json", RESULTS / f"{directory.name}.json")
+        shutil.copy(directory / TABLES[directory.name][0], RESULTS / f"{directory.name}.json")
     write(HERE / "README.md")
     return 0
 
