@@ -18,7 +18,9 @@ from didact.feedback.puzzle_critic import PuzzleCritic
 from didact.methods import make_method
 from didact.tasks import make_task
 from didact.tasks.base import validate_problem, validate_task
-from didact.tasks.generated import INSTRUCTION, GeneratedTask, is_arithmetic, read_literal
+from didact.tasks.generated import INSTRUCTION, GeneratedTask
+from didact.tasks.harmless import is_arithmetic, read_literal
+from didact.tasks.reasoning_gym import ReasoningGymTask
 from didact.training.config import load_config
 from didact.training.sources import source_settings
 from didact.types import Turn
@@ -85,9 +87,9 @@ LENGTHS = {
     "knights_knaves": (1282, 130, 287, 27),
     "knights_knaves_easy": (469, 52, 105, 11),
     "binary_matrix": (419, 57, 133, 52),
-    "binary_matrix_easy": (322, 17, 86, 17),
+    "binary_matrix_easy": (336, 31, 100, 31),
     "shortest_path": (797, 63, 209, 13),
-    "shortest_path_easy": (678, 17, 164, 4),
+    "shortest_path_easy": (692, 33, 172, 7),
 }
 
 
@@ -170,10 +172,11 @@ FEW = {**dict.fromkeys(PARSED, 8), "puzzle24": 4}
 """Problems of generators that work with formulas, which takes them long; 25 of any other."""
 
 
-@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize("kind", ["plain", "boxed", "direct"])
 @pytest.mark.parametrize("name", [*EVALUATED, *PARSED])
-def test_no_answer_is_run_as_python(name, boxed, tmp_path):
-    task = make_task(name, {"boxed": boxed})
+def test_no_answer_is_run_as_python(name, kind, tmp_path):
+    boxed = kind == "boxed"
+    task = ReasoningGymTask(name) if kind == "direct" else make_task(name, {"boxed": boxed})
     problem = first_problem(task)
     canary = tmp_path / "was here"
     for attack in (

@@ -105,7 +105,7 @@ def warm_table(report: Mapping[str, Any]) -> Iterable[str]:
     yield "| puzzle | first answer | after a hint, of those that were wrong | longest prompt, tokens |"
     yield "|---" * 4 + "|"
     for row in report["measured"]:
-        cells = [f"`{row['task']}`", share(row["first"]), share(row["revised"]), str(row["prompt_tokens"])]
+        cells = [row["task"], share(row["first"]), share(row["revised"]), str(row["prompt_tokens"])]
         yield "| " + " | ".join(cells) + " |"
     yield ""
     yield "Built with " + ", ".join(f"{key} {value}" for key, value in report["build"].items()) + "."

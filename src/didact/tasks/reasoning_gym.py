@@ -17,6 +17,7 @@ from pydantic_core import to_jsonable_python
 
 from didact.errors import DataError, UsageError, did_you_mean
 from didact.tasks.base import Verdict
+from didact.tasks.harmless import disarm, may_score
 from didact.types import Message, Problem
 
 EVAL_SEED = 1_000_000_007
@@ -63,6 +64,7 @@ class ReasoningGymTask:
         self._size = _DRAWN_AHEAD.get(name, _ENDLESS)
         self._eval_set = self._create(EVAL_SEED)
         self._train_set = self._create(seed * TRAIN_STRIDE)
+        disarm(name, self._eval_set)
         self._next_index = 0
         self._entries: dict[str, Any] = {}
         self._train: list[Problem] = []
@@ -89,11 +91,14 @@ class ReasoningGymTask:
         return distinct[:n]
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
+        answer = answer.strip()
+        if not may_score(self.name, answer, problem.reference):
+            return Verdict(0.0, False)
         own = {"question": problem.question, "answer": problem.reference, "metadata": problem.metadata}
         # Some scorers tell a tuple from a list, which a problem's JSON line does not.
         entry = self._entries.get(problem.id, own)
         try:
-            score = float(self._eval_set.score_answer(answer.strip(), entry))
+            score = float(self._eval_set.score_answer(answer, entry))
         except Exception:  # a third party's scorer meets a model's text: malformed means wrong
             score = 0.0
         score = 0.0 if math.isnan(score) else score
