@@ -195,7 +195,7 @@ class ReportingEngine:
 
 def test_a_step_logs_each_terms_gradient_and_how_it_lies_to_the_terms_before() -> None:
     terms = [Term("rl", Loss("policy_gradient"), [ROW]), Term("sd", Loss("ppo"), [ROW, ROW])]
-    found = update(ReportingEngine(), terms, AdamParams())  # type: ignore[arg-type]
+    found = update(ReportingEngine(), [terms], AdamParams())  # type: ignore[arg-type]
     assert found == {
         "loss/rl": 1.0, "tokens/rl": 4.0, "grad_norm/rl": 2.0, "rows/rl": 1,
         "loss/sd": 1.0, "tokens/sd": 4.0, "grad_norm/sd": 4.0, "cosine/sd": -0.5, "off_policy/sd": 6.0,
