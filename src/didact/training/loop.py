@@ -127,7 +127,7 @@ def train_step(
         "step": state.step,
         "sampled_tokens": state.sampled_tokens,
         "feedback_tokens": state.feedback_tokens,
-        **rollout_metrics(rollouts),
+        **rollout_metrics(rollouts, revises=parts.method.revises),
         **scores.metrics(),
         **ctx.notes,
         "lr": params.lr,
