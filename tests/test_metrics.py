@@ -10,6 +10,7 @@ from didact.engines.base import AdamParams, Loss, StepOutput
 from didact.evaluation.calibration import calibration, stated_verdict
 from didact.feedback.code import RIGHT as CODE_RIGHT
 from didact.feedback.program import RIGHT, WRONG
+from didact.methods import METHODS, make_method
 from didact.methods.base import Term
 from didact.rollouts.own_critique import OwnCritique, own_id
 from didact.training.loop import update
@@ -77,6 +78,16 @@ def test_critiques_are_counted_with_how_many_differ() -> None:
     found = rollout_metrics([dialogue(0.0, 1.0), dialogue(0.0, 1.0), other, dialogue(0.0, failed=True)])
     assert (found["critiques"], found["distinct_critiques"], found["feedback_failed"]) == (3, 2, 1)
     assert rollout_metrics([dialogue(1.0)])["critiques"] == 0
+
+
+def test_only_a_method_that_revises_has_answers_unrevised() -> None:
+    alone = dialogue(0.0, 1.0)
+    alone = alone.model_copy(update={"turns": alone.turns[:1]})
+    assert rollout_metrics([alone])["unrevised"] == 1
+    assert rollout_metrics([alone], revises=False)["unrevised"] == 0
+    revising = {name for name in METHODS if make_method(name).revises}
+    assert revising == {"grpo-2turn", "rltf-sd", "rltf-fm", "rltf", "rltf-self", "ilf"}
+    assert not make_method("ppo", {"reward": "score"}).revises
 
 
 def test_the_two_branches_of_a_dialogue_are_told_apart() -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 import didact
 from didact.engines.base import AdamParams, CriticSettings
 from didact.engines.local import LocalEngine
+from didact.errors import NoOpTrainingError
 from didact.methods import Text2Grad
 from didact.rollouts.render import Renderer
 from didact.training import loop, setup
@@ -196,6 +197,7 @@ def test_a_run_with_a_critic_goes_on_bit_for_bit(
     records = list(read_jsonl(whole / "metrics.jsonl"))
     assert records[0]["kl"] == 0
     assert records[0]["kl_coef"] == 0.1
+    assert {record["unrevised"] for record in records} == {0}  # nothing was to be revised
     assert len({record["kl_coef"] for record in records}) == 4  # it adapts, and came through the resume
     assert all("value_explained" in r and "value_error/rl" in r and r["tokens_good"] > 0 for r in records)
     assert json.loads((whole / "result.json").read_text())["updates"] == 4 * 2 * 2
@@ -207,3 +209,25 @@ def test_a_run_with_a_critic_goes_on_bit_for_bit(
     plain, info = AutoModelForCausalLM.from_pretrained(whole / "model", output_loading_info=True)
     assert not info["unexpected_keys"]
     torch.testing.assert_close(plain.model.norm.weight.detach(), engine.model.model.norm.weight.detach())
+
+
+class Silent:
+    """Says something about every answer and quotes none."""
+
+    def critique(self, requests):  # type: ignore[no-untyped-def]
+        return [critique(r.turn.text, []).model_copy(update={"turn": r.index}) for r in requests]
+
+
+@pytest.mark.parametrize("credit", ["direct", "gae"])
+def test_a_run_whose_critic_never_quotes_says_so(
+    credit: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "make_critic", lambda *_: Silent())
+    settings = {"samples": 2, "kl_coef": 0, "credit": credit}
+    with pytest.raises(NoOpTrainingError, match="No critique quoted anything") as stopped:
+        didact.train(
+            "text2grad", out=tmp_path / "run", model=str(model), task="spell_backward",
+            **{**SETTINGS, "settings": settings, "steps": 1},
+        )  # fmt: skip
+    assert "reward" not in str(stopped.value)
+    assert "optim.lr" not in str(stopped.value)

@@ -18,6 +18,7 @@ from didact.cli.demo import demo
 from didact.cli.descend import descend
 from didact.cli.doctor import doctor
 from didact.cli.eval import eval_
+from didact.cli.inspect import inspect
 from didact.cli.logs import log_to_stderr
 from didact.cli.recipes import recipes
 from didact.cli.sweep import sweep
@@ -36,6 +37,7 @@ app.command()(train)
 app.command()(descend)
 app.command("eval")(eval_)
 app.command()(compare)
+app.command()(inspect)
 app.command()(sweep)
 app.add_typer(critique, name="critique")
 app.add_typer(data_app, name="data")

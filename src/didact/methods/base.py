@@ -35,6 +35,11 @@ class Method(BaseModel):
         return False
 
     @property
+    def revises(self) -> bool:
+        """Does a critique lead to a second answer, so that one without it is worth counting?"""
+        return self.needs_feedback
+
+    @property
     def needs_reference(self) -> bool:
         """Does it score under the starting weights, so that the engine must keep them?"""
         return False

@@ -77,6 +77,10 @@ class TokenRewards(Method):
         return self
 
     @property
+    def revises(self) -> bool:
+        return False
+
+    @property
     def needs_reference(self) -> bool:
         return self.kl_coef > 0
 

@@ -156,6 +156,13 @@ def _why_nothing(run: RunDir, state: State) -> str:
             f"All {failed} critiques that were asked for failed: the reasons are in the column `error` of "
             f"{run.feedback}"
         )
+    labelled = [record["tokens_good"] + record["tokens_poor"] for record in steps if "tokens_good" in record]
+    if labelled and not any(labelled):
+        return (
+            f"No critique quoted anything of an answer (tokens_good and tokens_poor are 0 throughout "
+            f"{run.metrics}), so no token had a label: take a source that gives spans, or look at "
+            "spans_misquoted and answers_unplaced there"
+        )
     if state.updates:
         return f"{state.updates} updates were too small to change a weight: raise optim.lr"
     if not any("reward_first" in record for record in steps):

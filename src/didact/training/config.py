@@ -178,6 +178,9 @@ class RunConfig(Section):
     """… and no new step once the policy has generated this many tokens."""
     checkpoint_every: Annotated[int, Field(ge=0)] = 25
     """Steps between checkpoints; 0 for only the last."""
+    inspect: Annotated[int, Field(ge=0)] = 0
+    """Rollouts a step whose tokens' log-probs are measured right before and right after the update, for
+    `didact inspect`; each costs two forward passes."""
     seed: Annotated[int, Field(ge=0, lt=100)] = 0
 
     def progress(self, step: int, sampled_tokens: int) -> float:

@@ -18,6 +18,7 @@ from didact.methods import Term
 from didact.randomness import derive_seed
 from didact.training.alarm_watch import AlarmWatch
 from didact.training.checkpoint import State, save_checkpoint
+from didact.training.inspected import inspect_update
 from didact.training.metrics import rollout_metrics, term_metrics
 from didact.training.minibatches import minibatches
 from didact.training.run_dir import RunDir, read_jsonl
@@ -111,7 +112,16 @@ def train_step(
     terms = parts.method.rows(ctx, rollouts)
     params = config.optim.at(state.step, progress)
     steps = minibatches(terms, config.optim.minibatches, config.optim.passes, seed=seed)
-    metrics = update(parts.engine, steps, params)
+    metrics, inspected = inspect_update(
+        parts.engine,
+        rollouts,
+        terms,
+        state.step + 1,
+        config.inspect,
+        lambda: update(parts.engine, steps, params),
+    )
+    if inspected:
+        run.add_inspected(inspected)
     state = state.model_copy(
         update={
             "step": state.step + 1,
@@ -127,7 +137,7 @@ def train_step(
         "step": state.step,
         "sampled_tokens": state.sampled_tokens,
         "feedback_tokens": state.feedback_tokens,
-        **rollout_metrics(rollouts),
+        **rollout_metrics(rollouts, revises=parts.method.revises),
         **scores.metrics(),
         **ctx.notes,
         "lr": params.lr,

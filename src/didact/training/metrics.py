@@ -16,7 +16,7 @@ from didact.rollouts.own_critique import own_critique
 from didact.types import Rollout
 
 
-def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+def rollout_metrics(rollouts: Sequence[Rollout], *, revises: bool = True) -> dict[str, float]:
     """What a batch of rollouts looks like; a mean over nothing is left out.
 
     `entropy` is the mean of −log π over the sampled tokens of first answers, in nats: at temperature 1
@@ -24,6 +24,7 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     first answers' text that repeats itself, `leak_rate` the share of critiques that state the answer,
     `mentions_critique` the share of second answers that speak of their critique, which a first answer never
     could, and `second_turn_gain` what at most one critique adds to the share of right answers, in [−1, 1].
+    `unrevised` is 0 unless the method `revises`: one that learns from the critique itself leaves nothing out.
 
     Where dialogues have a second branch with the policy's own critique, all this is of the critic's branch;
     what became of the other one has the same name and `_own`. How true the policy's own critiques are,
@@ -58,7 +59,7 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "feedback_cost_usd": sum(f.provenance.cost_usd for f in said),
         "unverified": sum(t.reward is None for t in turns),
         # A critique was there, but the revision's prompt would not fit into the model.
-        "unrevised": sum(r.feedback_on(0) is not None and len(r.turns) == 1 for r in rollouts),
+        "unrevised": sum(revises and r.feedback_on(0) is not None and len(r.turns) == 1 for r in rollouts),
     }
     return {
         **means,

@@ -6,6 +6,7 @@ alarms.jsonl      what looked wrong in the metrics, each kind at the step after 
 timing.jsonl      seconds a step, kept apart because they never repeat
 rollouts.jsonl    what was asked and answered, one rollout a line
 feedback.jsonl    what was said about it, one critique a line, joined by rollout and turn
+inspected.jsonl   what updates did to single tokens of some rollouts, where `inspect` asks for it
 evaluations.jsonl answers to the evaluation problems, critiques included
 checkpoints/      step-000025/ …, each with a manifest of hashes
 model/            the trained model or adapter, for plain transformers and peft
@@ -22,7 +23,7 @@ from typing import Any
 from didact.errors import UsageError
 from didact.feedback.store import FeedbackStore, Said
 from didact.jsonlines import append_jsonl, keep_jsonl, read_jsonl, write_atomically
-from didact.types import Feedback, Rollout
+from didact.types import Feedback, Record, Rollout
 
 __all__ = ["RunDir", "append_jsonl", "read_jsonl", "write_atomically"]
 
@@ -51,6 +52,7 @@ class RunDir:
         self.timing = path / "timing.jsonl"
         self.rollouts = path / "rollouts.jsonl"
         self.feedback = path / "feedback.jsonl"
+        self.inspected = path / "inspected.jsonl"
         self.evaluations = path / "evaluations.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
@@ -114,6 +116,9 @@ class RunDir:
         append_jsonl(self.rollouts, answers)
         FeedbackStore(self.feedback).append(critiques)
 
+    def add_inspected(self, records: Iterable[Record]) -> None:
+        append_jsonl(self.inspected, [record.model_dump(mode="json") for record in records])
+
     def add_evaluation(self, rollouts: Iterable[Rollout], step: int) -> None:
         """Append the answers of one evaluation."""
         records = [{"step": step, **r.model_dump(mode="json")} for r in rollouts]
@@ -141,7 +146,7 @@ class RunDir:
 
         Others may add critiques meanwhile: none of theirs is lost.
         """
-        for file in (self.metrics, self.alarms, self.timing, self.rollouts):
+        for file in (self.metrics, self.alarms, self.timing, self.rollouts, self.inspected):
             keep_jsonl(file, lambda record: record["step"] <= step)
         # An evaluation's answers come before its metrics line; without that, it will be done again.
         whole = {record["step"] for record in read_jsonl(self.metrics) if "eval" in record}
