@@ -20,6 +20,7 @@ from didact.cli.doctor import doctor
 from didact.cli.eval import eval_
 from didact.cli.logs import log_to_stderr
 from didact.cli.recipes import recipes
+from didact.cli.reward_model import reward_model
 from didact.cli.sweep import sweep
 from didact.cli.train import train
 from didact.errors import DidactError, Interrupted
@@ -39,6 +40,7 @@ app.command()(compare)
 app.command()(sweep)
 app.add_typer(critique, name="critique")
 app.add_typer(data_app, name="data")
+app.add_typer(reward_model, name="reward-model")
 app.add_typer(recipes, name="recipes")
 app.command()(doctor)
 
