@@ -122,6 +122,7 @@ LIGHT = [
     "feedback.controls",
     "feedback.length_control",
     "feedback.writing_judge",
+    "reward_model",
     "tasks.code",
     "tasks.math",
     "tasks.sandbox",

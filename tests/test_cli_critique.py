@@ -394,4 +394,6 @@ def test_a_program_marks_answers_of_a_run_that_it_criticised_without(run: RunDir
 
 def test_a_source_that_cannot_mark_says_who_can(run: RunDir) -> None:
     result = didact("critique", "run", run.path, "--feedback", "self", "--spans", code=2)
-    assert "--spans is for program, judge:openai and judge:local, not 'self'" in str(result.exception)
+    assert "--spans is for program, judge:openai, judge:local and reward-model, not 'self'" in str(
+        result.exception
+    )

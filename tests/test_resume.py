@@ -212,11 +212,11 @@ def test_a_signal_that_a_verifier_swallows_still_ends_the_run_resumably(
 ) -> None:
     from didact.training import api, setup
 
-    real = setup.make_task
-    monkeypatch.setattr(setup, "make_task", lambda *a, **k: SignallingTask(real(*a, **k), 30))
+    real = setup.run_task
+    monkeypatch.setattr(setup, "run_task", lambda *a, **k: SignallingTask(real(*a, **k), 30))
     with pytest.raises(Interrupted, match="SIGTERM"):
         train(tmp_path / "run", model)
-    monkeypatch.setattr(setup, "make_task", real)
+    monkeypatch.setattr(setup, "run_task", real)
     api.resume(tmp_path / "run")
     assert_same_run(tmp_path / "run", uninterrupted)
 

@@ -233,8 +233,8 @@ def make_config(
         UsageError: a setting or a source that is not there, or nobody says which model criticises a file.
     """
     from didact.feedback.answers import is_run
-    from didact.tasks import make_task
     from didact.training.config import load_config, read_yaml
+    from didact.training.reward_models import run_task
     from didact.training.run_dir import RunDir
 
     if not is_run(run_or_file):
@@ -243,10 +243,10 @@ def make_config(
         config = load_config("grpo", None, overrides, **changes)
         _check_model(config, overrides)
         named = changes["task__name"] is not None
-        return config, make_task(config.task.name, config.task.settings) if named else None
+        return config, run_task(config) if named else None
     file = RunDir.open(run_or_file).config
     config = load_config(str(read_yaml(file)["method"]), file, overrides, **changes)
-    return config, make_task(config.task.name, config.task.settings, seed=config.seed)
+    return config, run_task(config)
 
 
 def with_spans(config: RunConfig) -> RunConfig:
@@ -260,10 +260,12 @@ def with_spans(config: RunConfig) -> RunConfig:
         asked: dict[str, Any] = {"output": "spans"}
     elif feedback.source == "program":
         asked = {"spans": True}
+    elif feedback.source == "reward-model":
+        asked = {}
     else:
         raise UsageError(
-            f"--spans is for program, judge:openai and judge:local, not {feedback.source!r}; people mark "
-            "passages in the column `spans` of `didact critique export`"
+            f"--spans is for program, judge:openai, judge:local and reward-model, not {feedback.source!r}; "
+            "people mark passages in the column `spans` of `didact critique export`"
         )
     changed = feedback.model_copy(update={"settings": {**feedback.settings, **asked}})
     return config.model_copy(update={"feedback": changed})

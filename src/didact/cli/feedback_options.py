@@ -13,11 +13,15 @@ FeedbackOption = Annotated[
     str | None,
     typer.Option(
         "--feedback",
-        help="program, judge:local, judge:openai, teacher, self, reward, recorded, human (docs/feedback.md).",
+        help="program, judge:local, judge:openai, teacher, self, reward, recorded, human, reward-model "
+        "(docs/feedback.md).",
     ),
 ]
 JudgeModelOption = Annotated[
-    str | None, typer.Option("--judge-model", help="The judge's model: a name on its server, or a folder.")
+    str | None,
+    typer.Option(
+        "--judge-model", help="The judge's model: a name on its server, or a folder; reward-model: its run."
+    ),
 ]
 BaseUrlOption = Annotated[
     str | None, typer.Option("--base-url", help="judge:openai: the server's URL, up to and including /v1.")

@@ -21,6 +21,7 @@ from didact.cli.eval import eval_
 from didact.cli.inspect import inspect
 from didact.cli.logs import log_to_stderr
 from didact.cli.recipes import recipes
+from didact.cli.reward_model import reward_model
 from didact.cli.sweep import sweep
 from didact.cli.train import train
 from didact.errors import DidactError, Interrupted
@@ -41,6 +42,7 @@ app.command()(inspect)
 app.command()(sweep)
 app.add_typer(critique, name="critique")
 app.add_typer(data_app, name="data")
+app.add_typer(reward_model, name="reward-model")
 app.add_typer(recipes, name="recipes")
 app.command()(doctor)
 

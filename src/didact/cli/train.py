@@ -89,8 +89,19 @@ def train(
 
     file = None if config is None else recipe_config(config)
     run_config = load_config(method, file, set_ or [], **changes)
-    out = out or Path("runs") / f"{method}-{run_config.task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    (_dry_run if dry_run else _train)(run_config, out, console)
+    start(run_config, out, dry_run=dry_run)
+
+
+def start(config: RunConfig, out: Path | None, *, dry_run: bool = False) -> None:
+    """Train by a whole config, with progress on the terminal.
+
+    Args:
+        config: The settings.
+        out: A new run directory; None makes one under `runs/`.
+        dry_run: Check and show everything, write nothing.
+    """
+    out = out or Path("runs") / f"{config.method}-{config.task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    (_dry_run if dry_run else _train)(config, out, Console(stderr=True))
 
 
 def _train(config: RunConfig, out: Path, console: Console) -> None:

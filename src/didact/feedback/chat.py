@@ -31,7 +31,7 @@ class ChatReply:
     """What came back.
 
     Attributes:
-        text: The reply; empty where it failed.
+        text: The reply; empty where it failed, unless a model keeps what was cut off.
         tokens: Tokens that the model generated.
         cost_usd: What producing it cost, also where a cache answered.
         request_hash: sha256 of the whole request, the model's name and its settings included.

@@ -27,6 +27,7 @@ class EngineChat:
         params: How to sample; greedy by default.
         weights: LIVE follows the training; a snapshot stays as it was.
         seed: Which replies, where they are drawn.
+        keep_cut: The text of a reply that was cut off stands in it, beside the error.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class EngineChat:
         params: SamplingParams | None = None,
         weights: Weights = LIVE,
         seed: int = 0,
+        keep_cut: bool = False,
     ) -> None:
         self.engine = engine
         self.renderer = renderer
@@ -45,6 +47,7 @@ class EngineChat:
         self.params = params or SamplingParams(temperature=0.0)
         self.weights = weights
         self.seed = seed
+        self.keep_cut = keep_cut
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
         """One reply a request, in order. What does not fit the context, or is cut off, is an error."""
@@ -73,7 +76,7 @@ class EngineChat:
         return derive_seed(self.seed, "chat", *said)
 
     def _reply(self, request: ChatRequest, prompt: Ids, sample: Sample | None) -> ChatReply:
-        request_hash = self._hash(request)
+        request_hash = self.request_hash(request)
         if sample is None:
             error = (
                 f"the request's {len(prompt)} tokens leave {self.name} no room for a reply of "
@@ -82,14 +85,17 @@ class EngineChat:
             return ChatReply(request_hash=request_hash, error=error)
         if sample.stop_reason == "length":
             error = f"{self.name}: the reply was cut off at {len(sample.ids)} tokens: raise max_tokens"
-            return ChatReply(tokens=len(sample.ids), request_hash=request_hash, error=error)
+            text = self.renderer.text(sample.ids) if self.keep_cut else ""
+            return ChatReply(text, len(sample.ids), request_hash=request_hash, error=error)
         text = self.renderer.text(sample.ids)
         if sample.stop_reason == "stop":
             ends = [place for stop in self.params.stop if (place := text.find(stop)) >= 0]
             text = text[: min(ends, default=len(text))]
         return ChatReply(text=text, tokens=len(sample.ids), request_hash=request_hash)
 
-    def _hash(self, request: ChatRequest) -> str:
+    def request_hash(self, request: ChatRequest) -> str:
+        """sha256 of everything that a reply depends on. Weights are in it by name alone: keep replies only
+        where `name` stands for one set of weights."""
         said = [m.model_dump() for m in request.messages]
         whole = [self.name, self.weights.name, self.seed, repr(self.params), said]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()

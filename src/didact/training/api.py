@@ -14,6 +14,7 @@ from didact.training.checkpoint import State, load_checkpoint
 from didact.training.config import RunConfig, parse_config, read_yaml
 from didact.training.inputs import check_inputs, write_inputs
 from didact.training.loop import Report, evaluated, train_loop
+from didact.training.reward_models import write_card
 from didact.training.run_dir import RunDir, read_jsonl, write_atomically
 from didact.training.setup import Parts, build
 from didact.training.signals import StopSignal
@@ -126,6 +127,7 @@ def _finish(parts: Parts, run: RunDir, state: State, report: Report, warn: Repor
     with StopSignal() as stop:
         state = train_loop(parts, run, state, stop, report, warn)
     parts.engine.save_pretrained(run.model)
+    write_card(parts.task, run.model)
     result = {
         "method": parts.config.method,
         "task": parts.config.task.name,

@@ -27,7 +27,7 @@ class TaskConfig(Section):
     """What is asked."""
 
     name: str = "spell_backward"
-    """A reasoning-gym generator, "code", "jsonl", "math", "recorded" or "writing"."""
+    """A reasoning-gym generator, "annotated", "code", "jsonl", "math", "recorded" or "writing"."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The task's own settings: a generator's, or the files and the verifier of a JSONL task."""
 
@@ -36,7 +36,8 @@ class FeedbackConfig(Section):
     """Who criticises."""
 
     source: str = "program"
-    """program, judge:local, judge:openai, teacher, self, reward, recorded or human; see docs/feedback.md."""
+    """program, judge:local, judge:openai, teacher, self, reward, recorded, human or reward-model; see
+    docs/feedback.md."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The source's own settings."""
     control: Control | None = None

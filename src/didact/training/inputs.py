@@ -34,7 +34,7 @@ def inputs(parts: Parts) -> dict[str, str]:
     packages = ["torch", "transformers"]
     if parts.config.model.lora is not None:
         packages.append("peft")
-    if parts.config.task.name not in ("jsonl", "recorded", "code", "writing"):
+    if parts.config.task.name not in ("jsonl", "recorded", "code", "writing", "annotated"):
         packages.append("reasoning-gym")
     found |= {f"version of {name}": version(name) for name in packages}
     found["version of didact"] = _didact_version()

@@ -23,12 +23,12 @@ from didact.randomness import derive_seed
 from didact.rollouts.base import Context
 from didact.rollouts.engine_chat import EngineChat
 from didact.rollouts.render import Renderer
-from didact.tasks import make_task
 from didact.tasks.base import Task, validate_problem, validate_task
 from didact.tasks.finite import FiniteTask
 from didact.tasks.recorded import RecordedAnswers
 from didact.tasks.writing import Judged
 from didact.training.config import ModelConfig, RunConfig
+from didact.training.reward_models import bind_task, run_task
 from didact.training.rewards import Bill, Scoring, against_start, check_reward, make_scoring
 from didact.training.run_dir import RunDir
 from didact.training.sources import Surroundings, source_settings
@@ -131,7 +131,7 @@ def build(
             "run `didact descend`, or go on with `didact descend --resume RUN`"
         )
     method = method or make_method(config.method, config.settings)
-    task = make_task(config.task.name, config.task.settings, seed=config.seed)
+    task = run_task(config)
     check_reward(config, task)
     if not isinstance(task, Judged):  # a judge's scores are no proof of a reference
         validate_task(task)
@@ -139,6 +139,7 @@ def build(
         check_task(config, method, task)
     engine = make_engine(config.model, keep_reference=method.needs_reference, critic=method.critic)
     renderer = Renderer(engine.tokenizer, config.model.chat_template, engine.end_ids)
+    bind_task(task, config, engine, renderer)
     policy = (engine, renderer)
     scoring = make_scoring(config, surroundings(config, task, policy, home))
     if scoring is not None and isinstance(task, Judged):

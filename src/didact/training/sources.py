@@ -8,18 +8,18 @@ self               the policy, with nothing private
 reward             the judge that scores the answers (`rewards`), in the words of the same verdict
 recorded           what was said about exactly this answer, by whomever
 human              the same, by people only
+reward-model       a model that `didact reward-model train` made, with marked passages
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
-from didact.engines.base import LIVE, Engine, SamplingParams
+from didact.engines.base import LIVE, SamplingParams
 from didact.errors import UsageError, did_you_mean
 from didact.feedback.base import FeedbackSource
 from didact.feedback.chat import ChatModel
@@ -31,59 +31,25 @@ from didact.feedback.self_critique import SelfCritique
 from didact.feedback.span_judge import make_judge
 from didact.feedback.teacher import Teacher
 from didact.rollouts.engine_chat import EngineChat
-from didact.rollouts.render import Renderer
-from didact.tasks.base import Task
 from didact.tasks.code import CodeTask
 from didact.tasks.generated import GeneratedTask
-from didact.training.config import Positive, Section
+from didact.training.config import Positive
+from didact.training.reward_models import RewardModelSource
+from didact.training.source_base import Source, Surroundings, checked_settings
 from didact.types import FeedbackSourceName
 
 if TYPE_CHECKING:
     from didact.feedback.openai_chat import Prices
 
-S = TypeVar("S", bound=BaseModel)
-
-UNSHOWN = ("api_key_env", "base_url")
-"""Settings that a key may be put into by mistake: an error does not repeat them."""
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a source may be built from.
-
-    Attributes:
-        load: Makes an engine and its renderer from a model's name or path; None is the policy's own.
-        policy: The engine in training and its renderer; None where nothing is trained.
-        task: The task whose answers are criticised.
-        seed: The run's seed.
-        home: A folder for what a source keeps, as a judge's replies; made when needed.
-        judge: Gives the judge of the rewards as a source of critiques; None where nobody scores.
-    """
-
-    load: Callable[[str | None], tuple[Engine, Renderer]]
-    policy: tuple[Engine, Renderer] | None
-    task: Task | None
-    seed: int
-    home: Path | None
-    judge: Callable[[], FeedbackSource | None] = lambda: None
-
-
-class Source(Section):
-    """Settings of a source."""
-
-    @property
-    def needs_reference(self) -> bool:
-        """Can it say nothing about a problem without a reference?"""
-        return False
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Files that its words come from; a run does not go on when they have changed."""
-        return ()
-
-    def build(self, at: Surroundings) -> FeedbackSource:
-        """The source itself."""
-        raise NotImplementedError
+__all__ = [
+    "SOURCES",
+    "Served",
+    "Source",
+    "Spoken",
+    "Surroundings",
+    "checked_settings",
+    "source_settings",
+]
 
 
 class ProgramSource(Source):
@@ -356,6 +322,7 @@ SOURCES: dict[str, type[Source]] = {
     "reward": RewardSource,
     "recorded": RecordedSource,
     "human": HumanSource,
+    "reward-model": RewardModelSource,
 }
 
 
@@ -368,21 +335,3 @@ def source_settings(name: str, settings: Mapping[str, Any]) -> Source:
     if name not in SOURCES:
         raise UsageError(f"unknown feedback source {name!r}: {did_you_mean(name, SOURCES)}")
     return checked_settings(SOURCES[name], f"feedback {name!r}", settings)
-
-
-def checked_settings(kind: type[S], of: str, settings: Mapping[str, Any]) -> S:
-    """Settings of one kind, checked; `of` says in a message whose they are.
-
-    Raises:
-        UsageError: an unknown setting (with the nearest valid one), or a value out of range.
-    """
-    for key in settings:
-        if key not in kind.model_fields:
-            raise UsageError(f"{of} has no setting {key!r}: {did_you_mean(key, kind.model_fields)}")
-    try:
-        return kind.model_validate(dict(settings))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        given = "" if first["type"] == "missing" or key in UNSHOWN else f" = {first['input']!r}"
-        raise UsageError(f"{of}: {key}{given}: {first['msg']}") from None

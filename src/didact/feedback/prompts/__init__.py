@@ -11,6 +11,8 @@
     teacher_v1              guidance towards a solution that must not be told
     repair_v1               what was wrong with a reply in JSON
     leak_v1                 whether a critique gives the answer away, in JSON
+    marks_v1                a critique, then marked passages a line each, for a small reward model
+    marks_only_v1           the marked passages alone
     writing_rubric_v1       a piece of writing: a score from 1 to 10 and a critique, in JSON
     writing_pair_v1         which of two pieces is better, in JSON
     descent_v1              a better instruction, from critiques of answers under the present one

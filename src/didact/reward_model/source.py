@@ -1,0 +1,128 @@
+"""A trained reward model as a source of feedback.
+
+A reply of which nothing can be made is an ok feedback without spans: a neutral δ with the KL kept, so that
+no answer leaves the mean for it. It is counted. So is an answer that is too long to be asked about.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from didact.feedback.base import FeedbackRequest
+from didact.feedback.chat import ChatModel, ChatReply, ChatRequest
+from didact.feedback.model_critic import SHOWN_CHARS
+from didact.feedback.prompts import shorten
+from didact.reward_model.formats import Reading
+from didact.reward_model.prompts import Prompter
+from didact.spans import locate
+from didact.types import Feedback, Problem, Provenance, Span
+
+LOG = logging.getLogger("didact")
+
+
+@dataclass(frozen=True)
+class Marked:
+    """What a reward model made of one answer.
+
+    Attributes:
+        reading: What its reply says; None where nothing can be made of it, or it could not be asked.
+        spans: The passages that have a place in the answer.
+        unplaced: Quotes that have none.
+        reply: The reply itself.
+    """
+
+    reading: Reading | None
+    spans: tuple[Span, ...] = ()
+    unplaced: int = 0
+    reply: ChatReply = field(default_factory=ChatReply)
+
+    @property
+    def failed(self) -> str | None:
+        """Why nobody answered, as with a server that is down; None where somebody did, even if the reply was
+        cut off."""
+        return None if self.reply.text or self.reply.tokens else self.reply.error
+
+
+class RewardModel:
+    """Criticises answers with a model that was trained for it.
+
+    Args:
+        model: The trained model. Of a reply that was cut off it keeps the text beside the error.
+        prompter: Builds the prompts that it was trained on.
+
+    Attributes:
+        seen: Counts so far: answers `asked`, replies `unparsed` and `repaired`, answers `too_long` to be
+            asked about, `quotes`, and those `unplaced`.
+    """
+
+    def __init__(self, model: ChatModel, prompter: Prompter) -> None:
+        self.model = model
+        self.prompter = prompter
+        self.seen: Counter[str] = Counter()
+
+    def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
+        """One feedback a request, in order; a failed one only where the model could not be asked at all."""
+        marked = self.mark([(request.problem, request.turn.text) for request in requests])
+        return [self._feedback(request, found) for request, found in zip(requests, marked, strict=True)]
+
+    def mark(self, asked: Sequence[tuple[Problem, str]]) -> list[Marked]:
+        """What the model makes of each (problem, answer), in order."""
+        before = Counter(self.seen)
+        prompts = [self.prompter.messages(problem, answer) for problem, answer in asked]
+        requests = [ChatRequest(messages) for messages in prompts if messages is not None]
+        replies = iter(self.model.complete(requests) if requests else [])
+        found = [
+            Marked(None) if messages is None else self._read(next(replies), answer)
+            for messages, (_, answer) in zip(prompts, asked, strict=True)
+        ]
+        self.seen["asked"] += len(asked)
+        self.seen["too_long"] += prompts.count(None)
+        lost = {n: self.seen[n] - before[n] for n in ("unparsed", "too_long")}
+        if any(lost.values()):
+            LOG.info(
+                "%s: of %d answers, %d replies could not be read and %d answers were too long to ask about; "
+                "they have no marks",
+                self.model.name, len(asked), lost["unparsed"], lost["too_long"],
+            )  # fmt: skip
+        return found
+
+    def _read(self, reply: ChatReply, answer: str) -> Marked:
+        if Marked(None, reply=reply).failed:
+            return Marked(None, reply=reply)
+        card = self.prompter.card
+        format_ = self.prompter.format
+        reading = format_.read(reply.text, reasoning=card.reasoning, cut=reply.error is not None)
+        if reading is None:
+            self.seen["unparsed"] += 1
+            return Marked(None, reply=reply)
+        aligned = locate(reading.quotes, answer, format_.policy)
+        self.seen["repaired"] += reading.repaired
+        self.seen["quotes"] += len(aligned.placed)
+        self.seen["unplaced"] += len(aligned.unaligned)
+        return Marked(reading, aligned.spans, len(aligned.unaligned), reply)
+
+    def _feedback(self, request: FeedbackRequest, found: Marked) -> Feedback:
+        reply, card = found.reply, self.prompter.card
+        provenance = Provenance(
+            author=f"{self.model.name}:{card.format}{'' if card.reasoning else ':spans_only'}",
+            prompt_hash=reply.request_hash,
+            tokens=reply.tokens,
+            cost_usd=reply.cost_usd,
+        )
+        reading, failed = found.reading, found.failed
+        unread = shorten(reply.text.strip(), SHOWN_CHARS)
+        return Feedback(
+            turn=request.index,
+            text="" if failed else unread if reading is None else reading.critique,
+            source="judge",
+            score=None if reading is None else reading.score,
+            label=None if reading is None else reading.label,
+            spans=found.spans,
+            status="failed" if failed else "ok",
+            error=failed,
+            saw_reference=False,
+            provenance=provenance,
+        )

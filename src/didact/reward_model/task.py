@@ -1,0 +1,232 @@
+"""Answers with marked passages as a task: trained on it with `sft`, a model becomes a reward model.
+
+    problem    which passages of this answer are good, and which are poor? (in the reward model's own prompt)
+    reference  the critique and the marked passages in its format
+
+The reward of a reply is the F1 of the characters that it marks. One that cannot be read scores 0. It is
+correct where it marks exactly what was annotated.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from didact.errors import DataError
+from didact.feedback.answers import is_run, open_answers
+from didact.reward_model.card import Card
+from didact.reward_model.formats import make_format
+from didact.reward_model.prompts import Prompter
+from didact.spans import locate
+from didact.tasks.base import Verdict
+from didact.tasks.finite import FiniteTask, check_fraction, held_out_keys
+from didact.types import Feedback, Message, Problem, Span
+
+LOG = logging.getLogger("didact")
+
+
+class Annotated(NamedTuple):
+    """One answer and the feedback whose passages are to be learnt."""
+
+    id: str
+    problem: Problem
+    answer: str
+    said: Feedback
+
+
+class AnnotatedTask(FiniteTask):
+    """Answers whose passages somebody marked, from a data file or a run directory.
+
+    Of each answer the first usable feedback with spans is learnt. Without `eval_path` a part of the questions
+    is kept for evaluation, chosen by a hash, so that one question stays on one side.
+
+    Args:
+        path: The data file or run directory.
+        eval_path: A second one to evaluate on; then all of `path` is for training.
+        format: What the model learns to write; see reward_model/formats.py.
+        reasoning: A critique comes before the passages.
+        unmarked: Also learn from feedback without spans. Only for annotators who were asked for passages.
+        eval_fraction: About this part of the questions is kept for evaluation, in (0, 1).
+        seed: The order of the training answers; each pass over them has an order of its own.
+
+    Attributes:
+        held_out: The annotated answers that are kept for evaluation, whether or not they fit the model.
+        left_out: How many training answers are not learnt, by reason.
+
+    Raises:
+        DataError: a file or row that cannot be used, or nothing to train on.
+        UsageError: an unknown format or a setting out of range.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        eval_path: str | Path | None = None,
+        format: str = "json_v1",
+        reasoning: bool = True,
+        unmarked: bool = False,
+        eval_fraction: float = 0.2,
+        seed: int = 0,
+    ) -> None:
+        check_fraction(eval_fraction, "task 'annotated': ")
+        make_format(format)
+        self.name = Path(path).stem
+        self.card = Card(format=format, reasoning=reasoning)
+        self.left_out: Counter[str] = Counter()
+        found = read_annotated(Path(path), unmarked=unmarked)
+        if eval_path is None:
+            keys = {item.problem.question_key for item in found}
+            kept = set(held_out_keys(sorted(keys), eval_fraction, "annotated-split"))
+            if not kept:
+                raise DataError(
+                    f"{path} asks about one question only: it cannot be split; add rows, or give eval_path"
+                )
+            self.held_out = [item for item in found if item.problem.question_key in kept]
+            self.trained_on = [item for item in found if item.problem.question_key not in kept]
+        else:
+            self.trained_on, self.held_out = found, read_annotated(Path(eval_path), unmarked=unmarked)
+            self.refuse_seen(self.held_out, str(eval_path))
+        files = [f for p in (path, eval_path) if p is not None for f in answer_files(Path(p))]
+        super().__init__([], [], files=files, seed=seed, stream="annotated-order")
+        self._fill(lambda messages: 0, None, None)
+
+    def bind(
+        self,
+        length: Callable[[Sequence[Message]], int],
+        target_length: Callable[[str], int],
+        *,
+        limit: int | None,
+        max_tokens: int,
+        chat_template: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make prompts that leave a model room for `max_tokens`, and leave out targets that are longer.
+
+        Args:
+            length: Tokens of a rendered conversation.
+            target_length: Tokens of an answer to it, its end included.
+            limit: Tokens that the model takes; None for no limit.
+            max_tokens: The longest reply.
+            chat_template: Settings of the chat template that prompts are rendered with.
+
+        Raises:
+            DataError: no training answer is left.
+        """
+        prompt_tokens = None if limit is None else max(0, limit - max_tokens)
+        self.card = self.card.model_copy(
+            update={
+                "max_tokens": max_tokens,
+                "prompt_tokens": prompt_tokens,
+                "chat_template": dict(chat_template or {}),
+            }
+        )
+        self._fill(length, target_length, max_tokens)
+        if self.left_out:
+            told = ", ".join(f"{count} {why}" for why, count in sorted(self.left_out.items()))
+            LOG.warning("%s: not everything can be learnt: %s", self.name, told)
+
+    def refuse_seen(self, others: Sequence[Annotated], where: str) -> None:
+        """Raise DataError where a question of `others` is trained on."""
+        known = {item.problem.question_key for item in self.trained_on}
+        seen = next((o for o in others if o.problem.question_key in known), None)
+        if seen is not None:
+            raise DataError(
+                f"{where}: {seen.id!r} asks what the reward model is trained on: keep questions on one side, "
+                "as with `didact data split`"
+            )
+
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        """Score a reply by the characters that it marks; what cannot be read scores 0."""
+        format_ = make_format(self.card.format)
+        reading = format_.read(answer, reasoning=self.card.reasoning)
+        if reading is None:
+            return Verdict(0.0, False)
+        text = str(problem.metadata["answer"])
+        found = marked_characters(locate(reading.quotes, text, format_.policy).spans)
+        wanted = {(i, label) for start, end, label in problem.metadata["marks"] for i in range(start, end)}
+        both = len(found) + len(wanted)
+        f1 = 1.0 if not both else 2 * len(found & wanted) / both
+        return Verdict(f1, found == wanted)
+
+    def _fill(
+        self,
+        length: Callable[[Sequence[Message]], int],
+        target_length: Callable[[str], int] | None,
+        max_tokens: int | None,
+    ) -> None:
+        """The problems of both sides, for these limits."""
+        prompter = Prompter(self.card, length)
+
+        def problems(items: Sequence[Annotated], left_out: Counter[str]) -> list[Problem]:
+            found = []
+            for item in items:
+                made = self._problem(item, prompter, left_out)
+                if made is None:
+                    continue
+                if target_length is not None and target_length(made.reference or "") > (max_tokens or 0):
+                    left_out["annotations longer than sampling.max_tokens"] += 1
+                    continue
+                found.append(made)
+            return found
+
+        self.left_out = Counter()
+        self._train, self._eval = problems(self.trained_on, self.left_out), problems(self.held_out, Counter())
+        if not self._train:
+            told = ", ".join(f"{count} {why}" for why, count in self.left_out.items()) or "there are none"
+            raise DataError(
+                f"{self.name} has no annotated answer that could be learnt ({told}): raise "
+                "sampling.max_tokens, take a model with a longer context, or another format"
+            )
+
+    def _problem(self, item: Annotated, prompter: Prompter, left_out: Counter[str]) -> Problem | None:
+        card = self.card
+        written = prompter.format.write(item.said, item.answer, reasoning=card.reasoning)
+        if written is None:
+            left_out["critiques that the format cannot say"] += 1
+            return None
+        left_out.update({"passages without an unambiguous quote": written.lost} if written.lost else {})
+        messages = prompter.messages(item.problem, item.answer)
+        if messages is None:
+            left_out["answers too long for the model"] += 1
+            return None
+        reading = prompter.format.read(written.text, reasoning=card.reasoning)
+        spans = () if reading is None else locate(reading.quotes, item.answer, prompter.format.policy).spans
+        marks = [[s.start, s.end, s.label] for s in spans]
+        metadata = {"answer": item.answer, "marks": marks}
+        return Problem(id=item.id, messages=messages, reference=written.text, metadata=metadata)
+
+
+def marked_characters(spans: Sequence[Span]) -> set[tuple[int, str]]:
+    """Every marked character, with its label."""
+    return {(i, span.label) for span in spans for i in range(span.start, span.end)}
+
+
+def read_annotated(path: Path, *, unmarked: bool = False) -> list[Annotated]:
+    """The answers of a data file or a run whose passages were marked, each with the first such feedback.
+
+    Raises:
+        DataError: a row that cannot be used, or no passage is marked anywhere.
+        UsageError: there is no such file.
+    """
+    answers = open_answers(path).answers()
+    found = []
+    for answer in answers:
+        usable = [f for f in answer.feedback if f.ok and (f.spans or unmarked)]
+        usable = [f for f in usable if all(answer.text[s.start : s.end] == s.quote for s in f.spans)]
+        if usable:
+            name = f"{answer.rollout}#{answer.index}"
+            found.append(Annotated(name, answer.problem, answer.text, usable[0]))
+    if not found:
+        raise DataError(
+            f"of the {len(answers)} answers in {path} none has marked passages: run `didact critique "
+            f"run {path} --spans`, or train with a source that gives spans"
+        )
+    return found
+
+
+def answer_files(path: Path) -> tuple[Path, ...]:
+    """The files that the answers of a data file or run directory lie in."""
+    return (path / "rollouts.jsonl", path / "feedback.jsonl") if is_run(path) else (path,)
