@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.cli.main import main
 from didact.errors import Interrupted, UsageError
 from didact.feedback.prompts import load_prompt
 from didact.methods import METHODS
@@ -26,7 +24,7 @@ from didact.training.config import borrow_config, parse_config
 from didact.training.descend import descend, resume_descent
 from didact.training.run_dir import RunDir, read_jsonl
 from didact.types import Message, Problem
-from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context
+from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context, didact
 from tests.models import save_model
 
 GOOD, BAD, WORSE = "Always say a.", "Always say b.", "Say nothing."
@@ -257,19 +255,6 @@ QUICK = {
 
 def quick(model: Path, **changes: Any) -> Any:
     return parse_config({**QUICK, "model": {"path": str(model)}, **changes})
-
-
-def didact(*words: object) -> int:
-    """The exit code of `didact …`, run in this process."""
-    before = sys.argv
-    sys.argv = ["didact", *map(str, words)]
-    try:
-        main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from didact.feedback.base import FeedbackRequest
 from didact.feedback.chat_cache import SPENT
 from didact.feedback.program import ProgramCritic
 from didact.training.run_dir import read_jsonl
-from didact.training.setup import tiny_model
 from didact.training.sources import Surroundings, source_settings
 from didact.types import Example, Feedback, Problem, Provenance, Turn
 from tests.helpers import didact
@@ -35,18 +33,6 @@ QUICK = [
     "--set", "eval.problems=4", "--set", "optim.lr=1e-3", "--set", "checkpoint_every=1",
 ]  # fmt: skip
 LOOSE = ["--set", "feedback.max_failed=1"]
-
-
-@pytest.fixture(scope="module")
-def roomy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model with a longer context: it reads a teacher's prompt byte by byte."""
-    folder = tmp_path_factory.mktemp("models") / "roomy"
-    shutil.copytree(tiny_model(), folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 2048}))
-    return folder
 
 
 def critic(messages: list[dict[str, str]]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from didact.cli.main import main
 from didact.errors import CheckpointError, Interrupted, TrainingGuard, UsageError
 from didact.evaluation.judged import score_metrics
 from didact.feedback import openai_chat
@@ -28,8 +26,8 @@ from didact.training.api import resume
 from didact.training.config import RewardConfig
 from didact.training.rewards import Scoring, reward_settings
 from didact.training.run_dir import RunDir, read_jsonl
-from didact.training.setup import tiny_model
 from didact.types import Problem, Turn
+from tests.helpers import didact
 from tests.judge_server import TRANSIENT, JudgeServer
 from tests.models import save_model
 from tests.test_tasks_writing import PROBLEM, ScriptedChat, rated, section
@@ -38,31 +36,6 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "writing"
 NOBODY = "'http://127.0.0.1:1/v1'"
 LETTERS = "aeinorst"
 """What the scripted judge likes."""
-
-
-def didact(*words: object) -> int:
-    """The exit code of `didact …`, run in this process."""
-    before = sys.argv
-    sys.argv = ["didact", *map(str, words)]
-    try:
-        main()
-    except SystemExit as left:
-        return int(left.code or 0)
-    finally:
-        sys.argv = before
-    return 0
-
-
-@pytest.fixture(scope="module")
-def roomy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model with a longer context, so that a revision's prompt fits."""
-    folder = tmp_path_factory.mktemp("models") / "roomy"
-    shutil.copytree(tiny_model(), folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048}))
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 2048}))
-    return folder
 
 
 def points(piece: str) -> int:
