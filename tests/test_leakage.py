@@ -270,7 +270,7 @@ def test_a_megabyte_takes_seconds_and_twice_the_text_twice_the_time():
     for unit, reference in [("7 of ", "7"), ("a b c ", "cat"), ("half é½ ", "0.5"), ("\\frac{1}{ '", "3/4")]:
         small, large = cpu(unit * 1_500, reference), cpu(unit * 6_000, reference)
         assert large < 12 * small + 0.1, unit
-    assert cpu("The brown fox answers 12 of them. " * 15_000, "The quick red fox said so") < 12
+    assert cpu("The brown fox answers 12 of them. " * 15_000, "The quick red fox said so") < 30
     assert leak("so " * 100_000 + "it is Canberra", "Canberra").leaks
 
 

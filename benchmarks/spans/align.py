@@ -55,17 +55,17 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def critiques(n: int, seed: int = 0) -> list[Work]:
-    """n answers with the quotes about each."""
+def critiques(n: int, seed: int = 0, words: int = 440) -> list[Work]:
+    """n answers of so many words, with the quotes about each."""
     draw = random.Random(seed)
     work = []
     for _ in range(n):
-        words = draw.choices(VOCABULARY, k=440)
-        text = " ".join(w + "\n" if i % 40 == 39 else w for i, w in enumerate(words))
+        said = draw.choices(VOCABULARY, k=words)
+        text = " ".join(w + "\n" if i % 40 == 39 else w for i, w in enumerate(said))
         quotes = []
         for _ in range(4):
-            at = draw.randrange(len(words) - 8)
-            quote = " ".join(words[at : at + draw.randint(3, 8)])
+            at = draw.randrange(len(said) - 8)
+            quote = " ".join(said[at : at + draw.randint(3, 8)])
             quotes.append(Quote(_spoilt(quote, draw), draw.choice(["good", "poor"])))
         ids = [*tokenizer().encode(text).ids, tokenizer().get_vocab_size() + 1]
         work.append(Work(quotes, ids, text))

@@ -6,6 +6,7 @@ counted unless there is nothing else. An id that wrote part of a character has t
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from itertools import chain
 from typing import Literal, TypeAlias, get_args
@@ -143,7 +144,8 @@ def _characters(
 
 
 def _places(offsets: Sequence[tuple[int, int]], size: int) -> NDArray[np.int64]:
-    places = np.fromiter(chain.from_iterable(offsets), np.int64, 2 * len(offsets)).reshape(-1, 2)
+    # Twice as fast as what NumPy makes of a list or of an iterator.
+    places = np.frombuffer(array("q", list(chain.from_iterable(offsets))), np.int64).reshape(-1, 2)
     wrong = (places[:, 0] < 0) | (places[:, 1] > size) | (places[:, 0] > places[:, 1])
     if wrong.any():
         n = int(np.argmax(wrong))

@@ -73,15 +73,17 @@ def normal(text: str) -> Normal:
     >>> n.text, n.span(6, 7), n.span(8, 9)
     ('"It\\'s 5 fine"', (7, 8), None)
     """
-    simple: dict[int, str] = {}
-    for c in set(text):
-        if c > "\x7f":
-            written = _simple(c)
-            if written is None:
-                return _by_regions(text)
-            simple[ord(c)] = written
+    form = text
+    if not text.isascii():
+        for c in set(text):
+            if c > "\x7f":
+                written = _simple(c)
+                if written is None:
+                    return _by_regions(text)
+                if written != c:  # and it stays as it is written, so the order does not matter
+                    form = form.replace(c, written)
     places = np.arange(len(text) + 1)
-    return _one_space(text.translate(simple), places[:-1], places[1:])
+    return _one_space(form, places[:-1], places[1:])
 
 
 def _by_regions(text: str) -> Normal:
