@@ -8,14 +8,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.evaluation.alarms import (
-    alarms,
-    collapse,
-    flat_feedback,
-    no_op,
-    repeated_share,
-    train_up_held_out_down,
-)
+from didact.evaluation import alarms as kinds
+from didact.evaluation.alarms import Alarm, Metrics, alarms, repeated_share
+
+
+def collapse(records: list[dict[str, Any]]) -> list[Alarm]:
+    return kinds.collapse(Metrics(records))
+
+
+def no_op(records: list[dict[str, Any]]) -> list[Alarm]:
+    return kinds.no_op(Metrics(records))
+
+
+def flat_feedback(records: list[dict[str, Any]]) -> list[Alarm]:
+    return kinds.flat_feedback(Metrics(records))
+
+
+def train_up_held_out_down(records: list[dict[str, Any]]) -> list[Alarm]:
+    return kinds.train_up_held_out_down(Metrics(records))
 
 
 def steps(n: int = 12, **series: Any) -> list[dict[str, Any]]:

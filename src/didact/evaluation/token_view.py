@@ -23,7 +23,7 @@ from didact.evaluation.report import render
 from didact.feedback.store import FeedbackStore
 from didact.jsonlines import read_jsonl, write_atomically
 from didact.methods.base import Method
-from didact.methods.span_rewards import SpanRewards
+from didact.methods.span_rewards import SpanRewards, place, quoting
 from didact.spans import credited_by, turn_offsets
 from didact.training.inspected import Inspected
 from didact.training.run_dir import RunDir
@@ -115,9 +115,7 @@ def rollout_view(run: RunDir, rollout_id: str, method: Method, tokenizer: Any) -
             question=rollout.problem.question,
             reward=turn.reward,
             tokens=tuple(_tokens(rollout, h, method, tokenizer, measured.get(h))),
-            critiques=tuple(
-                f.text if f.ok else f"(failed) {f.error}" for f in rollout.feedback if f.turn == h
-            ),
+            critiques=tuple(_words(f) for f in rollout.feedback if f.turn == h),
         )
         for h, turn in enumerate(rollout.turns)
     ]
@@ -164,18 +162,12 @@ def _phrases(
     said: Sequence[Feedback], turn: Turn, offsets: Sequence[tuple[int, int]], labels: Sequence[Any]
 ) -> list[str | None]:
     """The words behind each label: those of the span, or else the whole critique that quotes it."""
-    words: dict[tuple[int, int, str], list[str]] = defaultdict(list)
-    spans = []
-    for feedback in said:
-        for span in feedback.spans:
-            if turn.text[span.start : span.end] == span.quote:
-                spans.append(span)
-                words[span.start, span.end, span.label].append(span.phrase or feedback.text)
-    givers = credited_by(spans, offsets, labels)
-    return [
-        None if giver is None else " / ".join(dict.fromkeys(words[giver.start, giver.end, giver.label]))
-        for giver in givers
-    ]
+    quoted = [(span, feedback) for feedback in said for span in quoting(feedback, turn)]
+    words = defaultdict(list)
+    for span, feedback in quoted:
+        words[place(span)].append(span.phrase or feedback.text)
+    givers = credited_by([span for span, _ in quoted], offsets, labels)
+    return [None if giver is None else " / ".join(dict.fromkeys(words[place(giver)])) for giver in givers]
 
 
 # ── to look at ────────────────────────────────────────────────────────────────────────────────────

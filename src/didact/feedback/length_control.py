@@ -112,18 +112,7 @@ def score_at(
     rng = generator(seed, "score-bootstrap")
     means = s_N[rng.integers(len(s_N), size=(n_resamples, len(s_N)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Score(
-        raw=found.raw,
-        raw_low=float(low),
-        raw_high=float(high),
-        controlled=found.controlled,
-        low=found.low,
-        high=found.high,
-        length_effect=found.length_effect,
-        n=found.n,
-        missing=found.missing,
-        extrapolated=found.extrapolated,
-    )
+    return Score(**found._asdict(), raw_low=float(low), raw_high=float(high))
 
 
 def win_rate(

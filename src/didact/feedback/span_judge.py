@@ -227,13 +227,16 @@ def make_judge(
     return Judge(model, privileged=privileged, output=output)
 
 
+def own_words(phrase: str, critique: str) -> str | None:
+    """The critique's own words that a phrase quotes; None where it quotes none."""
+    placed = locate([Quote(phrase, "good")], critique, MatchPolicy(repeats="first", fuzzy=False)).spans
+    return placed[0].quote if placed else None
+
+
 def _quote(passage: Passage, label: Literal["good", "poor"], critique: str) -> Quote:
     """A passage with the critique's own words about it, where it has such."""
-    phrase = passage.phrase if isinstance(passage, ArguedPassage) else ""
-    placed = locate([Quote(phrase, label)], critique, MatchPolicy(repeats="first", fuzzy=False)).spans
-    return Quote(
-        passage.quote, label, phrase=placed[0].quote if placed else None, before=passage.before or None
-    )
+    phrase = own_words(passage.phrase, critique) if isinstance(passage, ArguedPassage) else None
+    return Quote(passage.quote, label, phrase=phrase, before=passage.before or None)
 
 
 def _told(placed: Placed) -> str:

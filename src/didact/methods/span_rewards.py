@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from didact.credit import Array
 from didact.errors import DataError
 from didact.spans import Offsets, credited_by, token_labels, turn_offsets
-from didact.types import Rollout, Span, Turn
+from didact.types import Feedback, Rollout, Span, Turn
 
 Weight = Annotated[float, Field(ge=0)]
 Compat: TypeAlias = Literal["slf5k", "ultrafeedback", "kodcode"]
@@ -112,7 +112,7 @@ class SpanRewards(BaseModel):
         if not said and not (self.failed == "neutral" and rollout.feedback_failed(0)):
             return None
         turn = rollout.turns[0]
-        quoted = [[s for s in f.spans if turn.text[s.start : s.end] == s.quote] for f in said]
+        quoted = [quoting(f, turn) for f in said]
         seen["misquoted"] += sum(len(f.spans) for f in said) - sum(map(len, quoted))
         try:
             offsets = turn_offsets(turn, tokenizer) if any(quoted) or self.compat else None
@@ -148,12 +148,12 @@ class SpanRewards(BaseModel):
             return published(labels_T, offsets, turn.text, PRESETS[self.compat])
         givers = credited_by(spans, offsets, found_T)
         if self.length_normalised:
-            size = Counter(map(_place, givers))
-            labels_T = labels_T / [size[_place(giver)] for giver in givers]
+            size = Counter(map(place, givers))
+            labels_T = labels_T / [size[place(giver)] for giver in givers]
         poor = np.flatnonzero(labels_T < 0)
         if len(poor):
-            first = _place(givers[poor[0]])
-            labels_T[[_place(giver) == first for giver in givers]] *= self.first_error
+            first = place(givers[poor[0]])
+            labels_T[[place(giver) == first for giver in givers]] *= self.first_error
         return np.where(labels_T > 0, self.good, self.poor) * labels_T
 
 
@@ -175,6 +175,11 @@ def published(labels_T: Array, offsets: Offsets, text: str, preset: Preset) -> A
     return found_T
 
 
-def _place(span: Span | None) -> tuple[int, int, str] | None:
+def quoting(feedback: Feedback, turn: Turn) -> list[Span]:
+    """The spans of a critique that quote this answer; any other is about another one."""
+    return [s for s in feedback.spans if turn.text[s.start : s.end] == s.quote]
+
+
+def place(span: Span | None) -> tuple[int, int, str] | None:
     """What tells spans apart; None for no span."""
     return None if span is None else (span.start, span.end, span.label)

@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from didact.feedback.judge import TOP_SCORE
-from didact.feedback.span_judge import MAX_SPANS, ArguedMarks, Marks
-from didact.spans import MatchPolicy, Quote, locate
+from didact.feedback.span_judge import MAX_SPANS, ArguedMarks, Marks, own_words
+from didact.spans import Quote
 from didact.types import Feedback, Span
 
 LABELS = {"right": 1.0, "partly right": 0.5, "wrong": 0.0}
@@ -148,18 +148,11 @@ def _quoted(found: Any, label: Literal["good", "poor"], critique: str) -> list[Q
         quote = item.get("quote") if isinstance(item, dict) else None
         if isinstance(quote, str) and quote:
             before = item.get("before")
-            phrase = _own_words(item.get("phrase"), critique)
+            said = item.get("phrase")
+            phrase = own_words(said, critique) if isinstance(said, str) else None
             context = before if isinstance(before, str) and before else None
             quotes.append(Quote(quote, label, phrase=phrase, before=context))
     return quotes
-
-
-def _own_words(phrase: Any, critique: str) -> str | None:
-    """The critique's own words that a phrase quotes; None where it quotes none."""
-    if not isinstance(phrase, str):
-        return None
-    placed = locate([Quote(phrase, "good")], critique, MatchPolicy(repeats="first", fuzzy=False)).spans
-    return placed[0].quote if placed else None
 
 
 def _by_marks(marks: Set[str]) -> str | None:

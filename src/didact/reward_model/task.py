@@ -79,12 +79,8 @@ class AnnotatedTask(FiniteTask):
         self.left_out: Counter[str] = Counter()
         found = read_annotated(Path(path), unmarked=unmarked)
         if eval_path is None:
-            keys = {item.problem.question_key for item in found}
-            kept = set(held_out_keys(sorted(keys), eval_fraction, "annotated-split"))
-            if not kept:
-                raise DataError(
-                    f"{path} asks about one question only: it cannot be split; add rows, or give eval_path"
-                )
+            keys = (item.problem.question_key for item in found)
+            kept = set(held_out_keys(Path(path), keys, eval_fraction, "annotated-split"))
             self.held_out = [item for item in found if item.problem.question_key in kept]
             self.trained_on = [item for item in found if item.problem.question_key not in kept]
         else:

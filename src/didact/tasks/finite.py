@@ -125,16 +125,30 @@ def read_split(
     )
 
 
-def held_out_keys(keys: Iterable[str], fraction: float, stream: str) -> list[str]:
-    """The keys that are kept for evaluation, in the order of their hashes.
+def held_out_keys(path: Path, keys: Iterable[str], fraction: float, stream: str) -> list[str]:
+    """The keys of a file that are kept for evaluation, in the order of their hashes.
 
     A key's hash depends on nothing else, so that it stays on its side as files grow. Neither side is ever
-    empty; of less than two distinct keys none is kept.
+    empty.
+
+    Args:
+        path: The file, for the error.
+        keys: What its rows ask; equal keys stay on one side.
+        fraction: About this part of them is kept, in (0, 1).
+        stream: Names the hash.
+
+    Raises:
+        DataError: there are less than two distinct keys.
     """
     place_of = {key: derive_seed(0, stream, key) / 2**63 for key in keys}
     ranked = sorted(place_of, key=place_of.__getitem__)
     wanted = sum(place < fraction for place in place_of.values())
-    return ranked[: min(max(wanted, 1), len(ranked) - 1)] if ranked else []
+    if len(ranked) < 2:
+        raise DataError(
+            f"{path} has one row only, or one prompt in all rows: it asks one question only and cannot be "
+            "split into training and evaluation. Add rows, or give eval_path. Nothing was written."
+        )
+    return ranked[: min(max(wanted, 1), len(ranked) - 1)]
 
 
 def check_fraction(eval_fraction: float, what: str = "") -> None:
@@ -149,12 +163,8 @@ def check_fraction(eval_fraction: float, what: str = "") -> None:
 
 def _split(path: Path, rows: list[ReadRow], fraction: float) -> tuple[list[Problem], list[Problem]]:
     """(train, eval), by a hash of the prompt alone; equal prompts stay on one side."""
-    rank = {key: i for i, key in enumerate(held_out_keys((row.key for row in rows), fraction, "jsonl-split"))}
-    if not rank:
-        raise DataError(
-            f"{path} has one row only, or one prompt in all rows: it cannot be split into training and "
-            "evaluation. Add rows, or give eval_path. Nothing was written."
-        )
+    kept = held_out_keys(path, (row.key for row in rows), fraction, "jsonl-split")
+    rank = {key: i for i, key in enumerate(kept)}
     held_out = sorted((row for row in rows if row.key in rank), key=lambda row: rank[row.key])
     return [row.problem for row in rows if row.key not in rank], [row.problem for row in held_out]
 

@@ -65,11 +65,7 @@ class RecordedTask(FiniteTask):
             raise UsageError(f"task 'recorded' needs references that are answers, not patterns: {verifier!r}")
         by_question = _by_question(read_examples(Path(path)))
         if eval_path is None:
-            held_out = set(held_out_keys(by_question, eval_fraction, "recorded-split"))
-            if not held_out:
-                raise DataError(
-                    f"{path} asks one question only: it cannot be split; add rows, or give eval_path"
-                )
+            held_out = set(held_out_keys(Path(path), by_question, eval_fraction, "recorded-split"))
         else:
             others = _by_question(read_examples(Path(eval_path)))
             if shared := sorted(by_question.keys() & others.keys()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from didact.evaluation.alarms import Alarm, alarms
+from didact.evaluation.alarms import Alarm, Metrics, alarms
 from didact.feedback.controls import Control
 from didact.training.config import read_yaml
 from didact.training.run_dir import RunDir, read_jsonl
@@ -31,15 +31,19 @@ class AlarmWatch:
         self.run = run
         self.warn = warn
         self.flat = control in FLAT_BY_DESIGN
-        self.records = list(read_jsonl(run.metrics))
         self.raised = {(line["name"], line["key"]) for line in read_jsonl(run.alarms)}
-        if self.records:
+        self.metrics = Metrics()
+        step = None
+        for record in read_jsonl(run.metrics):
+            self.metrics.add(record)
+            step = record["step"]
+        if step is not None:
             # A process that was killed right after a line of metrics may not have looked at it.
-            self._look(self.records[-1]["step"])
+            self._look(step)
 
     def add(self, record: dict[str, Any]) -> None:
         """Look at the metrics with one more line."""
-        self.records.append(record)
+        self.metrics.add(record)
         self._look(record["step"])
 
     def end(self, step: int) -> None:
@@ -47,7 +51,7 @@ class AlarmWatch:
         self._look(step, ended=True)
 
     def _look(self, step: int, *, ended: bool = False) -> None:
-        for alarm in alarms(self.records, ended=ended, flat_by_design=self.flat):
+        for alarm in alarms(self.metrics, ended=ended, flat_by_design=self.flat):
             if (alarm.name, alarm.key) in self.raised:
                 continue
             self.raised.add((alarm.name, alarm.key))

@@ -107,12 +107,10 @@ class Spoken(Source):
         return EngineChat(engine, renderer, name=name, params=params, weights=LIVE, seed=at.seed)
 
 
-class LocalJudgeSource(Spoken):
-    """A judge in this process."""
+class Judging(Source):
+    """What every judge has."""
 
-    model: str | None = None
-    """A folder or hub id; None is a frozen copy of the model that is trained."""
-    output: Literal["text", "json", "spans"] = "text"
+    output: Literal["text", "json", "spans"]
     """"json" asks for score, label and spans too, which small models cannot write; "spans" for a critique and
     the good and poor passages that it is about."""
     reasoning: bool = True
@@ -124,9 +122,20 @@ class LocalJudgeSource(Spoken):
     def needs_reference(self) -> bool:
         return self.privileged
 
-    def build(self, at: Surroundings) -> FeedbackSource:
-        chat = self.chat(at, "frozen", self.model)
+    def judge(self, chat: ChatModel) -> FeedbackSource:
+        """The judge that this model is."""
         return make_judge(chat, self.output, privileged=self.privileged, reasoning=self.reasoning)
+
+
+class LocalJudgeSource(Spoken, Judging):
+    """A judge in this process."""
+
+    model: str | None = None
+    """A folder or hub id; None is a frozen copy of the model that is trained."""
+    output: Literal["text", "json", "spans"] = "text"
+
+    def build(self, at: Surroundings) -> FeedbackSource:
+        return self.judge(self.chat(at, "frozen", self.model))
 
 
 class Served(Source):
@@ -211,20 +220,13 @@ class Served(Source):
         return None
 
 
-class ServerJudgeSource(Served):
+class ServerJudgeSource(Served, Judging):
     """A judge behind an OpenAI-compatible server."""
 
     output: Literal["text", "json", "spans"] = "json"
-    reasoning: bool = True
-    """Of "spans": a critique comes before the passages."""
-    privileged: bool = False
-
-    @property
-    def needs_reference(self) -> bool:
-        return self.privileged
 
     def build(self, at: Surroundings) -> FeedbackSource:
-        return make_judge(self.chat(at), self.output, privileged=self.privileged, reasoning=self.reasoning)
+        return self.judge(self.chat(at))
 
 
 class TeacherSource(Spoken):
