@@ -22,10 +22,10 @@ from didact.cli.sweep import sweep
 from didact.errors import DataError, DidactError, Interrupted, UsageError
 from didact.evaluation.results import CurvePoint
 from didact.evaluation.statistics import Estimate
-from didact.evaluation.sweep_report import summary, write_sweep_report
+from didact.evaluation.sweep_report import HEADINGS, summary, write_sweep_report
 from didact.evaluation.sweep_results import SweepResults
 from didact.feedback.controls import CONTROLS
-from didact.sweep.collect import collect, mean_curve
+from didact.sweep.collect import accuracy_at, collect, mean_curve
 from didact.sweep.plan import Cell, Plan, SweepFile, make_plan, merged, read_plan
 from didact.sweep.run import State, run_cells, train_command
 from didact.training.run_dir import RunDir
@@ -545,6 +545,41 @@ def test_curves_that_were_measured_elsewhere_are_read_off_between_their_points()
     assert mean_curve([[]]) == []
 
 
+def test_between_two_evaluations_a_curve_is_a_line() -> None:
+    curve = [CurvePoint(step, 10 * step, 0.0, acc, (0, 1)) for step, acc in ((0, 0.1), (25, 0.6), (40, 0.3))]
+    assert accuracy_at(curve, 25) == 0.6
+    assert accuracy_at(curve, 10) == pytest.approx(0.3)
+    assert accuracy_at(curve, 30) == pytest.approx(0.5)
+    assert (accuracy_at(curve, None), accuracy_at([], 3)) == (None, None)
+
+
+def test_runs_that_end_apart_are_also_compared_at_equal_steps(tmp_path: Path) -> None:
+    (task,) = results(tmp_path).tasks
+    assert task.equal_steps is None  # all of them end at step 2
+    assert [arm.at_equal_steps for arm in task.arms] == [None, None]
+    html = write_sweep_report(tmp_path / "report.html", results(tmp_path / "again")).read_text()
+    assert "At equal steps:" not in html
+    for seed in (0, 1):  # one sampled answer a problem leaves tokens for another step
+        run = RunDir(tmp_path / f"easy/rltf-sd/seed-{seed}")
+        run.add_metrics({"step": 4, "sampled_tokens": 125, "feedback_tokens": 0})
+        run.add_metrics({"step": 4, "sampled_tokens": 125, "eval": {"n": 4, "accuracy": 1.0, "ci95": [0, 1]}})
+        run.add_timing({"step": 4, "seconds": 1.5})
+        run.add_evaluation(answered([True] * 4), 4)
+    run = RunDir(tmp_path / "easy/grpo/seed-1")
+    run.add_metrics({"step": 3, "sampled_tokens": 125, "feedback_tokens": 0})
+    run.add_metrics({"step": 3, "sampled_tokens": 125, "eval": {"n": 4, "accuracy": 0.5, "ci95": [0, 1]}})
+    run.add_timing({"step": 3, "seconds": 1.5})
+    run.add_evaluation(answered([True, True, False, False]), 3)
+    found = collect(plan(), tmp_path)
+    (task,) = found.tasks
+    grpo, sd = task.arms
+    assert task.equal_steps == 2
+    assert (grpo.final.value, sd.final.value) == (0.375, 1.0)
+    assert grpo.at_equal_steps == Estimate(0.125, 0.0, 0.25, 2)
+    assert sd.at_equal_steps == Estimate(0.875, 0.75, 1.0, 2)
+    assert "At equal steps: 2" in write_sweep_report(tmp_path / "report.html", found).read_text()
+
+
 def test_results_are_json_and_the_same_runs_give_the_same(tmp_path: Path) -> None:
     found = results(tmp_path)
     text = json.dumps(found.to_json(), allow_nan=False)
@@ -552,7 +587,7 @@ def test_results_are_json_and_the_same_runs_give_the_same(tmp_path: Path) -> Non
     read = json.loads(text)
     assert read["tasks"][0]["arms"][1]["final"]["value"] == 0.875
     assert read["cells"][0]["curve"] == [[0, 0.0], [120, 0.25]]
-    assert set(read["definitions"]) == {"final", "area", "improvement", "difference", "p", "tokens"}
+    assert set(read["definitions"]) == set(HEADINGS)
 
 
 # ── the page ──────────────────────────────────────────────────────────────────────────────────────

@@ -62,17 +62,17 @@ def main_tables(results: Mapping[str, Any]) -> Iterable[str]:
         yield f"**{task['task']}**, {task['n_eval']} evaluation problems, budget {task['budget']}"
         yield ""
         yield (
-            "| arm | seeds | first answer | mean over the budget | after a hint | after own critique "
-            "| beats GRPO | p (Holm) | paper: first | paper: second |"
+            f"| arm | seeds | first answer | mean over the budget | at step {task['equal_steps']} "
+            "| after a hint | after own critique | beats GRPO | p (Holm) | paper: first | paper: second |"
         )
-        yield "|---" * 10 + "|"
-        yield f"| start | – | {percent(base)} | – | – | – | – | – | {percent(paper['base'][0])} | – |"
+        yield "|---" * 11 + "|"
+        yield f"| start | – | {percent(base)} | – | – | – | – | – | – | {percent(paper['base'][0])} | – |"
         for arm in task["arms"]:
             first, second = paper.get(arm["arm"], (None, None))
             better = arm["improvement"]
             yield "| " + " | ".join([
                 f"`{arm['arm']}`", str(len(arm["seeds"])), estimate(arm["final"]), estimate(arm["area"]),
-                estimate(arm["after_feedback"]), estimate(arm["after_own_critique"]),
+                estimate(arm["at_equal_steps"]), estimate(arm["after_feedback"]), estimate(arm["after_own_critique"]),
                 "–" if better is None else f"{better['value']:.2f}",
                 "–" if arm["p_holm"] is None else f"{arm['p_holm']:.3f}", percent(first), percent(second),
             ]) + " |"  # fmt: skip

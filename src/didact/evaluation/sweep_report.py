@@ -24,6 +24,7 @@ from didact.jsonlines import write_atomically
 HEADINGS = {
     "final": "First answer right",
     "area": "Over the whole budget",
+    "equal_steps": "At equal steps",
     "improvement": "Chance of beating the baseline",
     "difference": "Difference, points",
     "p": "p (Holm)",
@@ -120,6 +121,7 @@ def _task(index: int, task: TaskResults, baseline: str) -> dict[str, Any]:
         "n_eval": task.n_eval,
         "budget": plain_text(task.budget),
         "base": task.base_accuracy,
+        "equal_steps": task.equal_steps,
         "curves": Markup(_own_ids(_curves(task, f"task-{index}-caption"), f"task-{index}-")),
         "arms": arms,
         "told": [arm for arm in arms if arm["rollouts"]],
@@ -137,6 +139,7 @@ def _arm(index: int, arm: ArmSummary, is_baseline: bool) -> dict[str, Any]:
         "seed": arm.seeds[0],
         "final": _cell(arm.final),
         "area": _cell(arm.area),
+        "equal_steps": _cell(arm.at_equal_steps),
         "after": _cell(arm.after_feedback),
         "own": _cell(arm.after_own_critique),
         "improvement": _cell(arm.improvement),

@@ -16,6 +16,9 @@ DEFINITIONS = {
     "of the middle half of the runs), with a percentile bootstrap over runs.",
     "area": "Mean accuracy over the whole budget (area under the learning curve by sampled tokens, divided "
     "by the budget), interquartile mean over seeds.",
+    "equal_steps": "The same as the first, at the step at which the first run of the task ends, read off each "
+    "learning curve on the line between two evaluations. Whoever samples two answers a problem has used more "
+    "tokens by then. Only where a budget of tokens ends runs after different numbers of steps.",
     "improvement": "Probability that a run of this arm beats a run of the baseline, ties for half; 50 % is "
     "no difference.",
     "difference": "Difference to the baseline in accuracy, averaged over seeds problem by problem, with a "
@@ -78,6 +81,8 @@ class ArmSummary:
     seeds: tuple[int, ...]
     final: Estimate
     area: Estimate
+    at_equal_steps: Estimate | None
+    """First answers right at the task's `equal_steps`."""
     after_feedback: Estimate | None
     after_own_critique: Estimate | None
     curve: Sequence[CurvePoint]
@@ -118,6 +123,8 @@ class TaskResults:
     base_accuracy: float | None
     """Of the model before training; None where it was not evaluated."""
     arms: Sequence[ArmSummary]
+    equal_steps: int | None = None
+    """The step at which the first run ends; None where all of them end there."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,7 @@ class SweepResults:
                     "n_eval": t.n_eval,
                     "budget": t.budget,
                     "base_accuracy": t.base_accuracy,
+                    "equal_steps": t.equal_steps,
                     "arms": [arm.to_json() for arm in t.arms],
                 }
                 for t in self.tasks

@@ -122,13 +122,14 @@ def _task(plan: Plan, out: Path, task: str, cells: Sequence[CellResult]) -> Task
                 f"{out / path} and {out / first} were evaluated on different problems, so they cannot be "
                 "compared: remove the one that is not of this sweep, and run it again"
             )
+    equal_steps = _equal_steps(cells)
     correct = {path: np.array([right for _, right in found]) for path, found in answers.items()}
     baseline = [cell for cell in cells if cell.arm == plan.baseline]
     arms = []
     for arm in plan.arms:
         mine = [cell for cell in cells if cell.arm == arm.name]
         if mine:
-            summary = _summary(arm, mine, out)
+            summary = _summary(arm, mine, out, equal_steps)
             arms.append(_compared(summary, mine, baseline, correct) if arm.name != plan.baseline else summary)
     tokens = config.max_sampled_tokens
     budget = f"at most {config.steps:,} steps" if tokens is None else f"{tokens:,} sampled policy tokens"
@@ -139,7 +140,21 @@ def _task(plan: Plan, out: Path, task: str, cells: Sequence[CellResult]) -> Task
         budget="different for each arm" if plan.unequal_budgets else budget,
         base_accuracy=float(np.mean(start)) if start else None,
         arms=arms,
+        equal_steps=equal_steps,
     )
+
+
+def _equal_steps(cells: Sequence[CellResult]) -> int | None:
+    """The step at which the first of several runs ends; None where all of them end there."""
+    steps = {cell.steps for cell in cells}
+    return min(steps) if len(steps) > 1 else None
+
+
+def accuracy_at(curve: Sequence[CurvePoint], step: int | None) -> float | None:
+    """The accuracy at a step, between two evaluations on the line that joins them; None without either."""
+    if step is None or not curve:
+        return None
+    return float(np.interp(step, [p.step for p in curve], [p.accuracy for p in curve]))
 
 
 def _answers(path: Path, step: int) -> list[tuple[tuple[Any, ...], float]]:
@@ -153,7 +168,7 @@ def _answers(path: Path, step: int) -> list[tuple[tuple[Any, ...], float]]:
     ]
 
 
-def _summary(arm: Arm, cells: Sequence[CellResult], out: Path) -> ArmSummary:
+def _summary(arm: Arm, cells: Sequence[CellResult], out: Path, equal_steps: int | None) -> ArmSummary:
     def estimate(values: Sequence[float | None]) -> Estimate | None:
         known = [v for v in values if v is not None]
         return iqm_interval([known], seed=SEED) if known else None
@@ -169,6 +184,7 @@ def _summary(arm: Arm, cells: Sequence[CellResult], out: Path) -> ArmSummary:
         seeds=tuple(cell.seed for cell in cells),
         final=iqm_interval([[cell.accuracy for cell in cells]], seed=SEED),
         area=iqm_interval([[cell.area for cell in cells]], seed=SEED),
+        at_equal_steps=estimate([accuracy_at(cell.curve, equal_steps) for cell in cells]),
         after_feedback=estimate([cell.after_feedback for cell in cells]),
         after_own_critique=estimate([cell.after_own_critique for cell in cells]),
         curve=mean_curve([cell.curve for cell in cells]),
