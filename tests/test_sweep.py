@@ -428,7 +428,7 @@ def finished(out: Path, cell: Cell, right: Sequence[bool], *, text: str = "sun",
                 run.add_metrics(
                     {
                         "step": i, "sampled_tokens": 60 * i, "feedback_tokens": 7 * i, "grad_norm": 0.1,
-                        "leak_rate": 0.25 * i, "feedback_cost_usd": 0.5, "mentions_critique": 0.0,
+                        "leak_rate": 0.25 * i, "feedback_cost_usd": 0.5, "reward_cost_usd": 0.25, "mentions_critique": 0.0,
                         "critiques": 8, "distinct_critiques": distinct,
                     }
                 )  # fmt: skip
@@ -469,7 +469,7 @@ def test_the_table_holds_the_numbers_of_the_runs(tmp_path: Path) -> None:
     assert sd.difference is not None
     assert sd.difference[0] == pytest.approx((0.5 + 1 + 1 + 0.5) / 4)
     assert (grpo.improvement, grpo.difference, grpo.p) == (None, None, None)
-    assert (sd.sampled_tokens, sd.feedback_tokens, sd.cost_usd, sd.seconds) == (120, 14, 1.0, 3.0)
+    assert (sd.sampled_tokens, sd.feedback_tokens, sd.cost_usd, sd.seconds) == (120, 14, 1.5, 3.0)
     assert sd.leak_rate == pytest.approx(0.375)
     assert sd.after_feedback == Estimate(1.0, 1.0, 1.0, 2)
     assert found.missing == {}

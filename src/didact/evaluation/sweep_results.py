@@ -26,7 +26,8 @@ DEFINITIONS = {
     "p": "Two-sided permutation test over seeds, corrected for the number of comparisons in the whole sweep "
     "(Holm).",
     "tokens": "Means over seeds. Policy tokens are those that the trained model sampled for training; tokens "
-    "that a critic model generated are counted apart. A program's critiques cost none.",
+    "that a critic model generated are counted apart. A program's critiques cost none. USD are what critics and "
+    "judges that give rewards cost.",
 }
 """What the columns mean, by their names in results.json."""
 

@@ -95,7 +95,7 @@ def cell_result(cell: Cell, out: Path) -> CellResult:
         steps=arm.steps,
         sampled_tokens=arm.sampled_tokens,
         feedback_tokens=arm.feedback_tokens,
-        cost_usd=sum(r.get("feedback_cost_usd", 0.0) for r in records),
+        cost_usd=sum(r.get(f"{who}_cost_usd", 0.0) for r in records for who in ("feedback", "reward")),
         leak_rate=_mean(records, "leak_rate"),
         mentions_critique=_mean(records, "mentions_critique"),
         seconds=arm.seconds,
