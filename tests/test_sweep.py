@@ -428,8 +428,8 @@ def finished(out: Path, cell: Cell, right: Sequence[bool], *, text: str = "sun",
                 run.add_metrics(
                     {
                         "step": i, "sampled_tokens": 60 * i, "feedback_tokens": 7 * i, "grad_norm": 0.1,
-                        "leak_rate": 0.25 * i, "feedback_cost_usd": 0.5, "reward_cost_usd": 0.25, "mentions_critique": 0.0,
-                        "critiques": 8, "distinct_critiques": distinct,
+                        "leak_rate": 0.25 * i, "feedback_cost_usd": 0.5, "reward_cost_usd": 0.25,
+                        "mentions_critique": 0.0, "critiques": 8, "distinct_critiques": distinct,
                     }
                 )  # fmt: skip
         else:

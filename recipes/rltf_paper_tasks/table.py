@@ -72,7 +72,8 @@ def main_tables(results: Mapping[str, Any]) -> Iterable[str]:
             better = arm["improvement"]
             yield "| " + " | ".join([
                 f"`{arm['arm']}`", str(len(arm["seeds"])), estimate(arm["final"]), estimate(arm["area"]),
-                estimate(arm["at_equal_steps"]), estimate(arm["after_feedback"]), estimate(arm["after_own_critique"]),
+                estimate(arm["at_equal_steps"]), estimate(arm["after_feedback"]),
+                estimate(arm["after_own_critique"]),
                 "–" if better is None else f"{better['value']:.2f}",
                 "–" if arm["p_holm"] is None else f"{arm['p_holm']:.3f}", percent(first), percent(second),
             ]) + " |"  # fmt: skip

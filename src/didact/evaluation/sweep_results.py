@@ -16,8 +16,8 @@ DEFINITIONS = {
     "of the middle half of the runs), with a percentile bootstrap over runs.",
     "area": "Mean accuracy over the whole budget (area under the learning curve by sampled tokens, divided "
     "by the budget), interquartile mean over seeds.",
-    "equal_steps": "The same as the first, at the step at which the first run of the task ends, read off each "
-    "learning curve on the line between two evaluations. Whoever samples two answers a problem has used more "
+    "equal_steps": "The same as the first, at the step at which the first run of the task ends, read off "
+    "each learning curve on the line between two evaluations. Whoever samples two answers a problem has used more "
     "tokens by then. Only where a budget of tokens ends runs after different numbers of steps.",
     "improvement": "Probability that a run of this arm beats a run of the baseline, ties for half; 50 % is "
     "no difference.",
@@ -26,8 +26,8 @@ DEFINITIONS = {
     "p": "Two-sided permutation test over seeds, corrected for the number of comparisons in the whole sweep "
     "(Holm).",
     "tokens": "Means over seeds. Policy tokens are those that the trained model sampled for training; tokens "
-    "that a critic model generated are counted apart. A program's critiques cost none. USD are what critics and "
-    "judges that give rewards cost.",
+    "that a critic model generated are counted apart. A program's critiques cost none. USD are what "
+    "critics and judges that give rewards cost.",
 }
 """What the columns mean, by their names in results.json."""
 
