@@ -17,8 +17,8 @@ DEFINITIONS = {
     "area": "Mean accuracy over the whole budget (area under the learning curve by sampled tokens, divided "
     "by the budget), interquartile mean over seeds.",
     "equal_steps": "The same as the first, at the step at which the first run of the task ends, read off "
-    "each learning curve on the line between two evaluations. Whoever samples two answers a problem has used more "
-    "tokens by then. Only where a budget of tokens ends runs after different numbers of steps.",
+    "each learning curve on the line between two evaluations. Whoever samples two answers a problem has used "
+    "more tokens by then. Only where a budget of tokens ends runs after different numbers of steps.",
     "improvement": "Probability that a run of this arm beats a run of the baseline, ties for half; 50 % is "
     "no difference.",
     "difference": "Difference to the baseline in accuracy, averaged over seeds problem by problem, with a "
