@@ -580,6 +580,25 @@ def test_runs_that_end_apart_are_also_compared_at_equal_steps(tmp_path: Path) ->
     assert "At equal steps: 2" in write_sweep_report(tmp_path / "report.html", found).read_text()
 
 
+def test_a_control_is_compared_with_its_method(tmp_path: Path) -> None:
+    chosen = plan(methods={"grpo": {}, "rltf-sd": {"controls": ["shuffled"]}})
+    right = {**RIGHT, ("rltf-sd-shuffled", 0): [True, True, False, False],
+             ("rltf-sd-shuffled", 1): [True, True, True, False]}  # fmt: skip
+    for cell in chosen.cells:
+        finished(tmp_path, cell, right[cell.arm, cell.seed])
+    found = collect(chosen, tmp_path)
+    grpo, sd, shuffled = found.tasks[0].arms
+    assert (grpo.to_method, sd.to_method) == (None, None)
+    # Right in 2, 2, 1, 0 of 2 where the method is in 2, 2, 2, 1.
+    assert shuffled.to_method is not None
+    assert shuffled.to_method[0] == pytest.approx((0 + 0 - 0.5 - 0.5) / 4)
+    assert shuffled.difference is not None
+    assert shuffled.difference[0] == pytest.approx((0.5 + 1 + 0.5 + 0) / 4)
+    html = write_sweep_report(tmp_path / "report.html", found).read_text()
+    assert "Control against its method" in html
+    assert "−25.0<small>" in html
+
+
 def test_results_are_json_and_the_same_runs_give_the_same(tmp_path: Path) -> None:
     found = results(tmp_path)
     text = json.dumps(found.to_json(), allow_nan=False)

@@ -27,6 +27,7 @@ HEADINGS = {
     "equal_steps": "At equal steps",
     "improvement": "Chance of beating the baseline",
     "difference": "Difference, points",
+    "to_method": "Control against its method, points",
     "p": "p (Holm)",
     "tokens": "Policy and critic tokens",
 }
@@ -124,6 +125,7 @@ def _task(index: int, task: TaskResults, baseline: str) -> dict[str, Any]:
         "equal_steps": task.equal_steps,
         "curves": Markup(_own_ids(_curves(task, f"task-{index}-caption"), f"task-{index}-")),
         "arms": arms,
+        "controlled": any(arm["to_method"] for arm in arms),
         "told": [arm for arm in arms if arm["rollouts"]],
     }
 
@@ -144,6 +146,7 @@ def _arm(index: int, arm: ArmSummary, is_baseline: bool) -> dict[str, Any]:
         "own": _cell(arm.after_own_critique),
         "improvement": _cell(arm.improvement),
         "difference": _points(arm.difference),
+        "to_method": _points(arm.to_method),
         "p": arm.p_holm,
         "tokens": arm.sampled_tokens,
         "feedback_tokens": arm.feedback_tokens,

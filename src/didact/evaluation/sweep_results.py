@@ -23,6 +23,8 @@ DEFINITIONS = {
     "no difference.",
     "difference": "Difference to the baseline in accuracy, averaged over seeds problem by problem, with a "
     "paired bootstrap over problems: it speaks of other problems, the intervals over seeds of other seeds.",
+    "to_method": "The same for a control, against the method that it belongs to: below zero is what that "
+    "which the control takes away was worth.",
     "p": "Two-sided permutation test over seeds, corrected for the number of comparisons in the whole sweep "
     "(Holm).",
     "tokens": "Means over seeds. Policy tokens are those that the trained model sampled for training; tokens "
@@ -98,6 +100,8 @@ class ArmSummary:
     """None for the baseline, and without a finished run of it."""
     difference: tuple[float, float, float] | None = None
     """Mean and interval against the baseline, paired by problem, over the seeds that both have."""
+    to_method: tuple[float, float, float] | None = None
+    """Of a control, the same against the method that it belongs to; None of a method."""
     p: float | None = None
     """As it came out, not corrected."""
     p_holm: float | None = None

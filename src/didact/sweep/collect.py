@@ -130,6 +130,9 @@ def _task(plan: Plan, out: Path, task: str, cells: Sequence[CellResult]) -> Task
         mine = [cell for cell in cells if cell.arm == arm.name]
         if mine:
             summary = _summary(arm, mine, out, equal_steps)
+            if arm.of is not None:
+                method = [cell for cell in cells if cell.arm == arm.of]
+                summary = dataclasses.replace(summary, to_method=_difference(mine, method, correct))
             arms.append(_compared(summary, mine, baseline, correct) if arm.name != plan.baseline else summary)
     tokens = config.max_sampled_tokens
     budget = f"at most {config.steps:,} steps" if tokens is None else f"{tokens:,} sampled policy tokens"
@@ -233,20 +236,28 @@ def _compared(
     if not baseline:
         return arm
     mine, theirs = ([c.accuracy for c in run] for run in (cells, baseline))
-    by_seed = {cell.seed: cell.path for cell in baseline}
-    both = [(cell.path, by_seed[cell.seed]) for cell in cells if cell.seed in by_seed]
-    difference = None
-    if both:
-        a_V, b_V = (np.mean([correct[pair[side]] for pair in both], axis=0) for side in (0, 1))
-        if np.count_nonzero(~np.isnan(a_V - b_V)) > 1:
-            found = paired_difference(a_V, b_V, seed=SEED)
-            difference = (found.mean, found.low, found.high)
     return dataclasses.replace(
         arm,
         improvement=probability_of_improvement([mine], [theirs], seed=SEED),
-        difference=difference,
+        difference=_difference(cells, baseline, correct),
         p=permutation_p(mine, theirs, seed=SEED) if len(mine) > 1 and len(theirs) > 1 else None,
     )
+
+
+def _difference(
+    cells: Sequence[CellResult], others: Sequence[CellResult], correct: Mapping[str, Any]
+) -> tuple[float, float, float] | None:
+    """How far some runs are ahead of others, problem by problem over the seeds that both have, with its
+    interval; None without such seeds."""
+    by_seed = {cell.seed: cell.path for cell in others}
+    both = [(cell.path, by_seed[cell.seed]) for cell in cells if cell.seed in by_seed]
+    if not both:
+        return None
+    a_V, b_V = (np.mean([correct[pair[side]] for pair in both], axis=0) for side in (0, 1))
+    if np.count_nonzero(~np.isnan(a_V - b_V)) < 2:
+        return None
+    found = paired_difference(a_V, b_V, seed=SEED)
+    return found.mean, found.low, found.high
 
 
 def _corrected(tasks: Sequence[TaskResults]) -> tuple[list[TaskResults], int]:
