@@ -164,7 +164,7 @@ def test_the_table_is_written_from_results_and_says_what_is_missing(tmp_path: Pa
     assert said.startswith("before\n")
     assert said.endswith("\nafter\n")
     assert "old" not in said
-    assert "after 160 answers | after 320 answers" in said
+    assert "after 128 answers | after 256 answers" in said
     assert "| `grpo` | 2 | 40.0 [30.0, 50.0] | 50.0 [25.0, 75.0] | 40.0 [30.0, 50.0] | – | – |" in said
     assert "| `sft` | 2 | – | 50.0 [25.0, 75.0] | – | +3.1 [-0.2, +6.4] | 0.500 |" in said
     assert "machine: an abacus." in said

@@ -79,12 +79,13 @@ def main(words: list[str] | None = None) -> None:
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--model", default="tiny", help="tiny (bundled), or the one of warm_start.py.")
     arguments.add_argument("--questions", type=int, help="How many questions are annotated.")
+    arguments.add_argument("--reward-steps", type=int, help="Steps of the reward model's training.")
     arguments.add_argument("--no-policy", action="store_true", help="Stop when the reward model is measured.")
     arguments.add_argument("--quick", action="store_true", help="The smallest budgets, to see it run.")
     args = arguments.parse_args(words)
     budget = QUICK if args.quick else Budget()
-    if args.questions is not None:
-        budget = replace(budget, questions=args.questions)
+    given = {"questions": args.questions, "reward_steps": args.reward_steps}
+    budget = replace(budget, **{key: value for key, value in given.items() if value is not None})
     out, task, seed, model = args.out, args.task, str(args.seed), args.model
     asked = TASKS[task]
     out.mkdir(parents=True, exist_ok=True)

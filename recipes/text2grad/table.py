@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from readme_tables import Table, difference, estimate, headed, main, row, share, with_notes  # noqa: E402
 
-EVERY = {"binary_matrix": 320, "code": 160}
+EVERY = {"binary_matrix": 320, "code": 128}
 """Answers that an arm has sampled between two evaluations."""
 
 
