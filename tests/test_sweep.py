@@ -25,7 +25,7 @@ from didact.evaluation.statistics import Estimate
 from didact.evaluation.sweep_report import HEADINGS, summary, write_sweep_report
 from didact.evaluation.sweep_results import SweepResults
 from didact.feedback.controls import CONTROLS
-from didact.sweep.collect import accuracy_at, collect, mean_curve
+from didact.sweep.collect import accuracy_at, cell_result, collect, mean_curve
 from didact.sweep.plan import Cell, Plan, SweepFile, make_plan, merged, read_plan
 from didact.sweep.run import State, run_cells, train_command
 from didact.training.run_dir import RunDir
@@ -477,6 +477,16 @@ def test_the_table_holds_the_numbers_of_the_runs(tmp_path: Path) -> None:
     assert any("2 seeds an arm" in note for note in found.notes)
     assert any("can be below 0.33" in note for note in found.notes)
     assert "rltf-sd ends highest: 87.5 % [75–100 %]" in summary(found)
+
+
+def test_a_run_that_samples_nothing_has_its_end_in_place_of_a_curve(tmp_path: Path) -> None:
+    cell = plan().cells[0]
+    unbounded = cell.config.model_copy(update={"max_sampled_tokens": None})
+    run = finished(tmp_path, cell, [True, False, False, False])
+    records = [{**json.loads(line), "sampled_tokens": 0} for line in run.metrics.read_text().splitlines()]
+    run.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    found = cell_result(dataclasses.replace(cell, config=unbounded), tmp_path)
+    assert (found.accuracy, found.area, found.sampled_tokens) == (0.25, 0.25, 0)
 
 
 def test_what_is_not_finished_is_named_and_left_out(tmp_path: Path) -> None:

@@ -8,15 +8,16 @@ runs; without arguments they are written from there.
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+sys.path.insert(0, str(HERE.parent))
+
+from readme_tables import Table, difference, estimate, main, percent, share, with_notes  # noqa: E402
+
 PAPER: dict[str, dict[str, tuple[float, float | None]]] = {
     "knights_knaves": {
         "base": (0.058, None), "grpo": (0.373, None), "grpo-2turn": (0.352, 0.636),
@@ -36,29 +37,6 @@ PAPER_ABLATION = {
     "rltf-sd": 0.79, "second-turn": 0.58, "ppo": 0.38, "rejection-sampling": 0.36, "cispo": 0.33,
 }  # fmt: skip
 """The paper's Figs. 2 to 4 on knights_knaves at the end of training, read off, ±.01."""
-
-
-Table: TypeAlias = Callable[[Mapping[str, Any]], Iterable[str]]
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def estimate(found: Mapping[str, Any] | None) -> str:
-    """`41.5 [38.0, 45.2]`, in per cent."""
-    if found is None:
-        return "–"
-    if found["low"] is None:
-        return percent(found["value"])
-    return f"{percent(found['value'])} [{percent(found['low'])}, {percent(found['high'])}]"
-
-
-def paired(difference: Sequence[float] | None) -> str:
-    """`+3.5 [+1.0, +6.2]`, in points."""
-    if difference is None:
-        return "–"
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in difference))
 
 
 def main_tables(results: Mapping[str, Any]) -> Iterable[str]:
@@ -81,7 +59,7 @@ def main_tables(results: Mapping[str, Any]) -> Iterable[str]:
                 f"`{arm['arm']}`", str(len(arm["seeds"])), estimate(arm["final"]), estimate(arm["area"]),
                 estimate(arm["at_equal_steps"]), estimate(arm["after_feedback"]),
                 estimate(arm["after_own_critique"]),
-                paired(arm["difference"]), paired(arm["to_method"]), percent(first), percent(second),
+                difference(arm["difference"]), difference(arm["to_method"]), percent(first), percent(second),
             ]) + " |"  # fmt: skip
         yield ""
 
@@ -97,7 +75,7 @@ def ablation_table(results: Mapping[str, Any]) -> Iterable[str]:
         yield "|---" * 7 + "|"
         for arm in task["arms"]:
             cells = [f"`{arm['arm']}`", str(len(arm["seeds"])), estimate(arm["final"]), estimate(arm["area"])]
-            cells.append(paired(arm["difference"]))
+            cells.append(difference(arm["difference"]))
             cells.append("–" if arm["p_holm"] is None else f"{arm['p_holm']:.3f}")
             cells.append(percent(PAPER_ABLATION.get(arm["arm"])))
             yield "| " + " | ".join(cells) + " |"
@@ -115,29 +93,6 @@ def warm_table(report: Mapping[str, Any]) -> Iterable[str]:
     yield "Built with " + ", ".join(f"{key} {value}" for key, value in report["build"].items()) + "."
 
 
-def share(found: Mapping[str, Any]) -> str:
-    """`26.5 [20.9, 33.0] of 200`, in per cent."""
-    low, high = found["ci95"]
-    value = found["right"] / found["n"]
-    return f"{percent(value)} [{percent(low)}, {percent(high)}] of {found['n']}"
-
-
-def how(results: Mapping[str, Any]) -> Iterable[str]:
-    """Machine, time and what a reader must know."""
-    minutes = sum(cell["seconds"] for cell in results["cells"]) / 60
-    yield f"{len(results['cells'])} runs, {minutes:.0f} minutes of training, evaluations aside."
-    for key, value in results.get("details", {}).items():
-        yield f"{key}: {value}."
-    yield from results.get("notes", [])
-    if results["missing"]:
-        yield f"{len(results['missing'])} runs are missing."
-
-
-def with_notes(table: Table) -> Table:
-    """A sweep's table with how it was run."""
-    return lambda results: [*table(results), *(f"- {line}" for line in how(results))]
-
-
 TABLES: dict[str, tuple[str, Table]] = {
     "warm_start": ("warm_start.json", warm_table),
     "rltf_paper_tasks": ("results.json", with_notes(main_tables)),
@@ -146,32 +101,5 @@ TABLES: dict[str, tuple[str, Table]] = {
 """By the name of a directory: the file in it that counts, and the table that is made from that."""
 
 
-def write(readme: Path) -> None:
-    """Put every table between its marks."""
-    text = readme.read_text(encoding="utf-8")
-    for name, (_, table) in TABLES.items():
-        stored = RESULTS / f"{name}.json"
-        if not stored.exists():
-            continue
-        results = json.loads(stored.read_text(encoding="utf-8"))
-        start, stop = f"<!-- {name}: table.py writes from here -->", f"<!-- {name}: to here -->"
-        head, _, rest = text.partition(start)
-        tail = rest.partition(stop)[2]
-        body = "\n".join(table(results))
-        text = f"{head}{start}\n\n{body}\n\n{stop}{tail}"
-    readme.write_text(text, encoding="utf-8")
-
-
-def main(directories: Sequence[str]) -> int:
-    RESULTS.mkdir(exist_ok=True)
-    for directory in map(Path, directories):
-        if directory.name not in TABLES:
-            print(f"{directory}: its name must be one of {', '.join(TABLES)}", file=sys.stderr)
-            return 2
-        shutil.copy(directory / TABLES[directory.name][0], RESULTS / f"{directory.name}.json")
-    write(HERE / "README.md")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(HERE, TABLES, sys.argv[1:]))

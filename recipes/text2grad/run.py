@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from didact.data.files import JsonlWriter
@@ -24,11 +25,31 @@ from didact.tasks import make_task
 from didact.training.setup import tiny_model
 from didact.types import Example
 
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked, short enough that question, answer and marks fit the model."""
+
+    settings: Mapping[str, object]
+    answer: int = 16
+    """Tokens of an answer, at most."""
+    annotated: Mapping[str, object] | None = None
+    """Where the problems of the annotated answers come from, if not from `settings`."""
+
+
+CODE = "runs/text2grad/code"
+"""Where warm_start.py puts its code problems."""
 TASKS = {
-    "spell_backward": {"min_word_len": 3, "max_word_len": 5},
-    "caesar_cipher": {"min_words": 1, "max_words": 1},
+    "spell_backward": Asked({"min_word_len": 3, "max_word_len": 5}),
+    "caesar_cipher": Asked({"min_words": 1, "max_words": 1}),
+    "binary_matrix": Asked({"min_n": 3, "max_n": 4, "p_zero": 0.25}, answer=32),
+    "code": Asked(
+        {"path": f"{CODE}/train.jsonl", "eval_path": f"{CODE}/eval.jsonl"},
+        answer=64,
+        annotated={"path": f"{CODE}/annotate.jsonl", "eval_path": f"{CODE}/eval.jsonl"},
+    ),
 }
-"""What is asked, short enough that question, answer and marks fit the bundled model."""
+"""The last two are for the model of warm_start.py."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +65,8 @@ class Budget:
 
 
 QUICK = Budget(questions=12, samples=1, reward_steps=1, rl_steps=1, evaluated=2, draws=1)
-REPLY, ANSWER = 192, 16
-"""Tokens of a reward model's reply, and of an answer."""
+REPLY = 192
+"""Tokens of a reward model's reply."""
 
 
 def main(words: list[str] | None = None) -> None:
@@ -56,51 +77,63 @@ def main(words: list[str] | None = None) -> None:
     arguments.add_argument("--credit", default="critic_free", help="direct, gae or critic_free.")
     arguments.add_argument("--no-reasoning", action="store_true", help="Passages without a critique.")
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--model", default="tiny", help="tiny (bundled), or the one of warm_start.py.")
+    arguments.add_argument("--questions", type=int, help="How many questions are annotated.")
+    arguments.add_argument("--reward-steps", type=int, help="Steps of the reward model's training.")
+    arguments.add_argument("--no-policy", action="store_true", help="Stop when the reward model is measured.")
     arguments.add_argument("--quick", action="store_true", help="The smallest budgets, to see it run.")
     args = arguments.parse_args(words)
     budget = QUICK if args.quick else Budget()
-    out, task, seed = args.out, args.task, str(args.seed)
+    given = {"questions": args.questions, "reward_steps": args.reward_steps}
+    budget = replace(budget, **{key: value for key, value in given.items() if value is not None})
+    out, task, seed, model = args.out, args.task, str(args.seed), args.model
+    asked = TASKS[task]
     out.mkdir(parents=True, exist_ok=True)
     answers, reward, policy = out / "answers.jsonl", out / "reward_model", out / "policy"
     if not answers.exists():
-        sample_answers(answers, task, budget, args.seed)
+        sample_answers(answers, task, budget, args.seed, model)
     # Again after a stop: answers that have a critique are passed over.
     # `hint` says where an answer is wrong and not what would be right, and is short enough to be learnt.
-    told = settings(feedback__settings__level="hint")
-    didact("critique", "run", answers, "--spans", "--feedback", "program", *told, "--batch-size", "512")
+    told = settings(feedback__settings__level="hint", **task_settings(asked.annotated or asked.settings))
+    by = ["--feedback", "program", "--task", task]
+    didact("critique", "run", answers, "--spans", *by, *told, "--batch-size", "512")
     bare = ["--no-reasoning"] if args.no_reasoning else []
     stage(
         reward,
-        ["reward-model", "train", answers, "--model", "tiny", "--format", "lines_v1", *bare, "--seed", seed,
+        ["reward-model", "train", answers, "--model", model, "--format", "lines_v1", *bare, "--seed", seed,
          *settings(steps=budget.reward_steps, sampling__max_tokens=REPLY, optim__lr=1e-3,
                    optim__schedule="linear", problems_per_step=4 if args.quick else 32,
                    eval__problems=budget.evaluated)],
     )  # fmt: skip
-    didact("reward-model", "eval", reward, "--n", budget.evaluated, "--draws", budget.draws)
-    own = {f"task__settings__{key}": value for key, value in TASKS[task].items()}
+    measured = ["--n", budget.evaluated, "--draws", budget.draws]
+    didact("reward-model", "eval", reward, *measured, to=reward / "measured.json")
+    if args.no_policy:
+        return
     stage(
         policy,
-        ["train", "text2grad", "--model", "tiny", "--task", task, "--seed", seed,
+        ["train", "text2grad", "--model", model, "--task", task, "--seed", seed,
          "--feedback", "reward-model", "--judge-model", reward,
          *settings(steps=budget.rl_steps, settings__credit=args.credit, settings__samples=4,
-                   sampling__max_tokens=ANSWER, optim__lr=1e-4, problems_per_step=2 if args.quick else 16,
-                   eval__problems=budget.evaluated, eval__feedback="false", **own)],
+                   sampling__max_tokens=asked.answer, optim__lr=1e-4,
+                   problems_per_step=2 if args.quick else 16, eval__problems=budget.evaluated,
+                   eval__feedback="false", **task_settings(asked.settings))],
         # With one step of training a reward model may mark nothing, and then no weight changes.
         allowed=(0, 4) if args.quick else (0,),
     )  # fmt: skip
     print(f"done: {out}. The policy is in {policy / 'model'}")
 
 
-def sample_answers(file: Path, task_name: str, budget: Budget, seed: int) -> None:
-    """Answers of the bundled model to training questions, before anybody has said a word about them."""
-    engine = LocalEngine.from_pretrained(tiny_model())
+def sample_answers(file: Path, task_name: str, budget: Budget, seed: int, model: str) -> None:
+    """Answers of the model to training questions, before anybody has said a word about them."""
+    engine = LocalEngine.from_pretrained(str(tiny_model()) if model == "tiny" else model)
     renderer = Renderer(engine.tokenizer, end_ids=engine.end_ids)
-    task = make_task(task_name, TASKS[task_name], seed=seed)
+    asked = TASKS[task_name]
+    task = make_task(task_name, dict(asked.annotated or asked.settings), seed=seed)
     problems = [task.train_problem(i) for i in range(budget.questions)]
     samples = engine.sample(
         [renderer.prompt(p.messages) for p in problems],
         budget.samples,
-        SamplingParams(max_tokens=ANSWER),
+        SamplingParams(max_tokens=asked.answer),
         seed=derive_seed(seed, "text2grad-answers"),
     )
     seen = set()
@@ -111,6 +144,11 @@ def sample_answers(file: Path, task_name: str, budget: Budget, seed: int) -> Non
                 if text.strip() and (problem.question, text) not in seen:
                     seen.add((problem.question, text))
                     out.add(Example(id=str(len(seen)), problem=problem, completion=text))
+
+
+def task_settings(values: Mapping[str, object]) -> dict[str, object]:
+    """The task's own settings, as `settings` takes them."""
+    return {f"task__settings__{key}": value for key, value in values.items()}
 
 
 def settings(**values: object) -> list[str]:
@@ -128,13 +166,20 @@ def stage(run: Path, words: list[object], *, allowed: tuple[int, ...] = (0,)) ->
         didact(*words, "--out", run, allowed=allowed)
 
 
-def didact(*words: object, allowed: tuple[int, ...] = (0,)) -> None:
-    """Run and print a command; end with its exit code where that is none of the allowed ones."""
-    command = [str(word) for word in words]
+def didact(*words: object, allowed: tuple[int, ...] = (0,), to: Path | None = None) -> None:
+    """Run and print a command; end with its exit code where that is none of the allowed ones.
+
+    With `to`, what it prints is JSON and is kept there too.
+    """
+    command = [str(word) for word in words] + ["--json"] * (to is not None)
     print("$", *["didact", *command], flush=True)
-    code = subprocess.run([sys.executable, "-m", "didact.cli.main", *command], check=False).returncode
-    if code not in allowed:
-        sys.exit(code)
+    call = [sys.executable, "-m", "didact.cli.main", *command]
+    done = subprocess.run(call, check=False, stdout=None if to is None else subprocess.PIPE)
+    if done.returncode not in allowed:
+        sys.exit(done.returncode)
+    if to is not None:
+        to.write_bytes(done.stdout)
+        print(done.stdout.decode(), flush=True)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,10 @@ def sweep(
     ] = None,
     controls: Annotated[
         str | None,
-        typer.Option(help="In place of the file's: shuffled,other-problem,verdict,reference,second-try."),
+        typer.Option(
+            help="In place of the file's, as shuffled,verdict: shuffled, other-problem, verdict, reference, "
+            "second-try, spans-drop30, spans-drop60, spans-flip20, spans-shuffled."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Check and show the cells, write nothing.")] = False,
 ) -> None:

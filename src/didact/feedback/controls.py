@@ -5,11 +5,12 @@
     verdict        only whether the answer is right
     reference      the reference itself
     second-try     a fixed sentence that says nothing
+    spans-…        the true critique with spans that were made worse; see feedback/noisy_spans.py
 
 Each changes what the method reads and nothing else: the same rollouts are asked about, at the same
-places. Evaluation always gets the true critic. `shuffled` and `other-problem` ask the critic as often
-as the method itself does, the other three ask nobody. More samples at an equal budget of tokens, the
-sixth control of the field, is a setting of the method and no source.
+places. Evaluation always gets the true critic. `shuffled`, `other-problem` and those of spans ask the
+critic as often as the method itself does, the other three ask nobody. More samples at an equal budget of
+tokens, another control of the field, is a setting of the method and no source.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from typing import Literal, TypeAlias, get_args
 
 from didact.errors import UsageError, did_you_mean
 from didact.feedback.base import FeedbackRequest, FeedbackSource
+from didact.feedback.noisy_spans import SPAN_NOISES, NoisySpans
 from didact.feedback.program import RIGHT, WRONG
 from didact.feedback.shuffled import ShuffledFeedback
 from didact.feedback.store import SHUFFLED
 from didact.types import Feedback, Provenance
 
-Control: TypeAlias = Literal["shuffled", "other-problem", "verdict", "reference", "second-try"]
+Control: TypeAlias = Literal[
+    "shuffled", "other-problem", "verdict", "reference", "second-try",
+    "spans-drop30", "spans-drop60", "spans-flip20", "spans-shuffled",
+]  # fmt: skip
 CONTROLS: tuple[Control, ...] = get_args(Control)
 SECOND_TRY = "Please answer once more."
 """All that `second-try` ever says."""
@@ -50,6 +55,8 @@ def controlled(critic: FeedbackSource, control: Control | None, *, seed: int = 0
         return ShuffledFeedback(critic, seed=seed)
     if control == "other-problem":
         return OtherProblem(critic, seed=seed)
+    if control in SPAN_NOISES:
+        return NoisySpans(critic, control, seed=seed)
     return InPlace(control)
 
 

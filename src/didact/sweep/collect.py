@@ -87,7 +87,7 @@ def cell_result(cell: Cell, out: Path) -> CellResult:
         path=cell.name,
         accuracy=arm.accuracy,
         area=area_under_curve([p.sampled_tokens for p in curve], [p.accuracy for p in curve], until=until)
-        if curve
+        if curve and until  # what samples nothing, as sft, has no curve by tokens
         else arm.accuracy,
         after_feedback=arm.accuracy_after_feedback,
         after_own_critique=arm.accuracy_after_own_critique,

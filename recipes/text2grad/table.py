@@ -1,0 +1,103 @@
+"""Write the README's tables from what the study found.
+
+    python recipes/text2grad/table.py runs/text2grad/warm runs/text2grad/rm_* runs/text2grad/study_*
+
+Without arguments they are written from results/.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from didact.evaluation.statistics import iqm_interval
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from readme_tables import Table, difference, estimate, headed, main, row, share, with_notes  # noqa: E402
+
+EVERY = {"binary_matrix": 320, "code": 128}
+"""Answers that an arm has sampled between two evaluations."""
+
+
+def study(results: Mapping[str, Any]) -> Iterable[str]:
+    """One table a task: accuracy by samples seen, and what tells an arm from the baseline."""
+    for task in results["tasks"]:
+        cells = [cell for cell in results["cells"] if cell["task"] == task["task"]]
+        points = max(len(cell["curve"]) for cell in cells)
+        every = EVERY[task["task"]]
+        yield (
+            f"**{task['task']}**, {task['n_eval']} evaluation problems; "
+            f"the start is right on {100 * task['base_accuracy']:.1f} %"
+        )
+        yield ""
+        seen = [f"after {every * k:,} answers" for k in range(1, points)]
+        against = f"against `{results['baseline']}`, paired"
+        yield from headed(["arm", "seeds", *seen, "mean over the budget", against, "p (Holm)"])
+        for arm in task["arms"]:
+            curves = [cell["curve"] for cell in cells if cell["arm"] == arm["arm"]]
+            whole = all(len(curve) == points for curve in curves)
+            yield row([
+                f"`{arm['arm']}`", str(len(arm["seeds"])),
+                *(at(curves, k) if whole else "–" for k in range(1, points - 1)), estimate(arm["final"]),
+                estimate(arm["area"]) if whole else "–", difference(arm["difference"]),
+                "–" if arm["p_holm"] is None else f"{arm['p_holm']:.3f}",
+            ])  # fmt: skip
+        yield ""
+
+
+def at(curves: Sequence[Sequence[Sequence[float]]], k: int) -> str:
+    """The interquartile mean over seeds at the k-th evaluation."""
+    return estimate(iqm_interval([[curve[k][1] for curve in curves]], seed=0)._asdict())
+
+
+def warm(report: Mapping[str, Any]) -> Iterable[str]:
+    """What the small model can do before any reinforcement learning."""
+    yield from headed(["task", "first answers right", "tokens of an answer", "longest prompt, tokens"])
+    for found in report["measured"]:
+        answer = f"{found['answer_tokens']:.1f}"
+        yield row([f"`{found['task']}`", share(found), answer, str(found["prompt_tokens"])])
+    yield ""
+    yield "Built with " + ", ".join(f"{key} {value}" for key, value in report["build"].items()) + "."
+
+
+def reward_model(found: Mapping[str, Any]) -> Iterable[str]:
+    """Marks on held-out answers, token by token."""
+    yield from headed(["marks", "precision", "recall", "F1"])
+    for polarity in ("good", "poor"):
+        scores = found[polarity]["all"]
+        yield row([polarity, *(measured(scores[key]) for key in ("precision", "recall", "f1"))])
+    yield ""
+    said = {
+        "marks' IoU": "iou", "answers marked exactly": "exact", "replies that cannot be read": "failures",
+        "tokens marked": "coverage", "by the annotator": "coverage_gold",
+    }  # fmt: skip
+    rest = "; ".join(f"{words} {measured(found[key])}" for words, key in said.items())
+    yield f"{found['answers']} held-out answers: {rest}."
+
+
+def measured(found: Mapping[str, Any]) -> str:
+    """`0.912 [0.880, 0.940]`."""
+    if found["value"] is None:
+        return "–"
+    return f"{found['value']:.3f}" + (" [{:.3f}, {:.3f}]".format(*found["ci95"]) if found["ci95"] else "")
+
+
+MARKS = "reward_model/measured.json"
+TABLES: dict[str, tuple[str, Table]] = {
+    "warm": ("warm_start.json", warm),
+    "rm_matrix": (MARKS, reward_model),
+    "rm_matrix_bare": (MARKS, reward_model),
+    "rm_code": (MARKS, reward_model),
+    "rm_code_bare": (MARKS, reward_model),
+    "study_matrix": ("results.json", with_notes(study)),
+    "study_code": ("results.json", with_notes(study)),
+}
+"""By the name of a directory: the file in it that counts, and the table that is made from that."""
+
+
+if __name__ == "__main__":
+    sys.exit(main(HERE, TABLES, sys.argv[1:]))
