@@ -36,7 +36,7 @@ class FeedbackConfig(Section):
     """Who criticises."""
 
     source: str = "program"
-    """program, judge:local, judge:openai, teacher, self, reward, recorded, human or reward-model; see
+    """program, judge:local, judge:openai, teacher, self, retry, reward, recorded, human or reward-model; see
     docs/feedback.md."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The source's own settings."""

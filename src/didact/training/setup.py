@@ -144,7 +144,7 @@ def build(
     scoring = make_scoring(config, surroundings(config, task, policy, home))
     if scoring is not None and isinstance(task, Judged):
         task.bind(scoring)
-    critic = make_critic(config, task, policy, home, scoring)
+    critic = make_critic(config, task, policy, home, scoring, didactic=method.didactic)
     feedback = controlled(critic, config.feedback.control, seed=config.seed)
     parts = Parts(config, task, critic, feedback, method, engine, renderer, scoring)
     if for_training:
@@ -215,6 +215,8 @@ def make_critic(
     policy: tuple[Engine, Renderer] | None,
     home: Path | None,
     scoring: Scoring | None = None,
+    *,
+    didactic: bool = False,
 ) -> FeedbackSource:
     """The configured source with its leak guard, without controls.
 
@@ -225,8 +227,10 @@ def make_critic(
         policy: The engine in training; None where nothing is trained.
         home: Where the source keeps what it needs again, as a judge's replies.
         scoring: The judge of the rewards, where one scores here already.
+        didactic: The source is a teacher in a dialogue.
     """
     at = surroundings(config, task, policy, home)
+    at = dataclasses.replace(at, didactic=didactic)
 
     def judge() -> FeedbackSource | None:
         return scoring or make_scoring(config, at)
