@@ -86,7 +86,16 @@ def test_only_a_method_that_revises_has_answers_unrevised() -> None:
     assert rollout_metrics([alone])["unrevised"] == 1
     assert rollout_metrics([alone], revises=False)["unrevised"] == 0
     revising = {name for name in METHODS if make_method(name).revises}
-    assert revising == {"grpo-2turn", "rltf-sd", "rltf-fm", "rltf", "rltf-self", "ilf"}
+    assert revising == {
+        "grpo-2turn",
+        "rltf-sd",
+        "rltf-fm",
+        "rltf",
+        "rltf-self",
+        "ilf",
+        "rl2f",
+        "sft-dialogues",
+    }
     assert not make_method("ppo", {"reward": "score"}).revises
 
 

@@ -132,6 +132,20 @@ def returns_to_go(rewards_NH: ArrayLike, turns_N: ArrayLike, gamma: float) -> Ar
     return returns_NH
 
 
+def last_reward_returns(rewards_NH: ArrayLike, turns_N: ArrayLike, gamma: float) -> Array:
+    """R = γ^(τ−1) r_τ of each dialogue, τ its last turn, counted from 1.
+
+    Args:
+        rewards_NH: Rewards of N dialogues by turn; NaN where missing.
+        turns_N: τ: how many turns each dialogue has, ≥ 1.
+        gamma: γ in [0, 1].
+    """
+    rewards_NH = np.asarray(rewards_NH, dtype=np.float64)
+    last_N = np.asarray(turns_N) - 1
+    returns_N: Array = gamma**last_N * rewards_NH[np.arange(len(rewards_NH)), last_N]
+    return returns_N
+
+
 def mean_of_known(values_KN: ArrayLike) -> Array:
     """The mean over the first axis, of those that are not NaN; NaN where all are."""
     values_KN = np.asarray(values_KN, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""`didact eval RUN_OR_MODEL`: accuracy without feedback, then with it, round by round."""
+"""`didact eval RUN_OR_MODEL`: accuracy without feedback, then with it, round by round or turn by turn."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ class Protocol(StrEnum):
     SINGLE = "single"
     FEEDBACK = "feedback"
     SELF_CRITIQUE = "self-critique"
+    DIDACTIC = "didactic"
+    RETRY = "retry"
+    RESAMPLE = "resample"
+
+
+DIALOGUES = (Protocol.DIDACTIC, Protocol.RETRY, Protocol.RESAMPLE)
+"""Protocols that are one growing conversation, or stand beside one; self-critique is, with --turns."""
+TURNS = 10
 
 
 def eval_(
@@ -33,11 +41,17 @@ def eval_(
         typer.Option(
             help="single: no critique. feedback: the configured critic, until an answer is right. "
             "self-critique: the model criticises itself, and nothing tells it when to stop. "
+            "didactic, retry, resample: dialogues turn by turn with the teacher, with 'try again', or fresh "
+            "answers; so is self-critique with --turns. "
             "[default: feedback, or single where eval.feedback is off]",
             show_default=False,
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Critiques and further answers, at most.")] = 1,
+    turns: Annotated[
+        int | None,
+        typer.Option(min=1, help=f"Answers in one conversation. [default: {TURNS}]", show_default=False),
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="One setting, as in --set eval.problems=500.")
     ] = None,
@@ -65,16 +79,23 @@ def eval_(
     if not config.eval.problems:
         raise UsageError("eval.problems is 0, so there is nothing to ask: --set eval.problems=200")
     protocol = protocol or (Protocol.FEEDBACK if config.eval.feedback else Protocol.SINGLE)
-    if protocol is Protocol.SINGLE and rounds != 1:
-        raise UsageError(
-            f"--rounds {rounds} asks for critiques, and the protocol single has none: take --protocol "
-            "feedback or self-critique, or leave --rounds out"
-        )
+    dialogue = protocol in DIALOGUES or (protocol is Protocol.SELF_CRITIQUE and turns is not None)
+    _check(protocol, rounds, turns, dialogue=dialogue)
+    if dialogue:
+        # Its critic is a teacher in a dialogue, whatever the method was.
+        kept = config.eval.model_copy(update={"didactic_turns": turns or TURNS})
+        config = config.model_copy(update={"eval": kept})
     if config.method == DESCENT:
         parts, step = instructed_parts(config, run)
     else:
         parts = build(config, for_training=False, home=run.path if is_run else None)
         step = _loaded(run, parts) if is_run else 0
+    of: dict[str, Any] = {"of": run_or_model, "task": config.task.name, "step": step}
+    if dialogue:
+        record = {**of, "protocol": protocol.value, **_dialogues(parts, protocol, turns or TURNS, step)}
+        if json_ is not None:
+            write_atomically(json_, json.dumps(record, indent=1) + "\n")
+        return
     evaluation = _evaluated(parts, protocol, rounds, step)
     own = protocol is Protocol.SELF_CRITIQUE
     values = evaluation.metrics("own_critique" if own else "feedback")
@@ -83,9 +104,45 @@ def eval_(
     for record in by_round:
         typer.echo(_round_line(record))
     if json_ is not None:
-        of: dict[str, Any] = {"of": run_or_model, "task": config.task.name, "step": step}
         record = {**of, "protocol": protocol.value, **values, **({"rounds": by_round} if by_round else {})}
         write_atomically(json_, json.dumps(record, indent=1) + "\n")
+
+
+def _check(protocol: Protocol, rounds: int, turns: int | None, *, dialogue: bool) -> None:
+    """Refuse a number of rounds or turns that the protocol does not have."""
+    if protocol is Protocol.SINGLE and rounds != 1:
+        raise UsageError(
+            f"--rounds {rounds} asks for critiques, and the protocol single has none: take --protocol "
+            "feedback or self-critique, or leave --rounds out"
+        )
+    if dialogue and rounds != 1:
+        raise UsageError(f"--rounds is not for dialogues: give --turns, as in --turns {rounds + 1}")
+    if turns is not None and not dialogue:
+        raise UsageError(
+            f"--turns {turns} asks for a dialogue, and the protocol {protocol.value} is none: take "
+            "--protocol didactic, self-critique, retry or resample, or give --rounds"
+        )
+
+
+def _dialogues(parts: Parts, protocol: Protocol, turns: int, step: int) -> dict[str, Any]:
+    """Dialogues by a protocol, and the baselines beside it, told as they are returned."""
+    found = parts.by_turn(step, turns, [protocol.value])  # type: ignore[list-item]
+    for name, table in found.items():
+        typer.echo(f"{name}{' (held out)' if table['held_out'] else ''}")
+        for kind, measured in table["protocols"].items():
+            for record in measured["by_turn"]:
+                typer.echo(_turn_line(kind, record))
+    return {"temperature": parts.config.eval.temperature, "families": found}
+
+
+def _turn_line(kind: str, record: dict[str, Any]) -> str:
+    """One turn in a few words."""
+    shares = ", ".join(
+        f"{name} {record[name]:.1%} [{record[f'{name}_ci95'][0]:.1%}, {record[f'{name}_ci95'][1]:.1%}]"
+        for name in ("solved", "final", "stopped", "majority")
+        if name in record
+    )
+    return f"  {kind}, turn {record['turn']}: {shares}"
 
 
 def _loaded(run: RunDir, parts: Parts) -> int:

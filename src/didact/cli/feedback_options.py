@@ -13,8 +13,8 @@ FeedbackOption = Annotated[
     str | None,
     typer.Option(
         "--feedback",
-        help="program, judge:local, judge:openai, teacher, self, reward, recorded, human, reward-model "
-        "(docs/feedback.md).",
+        help="program, judge:local, judge:openai, teacher, self, retry, reward, recorded, human, "
+        "reward-model (docs/feedback.md).",
     ),
 ]
 JudgeModelOption = Annotated[

@@ -35,7 +35,8 @@ def train(
     method: Annotated[
         str | None,
         typer.Argument(
-            help="sft, grpo, grpo-2turn, rltf-sd, rltf-fm, rltf, rltf-self, text2grad, ppo or ilf."
+            help="sft, grpo, grpo-2turn, rltf-sd, rltf-fm, rltf, rltf-self, rl2f, sft-dialogues, text2grad, "
+            "ppo or ilf."
         ),
     ] = None,
     config: Annotated[

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from didact.types import Feedback, Problem, Turn
+
+
+class Exchange(NamedTuple):
+    """An earlier answer of a dialogue and what was said about it."""
+
+    answer: str
+    critique: str
 
 
 @dataclass(frozen=True)
@@ -17,6 +24,8 @@ class FeedbackRequest:
     turn: Turn
     index: int
     """Which turn of its rollout it is; the feedback's `turn`."""
+    earlier: tuple[Exchange, ...] = ()
+    """Of a dialogue, what the student still has in view from before this answer; sources may ignore it."""
 
 
 class FeedbackSource(Protocol):

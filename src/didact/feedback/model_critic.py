@@ -53,13 +53,17 @@ class ModelCritic:
         Raises:
             UsageError: no request can ever succeed, as with a key that the server refuses.
         """
-        fit = [i for i, request in enumerate(requests) if not (self.private and _bare(request))]
+        fit = [i for i, request in enumerate(requests) if not self.lacks(request)]
         replies = self.answered([requests[i] for i in fit]) if fit else []
         reply_to = dict(zip(fit, replies, strict=True))
         return [
             self.read(request, reply_to[i]) if i in reply_to else self._without_reference(request)
             for i, request in enumerate(requests)
         ]
+
+    def lacks(self, request: FeedbackRequest) -> bool:
+        """Is the reference missing that the model is to be shown?"""
+        return self.private and request.problem.reference is None
 
     def ask(self, request: FeedbackRequest) -> ChatRequest:
         """What the model is asked about an answer."""
@@ -126,7 +130,3 @@ class ModelCritic:
 def shown(text: str) -> str:
     """A reply's beginning, quoted, for an error message."""
     return repr(text) if len(text) <= SHOWN_CHARS else repr(text[:SHOWN_CHARS]) + "…"
-
-
-def _bare(request: FeedbackRequest) -> bool:
-    return request.problem.reference is None

@@ -45,6 +45,15 @@ class Method(BaseModel):
         return False
 
     @property
+    def didactic(self) -> bool:
+        """Is its critic a teacher in a dialogue?
+
+        Unless told otherwise, such a teacher hints where it is a program; where it is a model, it is the
+        policy as it started, and sees the whole dialogue.
+        """
+        return False
+
+    @property
     def critic(self) -> CriticSettings | None:
         """How the value head is trained that it needs; None where it needs none."""
         return None

@@ -101,7 +101,7 @@ class GRPO(Method):
             # An answer that was given is no sample of π, so its likelihood has no policy gradient.
             if turn.logprobs is not None and self._counts(advantage)
         ]
-        return _with_reference(ctx, rows) if self.kl_coef else rows
+        return with_reference(ctx, rows) if self.kl_coef else rows
 
     def _counts(self, advantage: float) -> bool:
         """A zero advantage has a zero gradient, unless the KL term has one."""
@@ -144,7 +144,7 @@ def known_dialogues(values_N: Array) -> int:
     return max(1, int(np.count_nonzero(~np.isnan(values_N))))
 
 
-def _with_reference(ctx: Context, rows: Sequence[Row]) -> list[Row]:
+def with_reference(ctx: Context, rows: Sequence[Row]) -> list[Row]:
     """The rows with log-probs under the starting weights beside them."""
     reference = ctx.engine.logprobs(rows, weights=REFERENCE)
     return [

@@ -87,6 +87,7 @@ class Renderer:
             chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
             ids = self._render(chat, add_generation_prompt=False)
             self.eos_id = next((i for i in reversed(ids) if i in end_ids), self.eos_id)
+        self._ends = {tokenizer.eos_token_id, self.eos_id, *end_ids}
         self._asked = InertText(tokenizer, self._turn_markers())
         self._answered = InertText(tokenizer)
 
@@ -100,6 +101,34 @@ class Renderer:
         marked = [{**m, "content": inert.marked(m["content"], brackets)} for m in chat]
         ids = inert.encode(self._prompt_text(marked), brackets)
         return tuple(inert.between_ends(ids) if self.tokenizer.chat_template is None else ids)
+
+    def follow_up(self, content: str, *, ended: bool = True) -> Ids:
+        """The ids that a further user message adds behind an answer, ready for the assistant's next words.
+
+        A prompt's ids, those that were sampled after it, and these are the conversation so far: what was
+        sampled is never encoded again. So what a template strips from earlier answers, as Qwen3's does with
+        thinking, stays in the context.
+
+        Args:
+            content: The user's message, as data.
+            ended: The answer's ids close with its end-of-turn id; an answer that was cut off gets one here.
+
+        Raises:
+            UsageError: the chat template has no place for a second message of the user's.
+        """
+        inert = self._asked
+        brackets = inert.brackets(str(self.tokenizer.chat_template), content)
+        stand_in = brackets.start + brackets.end  # nothing that is marked is empty
+        said = (("user", "a"), ("assistant", stand_in), ("user", inert.marked(content, brackets)))
+        text = self._prompt_text([{"role": role, "content": words} for role, words in said])
+        _, found, behind = text.rpartition(stand_in)
+        if not found:
+            raise UsageError(
+                f"the chat template of {self.tokenizer.name_or_path!r} leaves out what the assistant said "
+                "before, so no dialogue can be held with it: take another model or template"
+            )
+        ids = inert.encode(behind, brackets)
+        return tuple(ids[1:] if ended and ids and ids[0] in self._ends else ids)
 
     def answer(self, text: str) -> Ids:
         """The ids of a given assistant answer with its end-of-turn id (for supervised rows).

@@ -11,6 +11,7 @@ from didact.tasks.code import CodeTask
 from didact.tasks.generated import GeneratedTask
 from didact.tasks.jsonl import JsonlTask
 from didact.tasks.math import MathTask
+from didact.tasks.mixture import MixtureTask
 from didact.tasks.reasoning_gym import generator_names
 from didact.tasks.recorded import RecordedTask
 from didact.tasks.settings import checked
@@ -23,8 +24,9 @@ FROM_FILES: dict[str, tuple[Callable[..., Any], str | None]] = {
     "code": (CodeTask, None),
     "math": (MathTask, None),
     "writing": (WritingTask, None),
+    "mixture": (MixtureTask, "parts"),
 }
-"""Tasks that are files: their class, and the setting that they cannot do without."""
+"""Tasks that are no single generator: their class, and the setting that they cannot do without."""
 _OWN = ("dense", "boxed", "instruction", "format_penalty")
 """Settings of `GeneratedTask`; all others are the generator's."""
 
@@ -49,7 +51,7 @@ def make_task(spec: str, config: Mapping[str, Any] | None = None, seed: int = 0)
         kind, needed = FROM_FILES[spec]
         settings = checked(kind.__init__, settings, f"task {spec!r}")
         if needed and needed not in settings:
-            raise UsageError(f"task {spec!r} needs the setting {needed!r}: the file to train on")
+            raise UsageError(f"task {spec!r} needs the setting {needed!r}: what to train on")
         task: Task = kind(**settings, seed=seed)
         return task
     name = spec.removeprefix(_PREFIX)

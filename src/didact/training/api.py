@@ -42,8 +42,8 @@ def train(
         print(run.result.read_text())
 
     Args:
-        method: "sft", "grpo", "grpo-2turn", "rltf-sd", "rltf-fm", "rltf", "rltf-self", "text2grad",
-            "ppo" or "ilf".
+        method: "sft", "grpo", "grpo-2turn", "rltf-sd", "rltf-fm", "rltf", "rltf-self", "rl2f",
+            "sft-dialogues", "text2grad", "ppo" or "ilf".
         out: A new directory.
         model: "tiny" (bundled, the default), a local folder or a hub id; or a mapping of ModelConfig.
         task: A reasoning-gym generator's name; or a mapping of TaskConfig, as

@@ -36,7 +36,7 @@ class FeedbackConfig(Section):
     """Who criticises."""
 
     source: str = "program"
-    """program, judge:local, judge:openai, teacher, self, reward, recorded, human or reward-model; see
+    """program, judge:local, judge:openai, teacher, self, retry, reward, recorded, human or reward-model; see
     docs/feedback.md."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The source's own settings."""
@@ -156,6 +156,13 @@ class EvalConfig(Section):
     most, and count the second ones; 0 for not. Nothing private helps it then."""
     feedback: bool = True
     """Also have wrong answers criticised, and count the second ones; a judge's critiques have a price."""
+    didactic_turns: Annotated[int, Field(ge=0)] = 0
+    """After training, also hold dialogues of so many turns and count by turn: with the teacher, with the
+    model's own critiques, with "try again" and with fresh answers; see evaluation/by_turn.py. 0 for not."""
+    didactic_problems: Positive = 100
+    """At most so many problems of each generator for that."""
+    didactic_window: Positive | None = None
+    """At most so many earlier exchanges in view there; null for all that fit the model."""
 
 
 class RunConfig(Section):

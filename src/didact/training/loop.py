@@ -12,6 +12,7 @@ from typing import Any
 
 from didact.engines.base import AdamParams, Engine
 from didact.errors import DataError, Interrupted, NonFiniteError, TrainingGuard, UsageError
+from didact.evaluation.by_turn import PROTOCOLS
 from didact.evaluation.calibration import calibration
 from didact.evaluation.evaluate import evaluate
 from didact.methods import Term
@@ -188,6 +189,9 @@ def evaluate_once(
             own = dataclasses.replace(ctx, feedback=parts.own_critic())
             criticised = evaluate(own, problems, temperature=config.temperature)
             values |= criticised.metrics("own_critique") | calibration(criticised.rollouts)
+        if config.didactic_turns and ends:
+            most = config.didactic_problems
+            values["by_turn"] = parts.by_turn(state.step, config.didactic_turns, PROTOCOLS, most)
     record = {
         "step": state.step,
         "sampled_tokens": state.sampled_tokens,

@@ -12,6 +12,7 @@ from typing import Any
 from didact.engines.base import CriticSettings, Engine, SamplingParams
 from didact.engines.local import LocalEngine, LoraSettings
 from didact.errors import DataError, UsageError
+from didact.evaluation.by_turn import DialogueProtocol, DialogueSettings, family_tables
 from didact.evaluation.evaluate import Evaluation
 from didact.feedback.base import FeedbackSource
 from didact.feedback.controls import controlled
@@ -25,6 +26,7 @@ from didact.rollouts.engine_chat import EngineChat
 from didact.rollouts.render import Renderer
 from didact.tasks.base import Task, validate_problem, validate_task
 from didact.tasks.finite import FiniteTask
+from didact.tasks.mixture import MixtureTask
 from didact.tasks.recorded import RecordedAnswers
 from didact.tasks.writing import Judged
 from didact.training.config import ModelConfig, RunConfig
@@ -81,6 +83,37 @@ class Parts:
         params = SamplingParams(max_tokens=self.config.eval.own_critique, temperature=0.0)
         return SelfCritique(EngineChat(self.engine, self.renderer, params=params))
 
+    def dialogue_settings(self, turns: int) -> DialogueSettings:
+        """How dialogues of so many turns are held in an evaluation."""
+        chosen = self.config.eval
+        return DialogueSettings(
+            turns=turns,
+            temperature=chosen.temperature,
+            window=chosen.didactic_window,
+            critique_tokens=chosen.own_critique or self.config.sampling.max_tokens,
+        )
+
+    def by_turn(
+        self, step: int, turns: int, protocols: Sequence[DialogueProtocol], most: int | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """What dialogues of so many turns give, by generator; see `evaluation.by_turn.dialogue_table`.
+
+        Args:
+            step: Steps done so far.
+            turns: T ≥ 1.
+            protocols: Who speaks between answers; the baselines come with them.
+            most: At most so many problems of each generator.
+        """
+        n = self.config.eval.problems if most is None else min(most, self.config.eval.problems)
+        families = self.task.families() if isinstance(self.task, MixtureTask) else {}
+        asked = {
+            name: self.eval_problems(n, task)
+            for name, task in (families or {self.task.name: self.task}).items()
+        }
+        return family_tables(
+            self.task, self.eval_context(step), asked, protocols, self.dialogue_settings(turns)
+        )
+
     def bill(self) -> Bill:
         """What the judge of the rewards cost since this was last asked; nothing where there is none."""
         return Bill() if self.scoring is None else self.scoring.bill()
@@ -91,17 +124,21 @@ class Parts:
             return {}
         return against_start(self.scoring, self.config.reward.pairwise, run, evaluation)
 
-    def eval_problems(self) -> Sequence[Problem]:
+    def eval_problems(self, n: int | None = None, task: Task | None = None) -> Sequence[Problem]:
         """The configured stretch of evaluation problems.
+
+        Args:
+            n: How many; None for the configured number.
+            task: Whose; None for the run's.
 
         Raises:
             UsageError: the task has none there.
         """
-        chosen = self.config.eval
-        problems = self.task.eval_problems(chosen.offset + chosen.problems)[chosen.offset :]
+        chosen, task = self.config.eval, task or self.task
+        problems = task.eval_problems(chosen.offset + (n or chosen.problems))[chosen.offset :]
         if not problems:
             raise UsageError(
-                f"task {self.task.name!r} has no evaluation problem after the first {chosen.offset}: "
+                f"task {task.name!r} has no evaluation problem after the first {chosen.offset}: "
                 "lower eval.offset"
             )
         return problems
@@ -144,7 +181,8 @@ def build(
     scoring = make_scoring(config, surroundings(config, task, policy, home))
     if scoring is not None and isinstance(task, Judged):
         task.bind(scoring)
-    critic = make_critic(config, task, policy, home, scoring)
+    didactic = method.didactic or bool(config.eval.didactic_turns)
+    critic = make_critic(config, task, policy, home, scoring, didactic=didactic)
     feedback = controlled(critic, config.feedback.control, seed=config.seed)
     parts = Parts(config, task, critic, feedback, method, engine, renderer, scoring)
     if for_training:
@@ -215,6 +253,8 @@ def make_critic(
     policy: tuple[Engine, Renderer] | None,
     home: Path | None,
     scoring: Scoring | None = None,
+    *,
+    didactic: bool = False,
 ) -> FeedbackSource:
     """The configured source with its leak guard, without controls.
 
@@ -225,8 +265,10 @@ def make_critic(
         policy: The engine in training; None where nothing is trained.
         home: Where the source keeps what it needs again, as a judge's replies.
         scoring: The judge of the rewards, where one scores here already.
+        didactic: The source is a teacher in a dialogue.
     """
     at = surroundings(config, task, policy, home)
+    at = dataclasses.replace(at, didactic=didactic)
 
     def judge() -> FeedbackSource | None:
         return scoring or make_scoring(config, at)

@@ -32,6 +32,7 @@ class Surroundings:
         task: The task whose answers are criticised.
         seed: The run's seed.
         home: A folder for what a source keeps, as a judge's replies; made when needed.
+        didactic: The source is a teacher in a dialogue; see `Method.didactic`.
         judge: Gives the judge of the rewards as a source of critiques; None where nobody scores.
     """
 
@@ -40,6 +41,7 @@ class Surroundings:
     task: Task | None
     seed: int
     home: Path | None
+    didactic: bool = False
     judge: Callable[[], FeedbackSource | None] = lambda: None
 
 

@@ -5,6 +5,7 @@ judge:openai       a model behind any OpenAI-compatible server
 judge:local        a model in this process; without `model`, a frozen copy of the trained one
 teacher            the policy, a frozen copy or another model, shown the reference
 self               the policy, with nothing private
+retry              one sentence, whatever the answer was
 reward             the judge that scores the answers (`rewards`), in the words of the same verdict
 recorded           what was said about exactly this answer, by whomever
 human              the same, by people only
@@ -24,9 +25,11 @@ from didact.errors import UsageError, did_you_mean
 from didact.feedback.base import FeedbackSource
 from didact.feedback.chat import ChatModel
 from didact.feedback.code import CodeCritic
+from didact.feedback.dialogue_teacher import DialogueTeacher
 from didact.feedback.human import HumanFeedback
 from didact.feedback.program import Level, ProgramCritic
 from didact.feedback.puzzle_critic import MISTAKES, PuzzleCritic
+from didact.feedback.retry import RETRY, Retry
 from didact.feedback.self_critique import SelfCritique
 from didact.feedback.span_judge import make_judge
 from didact.feedback.teacher import Teacher
@@ -55,8 +58,8 @@ __all__ = [
 class ProgramSource(Source):
     """What a program says: the code task's tests, else a comparison with the reference."""
 
-    level: Level = Level.REVEAL
-    """How much is told: verdict, hint or reveal."""
+    level: Level | None = None
+    """How much is told: verdict, hint or reveal; None is a hint for `rl2f` and reveal elsewhere."""
     lint: bool = False
     """Code only: add a linter's messages, where ruff is installed."""
     spans: bool = True
@@ -67,15 +70,16 @@ class ProgramSource(Source):
         return True
 
     def build(self, at: Surroundings) -> FeedbackSource:
+        level = self.level or (Level.HINT if at.didactic else Level.REVEAL)
         if isinstance(at.task, CodeTask):
-            return CodeCritic(at.task, self.level, linter=self.lint, spans=self.spans)
+            return CodeCritic(at.task, level, linter=self.lint, spans=self.spans)
         if isinstance(at.task, GeneratedTask) and at.task.name in MISTAKES:
-            return PuzzleCritic(at.task, self.level, spans=self.spans)
+            return PuzzleCritic(at.task, level, spans=self.spans)
         if self.lint:
             raise UsageError(
                 "feedback.settings.lint: only the task 'code' has programs to lint: leave it out"
             )
-        return ProgramCritic(self.level, spans=self.spans)
+        return ProgramCritic(level, spans=self.spans)
 
 
 class Spoken(Source):
@@ -230,12 +234,16 @@ class ServerJudgeSource(Served, Judging):
 
 
 class TeacherSource(Spoken):
-    """A teacher, who sees the reference and is told not to reveal it."""
+    """A teacher, who sees something private and is told not to reveal it."""
 
-    who: Literal["policy", "frozen"] = "policy"
-    """The policy as it is now, or a frozen model."""
+    who: Literal["auto", "policy", "frozen"] = "auto"
+    """The policy as it is now, or a frozen model; "auto" is frozen for `rl2f` and the policy elsewhere."""
     model: str | None = None
     """Of a frozen teacher: a folder or hub id; None is the model that is trained, as it started."""
+    view: Literal["auto", "answer", "dialogue"] = "auto"
+    """It sees the latest answer alone, or the dialogue before it too; "auto" is the dialogue for `rl2f`."""
+    private: Literal["reference", "program", "both"] = "reference"
+    """What only it sees: the reference, what a program says of the answer (a code task's tests), or both."""
 
     @property
     def elsewhere(self) -> str:
@@ -243,10 +251,25 @@ class TeacherSource(Spoken):
 
     @property
     def needs_reference(self) -> bool:
-        return True
+        return self.private != "program"
 
     def build(self, at: Surroundings) -> FeedbackSource:
-        return Teacher(self.chat(at, "frozen" if self.model else self.who, self.model))
+        frozen = self.who == "frozen" or (self.who == "auto" and at.didactic)
+        chat = self.chat(at, "frozen" if self.model or frozen else "policy", self.model)
+        whole = self.view == "dialogue" or (self.view == "auto" and at.didactic)
+        if not whole and self.private == "reference":
+            return Teacher(chat)
+        program = None if self.private == "reference" else ProgramSource(level=Level.REVEAL).build(at)
+        return DialogueTeacher(chat, reference=self.private != "program", program=program)
+
+
+class RetrySource(Source):
+    """Somebody who says that an answer was wrong, and no more."""
+
+    text: Annotated[str, Field(min_length=1)] = RETRY
+
+    def build(self, at: Surroundings) -> FeedbackSource:
+        return Retry(self.text)
 
 
 class SelfSource(Spoken):
@@ -321,6 +344,7 @@ SOURCES: dict[str, type[Source]] = {
     "judge:local": LocalJudgeSource,
     "teacher": TeacherSource,
     "self": SelfSource,
+    "retry": RetrySource,
     "reward": RewardSource,
     "recorded": RecordedSource,
     "human": HumanSource,

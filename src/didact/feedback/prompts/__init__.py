@@ -9,6 +9,7 @@
     spans_only_v1           good and poor passages in JSON without a critique, no private input
     spans_only_private_v1   the same, by a reference that must not be told
     teacher_v1              guidance towards a solution that must not be told
+    teacher_dialogue_v1     the same in a dialogue, with the conversation so far and private notes
     repair_v1               what was wrong with a reply in JSON
     leak_v1                 whether a critique gives the answer away, in JSON
     marks_v1                a critique, then marked passages a line each, for a small reward model
