@@ -120,6 +120,8 @@ LIGHT = [
     "feedback.leakage",
     "feedback.code",
     "feedback.controls",
+    "feedback.decoys",
+    "feedback.misled",
     "feedback.length_control",
     "feedback.writing_judge",
     "reward_model",

@@ -5,10 +5,13 @@
     verdict        only whether the answer is right
     reference      the reference itself
     second-try     a fixed sentence that says nothing
+    wrong          a false correction, see `misled`
+    mixed          a false correction with probability `share`, else the critique: teaches to tell them apart
 
 Each changes what the method reads and nothing else: the same rollouts are asked about, at the same
-places. Evaluation always gets the true critic. `shuffled` and `other-problem` ask the critic as often
-as the method itself does, the other three ask nobody. More samples at an equal budget of tokens, the
+places. Evaluation always gets the true critic. `verdict`, `reference` and `second-try` ask nobody, the
+others ask the critic as often as the method itself does (`wrong` and `mixed` a second time where the first
+words came out true). More samples at an equal budget of tokens, the
 sixth control of the field, is a setting of the method and no source.
 """
 
@@ -19,25 +22,40 @@ from typing import Literal, TypeAlias, get_args
 
 from didact.errors import UsageError, did_you_mean
 from didact.feedback.base import FeedbackRequest, FeedbackSource
+from didact.feedback.decoys import Verify
+from didact.feedback.misled import misled
 from didact.feedback.program import RIGHT, WRONG
 from didact.feedback.shuffled import ShuffledFeedback
 from didact.feedback.store import SHUFFLED
 from didact.types import Feedback, Provenance
 
-Control: TypeAlias = Literal["shuffled", "other-problem", "verdict", "reference", "second-try"]
+Control: TypeAlias = Literal[
+    "shuffled", "other-problem", "verdict", "reference", "second-try", "wrong", "mixed"
+]
 CONTROLS: tuple[Control, ...] = get_args(Control)
 SECOND_TRY = "Please answer once more."
 """All that `second-try` ever says."""
 ALONE = "no other problem is in this batch: take more problems a step"
 
 
-def controlled(critic: FeedbackSource, control: Control | None, *, seed: int = 0) -> FeedbackSource:
+def controlled(
+    critic: FeedbackSource,
+    control: Control | None,
+    *,
+    seed: int = 0,
+    share: float = 0.5,
+    after_right: bool = False,
+    verify: Verify | None = None,
+) -> FeedbackSource:
     """What a method reads under a control; the critic itself under none.
 
     Args:
         critic: The true critic.
         control: One of `CONTROLS`, or None.
-        seed: Which deal `shuffled` and `other-problem` make.
+        seed: Which deal `shuffled` and `other-problem` make, and which lies `wrong` and `mixed` tell.
+        share: Probability that `mixed` says what is false, in (0, 1].
+        after_right: Let `wrong` and `mixed` speak after right answers, where a dialogue asks.
+        verify: The task's verifier, which refuses every false solution of `wrong` and `mixed`.
 
     Raises:
         UsageError: no such control.
@@ -50,6 +68,9 @@ def controlled(critic: FeedbackSource, control: Control | None, *, seed: int = 0
         return ShuffledFeedback(critic, seed=seed)
     if control == "other-problem":
         return OtherProblem(critic, seed=seed)
+    if control in ("wrong", "mixed"):
+        share = 1.0 if control == "wrong" else share
+        return misled(critic, share=share, seed=seed, verify=verify, after_right=after_right)
     return InPlace(control)
 
 
@@ -105,7 +126,7 @@ def _swapped(request: FeedbackRequest, other: FeedbackRequest) -> FeedbackReques
     reference = other.problem.reference
     right = reference is not None and request.turn.text.strip() == reference.strip()
     turn = request.turn.model_copy(update={"reward": float(right), "correct": right})
-    return FeedbackRequest(other.problem, turn, request.index)
+    return FeedbackRequest(other.problem, turn, request.index, request.rollout)
 
 
 def _renamed(said: Feedback) -> Feedback:
