@@ -11,6 +11,7 @@ import sys
 
 import typer
 
+from didact.cli.battery import battery
 from didact.cli.compare import compare
 from didact.cli.critique import critique
 from didact.cli.data import data_app
@@ -37,6 +38,7 @@ app.command()(demo)
 app.command()(train)
 app.command()(descend)
 app.command("eval")(eval_)
+app.command()(battery)
 app.command()(compare)
 app.command()(inspect)
 app.command()(sweep)
