@@ -21,6 +21,7 @@ from didact.cli.doctor import doctor
 from didact.cli.eval import eval_
 from didact.cli.inspect import inspect
 from didact.cli.logs import log_to_stderr
+from didact.cli.play import play
 from didact.cli.recipes import recipes
 from didact.cli.reward_model import reward_model
 from didact.cli.sweep import sweep
@@ -39,6 +40,7 @@ app.command()(train)
 app.command()(descend)
 app.command("eval")(eval_)
 app.command()(battery)
+app.command()(play)
 app.command()(compare)
 app.command()(inspect)
 app.command()(sweep)
