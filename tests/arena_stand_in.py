@@ -74,6 +74,8 @@ def module() -> types.ModuleType:
     games = {"HighLow-v0": lambda: History(HighLow()), "Duel-v0": lambda: History(Duel())}
 
     def make(name):  # type: ignore[no-untyped-def]
+        if name == "Words-v0":
+            raise LookupError("\n****\n  Resource 'words' not found.\n" + "  - '/data'\n" * 99)
         if name not in games:
             raise ValueError(f"Environment {name} not found in registry.")
         return games[name]()

@@ -157,8 +157,11 @@ def test_textarena_games_do_not_disturb_each_other_or_the_global_generator(arena
 
 
 def test_what_textarena_cannot_do_is_said(arena: None) -> None:
-    with pytest.raises(UsageError, match=r"cannot make the game 'Hangmn-v0'.*nltk\.downloader"):
+    with pytest.raises(UsageError, match=r"cannot make the game 'Hangmn-v0'.*Choose another"):
         make_environment("textarena:Hangmn-v0")
+    with pytest.raises(UsageError, match=r"'words' not found.*nltk\.downloader words") as caught:
+        make_environment("textarena:Words-v0")
+    assert len(str(caught.value)) < 500
     with pytest.raises(UsageError, match="single-player"):
         TextArena("Duel-v0").reset(0)
     game = TextArena("HighLow-v0", brackets=False)
@@ -170,6 +173,25 @@ def test_without_textarena_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "textarena", None)
     with pytest.raises(UsageError, match=r"pip install 'didact\[games\]'"):
         make_environment("textarena:Hangman-v0")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_package_itself_plays_two_games_to_their_end() -> None:
+    pytest.importorskip("textarena", reason="the extra `games` is not installed")
+    game, low, high = make_environment("textarena:GuessTheNumber-v0"), 1, 20
+    assert "between 1 and 20" in game.reset(3)
+    step = Step("", 0.0, False)
+    while not step.done:
+        guess = (low + high) // 2
+        step = Step(*game.step(str(guess)))
+        low, high = (guess + 1, high) if "higher" in step.text else (low, guess - 1)
+    assert step.reward == 1.0
+    assert "Congratulations" in step.text
+    hanoi = make_environment("textarena:TowerOfHanoi-v0")
+    assert "Tower of Hanoi" in hanoi.reset(0)
+    for move in ("A C", "A B", "C B", "A C", "B A", "B C", "A C"):
+        step = Step(*hanoi.step(move))
+    assert (step.reward, step.done) == (1.0, True)
 
 
 # ── a model plays ─────────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,8 @@ put into them, as TextArena's own wrapper does.
 TextArena draws from Python's one global generator. Every call here has the game's own state of it in place
 and puts back what was there, so that games side by side do not disturb each other, or anything else.
 
-Written against textarena 0.7.4.
+Written against textarena 0.7.4, of which GuessTheNumber-v0, Mastermind-v0, TowerOfHanoi-v0 and FrozenLake-v0
+need no download.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class TextArena:
             try:
                 game = arena.make(name)
             except Exception as error:  # a third party's game, its word lists and its downloads
-                raise UsageError(f"{_cannot(name)}: {type(error).__name__}: {error}. {_CURE}") from error
+                raise UsageError(f"{_cannot(name)}: {_words(error)}. {_cure(error)}") from error
         # Wrappers repeat the whole history in every observation; the conversation has it.
         while isinstance(game, getattr(arena, "Wrapper", ())):
             game = game.env
@@ -61,8 +62,7 @@ class TextArena:
                 self._game.reset(num_players=1, seed=seed)
             except Exception as error:  # each game refuses in its own way
                 raise UsageError(
-                    f"{_cannot(self.name)} for one player: {type(error).__name__}: {error}. "
-                    "Choose a single-player game"
+                    f"{_cannot(self.name)} for one player: {_words(error)}. Choose a single-player game"
                 ) from error
             return self._news()
 
@@ -102,14 +102,22 @@ class TextArena:
             random.setstate(before)
 
 
-_CURE = (
-    "Games on words (Hangman, Wordle, …) need NLTK's corpora on this machine: "
-    "python -m nltk.downloader words averaged_perceptron_tagger_eng"
-)
-
-
 def _cannot(name: str) -> str:
     return f"TextArena cannot make the game {name!r}"
+
+
+def _words(error: Exception) -> str:
+    """An error on one line; NLTK's fill a page."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _cure(error: Exception) -> str:
+    if isinstance(error, LookupError):
+        return (
+            "Games on words, as Hangman and Wordle, need NLTK's corpora on this machine: "
+            "python -m nltk.downloader words averaged_perceptron_tagger_eng"
+        )
+    return "Choose another game, as GuessTheNumber-v0 or Mastermind-v0"
 
 
 def _import_textarena() -> Any:
