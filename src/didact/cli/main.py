@@ -11,6 +11,7 @@ import sys
 
 import typer
 
+from didact.cli.battery import battery
 from didact.cli.compare import compare
 from didact.cli.critique import critique
 from didact.cli.data import data_app
@@ -20,6 +21,7 @@ from didact.cli.doctor import doctor
 from didact.cli.eval import eval_
 from didact.cli.inspect import inspect
 from didact.cli.logs import log_to_stderr
+from didact.cli.play import play
 from didact.cli.recipes import recipes
 from didact.cli.reward_model import reward_model
 from didact.cli.sweep import sweep
@@ -37,6 +39,8 @@ app.command()(demo)
 app.command()(train)
 app.command()(descend)
 app.command("eval")(eval_)
+app.command()(battery)
+app.command()(play)
 app.command()(compare)
 app.command()(inspect)
 app.command()(sweep)

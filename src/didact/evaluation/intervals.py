@@ -6,6 +6,7 @@ sharper than comparing their two intervals.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,18 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class ClusteredMean(NamedTuple):
+    """A mean over values that come in clusters, as the turns of one problem."""
+
+    mean: float
+    low: float | None
+    """None where a single cluster leaves nothing to resample."""
+    high: float | None
+    n: int
+    """Values."""
+    clusters: int
 
 
 class PairedDifference(NamedTuple):
@@ -94,3 +107,47 @@ def paired_difference(
     return PairedDifference(
         float(known_N.mean()), float(low), float(high), len(known_N), len(a_N) - len(known_N)
     )
+
+
+def clustered_mean(
+    values: Sequence[float],
+    clusters: Sequence[str],
+    *,
+    seed: int = 0,
+    n_resamples: int = 10_000,
+    confidence: float = 0.95,
+) -> ClusteredMean:
+    """The mean of values with a percentile bootstrap interval that resamples whole clusters.
+
+    Values of one cluster hang together; taking them for independent would make an interval too narrow.
+
+    Args:
+        values: N finite values, at least one.
+        clusters: The cluster of each.
+        seed: Fixes the resamples.
+        n_resamples: How many, at least 1.
+        confidence: In (0, 1).
+
+    Raises:
+        DataError: no value, one that is not finite, or different lengths.
+    """
+    value_N = np.asarray(values, dtype=np.float64)
+    if len(value_N) != len(clusters) or not len(value_N) or not np.isfinite(value_N).all():
+        raise DataError(
+            f"a mean over clusters needs finite values, at least one, and a cluster for each, not "
+            f"{len(value_N)} values and {len(clusters)} clusters"
+        )
+    names = {name: c for c, name in enumerate(dict.fromkeys(clusters))}
+    of_N = np.asarray([names[name] for name in clusters])
+    sum_C = np.bincount(of_N, weights=value_N)
+    size_C = np.bincount(of_N)
+    count, mean = len(names), float(value_N.mean())
+    if count == 1:
+        return ClusteredMean(mean, None, None, len(value_N), 1)
+    rng = generator(seed, "clustered-bootstrap")
+    means = []
+    for start in range(0, n_resamples, _CHUNK):
+        drawn = rng.integers(count, size=(min(_CHUNK, n_resamples - start), count))
+        means.append(sum_C[drawn].sum(1) / size_C[drawn].sum(1))
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return ClusteredMean(mean, float(low), float(high), len(value_N), count)

@@ -5,21 +5,27 @@
     verdict        only whether the answer is right
     reference      the reference itself
     second-try     a fixed sentence that says nothing
+    wrong          a false correction, see `misled`
+    mixed          a false correction with probability `share`, else the critique: teaches to tell them apart
     spans-…        the true critique with spans that were made worse; see feedback/noisy_spans.py
 
 Each changes what the method reads and nothing else: the same rollouts are asked about, at the same
-places. Evaluation always gets the true critic. `shuffled`, `other-problem` and those of spans ask the
-critic as often as the method itself does, the other three ask nobody. More samples at an equal budget of
-tokens, another control of the field, is a setting of the method and no source.
+places. Evaluation always gets the true critic. `verdict`, `reference` and `second-try` ask nobody, the
+others ask the critic as often as the method itself does (`wrong` and `mixed` a second time where the first
+words came out true). More samples at an equal budget of tokens, another control of the field, is a setting
+of the method and no source.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias, get_args
 
 from didact.errors import UsageError, did_you_mean
 from didact.feedback.base import FeedbackRequest, FeedbackSource
+from didact.feedback.decoys import Verify
+from didact.feedback.misled import misled
 from didact.feedback.noisy_spans import SPAN_NOISES, NoisySpans
 from didact.feedback.program import RIGHT, WRONG
 from didact.feedback.shuffled import ShuffledFeedback
@@ -27,7 +33,7 @@ from didact.feedback.store import SHUFFLED
 from didact.types import Feedback, Provenance
 
 Control: TypeAlias = Literal[
-    "shuffled", "other-problem", "verdict", "reference", "second-try",
+    "shuffled", "other-problem", "verdict", "reference", "second-try", "wrong", "mixed",
     "spans-drop30", "spans-drop60", "spans-flip20", "spans-shuffled",
 ]  # fmt: skip
 CONTROLS: tuple[Control, ...] = get_args(Control)
@@ -36,13 +42,24 @@ SECOND_TRY = "Please answer once more."
 ALONE = "no other problem is in this batch: take more problems a step"
 
 
-def controlled(critic: FeedbackSource, control: Control | None, *, seed: int = 0) -> FeedbackSource:
+def controlled(
+    critic: FeedbackSource,
+    control: Control | None,
+    *,
+    seed: int = 0,
+    share: float = 0.5,
+    after_right: bool = False,
+    verify: Verify | None = None,
+) -> FeedbackSource:
     """What a method reads under a control; the critic itself under none.
 
     Args:
         critic: The true critic.
         control: One of `CONTROLS`, or None.
-        seed: Which deal `shuffled` and `other-problem` make.
+        seed: Which deal `shuffled` and `other-problem` make, and which lies `wrong` and `mixed` tell.
+        share: Probability that `mixed` says what is false, in (0, 1].
+        after_right: Let `wrong` and `mixed` speak after right answers, where a dialogue asks.
+        verify: The task's verifier, which refuses every false solution of `wrong` and `mixed`.
 
     Raises:
         UsageError: no such control.
@@ -57,6 +74,9 @@ def controlled(critic: FeedbackSource, control: Control | None, *, seed: int = 0
         return OtherProblem(critic, seed=seed)
     if control in SPAN_NOISES:
         return NoisySpans(critic, control, seed=seed)
+    if control in ("wrong", "mixed"):
+        share = 1.0 if control == "wrong" else share
+        return misled(critic, share=share, seed=seed, verify=verify, after_right=after_right)
     return InPlace(control)
 
 
@@ -112,7 +132,7 @@ def _swapped(request: FeedbackRequest, other: FeedbackRequest) -> FeedbackReques
     reference = other.problem.reference
     right = reference is not None and request.turn.text.strip() == reference.strip()
     turn = request.turn.model_copy(update={"reward": float(right), "correct": right})
-    return FeedbackRequest(other.problem, turn, request.index)
+    return dataclasses.replace(request, problem=other.problem, turn=turn)
 
 
 def _renamed(said: Feedback) -> Feedback:

@@ -69,9 +69,14 @@ class Context:
 
 def answer_text(ctx: Context, sample: Sample) -> str:
     """A sampled completion's text. It ends before the stop string, which is no part of the answer."""
-    text = ctx.renderer.text(sample.ids)
+    return completion_text(ctx.renderer, ctx.sampling, sample)
+
+
+def completion_text(renderer: Renderer, sampling: SamplingParams, sample: Sample) -> str:
+    """The same for a renderer and the settings that it was sampled with."""
+    text = renderer.text(sample.ids)
     if sample.stop_reason == "stop":
-        ends = [place for stop in ctx.sampling.stop if (place := text.find(stop)) >= 0]
+        ends = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
         text = text[: min(ends, default=len(text))]
     return text
 

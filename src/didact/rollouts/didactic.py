@@ -80,7 +80,9 @@ def _taught(
     if not open_:
         return []
     requests = [
-        FeedbackRequest(rollouts[i].problem, rollouts[i].turns[h], h, _earlier(rollouts[i], views[i], h))
+        FeedbackRequest(
+            rollouts[i].problem, rollouts[i].turns[h], h, _earlier(rollouts[i], views[i], h), rollouts[i].id
+        )
         for i in open_
     ]
     for i, said in zip(open_, ctx.critic.critique(requests), strict=True):

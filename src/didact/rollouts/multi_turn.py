@@ -59,7 +59,9 @@ def criticise(ctx: Context, rollouts: list[Rollout], h: int, *, early_stop: bool
     ]
     if not open_:
         return []
-    requests = [FeedbackRequest(rollouts[i].problem, rollouts[i].turns[h], h) for i in open_]
+    requests = [
+        FeedbackRequest(rollouts[i].problem, rollouts[i].turns[h], h, rollout=rollouts[i].id) for i in open_
+    ]
     for i, said in zip(open_, critic.critique(requests), strict=True):
         rollouts[i] = rollouts[i].model_copy(update={"feedback": (*rollouts[i].feedback, said)})
     return [i for i in open_ if rollouts[i].feedback[-1].ok]

@@ -58,6 +58,20 @@ def nearest(quote: str, text: str, share: float) -> Near | None:
     return None
 
 
+def edits(one: str, other: str) -> int:
+    """The fewest characters to insert, delete or replace that turn one text into the other.
+
+    >>> edits("kitten", "sitting"), edits("", "abc"), edits("same", "same")
+    (3, 3, 0)
+    """
+    if not one or not other:
+        return len(one) + len(other)
+    found = len(one)
+    for _, found in _distances(one, other, free=False):  # noqa: B007 - the last one counts
+        pass
+    return found
+
+
 def _apart(places: list[tuple[int, int]], length: int, allowed: int) -> list[tuple[int, int]]:
     """One place of each group that overlaps: that of the quote's length, or the first."""
     groups: list[list[tuple[int, int]]] = []

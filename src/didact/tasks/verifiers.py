@@ -137,7 +137,7 @@ def user_function(spec: str) -> Verifier:
             neither a bool nor a finite number.
     """
     place, _, name = spec.rpartition(":")
-    module = _load(place, spec)
+    module = load_module(place, f"verifier {spec!r}")
     function = getattr(module, name, None)
     if not callable(function):
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
@@ -195,14 +195,23 @@ def _pattern_problem(pattern: str) -> str | None:
     return None
 
 
-def _load(place: str, spec: str) -> ModuleType:
+def load_module(place: str, what: str) -> ModuleType:
+    """A user's own code, from a file or a module that can be imported.
+
+    Args:
+        place: "file.py" or "package.module".
+        what: Names in a message what wants it, as "verifier 'checks.py:polite'".
+
+    Raises:
+        UsageError: it is not there, or cannot be imported.
+    """
     try:
         if not place.endswith(".py"):
             return importlib.import_module(place)
         path = Path(place)
         if not path.is_file():
-            raise UsageError(f"verifier {spec!r}: there is no file {path}: give its path")
-        name = f"didact_user_verifier_{path.stem}"  # its own name: a file json.py must not hide json
+            raise UsageError(f"{what}: there is no file {path}: give its path")
+        name = f"didact_user_code_{path.stem}"  # its own name: a file json.py must not hide json
         found = importlib.util.spec_from_file_location(name, path)
         assert found is not None
         assert found.loader is not None
@@ -212,6 +221,4 @@ def _load(place: str, spec: str) -> ModuleType:
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(
-            f"verifier {spec!r}: {place} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        raise UsageError(f"{what}: {place} cannot be imported: {type(error).__name__}: {error}") from error

@@ -42,6 +42,10 @@ class FeedbackConfig(Section):
     """The source's own settings."""
     control: Control | None = None
     """What the method reads in place of the critique; see feedback/controls.py. Evaluation is not touched."""
+    wrong_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Of the control "mixed": the probability that a critique is a false correction."""
+    wrong_after_right: bool = False
+    """Of the controls "wrong" and "mixed": also speak after right answers, in dialogues that ask then."""
     leaks: Literal["keep", "redact", "drop", "fail"] = "keep"
     """What happens to a critique that states the answer."""
     max_failed: Annotated[float, Field(gt=0, le=1)] = 0.1

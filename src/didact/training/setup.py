@@ -25,6 +25,7 @@ from didact.rollouts.base import Context
 from didact.rollouts.engine_chat import EngineChat
 from didact.rollouts.render import Renderer
 from didact.tasks.base import Task, validate_problem, validate_task
+from didact.tasks.code import CodeTask
 from didact.tasks.finite import FiniteTask
 from didact.tasks.mixture import MixtureTask
 from didact.tasks.recorded import RecordedAnswers
@@ -33,6 +34,7 @@ from didact.training.config import ModelConfig, RunConfig
 from didact.training.reward_models import bind_task, run_task
 from didact.training.rewards import Bill, Scoring, against_start, check_reward, make_scoring
 from didact.training.run_dir import RunDir
+from didact.training.source_base import Source
 from didact.training.sources import Surroundings, source_settings
 from didact.types import Problem
 
@@ -183,7 +185,11 @@ def build(
         task.bind(scoring)
     didactic = method.didactic or bool(config.eval.didactic_turns)
     critic = make_critic(config, task, policy, home, scoring, didactic=didactic)
-    feedback = controlled(critic, config.feedback.control, seed=config.seed)
+    chosen = config.feedback
+    feedback = controlled(
+        critic, chosen.control, seed=config.seed, share=chosen.wrong_share,
+        after_right=chosen.wrong_after_right, verify=task.verify,
+    )  # fmt: skip
     parts = Parts(config, task, critic, feedback, method, engine, renderer, scoring)
     if for_training:
         check_lengths(parts)
@@ -214,6 +220,7 @@ def check_task(config: RunConfig, method: Method, task: Task) -> None:
             f"no problem of task {task.name!r} has a reference, so feedback.source={config.feedback.source} "
             "could criticise nothing: add references that are answers, or take another source"
         )
+    _check_misleading(config, source, task)
     if config.eval.problems and not judged:
         asked = task.eval_problems(1)[0]
         verdict = task.verify(asked, asked.reference or "")
@@ -222,6 +229,17 @@ def check_task(config: RunConfig, method: Method, task: Task) -> None:
                 f"task {task.name!r} verifies no answer, so there is no accuracy: set "
                 "task.settings.verifier, or switch evaluation off with --set eval.problems=0"
             )
+
+
+def _check_misleading(config: RunConfig, source: Source, task: Task) -> None:
+    """Refuse a control that shows the critic a false solution where that does not change what it says."""
+    control = config.feedback.control
+    if control in ("wrong", "mixed") and (not source.needs_reference or isinstance(task, CodeTask)):
+        raise UsageError(
+            f"feedback.control={control} shows the critic a false solution, and feedback.source="
+            f"{config.feedback.source} of task {task.name!r} does not go by one: take a source that sees the "
+            "reference, as program or teacher, and a task with references that are answers"
+        )
 
 
 def check_lengths(parts: Parts) -> None:

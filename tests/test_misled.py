@@ -1,0 +1,252 @@
+"""The wrong and the mixed teacher: what they say is false, in the critic's voice, and the same every time."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from didact.errors import UsageError
+from didact.feedback.base import FeedbackRequest, speaks_after_right
+from didact.feedback.controls import controlled
+from didact.feedback.decoys import decoy
+from didact.feedback.leakage import LeakGuard
+from didact.feedback.misled import FALSE, Misled, is_false, misled, standing_since
+from didact.feedback.program import RIGHT, WRONG, ProgramCritic
+from didact.feedback.puzzle_critic import MISTAKES, PuzzleCritic
+from didact.feedback.teacher import Teacher
+from didact.methods import make_method
+from didact.randomness import generator
+from didact.tasks.base import Verdict
+from didact.tasks.generated import GeneratedTask
+from didact.tasks.registry import make_task
+from didact.training.config import parse_config
+from didact.training.setup import check_task
+from didact.types import Problem, Rollout, Turn
+
+ANSWERS = st.text("abcdexyz", min_size=1, max_size=8)
+
+
+def given_turn(text: str, correct: bool) -> Turn:
+    return Turn(
+        prompt_ids=(1,), completion_ids=(2,), logprobs=None, text=text, stop_reason="eos",
+        reward=float(correct),
+    )  # fmt: skip
+
+
+def ask(answer: str, reference: str, *, rollout: str | None = None, index: int = 0) -> FeedbackRequest:
+    problem = Problem.ask("Spell it.", id="p", reference=reference)
+    return FeedbackRequest(problem, given_turn(answer, answer == reference), index, rollout=rollout)
+
+
+def exact(problem: Problem, text: str) -> Verdict:
+    return Verdict(float(text == problem.reference), text == problem.reference)
+
+
+@given(ANSWERS, st.integers(0, 99))
+def test_of_a_right_answer_one_right_character_is_called_wrong(answer: str, seed: int) -> None:
+    (said,) = Misled(ProgramCritic(), seed=seed, verify=exact).critique([ask(answer, answer)])
+    found = re.fullmatch(rf"{re.escape(WRONG)} Character (\d+) should be (\S)\.", said.text)
+    assert found, said.text
+    assert answer[int(found[1]) - 1] != found[2]
+    assert is_false(said)
+    assert said.score is None
+    assert said.provenance.author == f"{FALSE}program:reveal"
+
+
+@given(ANSWERS, ANSWERS, st.integers(0, 99))
+def test_of_a_wrong_answer_only_right_characters_are_blamed(answer: str, reference: str, seed: int) -> None:
+    if answer == reference:
+        return
+    for level in ("verdict", "hint", "reveal"):
+        (said,) = Misled(ProgramCritic(level), seed=seed, verify=exact).critique([ask(answer, reference)])
+        places = [int(n) - 1 for n in re.findall(r"(?:Character )(\d+)", said.text)]
+        assert is_false(said)
+        if level == "verdict" or not places:
+            assert said.text == RIGHT  # of a wrong answer
+            continue
+        assert [answer[i] == reference[i] for i in places] == [True]
+        assert "It should have" not in said.text
+        if level == "reveal":
+            assert not said.text.endswith(f"be {reference[places[0]]}.")
+
+
+def test_words_are_changed_as_words_and_numbers_as_numbers() -> None:
+    problem = Problem.ask("List them.", id="p", reference="12 apples 40")
+    found = {decoy(problem, "12 apples 40", generator(s, "t"), exact) for s in range(40)}
+    assert None not in found
+    for text in found:
+        assert text is not None
+        differing = [a for a, b in zip(text.split(), ["12", "apples", "40"], strict=True) if a != b]
+        assert len(differing) == 1
+
+
+def test_only_the_box_is_changed_and_only_the_answer_within_a_longer_text() -> None:
+    boxed = Problem.ask("?", id="p", reference=r"\boxed{41}")
+    text = r"First 7, then 9. \boxed{41}"
+    for s in range(20):
+        changed = decoy(boxed, text, generator(s, "t"), exact) or ""
+        assert changed.startswith(r"First 7, then 9. \boxed{")
+        assert changed != text
+    plain = Problem.ask("?", id="p", reference="41")
+    for s in range(20):
+        assert (decoy(plain, "It is 41 in sum.", generator(s, "t"), None) or "").startswith("It is ")
+        assert (decoy(plain, "It is 41 in sum.", generator(s, "t"), None) or "").endswith(" in sum.")
+
+
+def test_no_decoy_is_right_for_the_verifier() -> None:
+    def even(problem: Problem, text: str) -> Verdict:
+        right = text[-1] in "02468"
+        return Verdict(float(right), right)
+
+    problem = Problem.ask("An even digit?", id="p", reference="4")
+    found = {decoy(problem, "4", generator(s, "t"), even) for s in range(30)}
+    assert found <= {"1", "3", "5", "7", "9", None}
+    assert len(found) > 2
+    assert decoy(problem, "4", generator(0, "t"), lambda p, t: Verdict(1.0, True)) is None
+
+
+def test_a_sibling_lends_what_stands_at_the_same_place() -> None:
+    problem = Problem.ask("?", id="p", reference="left up left")
+    found = {decoy(problem, "left up left", generator(s, "t"), siblings=["down up up"]) for s in range(30)}
+    assert found == {"down up left", "left up up"}
+    assert decoy(problem, "left up left", generator(0, "t"), siblings=["up", "left up left"]) is not None
+
+
+def test_who_is_lied_to_depends_on_seed_and_rollout_and_not_on_the_batch() -> None:
+    asked = [ask("abc", "abd", rollout=f"r{i}", index=i % 2) for i in range(200)]
+    mixed = Misled(ProgramCritic(), share=0.3, seed=1, verify=exact)
+    said = mixed.critique(asked)
+    backward = mixed.critique(asked[::-1])[::-1]
+    assert said == backward
+    assert [mixed.critique([one])[0] for one in asked[:9]] == said[:9]
+    assert 40 <= sum(map(is_false, said)) <= 80
+    other = Misled(ProgramCritic(), share=0.3, seed=2, verify=exact).critique(asked)
+    assert [is_false(f) for f in other] != [is_false(f) for f in said]
+    true = ProgramCritic().critique(asked)
+    assert [f for f in said if not is_false(f)] == [
+        t for t, f in zip(true, said, strict=True) if not is_false(f)
+    ]
+
+
+def test_leaks_are_measured_by_the_true_reference() -> None:
+    guard = LeakGuard(ProgramCritic(), "fail")
+    lied = misled(guard, seed=3, verify=exact)
+    said = lied.critique([ask("nut", "nut"), ask("k", "nut")])
+    assert [f.leaks for f in said] == [False, False]
+    assert isinstance(lied, LeakGuard)
+
+
+def test_a_source_says_through_its_guard_that_it_speaks_after_right() -> None:
+    assert speaks_after_right(misled(LeakGuard(ProgramCritic()), after_right=True))
+    assert not speaks_after_right(misled(LeakGuard(ProgramCritic())))
+    assert not speaks_after_right(None)
+    assert speaks_after_right(controlled(ProgramCritic(), "mixed", after_right=True))
+
+
+def test_a_mixed_teacher_tells_some_of_the_right_that_they_are_right() -> None:
+    asked = [ask("nus", "nus", rollout=str(i)) for i in range(60)]
+    said = controlled(ProgramCritic(), "mixed", share=0.5, after_right=True, verify=exact).critique(asked)
+    assert {is_false(f): f.text == RIGHT for f in said} == {True: False, False: True}
+
+
+def test_a_model_is_misled_by_a_false_reference() -> None:
+    class Chat:
+        name = "m"
+
+        def complete(self, requests):  # type: ignore[no-untyped-def]
+            from didact.feedback.chat import ChatReply
+
+            self.seen = [r.messages[-1].content for r in requests]
+            return [ChatReply("Look again.", 3) for _ in requests]
+
+    chat = Chat()
+    problem = Problem.ask("Spell it.", id="p", reference="nustrap")
+    request = FeedbackRequest(problem, given_turn("nusxxxx", False), 0)
+    (said,) = Misled(Teacher(chat), verify=exact).critique([request])  # type: ignore[arg-type]
+    assert is_false(said)
+    assert said.provenance.author.startswith("wrong:")
+    assert "nustrap" not in chat.seen[0]
+
+
+def test_what_cannot_be_made_false_fails() -> None:
+    everything = Misled(ProgramCritic(), verify=lambda p, t: Verdict(1.0, True))
+    (said,) = everything.critique([ask("a", "a")])
+    assert not said.ok
+    assert "nothing false" in (said.error or "")
+    (said,) = Misled(ProgramCritic()).critique(
+        [FeedbackRequest(Problem.ask("?", id="p"), given_turn("x", False), 0)]
+    )
+    assert said.text == RIGHT  # without a reference a wrong answer can still be called right
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(UsageError, match="share"):
+        Misled(ProgramCritic(), share=share)
+
+
+def test_sticking_to_a_right_answer_counts_from_where_it_was_found() -> None:
+    def rollout(*right: int) -> Rollout:
+        turns = tuple(given_turn("x", bool(r)) for r in right)
+        return Rollout(id="r", group="g", problem=Problem.ask("?", id="p"), turns=turns)
+
+    assert standing_since(rollout(0, 1, 1, 1)) == 1
+    assert standing_since(rollout(1, 0)) is None
+
+
+@pytest.fixture(scope="module")
+def puzzles() -> dict[str, GeneratedTask]:
+    return {name: make_task(name) for name in MISTAKES}  # type: ignore[misc]
+
+
+def corrupted(problem: Problem, task: GeneratedTask, rng: np.random.Generator) -> str:
+    found = decoy(problem, problem.reference or "", rng, task.verify)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(MISTAKES))
+@pytest.mark.parametrize("level", ["hint", "reveal"])
+def test_of_a_puzzle_nothing_that_is_said_is_true(
+    name: str, level: str, puzzles: dict[str, GeneratedTask]
+) -> None:
+    task = puzzles[name]
+    critic = PuzzleCritic(task, level)
+    lied = Misled(critic, seed=1, verify=task.verify)
+    for problem in task.eval_problems(12):
+        right = given_turn(problem.reference or "", True)
+        assert task.verify(problem, right.text).correct
+        (said,) = lied.critique([FeedbackRequest(problem, right, 0)])
+        assert is_false(said)
+        assert said.text.startswith(WRONG)
+        assert len(said.text) > len(WRONG)
+        wrong = corrupted(problem, task, generator(7, problem.id))
+        (said,) = lied.critique([FeedbackRequest(problem, given_turn(wrong, False), 0)])
+        assert is_false(said)
+        true = critic.mistakes(problem, wrong)
+        assert said.text == RIGHT or not any(sentence in said.text for sentence in true), (wrong, said, true)
+
+
+@pytest.mark.parametrize("control", ["wrong", "mixed"])
+@pytest.mark.parametrize(
+    ("source", "task"), [("self", "spell_backward"), ("program", "code"), ("judge:local", "spell_backward")]
+)
+def test_a_source_that_goes_by_no_reference_cannot_be_misled(control: str, source: str, task: str) -> None:
+    config = parse_config({
+        "method": "rltf-sd", "task": {"name": task}, "feedback": {"source": source, "control": control},
+    })  # fmt: skip
+    with pytest.raises(UsageError, match="false solution"):
+        check_task(config, make_method("rltf-sd", {}), make_task(task))
+
+
+def test_settings_of_the_mixed_teacher_reach_it() -> None:
+    config = parse_config({
+        "method": "rltf-sd",
+        "feedback": {"control": "mixed", "wrong_share": 0.25, "wrong_after_right": True},
+    })  # fmt: skip
+    assert (config.feedback.wrong_share, config.feedback.wrong_after_right) == (0.25, True)
+    check_task(config, make_method("rltf-sd", {}), make_task("spell_backward"))
