@@ -12,6 +12,7 @@ from didact.feedback.base import Exchange, FeedbackRequest
 from didact.feedback.chat import ChatReply
 from didact.feedback.dialogue_teacher import DialogueTeacher
 from didact.feedback.leakage import LeakGuard
+from didact.feedback.misled import FALSE
 from didact.feedback.program import ProgramCritic
 from didact.feedback.retry import RETRY, Retry
 from didact.rollouts.didactic import didactic
@@ -101,6 +102,42 @@ def test_a_dialogue_has_at_most_so_many_turns_and_its_last_answer_is_not_critici
 def test_without_early_stop_right_answers_are_spoken_of_too() -> None:
     (rollout,) = didactic(context(guesses("a"), Remembering()), PROBLEMS[:1], 1, turns=3, early_stop=False)
     assert len(rollout.turns) == 3
+
+
+class Misleading(Remembering):
+    """Says the same false sentence of right answers too, and after `until` turns nothing false any more."""
+
+    speaks_after_right = True
+
+    def __init__(self, until: int = 9, *, fails: bool = False) -> None:
+        super().__init__()
+        self.until, self.fails = until, fails
+
+    def critique(self, requests):  # type: ignore[no-untyped-def]
+        author = [f"{FALSE}test" if r.index < self.until else "test" for r in requests]
+        return [
+            f.model_copy(
+                update={
+                    "provenance": Provenance(author=who),
+                    **({"status": "failed", "error": "no lie", "text": ""} if self.fails else {}),
+                }
+            )
+            for f, who in zip(super().critique(requests), author, strict=True)
+        ]
+
+
+def test_a_teacher_who_says_what_is_false_may_go_on_after_a_right_answer() -> None:
+    def turns(teacher: Remembering, *answers: str) -> list[str]:
+        (rollout,) = didactic(context(guesses(*answers), teacher), PROBLEMS[:1], 1, turns=3)
+        return [t.text for t in rollout.turns]
+
+    assert turns(Misleading(), "a", "x", "a") == ["a", "x", "a"]
+    # It ends at a right answer of which something true was said, or nothing could be.
+    assert turns(Misleading(1), "x", "a", "x") == ["x", "a"]
+    (rollout,) = didactic(context(guesses("a"), Misleading(fails=True)), PROBLEMS[:1], 1)
+    assert (len(rollout.turns), rollout.feedback) == (1, ())
+    # Whoever does not say that he speaks of right answers is not asked about them.
+    assert turns(Remembering(), "a", "x") == ["a"]
 
 
 def test_a_failed_teacher_ends_the_dialogue_and_is_kept() -> None:

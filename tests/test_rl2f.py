@@ -15,7 +15,7 @@ import pytest
 import didact
 from didact.errors import UsageError
 from didact.methods import GRPO, RL2F, SolvedSFT, make_method
-from didact.methods.rl2f import first_leak, without_signal
+from didact.methods.rl2f import first_leak, turns_needed, without_signal
 from didact.rollouts.render import CRITIQUE_REQUEST
 from didact.types import Feedback, Problem, Rollout, Row, Turn
 from tests.helpers import CRITIC, CountingCritic, EchoTask, ScriptedEngine, context
@@ -97,6 +97,32 @@ def test_return_to_go_values_each_answer_by_what_is_still_to_come() -> None:
     assert np.allclose(found[:2, 2], [0.5, -0.5])
     assert np.isnan(found[2, 1])
     assert np.isnan(found[0, 3])
+
+
+def test_to_stay_right_under_false_corrections_costs_nothing_and_to_give_in_costs_all() -> None:
+    """Answers right at 1, 2 and 3; wrong at 2; and wrong, then right: R = 1, 0 and 0.7."""
+
+    def spoken(*correct: bool) -> Rollout:
+        rollout = talk(*("a" if c else "x" for c in correct))
+        turns = [
+            t.model_copy(update={"reward": float(c), "correct": c})
+            for t, c in zip(rollout.turns, correct, strict=True)
+        ]
+        return rollout.model_copy(update={"turns": tuple(turns)})
+
+    batch = [spoken(True, True, True), spoken(True, False), spoken(False, True)]
+    assert [turns_needed(r) for r in batch] == [1, 2, 2]
+    found = RL2F(divide_by_std=False).advantages(batch)
+    mean = (1 + 0 + 0.7) / 3
+    assert np.allclose(found[0, :3], 1 - mean)  # every answer of the dialogue
+    assert np.allclose(found[1, :2], 0 - mean)
+    assert np.allclose(found[2, :2], 0.7 - mean)
+
+    class Both(CountingCritic):
+        speaks_after_right = True
+
+    with pytest.raises(UsageError, match="credit=conversation"):
+        RL2F(credit="to_go").collect(context(ScriptedEngine(lambda text, j: "a"), Both()), PROBLEMS)
 
 
 def test_std_division_and_normalising_by_tokens() -> None:

@@ -5,7 +5,7 @@ dialogue (`rollouts/didactic.py`): question, answer u_1, critique c_1, …, up t
 first right one, the τ-th. S are its student tokens, o_t all that the student saw before u_t; M dialogues a
 step, g a question.
 
-    R  = γ^(τ−1) if the dialogue ended right, else 0
+    R  = γ^(τ−1) if the dialogue ended right, else 0      (τ: from there on all answers are right)
     A  = (R − mean R) / std R over the g dialogues of one question
     L  = −1/M Σ_dialogues [ Σ_{t ∈ S} A log π(token_t | before) + λ_WM Σ_{h<τ} log π(c_h | o_h, u_h) ]
 
@@ -53,6 +53,9 @@ from pydantic import Field, model_validator
 
 from didact.credit import Array, group_advantages, group_mean, last_reward_returns, returns_to_go
 from didact.engines.base import Loss
+from didact.errors import UsageError
+from didact.feedback.base import speaks_after_right
+from didact.feedback.misled import standing_since
 from didact.methods.base import Term
 from didact.methods.dialogue_rows import dialogue_rows
 from didact.methods.grpo import GRPO, known_dialogues, rewards_by_turn, with_reference
@@ -110,6 +113,11 @@ class RL2F(GRPO):
 
         Those that taught nothing are kept, because they were paid for.
         """
+        if self.credit == "to_go" and speaks_after_right(ctx.feedback):
+            raise UsageError(
+                "settings.credit=to_go has no return for a dialogue that goes on after a right answer: take "
+                "credit=conversation, or feedback.wrong_after_right=false"
+            )
         rollouts = self.dialogues(ctx, problems)
         latest = rollouts
         for number in range(1, self.resample + 1):
@@ -137,13 +145,14 @@ class RL2F(GRPO):
         """A of every answer, [N, T]; NaN where there is none, or where it is missing."""
         rewards_NH = self.dialogue_rewards(rollouts)
         turns_N = np.array([len(rollout.turns) for rollout in rollouts])
+        tau_N = np.array(list(map(turns_needed, rollouts)))
         groups = [rollout.group for rollout in rollouts]
         if self.credit == "to_go":
             returns_NH = returns_to_go(rewards_NH, turns_N, self.gamma)
             by_turn = [group_advantages(g, groups, divide_by_std=self.divide_by_std) for g in returns_NH.T]
             advantages_NH = np.stack(by_turn, axis=1)
         else:
-            returns_N = last_reward_returns(rewards_NH, turns_N, self.gamma)
+            returns_N = last_reward_returns(rewards_NH, tau_N, self.gamma)
             whole_N = group_advantages(returns_N, groups, divide_by_std=self.divide_by_std)
             came_NH = np.arange(self.turns) < turns_N[:, None]
             advantages_NH = np.where(came_NH, whole_N[:, None], np.nan)
@@ -214,10 +223,19 @@ class RL2F(GRPO):
             "dialogues_leaked": float(sum(first_leak(r) is not None for r in rollouts)),
         }
         if solved:
-            notes["turns_to_solve"] = float(np.mean([len(r.turns) for r in solved]))
+            notes["turns_to_solve"] = float(np.mean(list(map(turns_needed, solved))))
         for h in range(1, self.turns):
-            notes[f"solved_by_{h + 1}"] = sum(len(r.turns) <= h + 1 for r in solved) / len(rollouts)
+            notes[f"solved_by_{h + 1}"] = sum(turns_needed(r) <= h + 1 for r in solved) / len(rollouts)
         ctx.notes.update(notes)
+
+
+def turns_needed(rollout: Rollout) -> int:
+    """τ, counted from 1: the answer from which on all are right; the last one where that is wrong.
+
+    They differ where the teacher speaks after right answers: to have stayed right costs nothing.
+    """
+    since = standing_since(rollout)
+    return len(rollout.turns) if since is None else since + 1
 
 
 def first_leak(rollout: Rollout) -> int | None:

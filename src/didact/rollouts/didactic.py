@@ -4,8 +4,10 @@
 
 The student sees o only; the teacher also sees k, which is the reference (static) or what a program says of
 this very answer (dynamic). It speaks after wrong answers alone, and the dialogue ends at a right answer or
-after T of them. So k reaches the student through the teacher's words and the moment of stopping, and through
-nothing else: a student's ids are the question's, those that were sampled, and those of the teacher's text.
+after T of them. (One that says so, `speaks_after_right`, is asked about right answers too: the dialogue goes
+on after one of which something false was said.) So k reaches the student through the teacher's words and the
+moment of stopping, and through nothing else: a student's ids are the question's, those that were sampled, and
+those of the teacher's text.
 
 A prompt is the ids so far and the rendered new message; no sampled id is encoded again. A dialogue that has
 grown too long for the model, or beyond `window` exchanges, loses exchanges from the middle: the question and
@@ -18,7 +20,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from didact.feedback.base import Exchange, FeedbackRequest
+from didact.feedback.base import Exchange, FeedbackRequest, speaks_after_right
+from didact.feedback.misled import is_false
 from didact.randomness import derive_seed
 from didact.rollouts.base import Context, sample_turns
 from didact.rollouts.single_turn import recorded_turn, single_turn
@@ -73,10 +76,10 @@ def didactic(
 def _taught(
     ctx: Context, rollouts: list[Rollout], views: Sequence[View], h: int, *, early_stop: bool
 ) -> list[int]:
-    """Have the answers of turn h criticised, in place; the rollouts that now have a usable critique of it."""
-    open_ = [
-        i for i, r in enumerate(rollouts) if len(r.turns) == h + 1 and not (early_stop and r.turns[h].correct)
-    ]
+    """Have the answers of turn h criticised, in place; the rollouts that go on with what was said."""
+    # A teacher may be there who also talks about right answers, to train the student to stay with them.
+    ends = early_stop and not speaks_after_right(ctx.critic)
+    open_ = [i for i, r in enumerate(rollouts) if len(r.turns) == h + 1 and not (ends and r.turns[h].correct)]
     if not open_:
         return []
     requests = [
@@ -85,9 +88,14 @@ def _taught(
         )
         for i in open_
     ]
+    heard = []
     for i, said in zip(open_, ctx.critic.critique(requests), strict=True):
-        rollouts[i] = rollouts[i].model_copy(update={"feedback": (*rollouts[i].feedback, said)})
-    return [i for i in open_ if rollouts[i].feedback[-1].ok]
+        done = early_stop and rollouts[i].turns[h].correct
+        if said.ok or not done:  # who has nothing to say of a right answer has not failed
+            rollouts[i] = rollouts[i].model_copy(update={"feedback": (*rollouts[i].feedback, said)})
+        if said.ok and (is_false(said) or not done):
+            heard.append(i)
+    return heard
 
 
 def _earlier(rollout: Rollout, view: View, h: int) -> tuple[Exchange, ...]:
