@@ -54,11 +54,11 @@ def each_model(names: Sequence[str], overrides: Sequence[str], task: str | None)
         else load_config("grpo", None, overrides, model__path=names[0], task__name=task)
     )
     for name in names:
-        run = runs.get(name)
-        if run is None:
+        if name not in runs:
             own = {"method": "grpo", "settings": {}, "model": ModelConfig(path=name)}
             yield Looked(name, build(shared.model_copy(update=own), for_training=False), 0)
             continue
+        run = runs[name]
         config = config_of(run)
         same = {
             key: getattr(shared, key) for key in ("task", "feedback", "reward", "sampling", "eval", "seed")

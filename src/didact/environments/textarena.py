@@ -43,13 +43,13 @@ class TextArena:
         arena = _import_textarena()
         with self._own_random():
             try:
-                game = arena.make(name)
+                game: Any = arena.make(name)
             except Exception as error:  # a third party's game, its word lists and its downloads
                 raise UsageError(f"{_cannot(name)}: {_words(error)}. {_cure(error)}") from error
         # Wrappers repeat the whole history in every observation; the conversation has it.
-        while isinstance(game, getattr(arena, "Wrapper", ())):
+        while isinstance(game, arena.Wrapper):
             game = game.env
-        self._game = game
+        self._game: Any = game
 
     def reset(self, seed: int) -> str:
         """Begin the game that the seed says.
