@@ -167,6 +167,8 @@ class EvalConfig(Section):
     """At most so many problems of each generator for that."""
     didactic_window: Positive | None = None
     """At most so many earlier exchanges in view there; null for all that fit the model."""
+    didactic_critique: Positive | None = None
+    """At most so many tokens a critique of the model's own there; null for as many as an answer may have."""
 
 
 class RunConfig(Section):

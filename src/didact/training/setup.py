@@ -92,7 +92,7 @@ class Parts:
             turns=turns,
             temperature=chosen.temperature,
             window=chosen.didactic_window,
-            critique_tokens=chosen.own_critique or self.config.sampling.max_tokens,
+            critique_tokens=chosen.didactic_critique or self.config.sampling.max_tokens,
         )
 
     def by_turn(

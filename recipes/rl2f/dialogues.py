@@ -1,0 +1,141 @@
+"""The dialogues that a small model is shown first: how a conversation with a teacher goes.
+
+A question in random words, a random number that would be right, and a student who is told where the last
+answer is wrong (the runs' own critic at level `hint`). Nothing can be known about the right number but what
+the teacher says, so what is to be learned is the conversation and not arithmetic. No question of a
+reasoning-gym task stands in here, neither of those that the runs train on nor of those that are held out.
+
+The students are a mixture: a few are careful (they keep what was not called wrong, and try there what they
+have not tried), most are careless, and some dialogues have a teacher who only says "That is wrong. Try
+again.". So a model of them can use feedback, and mostly does not.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from didact.feedback.program import RIGHT, Level, ProgramCritic
+from didact.feedback.retry import RETRY
+from didact.randomness import derive_seed
+
+CAREFUL = 0.3
+"""The share of students who make the most of what they are told."""
+KEEPS, CHANGES, RESIZES = 0.85, 0.75, 0.8
+"""How often a careless student keeps what was not called wrong, changes what was, and mends the length."""
+RETRIES = 0.1
+"""The share of dialogues whose teacher says nothing but that the answer is wrong."""
+ANSWERS = 6
+"""At most so many answers a dialogue."""
+NEGATIVE = 0.12
+LENGTHS, LENGTH_WEIGHTS = (1, 2, 3, 4), (15, 35, 35, 15)
+CRITIC = ProgramCritic(Level.HINT, spans=False)
+
+
+class Talk(NamedTuple):
+    """A dialogue: answers and what was said about each of them, the last one's critique included."""
+
+    question: str
+    answers: list[str]
+    critiques: list[str]
+
+
+def talks(seed: int, start: int, stop: int) -> Iterator[Talk]:
+    """Dialogues number `start` to `stop` of the endless stream that `seed` names."""
+    for index in range(start, stop):
+        yield talk(random.Random(derive_seed(seed, "rl2f_warm_start", index)))
+
+
+def talk(rng: random.Random) -> Talk:
+    """One dialogue, until the answer is right or nobody wants to go on."""
+    target, retry = _number(rng), rng.random() < RETRIES
+    student = Student(careful=rng.random() < CAREFUL)
+    found = Talk(_question(rng), [_first(target, rng)], [])
+    while True:
+        answer = found.answers[-1]
+        right = answer == target
+        found.critiques.append(RIGHT if right else RETRY if retry else CRITIC.text(answer, target))
+        student.saw(answer, target)
+        if right or len(found.answers) == ANSWERS:
+            return found
+        found.answers.append(_guess(answer, rng) if retry else student.revise(answer, target, rng))
+
+
+class Student:
+    """Answers again after a hint, from the hint alone: what was right is read off the places it names."""
+
+    def __init__(self, *, careful: bool) -> None:
+        self.careful = careful
+        self.tried: dict[int, set[str]] = {}
+
+    def saw(self, answer: str, target: str) -> None:
+        """Remember what was wrong where."""
+        for place, character in enumerate(answer[: len(target)]):
+            if character != target[place]:
+                self.tried.setdefault(place, set()).add(character)
+
+    def revise(self, answer: str, target: str, rng: random.Random) -> str:
+        """The next answer."""
+        length = len(target)
+        if not self.careful and rng.random() >= RESIZES:
+            length = max(1, len(answer))
+        return "".join(
+            self._character(place, answer[place : place + 1], target, rng) for place in range(length)
+        )
+
+    def _character(self, place: int, now: str, target: str, rng: random.Random) -> str:
+        right = place < len(target) and now == target[place]
+        if self.careful:
+            if right:
+                return now
+            tried = self.tried.get(place, set())
+            return rng.choice([c for c in _alphabet(place, rng) if c not in tried] or list(string.digits))
+        if now and rng.random() < (KEEPS if right else 1 - CHANGES):
+            return now
+        return rng.choice(_alphabet(place, rng))
+
+
+def _alphabet(place: int, rng: random.Random) -> str:
+    return string.digits + "-" if place == 0 and rng.random() < 0.5 else string.digits
+
+
+def _number(rng: random.Random) -> str:
+    length = rng.choices(LENGTHS, LENGTH_WEIGHTS)[0]
+    digits = rng.choice(string.digits[1:]) + "".join(rng.choice(string.digits) for _ in range(length - 1))
+    return "-" + digits[:3] if rng.random() < NEGATIVE else digits
+
+
+def _first(target: str, rng: random.Random) -> str:
+    """An answer before any hint: mostly as long as the right one, and right in a few places by luck."""
+    luck = rng.uniform(0, 0.5)
+    length = max(1, len(target) + rng.choice((-1, 0, 0, 0, 1)))
+    return "".join(
+        target[i] if i < len(target) and rng.random() < luck else rng.choice(string.digits)
+        for i in range(length)
+    )
+
+
+def _guess(answer: str, rng: random.Random) -> str:
+    """Another answer of somebody who was told nothing: a new one, or the last with one place changed."""
+    if rng.random() < 0.5 or not answer:
+        return _number(rng)
+    place = rng.randrange(len(answer))
+    return answer[:place] + rng.choice(string.digits) + answer[place + 1 :]
+
+
+def _question(rng: random.Random) -> str:
+    """Random words and numbers, about as long as the runs' questions, in the punctuation of any."""
+    parts = [_word(rng) for _ in range(rng.randint(3, 12))]
+    text = rng.choice((" ", " ", " ", ", ")).join(parts)
+    return text[:1].upper() + text[1:] + rng.choice((".", "?", ":", " =", " ?", ""))
+
+
+def _word(rng: random.Random) -> str:
+    how = rng.random()
+    if how < 0.35:
+        return str(rng.randrange(10 ** rng.randint(1, 5)))
+    if how < 0.45:
+        return rng.choice("+-*=()")
+    return "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(1, 9)))

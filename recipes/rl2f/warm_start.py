@@ -1,0 +1,126 @@
+"""Build the small model that the sweep starts from, out of the bundled one, and measure it.
+
+    python recipes/rl2f/warm_start.py --out runs/rl2f/warm
+
+The bundled model revises answers after fresh prompts; here it is shown conversations (`dialogues.py`), with
+the library's own engine and loss. Its tokenizer gets the fixed wording of a hint as one token a phrase.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tiny_base")]
+
+from dialogues import Talk, talks  # noqa: E402
+
+from didact.engines.base import AdamParams, Loss  # noqa: E402
+from didact.engines.local import LocalEngine  # noqa: E402
+from didact.feedback.retry import RETRY  # noqa: E402
+from didact.randomness import generator  # noqa: E402
+from didact.rollouts.render import CRITIQUE_REQUEST, Renderer  # noqa: E402
+from didact.training.setup import tiny_model  # noqa: E402
+from didact.types import Message, Row  # noqa: E402
+
+WORDING = (". Characters ", ". Character ", " is wrong.", " are wrong.", " and ", RETRY)
+STEPS, BATCH, LR = 300, 48, 3e-3
+CRITICISED = 0.35
+"""The share of dialogues of which one critique is learned too, asked for as the runs do."""
+
+
+def with_wording(engine: LocalEngine) -> LocalEngine:
+    """The model with one token more for each phrase, which begins as the mean of its bytes."""
+    tokenizer, model = engine.tokenizer, engine.model
+    pieces = [tokenizer.encode(phrase, add_special_tokens=False) for phrase in WORDING]
+    tokenizer.add_tokens(list(WORDING))
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        embedding = model.get_input_embeddings().weight
+        for phrase, ids in zip(WORDING, pieces, strict=True):
+            embedding[tokenizer.convert_tokens_to_ids(phrase)] = embedding[ids].mean(0)
+    return LocalEngine(model, tokenizer)
+
+
+def rows(found: Talk, renderer: Renderer, seed: int, index: int) -> list[tuple[list[int], list[bool]]]:
+    """(ids, which of them are learned): the student's side of a dialogue, and perhaps one critique."""
+    rng = generator(seed, "criticised", index)
+    asked = int(rng.integers(len(found.answers))) if rng.random() < CRITICISED else None
+    ids = list(renderer.prompt((Message(role="user", content=found.question),)))
+    learned = [False] * len(ids)
+    made = []
+    for h, (answer, critique) in enumerate(zip(found.answers, found.critiques, strict=True)):
+        said = renderer.answer(answer)
+        ids, learned = [*ids, *said], [*learned, *[True] * len(said)]
+        if h == asked and critique != RETRY:
+            request, reply = renderer.follow_up(CRITIQUE_REQUEST), renderer.answer(critique)
+            whole = [*ids, *request, *reply]
+            made.append((whole, [False] * (len(whole) - len(reply)) + [True] * len(reply)))
+        if h + 1 < len(found.answers):
+            new = renderer.follow_up(critique)
+            ids, learned = [*ids, *new], [*learned, *[False] * len(new)]
+    return [(ids, learned), *made]
+
+
+def as_rows(made: Sequence[tuple[list[int], list[bool]]]) -> list[Row]:
+    """Rows whose cross-entropy is a mean over the learned tokens."""
+    total = sum(sum(learned) for _, learned in made)
+    return [
+        Row(
+            np.asarray(ids[:-1]),
+            np.asarray(ids[1:]),
+            {"weights": np.asarray(learned[1:], dtype=np.float32) / total},
+        )
+        for ids, learned in made
+    ]
+
+
+def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
+    """Train and save the model; how that went."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    started, spent = time.monotonic(), time.process_time()
+    engine = with_wording(LocalEngine.from_pretrained(str(tiny_model()), device="cpu"))
+    renderer = Renderer(engine.tokenizer, end_ids=engine.end_ids)
+    for step in range(steps):
+        batch = talks(seed, step * BATCH, (step + 1) * BATCH)
+        made = [row for i, t in enumerate(batch) for row in rows(t, renderer, seed, step * BATCH + i)]
+        loss = engine.forward_backward(as_rows(made), Loss("cross_entropy")).loss
+        pace = min(1.0, (step + 1) / 20) * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps)))
+        engine.optim_step(AdamParams(lr=LR * pace))
+        if (step + 1) % 25 == 0:
+            seconds = time.process_time() - spent
+            print(f"step {step + 1}/{steps}  loss {loss:.3f}  {seconds:.0f} s of CPU", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    engine.save_pretrained(out)
+    return {
+        "seed": seed, "steps": steps, "minutes": round((time.monotonic() - started) / 60, 1),
+        "cpu_minutes": round((time.process_time() - spent) / 60, 1), "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where the model goes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    args = parser.parse_args()
+    report = build(args.out, args.seed, args.steps)
+    (args.out / "warm_start.json").write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The RL2F recipe: what the small model is shown, and that the sweeps and tables hold together."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from didact.feedback.program import RIGHT
+from didact.feedback.retry import RETRY
+from didact.sweep.plan import read_plan
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "rl2f"
+if not RECIPE.is_dir():
+    pytest.skip("the recipes are not beside the tests", allow_module_level=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def recipe_modules():  # type: ignore[no-untyped-def]
+    """Other recipes have a `table` too."""
+    sys.path.insert(0, str(RECIPE))
+    sys.modules.pop("table", None)
+    yield
+    sys.path.remove(str(RECIPE))
+    sys.modules.pop("table", None)
+
+
+def test_every_dialogue_says_the_truth_about_its_answers() -> None:
+    from dialogues import ANSWERS, talks
+
+    found = list(talks(3, 0, 300))
+    assert found == list(talks(3, 0, 300))
+    assert any(RETRY in t.critiques for t in found)
+    assert any(t.critiques[-1] == RIGHT for t in found)
+    for talk in found:
+        assert len(talk.answers) == len(talk.critiques) <= ANSWERS
+        assert RIGHT not in talk.critiques[:-1]
+        for answer, critique in zip(talk.answers, talk.critiques, strict=True):
+            if "should have" in critique:
+                assert f"not {len(answer)}." in critique
+
+
+def test_careful_students_find_out_what_careless_ones_do_not() -> None:
+    """And neither is shown anything but places."""
+    from dialogues import Student
+
+    def solved(careful: bool) -> int:
+        count = 0
+        for seed in range(60):
+            rng, target = random.Random(seed), str(100 + seed * 13)
+            student, answer = Student(careful=careful), "500"
+            for _ in range(10):
+                count += answer == target
+                if answer == target:
+                    break
+                student.saw(answer, target)
+                answer = student.revise(answer, target, rng)
+        return count
+
+    assert solved(True) > 40 > 20 > solved(False)
+
+
+def test_a_careful_student_keeps_what_is_right_and_repeats_nothing() -> None:
+    from dialogues import Student
+
+    student, rng = Student(careful=True), random.Random(0)
+    answer, seen = "19", {"9"}
+    for _ in range(8):
+        student.saw(answer, "12")
+        answer = student.revise(answer, "12", rng)
+        assert answer[0] == "1"
+        if answer == "12":
+            return
+        assert answer[1] not in seen
+        seen.add(answer[1])
+    pytest.fail("eight tries are enough for nine digits, or all but one of them")
+
+
+def test_no_question_of_the_runs_is_shown_before() -> None:
+    from dialogues import talks
+
+    plan = read_plan(RECIPE / "sweep.yaml")
+    from didact.tasks.mixture import MixtureTask
+
+    task = MixtureTask(**plan.cells[0].config.task.settings)
+    asked = {p.question for family in task.families().values() for p in family.eval_problems(300)}
+    asked |= {task.train_problem(i).question for i in range(200)}
+    assert not asked & {talk.question for talk in talks(0, 0, 2_000)}
+
+
+@pytest.mark.parametrize("name", ["sweep", "switches"])
+def test_the_sweeps_are_whole(name: str) -> None:
+    plan = read_plan(RECIPE / f"{name}.yaml")
+    assert len(plan.seeds) >= 5
+    settings = plan.cells[0].config.task.settings
+    assert len(settings["parts"]) >= 2
+    assert settings["held_out"]
+    assert {c.config.eval.didactic_turns for c in plan.cells} == {10}
+    assert all(c.config.feedback.settings == {"level": "hint"} for c in plan.cells)
+    assert {c.config.settings["turns"] for c in plan.cells if c.config.method == "rl2f"} <= {4, 2}
+
+
+def test_tables_are_made_from_what_runs_hold(tmp_path: Path) -> None:
+    import table
+
+    def run(arm: str, seed: int, solved: float) -> None:
+        folder = tmp_path / "numbers" / arm / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        by_turn = [{"turn": t + 1, "n": 9, "solved": solved * (t + 1) / 2} for t in range(2)]
+        low = [{**r, "solved": 0.05, "final": 0.04, "stopped": 0.03, "majority": 0.02} for r in by_turn]
+        protocols = {"didactic": {"by_turn": by_turn}}
+        protocols |= {name: {"by_turn": low} for name in ("retry", "resample", "self-critique")}
+        found = {"lcm": {"held_out": True, "turns": 2, "protocols": protocols}}
+        (folder / "result.json").write_text(json.dumps({"eval": {"by_turn": found}}))
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "leak_rate": 0.5}) + "\n")
+
+    for seed in range(5):
+        run("grpo", seed, 0.2 + seed / 100)
+        run("rl2f", seed, 0.8 + seed / 100)
+    found = table.read(tmp_path)
+    text = "\n".join([*table.main_table(found, "grpo"), *table.own_table(found)])
+    row, own = [line for line in text.splitlines() if line.startswith("| `rl2f` | 5")]
+    assert "82.0 [80.0, 84.0]" in row
+    assert row.count("| yes |") == 1
+    assert row.endswith("| yes | yes | 50.00 |")
+    assert "never trained on" in text
+    assert "4.0 [4.0, 4.0]" in own
+    base, _ = [line for line in text.splitlines() if line.startswith("| `grpo` | 5")]
+    assert "| – |" in base
