@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from didact.errors import DataError, UsageError
+from didact.errors import UsageError
 
 if TYPE_CHECKING:
     from didact.evaluation.evaluate import Evaluation
+    from didact.training.config import RunConfig
     from didact.training.run_dir import RunDir
     from didact.training.setup import Parts
 
@@ -62,20 +63,10 @@ def eval_(
 
     The problems are the same for every model and seed, and training never sees them.
     """
-    from didact.cli.progress import evaluation_line
-    from didact.methods.feedback_descent import NAME as DESCENT
-    from didact.training.config import load_config, read_yaml
-    from didact.training.descend import instructed_parts
+    from didact.cli.models import config_of
     from didact.training.run_dir import RunDir, write_atomically
-    from didact.training.setup import build
 
-    run = RunDir(Path(run_or_model))
-    is_run = run.config.exists()
-    if is_run:
-        method = str(read_yaml(run.config)["method"])
-        config = load_config(method, run.config, set_ or [], task__name=task)
-    else:
-        config = load_config("grpo", None, set_ or [], model__path=run_or_model, task__name=task)
+    config = config_of(run_or_model, set_ or [], task)
     if not config.eval.problems:
         raise UsageError("eval.problems is 0, so there is nothing to ask: --set eval.problems=200")
     protocol = protocol or (Protocol.FEEDBACK if config.eval.feedback else Protocol.SINGLE)
@@ -85,17 +76,36 @@ def eval_(
         # Its critic is a teacher in a dialogue, whatever the method was.
         kept = config.eval.model_copy(update={"didactic_turns": turns or TURNS})
         config = config.model_copy(update={"eval": kept})
+    parts, step = _built(config, RunDir(Path(run_or_model)))
+    found = (
+        _dialogues(parts, protocol, turns or TURNS, step)
+        if dialogue
+        else _answers(parts, protocol, rounds, step)
+    )
+    if json_ is not None:
+        of = {"of": run_or_model, "task": config.task.name, "step": step, "protocol": protocol.value}
+        write_atomically(json_, json.dumps({**of, **found}, indent=1) + "\n")
+
+
+def _built(config: RunConfig, run: RunDir) -> tuple[Parts, int]:
+    """What is evaluated, with its weights or its instruction, and the step that they are of."""
+    from didact.cli.models import load_newest
+    from didact.methods.feedback_descent import NAME as DESCENT
+    from didact.training.descend import instructed_parts
+    from didact.training.setup import build
+
     if config.method == DESCENT:
-        parts, step = instructed_parts(config, run)
-    else:
-        parts = build(config, for_training=False, home=run.path if is_run else None)
-        step = _loaded(run, parts) if is_run else 0
-    of: dict[str, Any] = {"of": run_or_model, "task": config.task.name, "step": step}
-    if dialogue:
-        record = {**of, "protocol": protocol.value, **_dialogues(parts, protocol, turns or TURNS, step)}
-        if json_ is not None:
-            write_atomically(json_, json.dumps(record, indent=1) + "\n")
-        return
+        return instructed_parts(config, run)
+    if not run.config.exists():
+        return build(config, for_training=False), 0
+    parts = build(config, for_training=False, home=run.path)
+    return parts, load_newest(run, parts)
+
+
+def _answers(parts: Parts, protocol: Protocol, rounds: int, step: int) -> dict[str, Any]:
+    """Answers by a protocol, round by round, told as they are returned."""
+    from didact.cli.progress import evaluation_line
+
     evaluation = _evaluated(parts, protocol, rounds, step)
     own = protocol is Protocol.SELF_CRITIQUE
     values = evaluation.metrics("own_critique" if own else "feedback")
@@ -103,9 +113,7 @@ def eval_(
     typer.echo(evaluation_line(values))
     for record in by_round:
         typer.echo(_round_line(record))
-    if json_ is not None:
-        record = {**of, "protocol": protocol.value, **values, **({"rounds": by_round} if by_round else {})}
-        write_atomically(json_, json.dumps(record, indent=1) + "\n")
+    return {**values, **({"rounds": by_round} if by_round else {})}
 
 
 def _check(protocol: Protocol, rounds: int, turns: int | None, *, dialogue: bool) -> None:
@@ -143,18 +151,6 @@ def _turn_line(kind: str, record: dict[str, Any]) -> str:
         if name in record
     )
     return f"  {kind}, turn {record['turn']}: {shares}"
-
-
-def _loaded(run: RunDir, parts: Parts) -> int:
-    """Put the run's newest whole checkpoint into the engine; its step."""
-    from didact.training.checkpoint import load_checkpoint
-
-    state, torn = load_checkpoint(run.checkpoints, parts.engine)
-    for sentence in torn:
-        typer.echo(f"didact: {sentence}; taking the one before", err=True)
-    if state is None:
-        raise DataError(f"{run.path} has no whole checkpoint to evaluate")
-    return state.step
 
 
 def _evaluated(parts: Parts, protocol: Protocol, rounds: int, step: int) -> Evaluation:

@@ -12,6 +12,7 @@ from didact.errors import DataError
 
 if TYPE_CHECKING:
     from didact.training.config import RunConfig
+    from didact.training.run_dir import RunDir
     from didact.training.setup import Parts
 
 
@@ -39,34 +40,52 @@ def each_model(names: Sequence[str], overrides: Sequence[str], task: str | None)
     Raises:
         UsageError, DataError: as of `build`; or a run without a whole checkpoint.
     """
-    from didact.training.checkpoint import load_checkpoint
-    from didact.training.config import ModelConfig, load_config, read_yaml
+    from didact.training.config import ModelConfig
     from didact.training.run_dir import RunDir
     from didact.training.setup import build
 
-    def config_of(run: RunDir) -> RunConfig:
-        return load_config(str(read_yaml(run.config)["method"]), run.config, overrides, task__name=task)
-
-    runs = {name: run for name in names if (run := RunDir(Path(name))).config.exists()}
-    shared = (
-        config_of(next(iter(runs.values())))
-        if runs
-        else load_config("grpo", None, overrides, model__path=names[0], task__name=task)
-    )
+    first = next((name for name in names if RunDir(Path(name)).config.exists()), names[0])
+    shared = config_of(first, overrides, task)
+    same = {key: getattr(shared, key) for key in _SHARED}
     for name in names:
-        if name not in runs:
+        run = RunDir(Path(name))
+        if not run.config.exists():
             own = {"method": "grpo", "settings": {}, "model": ModelConfig(path=name)}
             yield Looked(name, build(shared.model_copy(update=own), for_training=False), 0)
             continue
-        run = runs[name]
-        config = config_of(run)
-        same = {
-            key: getattr(shared, key) for key in ("task", "feedback", "reward", "sampling", "eval", "seed")
-        }
-        parts = build(config.model_copy(update=same), for_training=False, home=run.path)
-        state, torn = load_checkpoint(run.checkpoints, parts.engine)
-        for sentence in torn:
-            typer.echo(f"didact: {sentence}; taking the one before", err=True)
-        if state is None:
-            raise DataError(f"{run.path} has no whole checkpoint to look at: train it first")
-        yield Looked(name, parts, state.step)
+        config = config_of(name, overrides, task).model_copy(update=same)
+        parts = build(config, for_training=False, home=run.path)
+        yield Looked(name, parts, load_newest(run, parts))
+
+
+def config_of(name: str, overrides: Sequence[str], task: str | None) -> RunConfig:
+    """The config of a run directory, or a plain one for any other model.
+
+    Args:
+        name: The run directory, "tiny", a folder or a hub id.
+        overrides: As of `--set`.
+        task: Another task's name.
+    """
+    from didact.training.config import load_config, read_yaml
+    from didact.training.run_dir import RunDir
+
+    run = RunDir(Path(name))
+    if not run.config.exists():
+        return load_config("grpo", None, overrides, model__path=name, task__name=task)
+    return load_config(str(read_yaml(run.config)["method"]), run.config, overrides, task__name=task)
+
+
+def load_newest(run: RunDir, parts: Parts) -> int:
+    """Put a run's newest whole checkpoint into the engine; its step.
+
+    Raises:
+        DataError: it has none.
+    """
+    from didact.training.checkpoint import load_checkpoint
+
+    state, torn = load_checkpoint(run.checkpoints, parts.engine)
+    for sentence in torn:
+        typer.echo(f"didact: {sentence}; taking the one before", err=True)
+    if state is None:
+        raise DataError(f"{run.path} has no whole checkpoint to look at: train it first")
+    return state.step
