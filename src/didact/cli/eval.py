@@ -14,6 +14,7 @@ from didact.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from didact.evaluation.evaluate import Evaluation
+    from didact.training.config import RunConfig
     from didact.training.run_dir import RunDir
     from didact.training.setup import Parts
 
@@ -62,20 +63,14 @@ def eval_(
 
     The problems are the same for every model and seed, and training never sees them.
     """
-    from didact.cli.progress import evaluation_line
     from didact.methods.feedback_descent import NAME as DESCENT
-    from didact.training.config import load_config, read_yaml
     from didact.training.descend import instructed_parts
     from didact.training.run_dir import RunDir, write_atomically
     from didact.training.setup import build
 
     run = RunDir(Path(run_or_model))
     is_run = run.config.exists()
-    if is_run:
-        method = str(read_yaml(run.config)["method"])
-        config = load_config(method, run.config, set_ or [], task__name=task)
-    else:
-        config = load_config("grpo", None, set_ or [], model__path=run_or_model, task__name=task)
+    config = _config(run, run_or_model, set_ or [], task)
     if not config.eval.problems:
         raise UsageError("eval.problems is 0, so there is nothing to ask: --set eval.problems=200")
     protocol = protocol or (Protocol.FEEDBACK if config.eval.feedback else Protocol.SINGLE)
@@ -91,11 +86,29 @@ def eval_(
         parts = build(config, for_training=False, home=run.path if is_run else None)
         step = _loaded(run, parts) if is_run else 0
     of: dict[str, Any] = {"of": run_or_model, "task": config.task.name, "step": step}
+    of["protocol"] = protocol.value
     if dialogue:
-        record = {**of, "protocol": protocol.value, **_dialogues(parts, protocol, turns or TURNS, step)}
-        if json_ is not None:
-            write_atomically(json_, json.dumps(record, indent=1) + "\n")
-        return
+        values = _dialogues(parts, protocol, turns or TURNS, step)
+    else:
+        values = _rounds(parts, protocol, rounds, step)
+    if json_ is not None:
+        write_atomically(json_, json.dumps({**of, **values}, indent=1) + "\n")
+
+
+def _config(run: RunDir, run_or_model: str, overrides: list[str], task: str | None) -> RunConfig:
+    """The run's settings, or those of a model that is no run."""
+    from didact.training.config import load_config, read_yaml
+
+    if run.config.exists():
+        method = str(read_yaml(run.config)["method"])
+        return load_config(method, run.config, overrides, task__name=task)
+    return load_config("grpo", None, overrides, model__path=run_or_model, task__name=task)
+
+
+def _rounds(parts: Parts, protocol: Protocol, rounds: int, step: int) -> dict[str, Any]:
+    """Answers and critiques by a protocol of fresh prompts, told as they are returned."""
+    from didact.cli.progress import evaluation_line
+
     evaluation = _evaluated(parts, protocol, rounds, step)
     own = protocol is Protocol.SELF_CRITIQUE
     values = evaluation.metrics("own_critique" if own else "feedback")
@@ -103,9 +116,7 @@ def eval_(
     typer.echo(evaluation_line(values))
     for record in by_round:
         typer.echo(_round_line(record))
-    if json_ is not None:
-        record = {**of, "protocol": protocol.value, **values, **({"rounds": by_round} if by_round else {})}
-        write_atomically(json_, json.dumps(record, indent=1) + "\n")
+    return {**values, **({"rounds": by_round} if by_round else {})}
 
 
 def _check(protocol: Protocol, rounds: int, turns: int | None, *, dialogue: bool) -> None:
