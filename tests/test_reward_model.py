@@ -180,9 +180,7 @@ def test_what_is_not_marked_or_does_not_fit_is_left_out(data: Path, tmp_path: Pa
         AnnotatedTask(data, eval_path=data)
 
 
-def test_what_was_drawn_before_some_were_left_out_is_drawn_anew(
-    data: Path, tmp_path: Path
-) -> None:
+def test_what_was_drawn_before_some_were_left_out_is_drawn_anew(data: Path, tmp_path: Path) -> None:
     """A run looks at its first problem before it knows how long the model's replies may be."""
     two = tmp_path / "two.jsonl"
     two.write_text("".join(example(w).model_dump_json() + "\n" for w in ("gnu", "plant")), encoding="utf-8")
