@@ -180,6 +180,17 @@ def test_what_is_not_marked_or_does_not_fit_is_left_out(data: Path, tmp_path: Pa
         AnnotatedTask(data, eval_path=data)
 
 
+def test_what_was_drawn_before_some_were_left_out_is_drawn_anew(data: Path, tmp_path: Path) -> None:
+    """A run looks at its first problem before it knows how long the model's replies may be."""
+    two = tmp_path / "two.jsonl"
+    two.write_text("".join(example(w).model_dump_json() + "\n" for w in ("gnu", "plant")), encoding="utf-8")
+    for seed in range(6):
+        task = AnnotatedTask(two, eval_path=data, format="lines_v1", seed=seed)
+        task.train_problem(0)
+        task.bind(characters, len, limit=None, max_tokens=len(task.train_problems()[0].reference or ""))
+        assert {task.train_problem(i).id for i in range(3)} == {"gnu#0"}
+
+
 # ── the model itself ──────────────────────────────────────────────────────────────────────────────────
 
 

@@ -141,17 +141,19 @@ def test_the_table_is_written_from_results_and_says_what_is_missing(tmp_path: Pa
         "seeds": [0, 1], "final": {"value": 0.5, "low": 0.25, "high": 0.75}, "p_holm": None,
         "area": {"value": 0.4, "low": 0.3, "high": 0.5}, "difference": None,
     }  # fmt: skip
-    cells = [
-        {"task": "code", "arm": name, "seconds": 30.0, "curve": curve}
-        for name, curve in (
-            ("grpo", [[0, 0.1], [9, 0.3], [18, 0.5]]), ("grpo", [[0, 0.1], [9, 0.5], [18, 0.5]]),
-            ("sft", [[0, 0.5]]), ("sft", [[0, 0.5]]),
+    runs = [
+        {"task": "code", "arm": name, "seed": seed, "seconds": 30.0, "curve": curve, "area": area}
+        for name, seed, area, curve in (
+            ("grpo", 0, 0.3, [[0, 0.1], [9, 0.3], [18, 0.5]]),
+            ("grpo", 1, 0.4, [[0, 0.1], [9, 0.5], [18, 0.5]]),
+            ("direct", 1, 0.41, [[0, 0.1]]), ("direct", 0, 0.33, [[0, 0.1]]),
+            ("sft", 0, 0.5, [[0, 0.5]]), ("sft", 1, 0.5, [[0, 0.5]]),
         )
     ]  # fmt: skip
     better = {"arm": "sft", **arm, "difference": [0.031, -0.002, 0.064], "p_holm": 0.5}
     task = {"task": "code", "n_eval": 100, "base_accuracy": 0.1, "arms": [{"arm": "grpo", **arm}, better]}
     results = {
-        "baseline": "grpo", "tasks": [task], "cells": cells, "missing": {"x": "not finished"},
+        "baseline": "grpo", "tasks": [task], "cells": runs, "missing": {"x": "not finished"},
         "details": {"machine": "an abacus"}, "notes": [],
     }  # fmt: skip
     (tmp_path / "results").mkdir()
@@ -165,8 +167,9 @@ def test_the_table_is_written_from_results_and_says_what_is_missing(tmp_path: Pa
     assert said.endswith("\nafter\n")
     assert "old" not in said
     assert "after 128 answers | after 256 answers" in said
-    assert "| `grpo` | 2 | 40.0 [30.0, 50.0] | 50.0 [25.0, 75.0] | 40.0 [30.0, 50.0] | – | – |" in said
-    assert "| `sft` | 2 | – | 50.0 [25.0, 75.0] | – | +3.1 [-0.2, +6.4] | 0.500 |" in said
+    cells = ["`grpo`", "2", "40.0 [30.0, 50.0]", "50.0 [25.0, 75.0]", "40.0 [30.0, 50.0]", "–", "–"]
+    assert f"| {' | '.join(cells)} | -2.0 [-14.7, +10.7] |" in said
+    assert "| `sft` | 2 | – | 50.0 [25.0, 75.0] | – | +3.1 [-0.2, +6.4] | 0.500 | – |" in said
     assert "machine: an abacus." in said
     assert "1 runs are missing." in said
     assert table.main(tmp_path, table.TABLES, [str(tmp_path / "elsewhere")]) == 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from didact.evaluation.statistics import iqm_interval
@@ -21,6 +22,10 @@ from readme_tables import Table, difference, estimate, headed, main, row, share,
 
 EVERY = {"binary_matrix": 320, "code": 128}
 """Answers that an arm has sampled between two evaluations."""
+OURS = "direct"
+"""The arm that the ablations take something from."""
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+"""Student's t at 97.5 %, by degrees of freedom."""
 
 
 def study(results: Mapping[str, Any]) -> Iterable[str]:
@@ -36,7 +41,8 @@ def study(results: Mapping[str, Any]) -> Iterable[str]:
         yield ""
         seen = [f"after {every * k:,} answers" for k in range(1, points)]
         against = f"against `{results['baseline']}`, paired"
-        yield from headed(["arm", "seeds", *seen, "mean over the budget", against, "p (Holm)"])
+        ours = f"mean over the budget against `{OURS}`, by seed"
+        yield from headed(["arm", "seeds", *seen, "mean over the budget", against, "p (Holm)", ours])
         for arm in task["arms"]:
             curves = [cell["curve"] for cell in cells if cell["arm"] == arm["arm"]]
             whole = all(len(curve) == points for curve in curves)
@@ -45,6 +51,7 @@ def study(results: Mapping[str, Any]) -> Iterable[str]:
                 *(at(curves, k) if whole else "–" for k in range(1, points - 1)), estimate(arm["final"]),
                 estimate(arm["area"]) if whole else "–", difference(arm["difference"]),
                 "–" if arm["p_holm"] is None else f"{arm['p_holm']:.3f}",
+                by_seed(cells, arm["arm"], OURS) if whole else "–",
             ])  # fmt: skip
         yield ""
 
@@ -52,6 +59,16 @@ def study(results: Mapping[str, Any]) -> Iterable[str]:
 def at(curves: Sequence[Sequence[Sequence[float]]], k: int) -> str:
     """The interquartile mean over seeds at the k-th evaluation."""
     return estimate(iqm_interval([[curve[k][1] for curve in curves]], seed=0)._asdict())
+
+
+def by_seed(cells: Sequence[Mapping[str, Any]], arm: str, other: str) -> str:
+    """The mean difference of two arms over the budget, paired by seed, with Student's 95 % interval."""
+    areas = [{c["seed"]: c["area"] for c in cells if c["arm"] == name} for name in (arm, other)]
+    apart = [areas[0][seed] - areas[1][seed] for seed in sorted(areas[0].keys() & areas[1].keys())]
+    if arm == other or len(apart) - 1 not in STUDENT:
+        return "–"
+    half = STUDENT[len(apart) - 1] * stdev(apart) / len(apart) ** 0.5
+    return difference([mean(apart), mean(apart) - half, mean(apart) + half])
 
 
 def warm(report: Mapping[str, Any]) -> Iterable[str]:

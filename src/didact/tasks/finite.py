@@ -53,7 +53,8 @@ class FiniteTask:
     def train_problem(self, index: int) -> Problem:
         """The index-th training problem; index ≥ `train_size` goes on with the next pass."""
         epoch, place = divmod(index, len(self._train))
-        if epoch != self._epoch:
+        # A task that left problems out since, because they do not fit the model, has no order of them yet.
+        if epoch != self._epoch or len(self._order) != len(self._train):
             self._epoch = epoch
             self._order = generator(self.seed, self._stream, epoch).permutation(len(self._train)).tolist()
         return self._train[self._order[place]]
