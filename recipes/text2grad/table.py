@@ -107,7 +107,6 @@ MARKS = "reward_model/measured.json"
 TABLES: dict[str, tuple[str, Table]] = {
     "warm": ("warm_start.json", warm),
     "rm_matrix": (MARKS, reward_model),
-    "rm_matrix_bare": (MARKS, reward_model),
     "rm_code": (MARKS, reward_model),
     "rm_code_bare": (MARKS, reward_model),
     "study_matrix": ("results.json", with_notes(study)),
