@@ -8,8 +8,6 @@ the library's own engine and loss. Its tokenizer gets the fixed wording of a hin
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 import time
@@ -21,9 +19,10 @@ import numpy as np
 import torch
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tiny_base")]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from dialogues import Talk, talks  # noqa: E402
+from warm_models import main  # noqa: E402
 
 from didact.engines.base import AdamParams, Loss  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
@@ -101,7 +100,6 @@ def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
         if (step + 1) % 25 == 0:
             seconds = time.process_time() - spent
             print(f"step {step + 1}/{steps}  loss {loss:.3f}  {seconds:.0f} s of CPU", flush=True)
-    out.mkdir(parents=True, exist_ok=True)
     engine.save_pretrained(out)
     return {
         "seed": seed, "steps": steps, "minutes": round((time.monotonic() - started) / 60, 1),
@@ -109,18 +107,5 @@ def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="where the model goes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    args = parser.parse_args()
-    report = build(args.out, args.seed, args.steps)
-    (args.out / "warm_start.json").write_text(json.dumps(report, indent=1) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, STEPS, build))

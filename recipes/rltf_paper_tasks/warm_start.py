@@ -8,11 +8,9 @@ one token a word, so that the longest prompt has about 200 tokens.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,16 +18,16 @@ from typing import Any
 import torch
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tiny_base")]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "tiny_base")]
 
 from alphabet import finished  # noqa: E402
-from pretrain import Schedule, new_model, train  # noqa: E402
+from pretrain import Schedule  # noqa: E402
 from puzzles import POOL, PUZZLES, draw, examples, task  # noqa: E402
+from warm_models import from_random_weights, main, rate  # noqa: E402
 
 from didact.engines.base import SamplingParams  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
 from didact.evaluation.evaluate import evaluate  # noqa: E402
-from didact.evaluation.intervals import wilson  # noqa: E402
 from didact.feedback.program import Level  # noqa: E402
 from didact.feedback.puzzle_critic import PuzzleCritic  # noqa: E402
 from didact.rollouts.base import Context  # noqa: E402
@@ -111,20 +109,8 @@ def build_tokenizer(seed: int) -> Any:
 
 def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
     """Train and save the model; how that went."""
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    started = time.monotonic()
-    renderer = Renderer(build_tokenizer(seed))
-    model = new_model(renderer.tokenizer, seed)
     schedule = Schedule(steps=steps, decay_steps=DECAY_STEPS)
-    train(model, renderer, draw, schedule, seed, log=lambda line: print(line, flush=True))
-    model.save_pretrained(out)
-    renderer.tokenizer.save_pretrained(out)
-    return {
-        "seed": seed, "steps": steps, "parameters": sum(p.numel() for p in model.parameters()),
-        "tokens": len(renderer.tokenizer), "minutes": round((time.monotonic() - started) / 60, 1),
-        "torch": torch.__version__,
-    }  # fmt: skip
+    return from_random_weights(out, build_tokenizer(seed), draw, schedule, seed)
 
 
 def measure(model_dir: Path) -> list[dict[str, Any]]:
@@ -148,26 +134,10 @@ def measure(model_dir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def rate(outcomes: Sequence[bool]) -> dict[str, Any]:
-    """A share of n trials with its 95 % Wilson interval."""
-    right, n = int(sum(outcomes)), len(outcomes)
-    return {"right": right, "n": n, "ci95": [round(p, 4) for p in wilson(right, n)] if n else None}
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="where the model goes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    made = build(args.out, args.seed, args.steps)
-    report = {"build": made, "measured": measure(args.out)}
-    (args.out / "warm_start.json").write_text(json.dumps(report, indent=1) + "\n")
-    return 0
+def make(out: Path, seed: int, steps: int) -> dict[str, Any]:
+    """Build the model and measure it."""
+    return {"build": build(out, seed, steps), "measured": measure(out)}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, STEPS, make))

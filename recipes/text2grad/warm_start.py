@@ -9,32 +9,28 @@ a wrong matrix after a hint, because `ilf` needs that.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import random
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tiny_base"), str(HERE.parent / "rltf_paper_tasks")]
+sys.path[:0] = [str(HERE), *(str(HERE.parent / other) for other in (".", "tiny_base", "rltf_paper_tasks"))]
 
 import programs  # noqa: E402
 import puzzles  # noqa: E402
 from alphabet import finished  # noqa: E402
-from pretrain import Schedule, new_model, train  # noqa: E402
+from pretrain import Schedule  # noqa: E402
+from warm_models import from_random_weights, main, rate  # noqa: E402
 
 from didact.engines.base import SamplingParams  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
-from didact.evaluation.intervals import wilson  # noqa: E402
 from didact.feedback.prompts import load_prompt  # noqa: E402
 from didact.randomness import derive_seed  # noqa: E402
 from didact.rollouts.render import CRITIQUE_REQUEST, REVISION, Renderer, revision_messages  # noqa: E402
@@ -131,20 +127,8 @@ def build_tokenizer(seed: int) -> Any:
 
 def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
     """Train and save the model; how that went."""
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    started = time.monotonic()
-    renderer = Renderer(build_tokenizer(seed))
-    model = new_model(renderer.tokenizer, seed)
     schedule = Schedule(steps=steps, decay_steps=DECAY_STEPS)
-    train(model, renderer, draw, schedule, seed, log=lambda line: print(line, flush=True))
-    model.save_pretrained(out)
-    renderer.tokenizer.save_pretrained(out)
-    return {
-        "seed": seed, "steps": steps, "parameters": sum(p.numel() for p in model.parameters()),
-        "tokens": len(renderer.tokenizer), "minutes": round((time.monotonic() - started) / 60, 1),
-        "torch": torch.__version__,
-    }  # fmt: skip
+    return from_random_weights(out, build_tokenizer(seed), draw, schedule, seed)
 
 
 def tasks(code: Path) -> dict[str, Task]:
@@ -163,10 +147,9 @@ def measure(model_dir: Path, code: Path) -> list[dict[str, Any]]:
         prompts = [renderer.prompt(p.messages) for p in problems]
         samples = [own[0] for own in engine.sample(prompts, 1, SamplingParams(max_tokens=64), seed=0)]
         texts = [renderer.text(sample.ids) for sample in samples]
-        right = sum(task.verify(p, text).correct for p, text in zip(problems, texts, strict=True))
-        low, high = wilson(right, len(problems))
+        right = [task.verify(p, text).correct for p, text in zip(problems, texts, strict=True)]
         rows.append({
-            "task": name, "right": right, "n": len(problems), "ci95": [round(low, 4), round(high, 4)],
+            "task": name, **rate(right),
             "prompt_tokens": max(map(len, prompts)),
             "answer_tokens": sum(len(sample.ids) for sample in samples) / len(samples),
         })  # fmt: skip
@@ -174,22 +157,12 @@ def measure(model_dir: Path, code: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="where the model goes, with code/ beside it")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    code = args.out.parent / "code"
+def make(out: Path, seed: int, steps: int) -> dict[str, Any]:
+    """Write the code problems beside the model, build it and measure it."""
+    code = out.parent / "code"
     programs.write(code)
-    made = build(args.out, args.seed, args.steps)
-    report = {"build": made, "measured": measure(args.out, code)}
-    (args.out / "warm_start.json").write_text(json.dumps(report, indent=1) + "\n")
-    return 0
+    return {"build": build(out, seed, steps), "measured": measure(out, code)}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, STEPS, make))

@@ -1,0 +1,66 @@
+"""Small models that recipes start from: built, saved, and with a report of how that went."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "tiny_base"))
+
+from pretrain import Schedule, new_model, train
+
+from didact.evaluation.intervals import wilson
+from didact.rollouts.render import Renderer
+
+
+def from_random_weights(
+    out: Path, tokenizer: Any, draw: Callable[..., Any], schedule: Schedule, seed: int
+) -> dict[str, Any]:
+    """Train and save a model; how that went.
+
+    Args:
+        out: The model's folder.
+        tokenizer: Its tokenizer, with a chat template.
+        draw: Examples, as `pretrain.train` asks for them.
+        schedule: How many steps, and how the rate falls.
+        seed: Of weights and examples.
+    """
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    started = time.monotonic()
+    renderer = Renderer(tokenizer)
+    model = new_model(tokenizer, seed)
+    train(model, renderer, draw, schedule, seed, log=lambda line: print(line, flush=True))
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return {
+        "seed": seed, "steps": schedule.steps, "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens": len(tokenizer), "minutes": round((time.monotonic() - started) / 60, 1),
+        "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def rate(outcomes: Sequence[bool]) -> dict[str, Any]:
+    """A share of n trials with its 95 % Wilson interval."""
+    right, n = int(sum(outcomes)), len(outcomes)
+    return {"right": right, "n": n, "ci95": [round(p, 4) for p in wilson(right, n)] if n else None}
+
+
+def main(doc: str | None, steps: int, make: Callable[[Path, int, int], dict[str, Any]]) -> int:
+    """A script's command line: `make(out, seed, steps)` is its report, which is kept beside the model."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="where the model goes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=steps)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    report = make(args.out, args.seed, args.steps)
+    (args.out / "warm_start.json").write_text(json.dumps(report, indent=1) + "\n")
+    return 0
