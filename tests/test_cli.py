@@ -308,7 +308,7 @@ def test_no_update_because_every_critique_failed_is_not_blamed_on_equal_rewards(
     from didact.training import setup
     from tests.helpers import CountingCritic
 
-    monkeypatch.setattr(setup, "make_critic", lambda *_: CountingCritic(fails=range(10**6)))
+    monkeypatch.setattr(setup, "make_critic", lambda *_, **__: CountingCritic(fails=range(10**6)))
     words = ["--model", llama, *QUICK, "--out", tmp_path / "run"]
     assert didact("train", "rltf", *words) == 4
     said = capsys.readouterr().err

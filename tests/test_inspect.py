@@ -136,7 +136,7 @@ def test_a_measured_run_goes_on_bit_for_bit_and_can_be_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = save_model(tmp_path / "model")
-    monkeypatch.setattr(setup, "make_critic", lambda *_: Scripted())
+    monkeypatch.setattr(setup, "make_critic", lambda *_, **__: Scripted())
     settings = {
         "settings": {"samples": 2, "kl_coef": 0, "credit": "direct"}, "problems_per_step": 1, "steps": 3,
         "checkpoint_every": 1, "sampling": {"max_tokens": 4}, "eval": {"problems": 0},

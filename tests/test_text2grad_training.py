@@ -174,7 +174,7 @@ def train(out: Path, model: Path) -> Path:
 def test_a_run_with_a_critic_goes_on_bit_for_bit(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup, "make_critic", lambda *_: Scripted())
+    monkeypatch.setattr(setup, "make_critic", lambda *_, **__: Scripted())
     whole = train(tmp_path / "whole", model)
     written = loop.RunDir.add_metrics
 
@@ -222,7 +222,7 @@ class Silent:
 def test_a_run_whose_critic_never_quotes_says_so(
     credit: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(setup, "make_critic", lambda *_: Silent())
+    monkeypatch.setattr(setup, "make_critic", lambda *_, **__: Silent())
     settings = {"samples": 2, "kl_coef": 0, "credit": credit}
     with pytest.raises(NoOpTrainingError, match="No critique quoted anything") as stopped:
         didact.train(
