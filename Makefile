@@ -28,7 +28,7 @@ demo: $(STAMP)
 	$(BIN)/didact demo --out $(DEMO_OUT) $(DEMO_ARGS)
 
 # In two halves side by side, because one thread alone would take longer than anybody waits.
-FIRST := $(wildcard tests/test_[abdeikw]*.py tests/test_c[!o]*.py) \
+FIRST := $(wildcard tests/test_[abdeikmw]*.py tests/test_c[!o]*.py) tests/test_resume.py \
 	tests/test_sources.py tests/test_store.py tests/test_sweep.py
 SECOND := $(filter-out $(FIRST),$(wildcard tests/test_*.py)) tests/engines
 
