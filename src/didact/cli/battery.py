@@ -118,16 +118,12 @@ def _sycophancy(looked: Looked, answers: Answers) -> Battery:
 
 
 def _plasticity(looked: Looked, turns: int) -> dict[str, Any]:
-    import dataclasses
-
     from didact.evaluation.plasticity import critique_gains, moves, plasticity
     from didact.rollouts.didactic import didactic
 
     parts, ctx = looked.parts, looked.parts.eval_context(looked.step)
-    sampling = dataclasses.replace(
-        ctx.sampling, temperature=parts.config.eval.temperature, top_p=1.0, top_k=0
-    )
-    rollouts = didactic(dataclasses.replace(ctx, sampling=sampling), parts.eval_problems(), 1, turns=turns)
+    ctx = ctx.tempered(parts.config.eval.temperature)
+    rollouts = didactic(ctx, parts.eval_problems(), 1, turns=turns)
     return plasticity(moves(rollouts), critique_gains(parts.engine, parts.renderer, rollouts))
 
 

@@ -43,9 +43,10 @@ def play(
     from didact.environments import make_environment
     from didact.evaluation.episodes import episode_metrics
     from didact.rollouts.episodes import play as played
+    from didact.training.config import key_value
     from didact.training.run_dir import write_atomically
 
-    settings = _settings(setting or [])
+    settings = dict(key_value("--setting", word, "guesses=8") for word in setting or [])
     make_environment(environment, settings)  # a wrong name should not wait for the model
     engine, renderer, step = _player(run_or_model)
     found = played(
@@ -69,25 +70,6 @@ def play(
         of = {"of": run_or_model, "step": step, "environment": environment, "settings": settings}
         how = {"first": first, "max_turns": turns, "temperature": temperature, "max_tokens": max_tokens}
         write_atomically(json_, json.dumps({**of, **how, **values}, indent=1) + "\n")
-
-
-def _settings(given: list[str]) -> dict[str, Any]:
-    """`key=value` words, values in YAML."""
-    import yaml
-
-    from didact.errors import UsageError
-
-    settings = {}
-    for word in given:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise UsageError(f"--setting {word!r}: write it as key=value, as in --setting guesses=8")
-        try:
-            settings[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            reason = getattr(error, "problem", None) or str(error)
-            raise UsageError(f"--setting {word!r}: the value is not valid YAML: {reason}") from None
-    return settings
 
 
 def _player(name: str) -> tuple[Engine, Renderer, int]:

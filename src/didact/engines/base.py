@@ -252,3 +252,8 @@ class Engine(Protocol):
     def save_pretrained(self, path: Path) -> None:
         """Write the model (or adapter) and tokenizer for plain transformers and peft."""
         ...
+
+
+def takes(engine: Engine, tokens: int) -> bool:
+    """Does a model take so many tokens, prompt and completion together?"""
+    return engine.max_length is None or tokens <= engine.max_length

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from didact.engines.base import SamplingParams
 from didact.errors import UsageError
 from didact.evaluation.calibration import calibration, stated_verdict
+from didact.evaluation.evaluate import critic_failed
 from didact.evaluation.intervals import wilson
 from didact.feedback.base import FeedbackSource
 from didact.feedback.retry import Retry
@@ -196,14 +197,13 @@ def by_turn(
     temperature = settings.temperature
     if protocol == "resample" and temperature == 0:
         temperature = 1.0  # a greedy answer given twice is one answer
-    sampling = dataclasses.replace(ctx.sampling, temperature=temperature, top_p=1.0, top_k=0)
-    ctx = dataclasses.replace(ctx, sampling=sampling, recorded=None)
+    ctx = dataclasses.replace(ctx.tempered(temperature), recorded=None)
     if protocol == "didactic":
         rollouts = didactic(ctx, problems, 1, turns=settings.turns, window=settings.window)
     else:
         blind = dataclasses.replace(ctx, task=Blind(ctx.task))
         rollouts = verified(ctx.task, _blindly(blind, problems, protocol, settings))
-    whole = [r for r in rollouts if all(t.reward is not None for t in r.turns) and not _teacher_failed(r)]
+    whole = [r for r in rollouts if all(t.reward is not None for t in r.turns) and not critic_failed(r)]
     if not whole:
         raise UsageError(
             f"of {len(rollouts)} dialogues none was verified and criticised to its end, so there is nothing "
@@ -260,11 +260,6 @@ def _blindly(
 def _share(name: str, right_V: Bools) -> dict[str, Any]:
     n = len(right_V)
     return {name: float(right_V.mean()), f"{name}_ci95": list(wilson(int(right_V.sum()), n))}
-
-
-def _teacher_failed(rollout: Rollout) -> bool:
-    """A model that cannot criticise itself has failed, and nothing is missing."""
-    return any(not f.ok and f.source != "self" for f in rollout.feedback)
 
 
 def _why(rollouts: Sequence[Rollout]) -> str:

@@ -11,7 +11,6 @@ self-critique, right answers are criticised and revised too, and the last answer
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,9 +128,7 @@ def evaluate(
     Raises:
         UsageError: no answer could be verified.
     """
-    # The whole distribution at this temperature: top-p and top-k are training's affair.
-    sampling = dataclasses.replace(ctx.sampling, temperature=temperature, top_p=1.0, top_k=0)
-    ctx = dataclasses.replace(ctx, sampling=sampling)
+    ctx = ctx.tempered(temperature)
     feedback = feedback and ctx.feedback is not None
     if feedback:
         rollouts = multi_turn(ctx, problems, 1, turns=rounds + 1, early_stop=early_stop)
@@ -143,7 +140,7 @@ def evaluate(
             f"nothing verified any answer to {len(rollouts)} evaluation problems, so there is no accuracy: "
             "give the task a verifier that works, or switch evaluation off with --set eval.problems=0"
         )
-    missing = sum(_critic_failed(r) for r in rollouts)
+    missing = sum(critic_failed(r) for r in rollouts)
     whole = _whole(rollouts)
     judged = isinstance(ctx.task, Judged)
     first = np.array([turn.correct for turn in firsts], dtype=np.bool_)
@@ -156,7 +153,7 @@ def evaluate(
 
 def _whole(rollouts: Sequence[Rollout]) -> list[Rollout]:
     """Those of which every answer was verified and every critique was had."""
-    return [r for r in rollouts if not _critic_failed(r) and all(t.reward is not None for t in r.turns)]
+    return [r for r in rollouts if not critic_failed(r) and all(t.reward is not None for t in r.turns)]
 
 
 def _standing(rollouts: Sequence[Rollout], k: int) -> list[Turn]:
@@ -164,6 +161,6 @@ def _standing(rollouts: Sequence[Rollout], k: int) -> list[Turn]:
     return [r.turns[min(k, len(r.turns) - 1)] for r in rollouts]
 
 
-def _critic_failed(rollout: Rollout) -> bool:
+def critic_failed(rollout: Rollout) -> bool:
     """Is a critique missing? A policy that cannot criticise itself has failed, and nothing is missing."""
     return any(not f.ok and f.source != "self" for f in rollout.feedback)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from didact.engines.base import LIVE, Engine, Weights
+from didact.engines.base import LIVE, Engine, Weights, takes
 from didact.evaluation.intervals import clustered_mean
 from didact.rollouts.conversation import public_contexts
 from didact.rollouts.render import Renderer
@@ -107,7 +107,7 @@ def critique_gains(
         answer = renderer.answer(rollout.problem.reference)
         for h, context in enumerate(public_contexts(rollout)):
             prompt = renderer.prompt(context)
-            if engine.max_length is not None and len(prompt) + len(answer) > engine.max_length:
+            if not takes(engine, len(prompt) + len(answer)):
                 break
             rows.append(Row.from_completion(prompt, answer))
             places.append((rollout, h, len(answer)))

@@ -22,7 +22,6 @@ ask for. All is drawn by (seed, problem).
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,8 +148,7 @@ def sycophancy(
     Raises:
         UsageError: no problem has a reference that the verifier accepts, or nothing could be asked.
     """
-    sampling = dataclasses.replace(ctx.sampling, temperature=temperature, top_p=1.0, top_k=0)
-    ctx = dataclasses.replace(ctx, sampling=sampling)
+    ctx = ctx.tempered(temperature)
     left_out: Counter[str] = Counter()
     cases = _given(ctx, problems, seed) if answers == "given" else _own(ctx, problems)
     said = _speeches(ctx, cases, seed, left_out)

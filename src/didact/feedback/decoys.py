@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from didact.tasks.base import Verdict
+from didact.tasks.math.answers import BOX
 from didact.types import Problem
 
 Verify: TypeAlias = Callable[[Problem, str], Verdict]
@@ -22,7 +23,6 @@ Verify: TypeAlias = Callable[[Problem, str], Verdict]
 
 TRIES = 24
 """So many changed texts are offered to the verifier."""
-_BOX = re.compile(r"\\f?boxed[ \t]*\{|\\fbox[ \t]*\{")
 _LOWER, _UPPER, _DIGITS = "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789"
 
 
@@ -81,7 +81,7 @@ def _is_wrong(problem: Problem, text: str, verify: Verify | None) -> bool:
 
 def _core(text: str, reference: str | None) -> tuple[int, int]:
     """Where what counts of a text stands: in its last box, else its last copy of the reference, else all."""
-    boxes = list(_BOX.finditer(text))
+    boxes = list(BOX.finditer(text))
     if boxes and (close := text.rfind("}")) > boxes[-1].end():
         return boxes[-1].end(), close
     bare = (reference or "").strip()

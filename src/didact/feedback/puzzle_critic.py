@@ -25,13 +25,12 @@ from didact.feedback.base import FeedbackRequest
 from didact.feedback.places import Place, in_order, runs, spans, whole
 from didact.feedback.program import RIGHT, WRONG, Level
 from didact.tasks.generated import GeneratedTask
+from didact.tasks.math.answers import BOX
 from didact.types import Feedback, Problem, Provenance, Span
 
 MAX_MISTAKES = 16
 NO_BOX = r"There is no final answer in a \boxed{}."
 _STEPS = {"right": (0, 1), "down": (1, 0), "left": (0, -1), "up": (-1, 0)}
-# As `didact.tasks.math.answers.boxed` finds it.
-_BOX = re.compile(r"\\f?boxed[ \t]*\{|\\fbox[ \t]*\{")
 
 
 class Mistake(NamedTuple):
@@ -113,7 +112,7 @@ def _place_of(final: str, answer: str, in_box: bool) -> int | None:
     """Where the final answer begins; None if that is not certain."""
     if not in_box:
         return len(answer) - len(answer.lstrip())
-    inside = max((box.end() for box in _BOX.finditer(answer)), default=len(answer))
+    inside = max((box.end() for box in BOX.finditer(answer)), default=len(answer))
     start = inside + len(answer[inside:]) - len(answer[inside:].lstrip())
     return start if answer.startswith(final, start) else None
 
@@ -126,11 +125,10 @@ def _knights(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
     terms = puzzle["knight_knave_terms"]
     found, right = [], []
     for name, honest in zip(puzzle["names"], puzzle["solution"], strict=True):
-        pattern = rf"\b{re.escape(name)}\s+is\s+an?\s+({terms['knight']}|{terms['knave']})\b"
-        said = list(re.finditer(pattern, answer, re.IGNORECASE))
-        places = [said[-1].span()] if said else []
+        said = role_of(name, terms, answer)
+        places = [said.span()] if said else []
         wanted = terms["knight"] if honest else terms["knave"]
-        if said and said[-1][1].lower() == wanted.lower():
+        if said and said[1].lower() == wanted.lower():
             right += places
             continue
         if reveal:
@@ -142,6 +140,13 @@ def _knights(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
         return Reading(found, right)
     form = f'Write it as "{puzzle["names"][0]} is {terms["a_knight"]}", for every person once.'
     return Reading([Mistake(form)])
+
+
+def role_of(name: str, terms: Mapping[str, str], answer: str) -> re.Match[str] | None:
+    """Where an answer last says what somebody is; group 1 is the word for it."""
+    pattern = rf"\b{re.escape(name)}\s+is\s+an?\s+({terms['knight']}|{terms['knave']})\b"
+    said = list(re.finditer(pattern, answer, re.IGNORECASE))
+    return said[-1] if said else None
 
 
 def _matrix(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:

@@ -10,11 +10,12 @@ Where an answer leaves no room for such a lie, as a path through a wall, there i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
+from didact.feedback.puzzle_critic import role_of
 
 Solution = Any
 """What stands under "solution" in a puzzle's metadata."""
@@ -22,11 +23,8 @@ Solution = Any
 
 def _knights(puzzle: Mapping[str, Any], answer: str, right: bool, rng: np.random.Generator) -> Solution:
     terms = puzzle["knight_knave_terms"]
-    said = []
-    for name in puzzle["names"]:
-        pattern = rf"\b{re.escape(name)}\s+is\s+an?\s+({terms['knight']}|{terms['knave']})\b"
-        found = re.findall(pattern, answer, re.IGNORECASE)
-        said.append(found[-1].lower() == terms["knight"].lower() if found else None)
+    found = [role_of(name, terms, answer) for name in puzzle["names"]]
+    said = [None if role is None else role[1].lower() == terms["knight"].lower() for role in found]
     if None in said:
         return None
     same = [i for i, honest in enumerate(puzzle["solution"]) if said[i] == bool(honest)]

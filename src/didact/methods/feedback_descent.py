@@ -33,7 +33,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from didact.engines.base import SamplingParams
+from didact.engines.base import SamplingParams, takes
 from didact.errors import UsageError
 from didact.feedback.chat import ChatReply, ChatRequest
 from didact.feedback.prompts import conversation_text, load_prompt, shorten
@@ -276,9 +276,8 @@ class FeedbackDescent(Method):
         shown = self.shown
         while True:
             request = _request(standing, shown)
-            limit = ctx.engine.max_length
             length = len(ctx.renderer.prompt(request)) + self.prompt_tokens
-            if shown == 1 or limit is None or length <= limit:
+            if shown == 1 or takes(ctx.engine, length):
                 return request
             shown //= 2
 

@@ -52,7 +52,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from didact.credit import Array, group_advantages, group_mean, last_reward_returns, returns_to_go
-from didact.engines.base import Loss
+from didact.engines.base import Loss, takes
 from didact.errors import UsageError
 from didact.feedback.base import speaks_after_right
 from didact.feedback.misled import standing_since
@@ -199,8 +199,7 @@ class RL2F(GRPO):
                 prompt = critique_prompt(ctx.renderer, rollout.turns[said.turn])
                 rows.append(Row.from_completion(prompt, ctx.renderer.answer(said.text), weights=weight))
         # How long an answer or a critique is, is the models' doing, and must not end the run.
-        limit = ctx.engine.max_length
-        return Term("wm", Loss("cross_entropy"), [row for row in rows if limit is None or len(row) <= limit])
+        return Term("wm", Loss("cross_entropy"), [row for row in rows if takes(ctx.engine, len(row))])
 
     def _out_of_band(self, rollouts: Sequence[Rollout]) -> NDArray[np.bool_]:
         """[N] bool: is the share of the group's dialogues that were solved outside the band?"""

@@ -32,7 +32,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from didact.engines.base import Loss
+from didact.engines.base import Loss, takes
 from didact.methods.base import Term
 from didact.methods.self_distillation import SelfDistillation, ramped
 from didact.rollouts.base import Context
@@ -90,8 +90,7 @@ class RLTF(SelfDistillation):
             for h in MODELLED[self.fm_turns](rollout)
         ]
         # How long an attempt or a critique is, is the models' doing, and must not end the run.
-        limit = ctx.engine.max_length
-        return [row for row in rows if row is not None and (limit is None or len(row) <= limit)]
+        return [row for row in rows if row is not None and takes(ctx.engine, len(row))]
 
     def _modelled(self, ctx: Context, rollout: Rollout, h: int, weight: float) -> Row | None:
         critique = rollout.feedback_on(h)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from didact.engines.base import LIVE, Engine, Sample, SamplingParams, Weights
+from didact.engines.base import LIVE, Engine, Sample, SamplingParams, Weights, takes
 from didact.errors import UsageError
 from didact.feedback.base import FeedbackSource
 from didact.rollouts.render import Renderer
 from didact.tasks.base import Task, Verdict, verify_all
 from didact.tasks.recorded import RecordedAnswers
-from didact.types import Ids, Problem, Turn
+from didact.types import Ids, Problem, Rollout, Turn
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,12 @@ class Context:
 
     def fits(self, prompt_ids: Ids) -> bool:
         """Does a prompt leave room for an answer of `max_tokens`?"""
-        limit = self.engine.max_length
-        return limit is None or len(prompt_ids) + self.sampling.max_tokens <= limit
+        return takes(self.engine, len(prompt_ids) + self.sampling.max_tokens)
+
+    def tempered(self, temperature: float) -> Context:
+        """The same for an evaluation: the whole distribution at a temperature, without top-p and top-k."""
+        sampling = dataclasses.replace(self.sampling, temperature=temperature, top_p=1.0, top_k=0)
+        return dataclasses.replace(self, sampling=sampling)
 
     @property
     def critic(self) -> FeedbackSource:
@@ -122,3 +127,18 @@ def sample_turns(
         [sampled_turn(prompt, s, text, next(verdicts)) for s, text in zip(completions, own, strict=True)]
         for prompt, completions, own in zip(prompts, samples, texts, strict=True)
     ]
+
+
+def add_answers(ctx: Context, rollouts: list[Rollout], prompts: Mapping[int, Ids], *, seed: int) -> None:
+    """Sample one more turn for some of the rollouts, in place.
+
+    Args:
+        ctx: This step's context.
+        rollouts: All of them.
+        prompts: By its place in `rollouts`, the prompt of each that is to be answered.
+        seed: Of the draws.
+    """
+    problems = [rollouts[i].problem for i in prompts]
+    answers = sample_turns(ctx, problems, list(prompts.values()), 1, seed=seed)
+    for i, (turn,) in zip(prompts, answers, strict=True):
+        rollouts[i] = rollouts[i].model_copy(update={"turns": (*rollouts[i].turns, turn)})

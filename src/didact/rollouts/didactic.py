@@ -23,7 +23,7 @@ from typing import NamedTuple
 from didact.feedback.base import Exchange, FeedbackRequest, speaks_after_right
 from didact.feedback.misled import is_false
 from didact.randomness import derive_seed
-from didact.rollouts.base import Context, sample_turns
+from didact.rollouts.base import Context, add_answers
 from didact.rollouts.single_turn import recorded_turn, single_turn
 from didact.types import Ids, Message, Problem, Rollout, Turn
 
@@ -111,21 +111,13 @@ def _answered(
     window: int | None,
 ) -> None:
     """Add an answer after the critique of turn h, in place, where the conversation leaves room for one."""
-    open_ = []
+    prompts = {}
     for i in heard:
         found = next_view(ctx, rollouts[i], views[i], window)
         if found is not None:
             views[i] = found
-            open_.append(i)
-    answers = sample_turns(
-        ctx,
-        [rollouts[i].problem for i in open_],
-        [views[i].ids for i in open_],
-        1,
-        seed=derive_seed(ctx.seed, "turn", h + 1),
-    )
-    for i, (turn,) in zip(open_, answers, strict=True):
-        rollouts[i] = rollouts[i].model_copy(update={"turns": (*rollouts[i].turns, turn)})
+            prompts[i] = found.ids
+    add_answers(ctx, rollouts, prompts, seed=derive_seed(ctx.seed, "turn", h + 1))
 
 
 def next_view(ctx: Context, rollout: Rollout, view: View, window: int | None) -> View | None:

@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from didact.engines.base import LIVE, Engine, Sample, SamplingParams, Weights
+from didact.engines.base import LIVE, Engine, Sample, SamplingParams, Weights, takes
 from didact.feedback.chat import ChatReply, ChatRequest
 from didact.randomness import derive_seed
+from didact.rollouts.base import completion_text
 from didact.rollouts.render import Renderer
 from didact.types import Ids
 
@@ -52,13 +53,10 @@ class EngineChat:
     def complete(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
         """One reply a request, in order. What does not fit the context, or is cut off, is an error."""
         prompts = [self.renderer.prompt(request.messages) for request in requests]
-        fit = [i for i, prompt in enumerate(prompts) if self._room(prompt)]
+        reply = self.params.max_tokens
+        fit = [i for i, prompt in enumerate(prompts) if takes(self.engine, len(prompt) + reply)]
         samples = dict(zip(fit, self._sample(requests, prompts, fit), strict=True))
         return [self._reply(request, prompts[i], samples.get(i)) for i, request in enumerate(requests)]
-
-    def _room(self, prompt: Ids) -> bool:
-        limit = self.engine.max_length
-        return limit is None or len(prompt) + self.params.max_tokens <= limit
 
     def _sample(
         self, requests: Sequence[ChatRequest], prompts: Sequence[Ids], which: Sequence[int]
@@ -87,10 +85,7 @@ class EngineChat:
             error = f"{self.name}: the reply was cut off at {len(sample.ids)} tokens: raise max_tokens"
             text = self.renderer.text(sample.ids) if self.keep_cut else ""
             return ChatReply(text, len(sample.ids), request_hash=request_hash, error=error)
-        text = self.renderer.text(sample.ids)
-        if sample.stop_reason == "stop":
-            ends = [place for stop in self.params.stop if (place := text.find(stop)) >= 0]
-            text = text[: min(ends, default=len(text))]
+        text = completion_text(self.renderer, self.params, sample)
         return ChatReply(text=text, tokens=len(sample.ids), request_hash=request_hash)
 
     def request_hash(self, request: ChatRequest) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from didact.engines.base import LIVE, Engine, Sample, SamplingParams, Weights
+from didact.engines.base import LIVE, Engine, Sample, SamplingParams, Weights, takes
 from didact.environments.base import SOLVED, Environment
 from didact.errors import DataError
 from didact.randomness import derive_seed
@@ -101,9 +101,8 @@ def play(
     for h in range(turns):
         open_ = [p for p in playing if p.ending is None]
         prompts = [p.prompt(renderer) for p in open_]
-        limit = engine.max_length
         for p, prompt in zip(open_, prompts, strict=True):
-            if limit is not None and len(prompt) + sampling.max_tokens > limit:
+            if not takes(engine, len(prompt) + sampling.max_tokens):
                 p.ending = "room"
         able = [(p, prompt) for p, prompt in zip(open_, prompts, strict=True) if p.ending is None]
         if not able:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from didact.feedback.base import FeedbackRequest
 from didact.randomness import derive_seed
-from didact.rollouts.base import Context, sample_turns
+from didact.rollouts.base import Context, add_answers
 from didact.rollouts.render import revision_messages
 from didact.rollouts.single_turn import recorded_turn, single_turn
 from didact.types import Ids, Problem, Rollout
@@ -79,16 +79,8 @@ def revise(ctx: Context, rollouts: list[Rollout], which: Sequence[int], h: int, 
     """
     prompts = {i: _revision_prompt(ctx, rollouts[i], h) for i in which}
     # How long an attempt or a critique is, is the models' doing, and must not end the run.
-    fitting = [i for i in which if ctx.fits(prompts[i])]
-    answers = sample_turns(
-        ctx,
-        [rollouts[i].problem for i in fitting],
-        [prompts[i] for i in fitting],
-        1,
-        seed=derive_seed(ctx.seed, stream, h + 1),
-    )
-    for i, (turn,) in zip(fitting, answers, strict=True):
-        rollouts[i] = rollouts[i].model_copy(update={"turns": (*rollouts[i].turns, turn)})
+    fitting = {i: prompt for i, prompt in prompts.items() if ctx.fits(prompt)}
+    add_answers(ctx, rollouts, fitting, seed=derive_seed(ctx.seed, stream, h + 1))
 
 
 def _revision_prompt(ctx: Context, rollout: Rollout, h: int) -> Ids:

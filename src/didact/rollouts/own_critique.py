@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from didact.engines.base import Sample
+from didact.engines.base import Sample, takes
 from didact.feedback.prompts import load_prompt
 from didact.randomness import derive_seed
 from didact.rollouts.base import Context
@@ -61,11 +61,10 @@ def own_branch(ctx: Context, rollouts: Sequence[Rollout], *, max_tokens: int) ->
         critique request would not fit into the model, one turn where the revision would not.
     """
     params = dataclasses.replace(ctx.sampling, max_tokens=max_tokens, stop=())
-    limit = ctx.engine.max_length
     asked: list[tuple[Rollout, Ids]] = []
     for rollout in rollouts:
         prompt = ctx.renderer.prompt(critique_messages(rollout.problem, rollout.turns[0].text.strip()))
-        if limit is None or len(prompt) + max_tokens <= limit:
+        if takes(ctx.engine, len(prompt) + max_tokens):
             asked.append((rollout, prompt))
     if not asked:
         return []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from didact.engines.base import LIVE, Engine, SamplingParams, Weights
+from didact.engines.base import LIVE, Engine, SamplingParams, Weights, takes
 from didact.feedback.base import FeedbackRequest
 from didact.feedback.prompts import load_prompt
 from didact.randomness import derive_seed
@@ -58,8 +58,7 @@ class PublicCritic:
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """One feedback a request, in order; it fails where the conversation leaves no room for it."""
         prompts = [critique_prompt(self.renderer, request.turn) for request in requests]
-        limit = self.engine.max_length
-        fit = [i for i, p in enumerate(prompts) if limit is None or len(p) + self.params.max_tokens <= limit]
+        fit = [i for i, p in enumerate(prompts) if takes(self.engine, len(p) + self.params.max_tokens)]
         seeds = [derive_seed(self.seed, "public critic", *prompts[i]) for i in fit]
         chosen = [prompts[i] for i in fit]
         sampled = (

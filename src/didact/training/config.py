@@ -249,15 +249,30 @@ def _changed(values: dict[str, Any], overrides: Sequence[str], direct: Mapping[s
                 _forget_other(values, "feedback", "source", FeedbackConfig().source, value)
             _put(values, key.split("__"), value)
     for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise UsageError(f"--set {override!r}: write it as key=value, as in --set optim.lr=1e-4")
-        try:
-            _put(values, key.strip().split("."), yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            reason = getattr(error, "problem", None) or str(error)
-            raise UsageError(f"--set {override!r}: the value is not valid YAML: {reason}") from None
+        key, value = key_value("--set", override, "optim.lr=1e-4")
+        _put(values, key.split("."), value)
     return parse_config(values)
+
+
+def key_value(option: str, word: str, example: str) -> tuple[str, Any]:
+    """The key and the value of a `key=value` of the command line; the value is YAML.
+
+    Args:
+        option: Which option it was given to, as "--set".
+        word: What was given.
+        example: A good one, for the error.
+
+    Raises:
+        UsageError: it has no "=", or its value is no YAML.
+    """
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise UsageError(f"{option} {word!r}: write it as key=value, as in {option} {example}")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or str(error)
+        raise UsageError(f"{option} {word!r}: the value is not valid YAML: {reason}") from None
 
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:

@@ -12,7 +12,7 @@ MAX_ANSWER_CHARS = 400
 READ_CHARS = 20_000
 """So much of a text's end is searched for its final answer."""
 
-_BOX = re.compile(r"\\f?boxed[ \t]*\{|\\fbox[ \t]*\{")
+BOX = re.compile(r"\\f?boxed[ \t]*\{|\\fbox[ \t]*\{")
 _NUMBER = re.compile(
     r"(?:(?<![\w.)])[-+])?"  # a sign, but not the minus of "5-3"
     r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+(?:[ ]?/[ ]?[0-9]+)?|(?=\.[0-9]))(?:\.[0-9]+)?"
@@ -27,7 +27,7 @@ def boxed(text: str) -> str | None:
     ('\\frac{1}{2}', None, None)
     """
     end = text[-READ_CHARS:]
-    opened = list(_BOX.finditer(end))
+    opened = list(BOX.finditer(end))
     if not opened:
         return None
     start = opened[-1].end()
