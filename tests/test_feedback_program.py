@@ -67,8 +67,33 @@ def one(level, answer, reference, **more):
     ],
 )
 def test_what_each_level_says(answer, reference, verdict, hint, reveal):
-    said = [one(level, answer, reference).text for level in Level]
+    said = [one(level, answer, reference).text for level in (Level.VERDICT, Level.HINT, Level.REVEAL)]
     assert said == [WRONG, f"{WRONG} {hint}", f"{WRONG} {reveal}"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "direction"),
+    [
+        ("57", "63", "Character 1 is too low. Character 2 is too high."),
+        ("1121", "2342", "Characters 1, 2, 3 and 4 are too low."),
+        ("7", "-71", "It should have 3 characters, not 1. Characters 1, 2 and 3 are wrong."),
+        ("x1", "21", "Character 1 is wrong."),
+        ("10 blue 3", "2 red 3", "Word 1 is too high. Word 2 is wrong."),
+        ("02 a", "2 b", "Words 1 and 2 are wrong."),
+    ],
+)
+def test_a_direction_says_whether_a_number_is_too_low_or_too_high(answer, reference, direction):
+    assert one(Level.DIRECTION, answer, reference).text == f"{WRONG} {direction}"
+
+
+@given(st.text("0123456789-", max_size=6), st.text("0123456789-", min_size=1, max_size=6))
+def test_a_direction_depends_on_the_reference_by_its_order_alone(answer, reference):
+    """A reference that lies on the same side of every character gets the same words."""
+    farther = {(a, r): ("0" if r < a else "9") for a in "0123456789" for r in "0123456789" if a != r}
+    pairs = list(zip(answer, reference, strict=False))
+    other = "".join(farther.get(pair, pair[1]) for pair in pairs) + reference[len(pairs) :]
+    critic = ProgramCritic(Level.DIRECTION)
+    assert critic.text(answer, reference) == critic.text(answer, other)
 
 
 words = st.text("abcdefgh", min_size=1, max_size=12)

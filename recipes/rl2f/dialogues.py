@@ -1,13 +1,14 @@
 """The dialogues that a small model is shown first: how a conversation with a teacher goes.
 
 A question in random words, a random number that would be right, and a student who is told where the last
-answer is wrong (the runs' own critic at level `hint`). Nothing can be known about the right number but what
-the teacher says, so what is to be learned is the conversation and not arithmetic. No question of a
-reasoning-gym task stands in here, neither of those that the runs train on nor of those that are held out.
+answer is wrong and in which direction (the runs' own critic at level `direction`). Nothing can be known
+about the right number but what the teacher says, so what is to be learned is the conversation and not
+arithmetic. No question of a reasoning-gym task stands in here, neither of those that the runs train on nor of
+those that are held out.
 
-The students are a mixture: a few are careful (they keep what was not called wrong, and try there what they
-have not tried), most are careless, and some dialogues have a teacher who only says "That is wrong. Try
-again.". So a model of them can use feedback, and mostly does not.
+The students are a mixture: a few are careful (they keep what was not called wrong, and elsewhere try what all
+that they were told leaves open), most are careless, and some dialogues have a teacher who only says "That is
+wrong. Try again.". So a model of them can use feedback, and mostly does not.
 """
 
 from __future__ import annotations
@@ -15,23 +16,26 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 from didact.feedback.program import RIGHT, Level, ProgramCritic
 from didact.feedback.retry import RETRY
 from didact.randomness import derive_seed
 
-CAREFUL = 0.3
+CAREFUL = 0.25
 """The share of students who make the most of what they are told."""
-KEEPS, CHANGES, RESIZES = 0.85, 0.75, 0.8
-"""How often a careless student keeps what was not called wrong, changes what was, and mends the length."""
+KEEPS, CHANGES, TURNS, RESIZES = 0.8, 0.7, 0.3, 0.8
+"""How often a careless student keeps what was not called wrong, changes what was, changes it in the direction
+that was said, and mends the length."""
 RETRIES = 0.1
 """The share of dialogues whose teacher says nothing but that the answer is wrong."""
+CHARACTERS = string.digits + "-"
 ANSWERS = 6
 """At most so many answers a dialogue."""
 NEGATIVE = 0.12
 LENGTHS, LENGTH_WEIGHTS = (1, 2, 3, 4), (15, 35, 35, 15)
-CRITIC = ProgramCritic(Level.HINT, spans=False)
+CRITIC = ProgramCritic(Level.DIRECTION, spans=False)
 
 
 class Talk(NamedTuple):
@@ -64,17 +68,19 @@ def talk(rng: random.Random) -> Talk:
 
 
 class Student:
-    """Answers again after a hint, from the hint alone: what was right is read off the places it names."""
+    """Answers again after a hint, from the hint alone: what was said is read off the places it names."""
 
     def __init__(self, *, careful: bool) -> None:
         self.careful = careful
-        self.tried: dict[int, set[str]] = {}
+        self.left: dict[int, set[str]] = {}
+        """What each place may still hold, as far as was said."""
 
     def saw(self, answer: str, target: str) -> None:
-        """Remember what was wrong where."""
-        for place, character in enumerate(answer[: len(target)]):
-            if character != target[place]:
-                self.tried.setdefault(place, set()).add(character)
+        """Remember what was said of an answer."""
+        for place, (got, want) in enumerate(zip(answer, target, strict=False)):
+            if got != want:
+                left = self.left.setdefault(place, set(CHARACTERS))
+                left &= {c for c in CHARACTERS if _said(got, c) == _said(got, want)}
 
     def revise(self, answer: str, target: str, rng: random.Random) -> str:
         """The next answer."""
@@ -82,23 +88,28 @@ class Student:
         if not self.careful and rng.random() >= RESIZES:
             length = max(1, len(answer))
         return "".join(
-            self._character(place, answer[place : place + 1], target, rng) for place in range(length)
+            self._character(place, answer[place : place + 1], target[place : place + 1], rng)
+            for place in range(length)
         )
 
-    def _character(self, place: int, now: str, target: str, rng: random.Random) -> str:
-        right = place < len(target) and now == target[place]
-        if self.careful:
-            if right:
-                return now
-            tried = self.tried.get(place, set())
-            return rng.choice([c for c in _alphabet(place, rng) if c not in tried] or list(string.digits))
-        if now and rng.random() < (KEEPS if right else 1 - CHANGES):
+    def _character(self, place: int, now: str, want: str, rng: random.Random) -> str:
+        if self.careful and now and now == want:
             return now
-        return rng.choice(_alphabet(place, rng))
+        if self.careful:
+            # A digit is likelier than a sign, which stands in front alone.
+            left = self.left.get(place, set(string.digits))
+            return rng.choice(sorted(left & set(string.digits) or left))
+        if now and rng.random() < (KEEPS if now == want else 1 - CHANGES):
+            return now
+        if now and want and now != want and rng.random() < TURNS:
+            return rng.choice([c for c in CHARACTERS if c != now and _said(now, c) == _said(now, want)])
+        return rng.choice(string.digits + "-" if place == 0 and rng.random() < 0.3 else string.digits)
 
 
-def _alphabet(place: int, rng: random.Random) -> str:
-    return string.digits + "-" if place == 0 and rng.random() < 0.5 else string.digits
+@cache
+def _said(got: str, want: str) -> str:
+    """What the critic says of a character, as far as it tells characters apart."""
+    return CRITIC.text(got, want) if got != want else RIGHT
 
 
 def _number(rng: random.Random) -> str:

@@ -32,8 +32,11 @@ from didact.rollouts.render import CRITIQUE_REQUEST, Renderer  # noqa: E402
 from didact.training.setup import tiny_model  # noqa: E402
 from didact.types import Message, Row  # noqa: E402
 
-WORDING = (". Characters ", ". Character ", " is wrong.", " are wrong.", " and ", RETRY)
-STEPS, BATCH, LR = 300, 48, 3e-3
+WORDING = (
+    " Characters ", " Character ", " is wrong.", " are wrong.", " is too low.", " are too low.",
+    " is too high.", " are too high.", " and ", RETRY,
+)  # fmt: skip
+STEPS, BATCH, LR = 400, 48, 3e-3
 CRITICISED = 0.35
 """The share of dialogues of which one critique is learned too, asked for as the runs do."""
 

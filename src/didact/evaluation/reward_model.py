@@ -64,7 +64,7 @@ def _offsets(answer: str, renderer: Renderer) -> Offsets:
     try:
         return token_offsets(renderer.answer(answer)[:-1], renderer.tokenizer, answer)
     except DataError:
-        return [(i, i + 1) for i in range(len(answer))]
+        return np.arange(len(answer))[:, None] + [0, 1]
 
 
 def _labels(spans: Sequence[Span], offsets: Offsets, answer: str) -> Floats:

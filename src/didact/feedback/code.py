@@ -52,7 +52,7 @@ class CodeCritic:
 
     Args:
         task: Runs the programs; what it has verified already is not run again.
-        level: How much a critique tells.
+        level: How much a critique tells; `direction` is `hint`, for nothing here is higher or lower.
         linter: Add up to five messages of `ruff` about a program that is not right. Ruff reads the
             program and does not run it.
         spans: Say where, too.

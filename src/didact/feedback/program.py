@@ -1,13 +1,15 @@
 """A critic that is a program: it compares an answer with the reference and says what differs.
 
-Three levels, from least to most telling:
+Four levels, from least to most telling:
 
-    verdict   "The answer is wrong."
-    hint      … "It should have 6 characters, not 5. Characters 1 and 4 are wrong."
-    reveal    … "It should have 6 characters, not 5. Character 1 should be n. Character 4 should be t."
+    verdict     "The answer is wrong."
+    hint        … "It should have 6 characters, not 5. Characters 1 and 4 are wrong."
+    direction   … "It should have 3 characters, not 2. Character 1 is too low. Character 3 is wrong."
+    reveal      … "It should have 6 characters, not 5. Character 1 should be n. Character 4 should be t."
 
-`hint` says where, `reveal` also says what. An answer of several words is compared word by word,
-any other character by character.
+`hint` says where, `direction` also says of a digit in a digit's place, or of a whole number in a number's,
+whether it is too low or too high, and `reveal` says what should stand there. An answer of several words is
+compared word by word, any other character by character.
 
 The same comparison says where: wrong and surplus elements are poor spans with the sentence that names them,
 runs of right ones are good spans. A level `verdict` names no place, so a wrong answer has none there.
@@ -26,6 +28,8 @@ from didact.types import Feedback, Provenance, Span
 
 RIGHT = "The answer is right."
 WRONG = "The answer is wrong."
+FAULTS = ("too low", "too high", "wrong")
+"""What is said of wrong elements at level `direction`, in this order."""
 
 
 class Level(StrEnum):
@@ -33,6 +37,7 @@ class Level(StrEnum):
 
     VERDICT = "verdict"
     HINT = "hint"
+    DIRECTION = "direction"
     REVEAL = "reveal"
 
 
@@ -103,16 +108,28 @@ class ProgramCritic:
         wrong = wrong[: self.max_mistakes]
         if self.level is Level.REVEAL:
             told += [(f"{unit.capitalize()} {i + 1} should be {want[i]}.", [i]) for i in wrong]
+        elif self.level is Level.DIRECTION:
+            faults = [_direction(got[i], want[i]) if i < len(got) else "wrong" for i in wrong]
+            kinds = [(kind, [i for i, f in zip(wrong, faults, strict=True) if f == kind]) for kind in FAULTS]
+            told += [(_listed(unit, elements, kind), elements) for kind, elements in kinds if elements]
         elif wrong:
-            places = [str(i + 1) for i in wrong]
-            head, last = ", ".join(places[:-1]), places[-1]
-            said = (
-                f"{unit.capitalize()}s {head} and {last} are wrong."
-                if head
-                else f"{unit.capitalize()} {last} is wrong."
-            )
-            told.append((said, wrong))
+            told.append((_listed(unit, wrong, "wrong"), wrong))
         return told
+
+
+def _direction(got: str, want: str) -> str:
+    """What a wrong element is: "too low", "too high", or just "wrong" where it is not two numbers."""
+    if not all(re.fullmatch(r"-?[0-9]{1,15}", x) for x in (got, want)) or int(got) == int(want):
+        return "wrong"
+    return "too low" if int(got) < int(want) else "too high"
+
+
+def _listed(unit: str, elements: Sequence[int], what: str) -> str:
+    """One sentence that says the same of some elements."""
+    head, last = ", ".join(str(i + 1) for i in elements[:-1]), elements[-1] + 1
+    if head:
+        return f"{unit.capitalize()}s {head} and {last} are {what}."
+    return f"{unit.capitalize()} {last} is {what}."
 
 
 class _Compared(NamedTuple):

@@ -53,7 +53,7 @@ class PuzzleCritic:
 
     Args:
         task: Whose answers are criticised; it also says what of a text is the answer.
-        level: How much a critique tells.
+        level: How much a critique tells; `direction` is `hint`, for nothing here is higher or lower.
         spans: Say where, too.
 
     Raises:

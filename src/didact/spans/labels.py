@@ -6,16 +6,15 @@ counted unless there is nothing else. An id that wrote part of a character has t
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
-from itertools import chain
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from didact.errors import DataError, UsageError, did_you_mean
-from didact.spans.normal import is_space
+from didact.spans.normal import codes_of, is_space
+from didact.spans.tokens import Offsets
 from didact.types import Floats, Span
 
 Overlap: TypeAlias = Literal["sum_clip", "negative_wins"]
@@ -24,7 +23,7 @@ Identical: TypeAlias = Literal["drop", "negative_wins", "keep"]
 
 def token_labels(
     spans: Sequence[Span],
-    offsets: Sequence[tuple[int, int]],
+    offsets: Offsets | Sequence[tuple[int, int]],
     text: str,
     *,
     overlap: Overlap = "sum_clip",
@@ -59,23 +58,24 @@ def token_labels(
     _check(overlap, identical, min_overlap)
     kept = _kept(_checked(spans, text), identical)
     found = np.zeros(len(offsets), np.float32)
-    if not kept or not offsets:
+    if not kept or not len(offsets):
         return found
-    good, poor = _characters(kept, len(text), overlap)
-    places = _places(offsets, len(text))
-    is_good, is_poor = ((share > min_overlap) | (share >= 1) for share in _shares((good, poor), places, text))
-    found[is_good] = 1
+    marks = _characters(kept, len(text), overlap)
+    touched, places = _touched(marks, _places(offsets, len(text)))
+    share = _shares(marks, places, text)
+    is_good, is_poor = (share > min_overlap) | (share >= 1)
     # With a low bound a token may be both.
-    found[is_poor] = -1
-    if overlap == "sum_clip":
-        found[is_good & is_poor] = 0
+    both = 0 if overlap == "sum_clip" else -1
+    found[touched] = np.where(is_poor, np.where(is_good, both, -1), is_good)
     if ended:
         found[-1] = 0
     return found
 
 
 def credited_by(
-    spans: Sequence[Span], offsets: Sequence[tuple[int, int]], labels: Sequence[float] | Floats
+    spans: Sequence[Span],
+    offsets: Offsets | Sequence[tuple[int, int]],
+    labels: Sequence[float] | Floats,
 ) -> list[Span | None]:
     """The span that gave each label: of its sign, with the most of the token's characters, the shortest
     and then the first of equals. None where the label is 0.
@@ -85,7 +85,7 @@ def credited_by(
     'Not 5.'
     """
     found: list[Span | None] = []
-    for (first, last), label in zip(offsets, labels, strict=True):
+    for (first, last), label in zip(np.asarray(offsets).tolist(), labels, strict=True):
         sign = "good" if label > 0 else "poor"
         shared = [
             (-(min(s.end, last) - max(s.start, first)), s.end - s.start, s.start, n)
@@ -128,47 +128,47 @@ def _kept(spans: Sequence[Span], identical: Identical) -> list[tuple[int, int, s
     return sorted(kept)
 
 
-def _characters(
-    spans: Sequence[tuple[int, int, str]], size: int, overlap: Overlap
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(good, poor) of each character."""
-    steps = np.zeros((2, size + 1), np.int64)
+def _characters(spans: Sequence[tuple[int, int, str]], size: int, overlap: Overlap) -> NDArray[np.bool_]:
+    """[2, size]: is each character good, and is it poor?"""
+    good, poor = counts = np.zeros((2, size), np.int32)
     for start, end, label in spans:
-        row = steps[int(label == "poor")]
-        row[start] += 1
-        row[end] -= 1
-    good, poor = np.cumsum(steps, axis=1)[:, :-1]
+        counts[int(label == "poor"), start:end] += 1
     if overlap == "negative_wins":
-        return (good > 0) & (poor == 0), poor > 0
-    return good > poor, poor > good
+        return np.stack([(good > 0) & (poor == 0), poor > 0])
+    return np.stack([good > poor, poor > good])
 
 
-def _places(offsets: Sequence[tuple[int, int]], size: int) -> NDArray[np.int64]:
-    # Twice as fast as what NumPy makes of a list or of an iterator.
-    places = np.frombuffer(array("q", list(chain.from_iterable(offsets))), np.int64).reshape(-1, 2)
-    wrong = (places[:, 0] < 0) | (places[:, 1] > size) | (places[:, 0] > places[:, 1])
+def _places(offsets: Offsets | Sequence[tuple[int, int]], size: int) -> Offsets:
+    places = np.asarray(offsets, np.int64)
+    first, last = places.T
+    wrong = (first < 0) | (last > size) | (first > last)
     if wrong.any():
         n = int(np.argmax(wrong))
         raise DataError(
-            f"sampled id {n} lies at {tuple(offsets[n])}, but the answer has {size} characters: take the "
-            "offsets from this answer's own ids"
+            f"sampled id {n} lies at {tuple(places[n].tolist())}, but the answer has {size} characters: take "
+            "the offsets from this answer's own ids"
         )
     return places
 
 
-def _shares(
-    marks: Sequence[NDArray[np.bool_]], places: NDArray[np.int64], text: str
-) -> list[NDArray[np.float64]]:
-    """For each kind of mark, the share of each token's characters that have it; 0 of a zero-width one."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    seen = ~is_space(codes)
+def _touched(marks: NDArray[np.bool_], places: Offsets) -> tuple[NDArray[np.int64], Offsets]:
+    """The tokens in which some character has a mark, and their places."""
+    before = np.zeros(marks.shape[1] + 1, np.int64)
+    np.cumsum(marks.any(axis=0), out=before[1:])
+    first, last = before[places].T
+    touched = np.flatnonzero(first < last)
+    return touched, places[touched]
+
+
+def _shares(marks: NDArray[np.bool_], places: Offsets, text: str) -> NDArray[np.float64]:
+    """[marks, T]: the share of each token's characters that have each mark; 0 of a zero-width one."""
+    seen = ~is_space(codes_of(text))
     first, last = places.T
-
-    def count(of: NDArray[np.bool_]) -> NDArray[np.int64]:
-        total = np.concatenate([[0], np.cumsum(of)])
-        return np.asarray(total[last] - total[first], np.int64)
-
-    visible = count(seen)
-    blank = visible == 0
-    whole = np.maximum(np.where(blank, last - first, visible), 1)
-    return [np.where(blank, count(marked), count(marked & seen)) / whole for marked in marks]
+    # Before each character, how many are seen, how many of those have each mark, and how many have it at all.
+    n = len(marks)
+    before = np.zeros((1 + 2 * n, len(text) + 1), np.int32)
+    np.cumsum(np.concatenate([seen[None], marks & seen, marks]), axis=1, out=before[:, 1:])
+    inside = before[:, last] - before[:, first]
+    blank = inside[0] == 0
+    whole = np.maximum(np.where(blank, last - first, inside[0]), 1)
+    return np.where(blank, inside[1 + n :], inside[1 : 1 + n]) / whole

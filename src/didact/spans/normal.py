@@ -75,13 +75,13 @@ def normal(text: str) -> Normal:
     """
     form = text
     if not text.isascii():
-        for c in set(text):
-            if c > "\x7f":
-                written = _simple(c)
-                if written is None:
-                    return _by_regions(text)
-                if written != c:  # and it stays as it is written, so the order does not matter
-                    form = form.replace(c, written)
+        codes = codes_of(text)
+        for c in map(chr, np.unique(codes[codes > 0x7F]).tolist()):
+            written = _simple(c)
+            if written is None:
+                return _by_regions(text)
+            if written != c:  # and it stays as it is written, so the order does not matter
+                form = form.replace(c, written)
     places = np.arange(len(text) + 1)
     return _one_space(form, places[:-1], places[1:])
 
@@ -111,18 +111,27 @@ def _by_regions(text: str) -> Normal:
 
 def _one_space(form: str, first: NDArray[np.int64], last: NDArray[np.int64]) -> Normal:
     """Every run of white space as one space, which comes from the whole run."""
-    codes = np.frombuffer(form.encode("utf-32-le", "surrogatepass"), np.uint32)
+    codes = codes_of(form)
     space = is_space(codes)
-    if not space.any():
-        return Normal(form, first, last)
+    written = np.where(space, np.uint32(ord(" ")), codes)
+    if not (space[1:] & space[:-1]).any():  # no run, so every character keeps its place
+        return Normal(form if np.array_equal(written, codes) else _text(written), first, last)
     kept = ~space
     kept[0] = True
     kept[1:] |= ~space[:-1]
     # A run's end is that of its last character: the one before the next that is kept.
     places = np.flatnonzero(kept)
     ends = np.append(places[1:], len(codes)) - 1
-    written = np.where(space, ord(" "), codes)[places].astype("<u4")
-    return Normal(written.tobytes().decode("utf-32-le", "surrogatepass"), first[places], last[ends])
+    return Normal(_text(written[places]), first[places], last[ends])
+
+
+def codes_of(text: str) -> NDArray[np.uint32]:
+    """The code point of each character."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _text(codes: NDArray[np.uint32]) -> str:
+    return codes.tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def is_space(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
