@@ -8,7 +8,7 @@ Python's integers as bit vectors. Nothing within the bound is missed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import NamedTuple
 
 MAX_LENGTH = 2000
@@ -127,13 +127,15 @@ def _distances(quote: str, text: str, *, free: bool) -> Iterable[tuple[int, int]
     for i, c in enumerate(quote):
         rows[c] = rows.get(c, 0) | 1 << i
     up, down, edits = mask, 0, size
-    for at, c in enumerate(text, start=1):
-        equal = rows.get(c, 0)
+    for at, equal in enumerate(map(rows.get, text, repeat(0)), start=1):
         vertical = equal | down
         across = (((equal & up) + up) ^ up) | equal
         more = down | ~(across | up) & mask
         less = up & across
-        edits += bool(more & top) - bool(less & top)
+        if more & top:
+            edits += 1
+        elif less & top:
+            edits -= 1
         more = more << 1 | (0 if free else 1)
         less <<= 1
         up = (less | ~(vertical | more)) & mask

@@ -162,11 +162,15 @@ def _touched(marks: NDArray[np.bool_], places: Offsets) -> tuple[NDArray[np.int6
 
 def _shares(marks: NDArray[np.bool_], places: Offsets, text: str) -> NDArray[np.float64]:
     """[marks, T]: the share of each token's characters that have each mark; 0 of a zero-width one."""
-    seen = ~is_space(codes_of(text))
-    first, last = places.T
+    if not len(places):
+        return np.zeros((len(marks), 0))
+    # What lies before and behind these tokens need not be looked at.
+    start, end = int(places[:, 0].min()), int(places[:, 1].max())
+    marks, (first, last) = marks[:, start:end], (places - start).T
+    seen = ~is_space(codes_of(text[start:end]))
     # Before each character, how many are seen, how many of those have each mark, and how many have it at all.
     n = len(marks)
-    before = np.zeros((1 + 2 * n, len(text) + 1), np.int32)
+    before = np.zeros((1 + 2 * n, end - start + 1), np.int32)
     np.cumsum(np.concatenate([seen[None], marks & seen, marks]), axis=1, out=before[:, 1:])
     inside = before[:, last] - before[:, first]
     blank = inside[0] == 0

@@ -22,6 +22,7 @@ _PLAIN = str.maketrans(
 _IS_SPACE = np.array([chr(c).isspace() for c in range(0x3002)])
 # Scripts and signs in which only marks change what stands before them.
 _STEADY = ((0x80, 0x8FF), (0x1E00, 0x2FFF), (0x3000, 0x303F), (0x3400, 0x9FFF), (0x1F000, 0x1FAFF))
+_UNEVEN = re.compile(r"[^\S ]|\s\s")
 _BEYOND_ASCII = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]+")
 
 
@@ -73,7 +74,9 @@ def normal(text: str) -> Normal:
     >>> n.text, n.span(6, 7), n.span(8, 9)
     ('"It\\'s 5 fine"', (7, 8), None)
     """
-    form = text
+    form, places = text, np.arange(len(text) + 1)
+    if text.isascii() and not _UNEVEN.search(text):
+        return Normal(text, places[:-1], places[1:])
     if not text.isascii():
         codes = codes_of(text)
         for c in map(chr, np.unique(codes[codes > 0x7F]).tolist()):
@@ -82,7 +85,6 @@ def normal(text: str) -> Normal:
                 return _by_regions(text)
             if written != c:  # and it stays as it is written, so the order does not matter
                 form = form.replace(c, written)
-    places = np.arange(len(text) + 1)
     return _one_space(form, places[:-1], places[1:])
 
 

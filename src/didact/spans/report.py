@@ -72,11 +72,11 @@ class SpanReport:
             good=aligned.count("good"),
             poor=aligned.count("poor"),
             characters=len(text),
-            covered=int(marked.any(axis=0).sum()),
-            conflicting=int(marked.all(axis=0).sum()),
+            covered=int(np.count_nonzero(marked.any(axis=0))),
+            conflicting=int(np.count_nonzero(marked.all(axis=0))),
             tokens=len(delta),
-            positive=int((delta > 0).sum()),
-            negative=int((delta < 0).sum()),
+            positive=int(np.count_nonzero(delta > 0)),
+            negative=int(np.count_nonzero(delta < 0)),
         )
 
     @classmethod

@@ -202,21 +202,13 @@ def _by_pieces(ids: Sequence[int], tokenizer: Any) -> tuple[str, Offsets] | None
         return None
     pieces = table.pieces(ids, backend)
     text, char_of = _characters(b"".join(pieces))
-    starts, ends = _stretches(pieces).T
-    first = char_of[starts]
-    last = np.where(ends > starts, char_of[np.maximum(ends - 1, 0)] + 1, first)
-    return text, np.stack([first, last], axis=1)
-
-
-def _stretches(pieces: Sequence[bytes]) -> Offsets:
-    """Where each piece begins and ends when they are joined."""
-    found = np.zeros((len(pieces), 2), np.int64)
-    if pieces:
-        # Twice as fast as what NumPy makes of a list or of an iterator.
-        lengths = np.frombuffer(array("q", list(map(len, pieces))), np.int64)
-        np.cumsum(lengths, out=found[:, 1])
-        found[1:, 0] = found[:-1, 1]
-    return found
+    # Twice as fast as what NumPy makes of a list or of an iterator.
+    lengths = np.array(array("q", list(map(len, pieces))))
+    ends = np.cumsum(lengths)
+    offsets = np.empty((len(pieces), 2), np.int64)
+    offsets[:, 0] = first = char_of[ends - lengths]
+    offsets[:, 1] = np.where(lengths > 0, char_of[np.maximum(ends - 1, 0)] + 1, first)
+    return text, offsets
 
 
 def _characters(data: bytes) -> tuple[str, NDArray[np.int64]]:
