@@ -27,7 +27,7 @@ from didact.evaluation.sweep_results import SweepResults
 from didact.feedback.controls import CONTROLS
 from didact.sweep.collect import accuracy_at, cell_result, collect, mean_curve
 from didact.sweep.plan import Cell, Plan, SweepFile, make_plan, merged, read_plan
-from didact.sweep.run import State, run_cells, train_command
+from didact.sweep.run import State, check_settings, run_cells, train_command
 from didact.training.run_dir import RunDir
 from didact.types import Feedback, Problem, Provenance, Rollout, Turn
 from tests.models import save_model
@@ -304,6 +304,18 @@ def test_a_directory_with_other_settings_stops_the_sweep_before_anything_starts(
     with pytest.raises(UsageError, match=r"other settings than cell 'easy/rltf-sd/seed-1'.*new --out"):
         run_cells(cells, tmp_path, workers=2, launch=launcher)
     assert launcher.launched == []
+
+
+def test_a_cell_of_a_version_with_fewer_settings_is_still_the_same_cell(tmp_path: Path) -> None:
+    (cell, *_) = plan().cells
+    values = yaml.safe_load(cell.config.to_yaml())
+    del values["inspect"], values["optim"]["schedule"]
+    RunDir.create(tmp_path / cell.name, yaml.safe_dump(values), "didact train")
+    check_settings(cell, tmp_path)
+    values["optim"]["lr"] *= 2
+    (tmp_path / cell.name / "config.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UsageError, match="other settings"):
+        check_settings(cell, tmp_path)
 
 
 def test_a_signal_lets_running_cells_save_and_the_same_command_goes_on(tmp_path: Path) -> None:

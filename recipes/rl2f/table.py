@@ -30,13 +30,13 @@ class Share(NamedTuple):
     high: float
 
     @classmethod
-    def over(cls, values: Sequence[float]) -> Share:
-        """95 % t interval over runs; without width where there is one run only."""
+    def over(cls, values: Sequence[float], low: float = 0.0, high: float = 1.0) -> Share:
+        """95 % t interval over runs, cut to [low, high]; without width where there is one run only."""
         mean = float(np.mean(values))
         if len(values) < 2:
             return cls(mean, mean, mean)
         half = float(student_t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-        return cls(mean, max(0.0, mean - half), min(1.0, mean + half))
+        return cls(mean, max(low, mean - half), min(high, mean + half))
 
     def __str__(self) -> str:
         return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
@@ -74,7 +74,15 @@ def read(sweep: Path) -> Found:
         rates = [step["leak_rate"] for step in steps if "leak_rate" in step]
         if rates:
             leaks[arm].append(float(np.mean(rates)))
+    if before_file(sweep).exists():
+        for family, table in json.loads(before_file(sweep).read_text())["by_turn"].items():
+            tables[family]["before"] = [table]
     return Found(held_out, {k: dict(v) for k, v in tables.items()}, dict(leaks))
+
+
+def before_file(sweep: Path) -> Path:
+    """What the starting model was, as measures.py finds it."""
+    return sweep / "before.json"
 
 
 def last_turn(found: Found) -> int:

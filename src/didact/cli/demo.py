@@ -182,18 +182,19 @@ def _command(config: RunConfig, path: Path) -> list[str]:
     Raises:
         UsageError: the directory holds an arm of another demo.
     """
+    from didact.training.config import is_stored
+
     train = [sys.executable, "-m", "didact.cli.main", "train"]
-    text = config.to_yaml()
     stored = path / "config.yaml"
     if stored.exists():
-        if stored.read_text(encoding="utf-8") != text:
+        if not is_stored(config, stored):
             raise UsageError(
                 f"{path} holds an arm with other settings: remove {path.parent}, or name a new --out"
             )
         return [] if (path / "result.json").exists() else [*train, "--resume", str(path)]
     path.parent.mkdir(parents=True, exist_ok=True)
     given = path.with_suffix(".yaml")
-    given.write_text(text, encoding="utf-8")
+    given.write_text(config.to_yaml(), encoding="utf-8")
     return [*train, config.method, "--config", str(given), "--out", str(path)]
 
 

@@ -64,7 +64,8 @@ def _offsets(answer: str, renderer: Renderer) -> Offsets:
     try:
         return token_offsets(renderer.answer(answer)[:-1], renderer.tokenizer, answer)
     except DataError:
-        return np.arange(len(answer))[:, None] + [0, 1]
+        first = np.arange(len(answer))
+        return np.stack([first, first + 1], axis=1)
 
 
 def _labels(spans: Sequence[Span], offsets: Offsets, answer: str) -> Floats:

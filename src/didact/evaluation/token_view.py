@@ -24,7 +24,7 @@ from didact.feedback.store import FeedbackStore
 from didact.jsonlines import read_jsonl, write_atomically
 from didact.methods.base import Method
 from didact.methods.span_rewards import SpanRewards, place, quoting
-from didact.spans import credited_by, turn_offsets
+from didact.spans import Offsets, credited_by, turn_offsets
 from didact.training.inspected import Inspected
 from didact.training.run_dir import RunDir
 from didact.types import Feedback, Rollout, Turn
@@ -159,7 +159,7 @@ def _words(feedback: Feedback) -> str:
 
 
 def _phrases(
-    said: Sequence[Feedback], turn: Turn, offsets: Sequence[tuple[int, int]], labels: Sequence[Any]
+    said: Sequence[Feedback], turn: Turn, offsets: Offsets, labels: Sequence[Any]
 ) -> list[str | None]:
     """The words behind each label: those of the span, or else the whole critique that quotes it."""
     quoted = [(span, feedback) for feedback in said for span in quoting(feedback, turn)]

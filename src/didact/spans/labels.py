@@ -175,4 +175,4 @@ def _shares(marks: NDArray[np.bool_], places: Offsets, text: str) -> NDArray[np.
     inside = before[:, last] - before[:, first]
     blank = inside[0] == 0
     whole = np.maximum(np.where(blank, last - first, inside[0]), 1)
-    return np.where(blank, inside[1 + n :], inside[1 : 1 + n]) / whole
+    return np.asarray(np.where(blank, inside[1 + n :], inside[1 : 1 + n]) / whole, np.float64)

@@ -25,6 +25,7 @@ from typing import Any, Literal, TypeAlias
 
 from didact.errors import Interrupted, TrainingGuard, UsageError
 from didact.sweep.plan import Cell
+from didact.training.config import is_stored
 from didact.training.run_dir import RunDir, write_atomically
 
 POLL_SECONDS = 0.1
@@ -88,7 +89,7 @@ def check_settings(cell: Cell, out: Path) -> None:
         UsageError: naming the directory.
     """
     stored = RunDir(out / cell.name).config
-    if stored.exists() and stored.read_text(encoding="utf-8") != cell.config.to_yaml():
+    if stored.exists() and not is_stored(cell.config, stored):
         raise UsageError(
             f"{stored.parent} holds a run with other settings than cell {cell.name!r} has now: remove it, "
             "or name a new --out"

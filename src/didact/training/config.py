@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from didact.engines.base import AdamParams, SamplingParams
-from didact.errors import DataError, UsageError, did_you_mean
+from didact.errors import DataError, DidactError, UsageError, did_you_mean
 from didact.feedback.controls import Control
 
 Positive = Annotated[int, Field(ge=1)]
@@ -301,6 +301,14 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"{file} must hold `key: value` pairs, not a {type(values).__name__}")
     return values
+
+
+def is_stored(config: RunConfig, file: Path) -> bool:
+    """Does a stored file say this config? Keys that it lacks, being older, have today's defaults."""
+    try:
+        return parse_config(read_yaml(file)) == config
+    except DidactError:  # torn, or of a version that knew other keys
+        return False
 
 
 def _forget_other(values: dict[str, Any], section: str, key: str, default: str, name: str) -> None:
