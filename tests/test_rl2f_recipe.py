@@ -99,7 +99,7 @@ def test_the_sweeps_are_whole(name: str) -> None:
     assert len(settings["parts"]) >= 2
     assert settings["held_out"]
     assert {c.config.eval.didactic_turns for c in plan.cells} == {10}
-    assert all(c.config.feedback.settings == {"level": "hint"} for c in plan.cells)
+    assert all(c.config.feedback.settings == {"level": "direction"} for c in plan.cells)
     assert {c.config.settings["turns"] for c in plan.cells if c.config.method == "rl2f"} <= {4, 2}
 
 

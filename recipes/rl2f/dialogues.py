@@ -6,9 +6,9 @@ about the right number but what the teacher says, so what is to be learned is th
 arithmetic. No question of a reasoning-gym task stands in here, neither of those that the runs train on nor of
 those that are held out.
 
-The students are a mixture: a few are careful (they keep what was not called wrong, and elsewhere try what all
-that they were told leaves open), most are careless, and some dialogues have a teacher who only says "That is
-wrong. Try again.". So a model of them can use feedback, and mostly does not.
+At first all students are careful: they keep what was not called wrong, and elsewhere try what all that they
+were told leaves open. Then they are a mixture in which most are careless. Some dialogues have a teacher who only
+says "That is wrong. Try again.". So a model of them can use feedback, and mostly does not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from didact.feedback.retry import RETRY
 from didact.randomness import derive_seed
 
 CAREFUL = 0.25
-"""The share of students who make the most of what they are told."""
+"""The share of students who make the most of what they are told, in the end."""
 KEEPS, CHANGES, TURNS, RESIZES = 0.8, 0.7, 0.3, 0.8
 """How often a careless student keeps what was not called wrong, changes what was, changes it in the direction
 that was said, and mends the length."""
@@ -46,16 +46,16 @@ class Talk(NamedTuple):
     critiques: list[str]
 
 
-def talks(seed: int, start: int, stop: int) -> Iterator[Talk]:
-    """Dialogues number `start` to `stop` of the endless stream that `seed` names."""
+def talks(seed: int, start: int, stop: int, careful: float = CAREFUL) -> Iterator[Talk]:
+    """Dialogues number `start` to `stop` of the endless stream that `seed` names; so many are careful."""
     for index in range(start, stop):
-        yield talk(random.Random(derive_seed(seed, "rl2f_warm_start", index)))
+        yield talk(random.Random(derive_seed(seed, "rl2f_warm_start", index)), careful)
 
 
-def talk(rng: random.Random) -> Talk:
+def talk(rng: random.Random, careful: float) -> Talk:
     """One dialogue, until the answer is right or nobody wants to go on."""
     target, retry = _number(rng), rng.random() < RETRIES
-    student = Student(careful=rng.random() < CAREFUL)
+    student = Student(careful=rng.random() < careful)
     found = Talk(_question(rng), [_first(target, rng)], [])
     while True:
         answer = found.answers[-1]
@@ -137,8 +137,8 @@ def _guess(answer: str, rng: random.Random) -> str:
 
 
 def _question(rng: random.Random) -> str:
-    """Random words and numbers, about as long as the runs' questions, in the punctuation of any."""
-    parts = [_word(rng) for _ in range(rng.randint(3, 12))]
+    """A few random words and numbers, in the punctuation of any question."""
+    parts = [_word(rng) for _ in range(rng.randint(1, 8))]
     text = rng.choice((" ", " ", " ", ", ")).join(parts)
     return text[:1].upper() + text[1:] + rng.choice((".", "?", ":", " =", " ?", ""))
 

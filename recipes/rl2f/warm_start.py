@@ -21,7 +21,7 @@ import torch
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from dialogues import Talk, talks  # noqa: E402
+from dialogues import CAREFUL, Talk, talks  # noqa: E402
 from warm_models import main  # noqa: E402
 
 from didact.engines.base import AdamParams, Loss  # noqa: E402
@@ -36,7 +36,9 @@ WORDING = (
     " Characters ", " Character ", " is wrong.", " are wrong.", " is too low.", " are too low.",
     " is too high.", " are too high.", " and ", RETRY,
 )  # fmt: skip
-STEPS, BATCH, LR = 400, 48, 3e-3
+STEPS, BATCH, LR = 1000, 16, 3e-3
+ALL_CAREFUL = 0.7
+"""For this share of the steps every student is careful, so that the meaning of hints is learned."""
 CRITICISED = 0.35
 """The share of dialogues of which one critique is learned too, asked for as the runs do."""
 
@@ -95,12 +97,13 @@ def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
     engine = with_wording(LocalEngine.from_pretrained(str(tiny_model()), device="cpu"))
     renderer = Renderer(engine.tokenizer, end_ids=engine.end_ids)
     for step in range(steps):
-        batch = talks(seed, step * BATCH, (step + 1) * BATCH)
+        careful = 1.0 if step < ALL_CAREFUL * steps else CAREFUL
+        batch = talks(seed, step * BATCH, (step + 1) * BATCH, careful)
         made = [row for i, t in enumerate(batch) for row in rows(t, renderer, seed, step * BATCH + i)]
         loss = engine.forward_backward(as_rows(made), Loss("cross_entropy")).loss
         pace = min(1.0, (step + 1) / 20) * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps)))
         engine.optim_step(AdamParams(lr=LR * pace))
-        if (step + 1) % 25 == 0:
+        if (step + 1) % 50 == 0:
             seconds = time.process_time() - spent
             print(f"step {step + 1}/{steps}  loss {loss:.3f}  {seconds:.0f} s of CPU", flush=True)
     engine.save_pretrained(out)
