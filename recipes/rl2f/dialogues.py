@@ -7,8 +7,8 @@ arithmetic. No question of a reasoning-gym task stands in here, neither of those
 those that are held out.
 
 At first all students are careful: they keep what was not called wrong, and elsewhere try what all that they
-were told leaves open. Then they are a mixture in which most are careless. Some dialogues have a teacher who only
-says "That is wrong. Try again.". So a model of them can use feedback, and mostly does not.
+were told leaves open. Then they are a mixture in which most are careless. Some dialogues have a teacher who
+only says "That is wrong. Try again.". So a model of them can use feedback, and mostly does not.
 """
 
 from __future__ import annotations
