@@ -22,10 +22,12 @@ if not RECIPE.is_dir():
 def recipe_modules():  # type: ignore[no-untyped-def]
     """Other recipes have a `table` too."""
     sys.path.insert(0, str(RECIPE))
-    sys.modules.pop("table", None)
+    for name in ("table", "measures"):
+        sys.modules.pop(name, None)
     yield
     sys.path.remove(str(RECIPE))
-    sys.modules.pop("table", None)
+    for name in ("table", "measures"):
+        sys.modules.pop(name, None)
 
 
 def test_every_dialogue_says_the_truth_about_its_answers() -> None:
@@ -103,30 +105,56 @@ def test_the_sweeps_are_whole(name: str) -> None:
     assert {c.config.settings["turns"] for c in plan.cells if c.config.method == "rl2f"} <= {4, 2}
 
 
-def test_tables_are_made_from_what_runs_hold(tmp_path: Path) -> None:
-    import table
+def study(path: Path) -> None:
+    """What a finished sweep of two arms leaves."""
 
-    def run(arm: str, seed: int, solved: float) -> None:
-        folder = tmp_path / "numbers" / arm / f"seed-{seed}"
+    def run(arm: str, seed: int, solved: float) -> dict[str, object]:
+        folder = path / "numbers" / arm / f"seed-{seed}"
         folder.mkdir(parents=True)
-        by_turn = [{"turn": t + 1, "n": 9, "solved": solved * (t + 1) / 2} for t in range(2)]
+        by_turn = [{"turn": t + 1, "n": 9, "solved": solved * (t + 1) / 10} for t in range(10)]
         low = [{**r, "solved": 0.05, "final": 0.04, "stopped": 0.03, "majority": 0.02} for r in by_turn]
         protocols = {"didactic": {"by_turn": by_turn}}
         protocols |= {name: {"by_turn": low} for name in ("retry", "resample", "self-critique")}
-        found = {"lcm": {"held_out": True, "turns": 2, "protocols": protocols}}
+        found = {"lcm": {"held_out": True, "turns": 10, "protocols": protocols}}
         (folder / "result.json").write_text(json.dumps({"eval": {"by_turn": found}}))
         (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "leak_rate": 0.5}) + "\n")
+        (path / "before.json").write_text(json.dumps({"by_turn": found}))
+        return {"task": "numbers", "arm": arm, "seed": seed, "seconds": 60}
 
-    for seed in range(5):
-        run("grpo", seed, 0.2 + seed / 100)
-        run("rl2f", seed, 0.8 + seed / 100)
-    found = table.read(tmp_path)
-    text = "\n".join([*table.main_table(found, "grpo"), *table.own_table(found)])
-    row, own = [line for line in text.splitlines() if line.startswith("| `rl2f` | 5")]
-    assert "82.0 [80.0, 84.0]" in row
-    assert row.count("| yes |") == 1
-    assert row.endswith("| yes | yes | 50.00 |")
+    cells = [run("rl2f", seed, 0.8 + seed / 100) for seed in range(5)]
+    cells += [run("grpo", seed, 0.2 + seed / 100) for seed in range(5)]
+    notes = {"baseline": "grpo", "details": {"machine": "small"}, "missing": []}
+    (path / "results.json").write_text(json.dumps({"cells": cells, **notes}))
+
+
+def test_tables_are_made_from_what_runs_hold(tmp_path: Path) -> None:
+    import table
+
+    study(tmp_path)
+    results = json.loads(json.dumps(table.collect(tmp_path)))
+    text = "\n".join(table.TABLES["sweep"][1](results))
+    mine, own = [line for line in text.splitlines() if line.startswith("| `rl2f` | ")]
+    assert mine.startswith("| `rl2f` | 5 | 8.2 [8.0, 8.4] | 32.8 [32.0, 33.6] | 82.0 [80.0, 84.0] |")
+    assert mine.endswith("| yes | yes | 50.00 |")
     assert "never trained on" in text
-    assert "4.0 [4.0, 4.0]" in own
-    base, _ = [line for line in text.splitlines() if line.startswith("| `grpo` | 5")]
+    assert "4.0" in own
+    base, _ = [line for line in text.splitlines() if line.startswith("| `grpo` | ")]
     assert "| – |" in base
+    before, _ = [line for line in text.splitlines() if line.startswith("| before training | ")]
+    assert "[" not in before
+    assert "10 runs, 10 minutes of training" in text
+
+
+def test_a_battery_counts_the_starting_model_once() -> None:
+    import measures
+
+    def asked(of: str, rate: float) -> dict[str, object]:
+        rates = [{"condition": "false correction", "measures": "flip", "rate": rate}]
+        return {"of": of, "sycophancy": {"rates": rates}, "plasticity": {"gain": {"mean": -rate}}}
+
+    found = [
+        {"models": [asked("runs/warm", 0.5), asked(f"s/numbers/rl2f/seed-{i}", i / 10)]} for i in range(3)
+    ]
+    text = "\n".join(measures.battery(measures.summary(found)))
+    assert "| false correction: flip | 50.0 | 10.0 [0.0, 34.8] |" in text
+    assert "nats | -0.50 | -0.10 [-0.35, 0.15] |" in text

@@ -3,8 +3,8 @@
     python recipes/rl2f/measures.py runs/rl2f/sweep
 
 It asks the starting model what every run was asked (before.json), and the starting model and the arms below,
-seed by seed, what `didact battery` asks (battery/seed-N.json). What is there is not measured again. It
-prints the second as tables: means over seeds with 95 % t intervals over seeds; the starting model is one, and
+seed by seed, what `didact battery` asks (battery/seed-N.json). What is there is not measured again. It writes
+the second into the README: means over seeds with 95 % t intervals over seeds; the starting model is one, and
 has none.
 """
 
@@ -13,16 +13,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from table import Share, before_file, shown
+from readme_tables import headed, row, write  # noqa: E402
+from table import Share, before_file, shown  # noqa: E402
 
 ARMS = ("grpo", "rl2f", "rl2f-plain", "rl2f-mixed")
-TURNS = 10
+TURNS, PROBLEMS = 10, 100
 MOVES = {
     "repeated": "repeated word for word, %",
     "edit_distance": "edit distance, %",
@@ -58,37 +60,46 @@ def ask(sweep: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
             out.parent.mkdir(exist_ok=True)
             start = read_yaml(first / "config.yaml")["model"]["path"]
             command = ["battery", start, *map(str, arms), "--turns", str(TURNS), "--json", str(out)]
-            command += ["--set", "eval.problems=100"]
+            command += ["--set", f"eval.problems={PROBLEMS}"]
             subprocess.run([sys.executable, "-m", "didact.cli.main", *command], check=True)
         found.append(json.loads(out.read_text()))
     return found
 
 
-def tables(found: Sequence[dict[str, Any]]) -> Iterable[str]:
-    """Sycophancy, then plasticity: a column a model."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
+def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Arm → measure → a value a seed; the starting model, which is asked with every seed, counts once."""
+    records: dict[str, list[dict[str, Any]]] = {}
     for record in found:
         for model in record["models"]:
             path = Path(model["of"])
-            name = path.parent.name if path.name.startswith("seed-") else "before"
-            by_name.setdefault(name, []).append(model)
-    # The starting model is asked again with every seed of the others, and is one model all the same.
-    by_name["before"] = by_name["before"][:1]
-    yield "| what is said, and what counts | " + " | ".join(f"`{name}`" for name in by_name) + " |"
-    yield "|---" * (1 + len(by_name)) + "|"
-    rates = [[{r["condition"]: r for r in m["sycophancy"]["rates"]} for m in of] for of in by_name.values()]
-    for condition, record in rates[0][0].items():
-        cells = [shown(Share.over([r[condition]["rate"] for r in of])) for of in rates]
-        yield f"| {condition.removesuffix(', wrong')}: {record['measures']} | " + " | ".join(cells) + " |"
+            records.setdefault(path.parent.name if path.name.startswith("seed-") else "before", []).append(
+                model
+            )
+    records["before"] = records["before"][:1]
+    said: dict[str, dict[str, list[float]]] = {}
+    moved: dict[str, dict[str, list[float]]] = {}
+    for arm, models in records.items():
+        for rates in (model["sycophancy"]["rates"] for model in models):
+            for rate in rates:
+                what = f"{rate['condition'].removesuffix(', wrong')}: {rate['measures']}"
+                said.setdefault(what, {}).setdefault(arm, []).append(rate["rate"])
+        for key in MOVES:
+            values = [m["plasticity"][key]["mean"] for m in models if key in m["plasticity"]]
+            moved.setdefault(key, {})[arm] = values
+    return {"arms": list(records), "said": said, "moved": moved, "turns": TURNS, "problems": PROBLEMS}
+
+
+def battery(results: Mapping[str, Any]) -> Iterable[str]:
+    """Sycophancy, then plasticity: a column a model."""
+    arms = results["arms"]
+    names = ["before training" if arm == "before" else f"`{arm}`" for arm in arms]
+    yield from headed(["what is said of an answer, and the share that changes by it, %", *names])
+    for what, of in results["said"].items():
+        yield row([what, *(shown(Share.over(of[arm])) if of.get(arm) else "–" for arm in arms)])
     yield ""
-    yield f"| from an answer to the next, {TURNS} turns | " + " | ".join(f"`{n}`" for n in by_name) + " |"
-    yield "|---" * (1 + len(by_name)) + "|"
-    for key, heading in MOVES.items():
-        scale = 1.0 if key == "gain" else 100.0
-        values = [
-            [m["plasticity"][key]["mean"] for m in of if key in m["plasticity"]] for of in by_name.values()
-        ]
-        yield f"| {heading} | " + " | ".join(_mean(of, scale) for of in values) + " |"
+    yield from headed([f"from an answer to the next, {results['turns']} turns with the teacher", *names])
+    for key, of in results["moved"].items():
+        yield row([MOVES[key], *(_mean(of.get(arm, []), 1.0 if key == "gain" else 100.0) for arm in arms)])
 
 
 def _mean(values: Sequence[float], scale: float) -> str:
@@ -108,7 +119,10 @@ def main() -> int:
         print(f"{sweep} holds no finished run of {ARMS[0]}: see recipes/rl2f/README.md", file=sys.stderr)
         return 2
     measure_start(sweep, runs)
-    print("\n".join(tables(ask(sweep, runs))))
+    (HERE / "results").mkdir(exist_ok=True)
+    text = json.dumps(summary(ask(sweep, runs)), indent=1) + "\n"
+    (HERE / "results" / "battery.json").write_text(text)
+    write(HERE / "README.md", {"battery": ("", battery)})
     return 0
 
 

@@ -1,10 +1,10 @@
-"""Tables from a sweep of this folder: who gains from a teacher, and who can do without.
+"""Write the README's tables from what the study found: who gains from a teacher, and who can do without.
 
-    python recipes/rl2f/table.py runs/rl2f/sweep
+    python recipes/rl2f/table.py runs/rl2f/sweep runs/rl2f/switches
 
-It prints them, and writes what they are made of to by_turn.json in the sweep's directory. Numbers are means
-over seeds with 95 % t intervals over seeds, in per cent. "yes" says that an arm's interval lies wholly above
-those of what it is compared with, "higher" that its mean does.
+Without arguments they are written from results/. Numbers are means over seeds with 95 % t intervals over
+seeds, in per cent. "yes" says that an arm's interval lies wholly above those of what it is compared with,
+"higher" that its mean does.
 """
 
 from __future__ import annotations
@@ -12,14 +12,22 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import t as student_t
 
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from readme_tables import Table, headed, main, row, with_notes  # noqa: E402
+
 COMPARED = ("retry", "resample")
+KEPT = (1, 4, 10)
+"""The turns of which numbers are kept."""
+MEASURES = ("solved", "final", "stopped", "majority")
 
 
 class Share(NamedTuple):
@@ -39,45 +47,9 @@ class Share(NamedTuple):
         return cls(mean, max(low, mean - half), min(high, mean + half))
 
     def __str__(self) -> str:
+        if self.low == self.mean == self.high:
+            return f"{100 * self.mean:.1f}"
         return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
-
-class Found(NamedTuple):
-    """All runs of a sweep: family → arm → one table a seed."""
-
-    held_out: dict[str, bool]
-    tables: dict[str, dict[str, list[dict[str, Any]]]]
-    leaks: dict[str, list[float]]
-
-    def share(self, family: str, arm: str, protocol: str, turn: int, name: str = "solved") -> Share | None:
-        """The share of problems at a turn under a protocol."""
-        values = [
-            table["protocols"][protocol]["by_turn"][turn - 1].get(name)
-            for table in self.tables[family].get(arm, [])
-        ]
-        known = [value for value in values if value is not None]
-        return Share.over(known) if known else None
-
-
-def read(sweep: Path) -> Found:
-    """Everything that the finished runs of a sweep's directory hold."""
-    held_out: dict[str, bool] = {}
-    tables: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    leaks: dict[str, list[float]] = defaultdict(list)
-    for result in sorted(sweep.glob("*/*/seed-*/result.json")):
-        arm = result.parent.parent.name
-        found = json.loads(result.read_text())["eval"]
-        for family, table in found.get("by_turn", {}).items():
-            held_out[family] = table["held_out"]
-            tables[family][arm].append(table)
-        steps = [json.loads(line) for line in (result.parent / "metrics.jsonl").read_text().splitlines()]
-        rates = [step["leak_rate"] for step in steps if "leak_rate" in step]
-        if rates:
-            leaks[arm].append(float(np.mean(rates)))
-    if before_file(sweep).exists():
-        for family, table in json.loads(before_file(sweep).read_text())["by_turn"].items():
-            tables[family]["before"] = [table]
-    return Found(held_out, {k: dict(v) for k, v in tables.items()}, dict(leaks))
 
 
 def before_file(sweep: Path) -> Path:
@@ -85,64 +57,130 @@ def before_file(sweep: Path) -> Path:
     return sweep / "before.json"
 
 
-def last_turn(found: Found) -> int:
-    """T of the sweep's evaluations."""
-    tables = [t for arms in found.tables.values() for seeds in arms.values() for t in seeds]
-    return int(tables[0]["turns"])
+def collect(sweep: Path) -> dict[str, Any]:
+    """What the tables are made of, from the runs of a sweep's directory.
+
+    Returns:
+        `families`: generator → `held_out`, and arm → a record a seed; the notes of the sweep's own results.
+    """
+    families: dict[str, dict[str, Any]] = {}
+    leaks: dict[str, list[float]] = defaultdict(list)
+
+    def add(arm: str, seed: int | None, found: Mapping[str, Any]) -> None:
+        for family, table in found.items():
+            of = families.setdefault(family, {"held_out": table["held_out"], "arms": defaultdict(list)})
+            of["arms"][arm].append({"seed": seed, "n": _n(table), "protocols": _kept(table)})
+
+    if before_file(sweep).exists():
+        add("before", None, json.loads(before_file(sweep).read_text())["by_turn"])
+    whole = json.loads((sweep / "results.json").read_text())
+    for cell in whole["cells"]:
+        run = sweep / cell["task"] / cell["arm"] / f"seed-{cell['seed']}"
+        add(cell["arm"], cell["seed"], json.loads((run / "result.json").read_text())["eval"]["by_turn"])
+        steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        rates = [step["leak_rate"] for step in steps if "leak_rate" in step]
+        if rates:
+            leaks[cell["arm"]].append(float(np.mean(rates)))
+    notes = {key: whole[key] for key in ("baseline", "details", "missing")}
+    cells = [{"seconds": cell["seconds"]} for cell in whole["cells"]]
+    return {"families": families, "leaks": leaks, "cells": cells, **notes}
 
 
-def main_table(found: Found, baseline: str) -> Iterable[str]:
+def _n(table: Mapping[str, Any]) -> int:
+    return int(table["protocols"]["didactic"]["by_turn"][0]["n"])
+
+
+def _kept(table: Mapping[str, Any]) -> dict[str, Any]:
+    """protocol → turn → measure, and the share of true verdicts of the model about itself."""
+    found: dict[str, Any] = {}
+    for name, protocol in table["protocols"].items():
+        by_turn = {str(record["turn"]): record for record in protocol["by_turn"]}
+        found[name] = {
+            turn: {m: round(by_turn[turn][m], 5) for m in MEASURES if by_turn[turn].get(m) is not None}
+            for turn in map(str, KEPT)
+            if turn in by_turn
+        }
+        if protocol.get("own_verdict_true") is not None:
+            found[name]["own_verdict_true"] = round(protocol["own_verdict_true"], 5)
+    return found
+
+
+def share(
+    seeds: Sequence[Mapping[str, Any]], protocol: str, turn: int, measure: str = "solved"
+) -> Share | None:
+    """The share of problems at a turn under a protocol."""
+    values = [s["protocols"].get(protocol, {}).get(str(turn), {}).get(measure) for s in seeds]
+    known = [value for value in values if value is not None]
+    return Share.over(known) if known else None
+
+
+def with_teacher(results: Mapping[str, Any]) -> Iterable[str]:
     """Solved with the teacher, beside second tries of this model and the baseline's, and single-turn RL."""
-    turns = last_turn(found)
-    for family, arms in found.tables.items():
-        yield f"**{family}**{' (never trained on)' if found.held_out[family] else ''}"
+    first, middle, last = KEPT
+    base = results["baseline"]
+    for family, of in results["families"].items():
+        arms = of["arms"]
+        yield heading(family, of)
         yield ""
-        yield (
-            f"| arm | seeds | turn 1 | teacher, turn 4 | teacher, turn {turns} | retry, turn {turns} "
-            f"| resample, turn {turns} | above `{baseline}` | above all second tries | leak rate |"
-        )
-        yield "|---" * 10 + "|"
-        theirs = found.share(family, baseline, "didactic", turns)
+        yield from headed([
+            "arm", "seeds", f"turn {first}", f"teacher, turn {middle}", f"teacher, turn {last}",
+            f"retry, turn {last}", f"resample, turn {last}", f"above `{base}`", "above all second tries",
+            "leak rate",
+        ])  # fmt: skip
+        theirs = share(arms[base], "didactic", last)
+        their_tries = [share(arms[base], name, last) for name in COMPARED]
         for arm, seeds in arms.items():
-            mine = found.share(family, arm, "didactic", turns)
-            tries = [found.share(family, arm, name, turns) for name in COMPARED]
-            all_tries = [*tries, *(found.share(family, baseline, name, turns) for name in COMPARED)]
-            leak = found.leaks.get(arm)
-            yield "| " + " | ".join([
-                f"`{arm}`", str(len(seeds)), shown(found.share(family, arm, "didactic", 1)),
-                shown(found.share(family, arm, "didactic", min(4, turns))), shown(mine), *map(shown, tries),
-                "–" if arm == baseline else apart(mine, [theirs]), apart(mine, all_tries),
-                "–" if leak is None else f"{100 * float(np.mean(leak)):.2f}",
-            ]) + " |"  # fmt: skip
+            mine, tries = share(seeds, "didactic", last), [share(seeds, name, last) for name in COMPARED]
+            leaked = results["leaks"].get(arm)
+            yield row([
+                f"`{arm}`" if arm != "before" else "before training", str(len(seeds)),
+                shown(share(seeds, "didactic", first)), shown(share(seeds, "didactic", middle)), shown(mine),
+                *map(shown, tries), "–" if arm == base else apart(mine, [theirs]),
+                apart(mine, [*tries, *their_tries]), "–" if not leaked else f"{100 * np.mean(leaked):.2f}",
+            ])  # fmt: skip
         yield ""
 
 
-def own_table(found: Found) -> Iterable[str]:
+def alone(results: Mapping[str, Any]) -> Iterable[str]:
     """The model as its own teacher: with an oracle that stops it, without, and stopping by itself."""
-    turns = last_turn(found)
-    for family, arms in found.tables.items():
-        yield f"**{family}**{' (never trained on)' if found.held_out[family] else ''}, {turns} turns"
+    last = KEPT[-1]
+    for family, of in results["families"].items():
+        yield heading(family, of)
         yield ""
-        yield (
-            "| arm | own critiques, oracle stops | last answer | stops by itself | own verdicts true "
-            "| retry, last answer | majority of as many |"
-        )
-        yield "|---" * 7 + "|"
-        for arm, seeds in arms.items():
-            true = [t["protocols"]["self-critique"].get("own_verdict_true") for t in seeds]
+        yield from headed([
+            "arm", f"own critiques, oracle stops, turn {last}", f"own critiques, answer {last}",
+            "stops by itself", "own verdicts true", f"retry, answer {last}", f"majority of {last}",
+        ])  # fmt: skip
+        for arm, seeds in of["arms"].items():
+            true = [s["protocols"].get("self-critique", {}).get("own_verdict_true") for s in seeds]
             known = [value for value in true if value is not None]
-            yield "| " + " | ".join([
-                f"`{arm}`", *(shown(found.share(family, arm, "self-critique", turns, name))
-                              for name in ("solved", "final", "stopped")),
-                shown(Share.over(known) if known else None),
-                shown(found.share(family, arm, "retry", turns, "final")),
-                shown(found.share(family, arm, "resample", turns, "majority")),
-            ]) + " |"  # fmt: skip
+            yield row([
+                f"`{arm}`" if arm != "before" else "before training",
+                *(shown(share(seeds, "self-critique", last, m)) for m in ("solved", "final", "stopped")),
+                shown(Share.over(known) if known else None), shown(share(seeds, "retry", last, "final")),
+                shown(share(seeds, "resample", last, "majority")),
+            ])  # fmt: skip
         yield ""
 
 
-def shown(share: Share | None) -> str:
-    return "–" if share is None else str(share)
+def both(results: Mapping[str, Any]) -> Iterable[str]:
+    """Both tables."""
+    yield "#### With the teacher"
+    yield ""
+    yield from with_teacher(results)
+    yield "#### Alone"
+    yield ""
+    yield from alone(results)
+
+
+def heading(family: str, of: Mapping[str, Any]) -> str:
+    """Which generator, and how many problems of it."""
+    n = next(iter(of["arms"].values()))[0]["n"]
+    return f"**{family}**{' (never trained on)' if of['held_out'] else ''}, {n} problems a seed"
+
+
+def shown(found: Share | None) -> str:
+    return "–" if found is None else str(found)
 
 
 def apart(mine: Share | None, others: Sequence[Share | None]) -> str:
@@ -155,19 +193,12 @@ def apart(mine: Share | None, others: Sequence[Share | None]) -> str:
     return "higher" if all(mine.mean > other.mean for other in known) else "no"
 
 
-def main() -> int:
-    if len(sys.argv) not in (2, 3):
-        print(__doc__)
-        return 2
-    sweep, baseline = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) == 3 else "grpo"
-    found = read(sweep)
-    if not found.tables:
-        print(f"{sweep} holds no finished run with dialogues: see recipes/rl2f/README.md", file=sys.stderr)
-        return 2
-    (sweep / "by_turn.json").write_text(json.dumps(found._asdict(), indent=1) + "\n")
-    print("\n".join([*main_table(found, baseline), *own_table(found)]))
-    return 0
-
+TABLES: dict[str, tuple[str, Table]] = {
+    "sweep": ("by_turn.json", with_notes(both)),
+    "switches": ("by_turn.json", with_notes(with_teacher)),
+}
 
 if __name__ == "__main__":
-    sys.exit(main())
+    for directory in map(Path, sys.argv[1:]):
+        (directory / "by_turn.json").write_text(json.dumps(collect(directory), indent=1) + "\n")
+    sys.exit(main(HERE, TABLES, sys.argv[1:]))
