@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "tiny_base"))
 
+from alphabet import finished
 from pretrain import Schedule, new_model, train
 
 from didact.evaluation.intervals import wilson
@@ -45,6 +47,46 @@ def from_random_weights(
         "tokens": len(tokenizer), "minutes": round((time.monotonic() - started) / 60, 1),
         "torch": torch.__version__,
     }  # fmt: skip
+
+
+def trained_tokenizer(
+    texts: Iterable[str], wording: Sequence[str], words: int, before: Sequence[Any] = ()
+) -> Any:
+    """A transformers tokenizer: bytes, byte pairs inside words, role tokens, phrases.
+
+    Args:
+        texts: From which the byte pairs are counted; phrases in them are passed over.
+        wording: What becomes one token a phrase.
+        words: Bytes and pairs together.
+        before: Pre-tokenizers that come before the split into words.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    def without_wording() -> Iterator[str]:
+        for text in texts:
+            for phrase in wording:
+                text = text.replace(phrase, "\n")
+            yield text
+
+    core = Tokenizer(models.BPE())
+    pairs = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    core.pre_tokenizer = pre_tokenizers.Sequence([*before, pairs])
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=words, initial_alphabet=alphabet, show_progress=False)
+    core.train_from_iterator(without_wording(), trainer)
+    return finished(core, wording)
+
+
+def fixed_wording(questions: Sequence[str]) -> set[str]:
+    """What all questions begin with, and what they end with."""
+    return {shared_start(questions), shared_start([question[::-1] for question in questions])[::-1]}
+
+
+def shared_start(texts: Sequence[str]) -> str:
+    """The longest text that all begin with."""
+    columns = zip(*texts, strict=False)
+    return "".join(c[0] for c in itertools.takewhile(lambda c: len(set(c)) == 1, columns))
 
 
 def rate(outcomes: Sequence[bool]) -> dict[str, Any]:

@@ -8,10 +8,8 @@ one token a word, so that the longest prompt has about 200 tokens.
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,9 @@ import torch
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "tiny_base")]
 
-from alphabet import finished  # noqa: E402
 from pretrain import Schedule  # noqa: E402
 from puzzles import POOL, PUZZLES, draw, examples, task  # noqa: E402
-from warm_models import from_random_weights, main, rate  # noqa: E402
+from warm_models import fixed_wording, from_random_weights, main, rate, trained_tokenizer  # noqa: E402
 
 from didact.engines.base import SamplingParams  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
@@ -41,19 +38,6 @@ STEPS, DECAY_STEPS = 900, 1_200
 PROBLEMS, OFFSET = 200, 500
 """Measured on evaluation problems that the sweep does not ask."""
 LONGEST_ANSWER = 48
-
-
-def fixed_wording(questions: Sequence[str]) -> set[str]:
-    """What all questions begin with, and what they end with, where that holds white space."""
-    head = shared_start(questions)
-    tail = shared_start([question[::-1] for question in questions])[::-1]
-    return {text for text in (head, tail) if " " in text}
-
-
-def shared_start(texts: Sequence[str]) -> str:
-    """The longest text that all begin with."""
-    columns = zip(*texts, strict=False)
-    return "".join(c[0] for c in itertools.takewhile(lambda c: len(set(c)) == 1, columns))
 
 
 def phrases() -> list[str]:
@@ -81,30 +65,18 @@ def names() -> list[str]:
 
 
 def build_tokenizer(seed: int) -> Any:
-    """A transformers tokenizer: bytes, byte pairs inside words, role tokens, phrases."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Bytes, byte pairs inside words, role tokens, phrases."""
+    from tokenizers import Regex, pre_tokenizers
 
-    wording, people = phrases(), names()
-
-    def corpus() -> Iterator[str]:
-        for example in examples(seed, 0, CORPUS):
-            for text in (*(m.content for m in example.messages), example.answer):
-                for phrase in wording:
-                    text = text.replace(phrase, "\n")
-                yield text
-
-    core = Tokenizer(models.BPE())
     # A name is the same token with and without a space before it, so that it can be found again.
-    core.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex("|".join(rf"\b{name}\b" for name in people)), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-    ])  # fmt: skip
-    core.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(
-        corpus(), trainers.BpeTrainer(vocab_size=WORDS, initial_alphabet=alphabet, show_progress=False)
+    people = Regex("|".join(rf"\b{name}\b" for name in names()))
+    split = pre_tokenizers.Split(people, "isolated")
+    texts = (
+        text
+        for example in examples(seed, 0, CORPUS)
+        for text in (*(message.content for message in example.messages), example.answer)
     )
-    return finished(core, wording)
+    return trained_tokenizer(texts, phrases(), WORDS, before=[split])
 
 
 def build(out: Path, seed: int, steps: int) -> dict[str, Any]:

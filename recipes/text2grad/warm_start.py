@@ -9,7 +9,6 @@ a wrong matrix after a hint, because `ilf` needs that.
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import re
@@ -25,9 +24,8 @@ sys.path[:0] = [str(HERE), *(str(HERE.parent / other) for other in (".", "tiny_b
 
 import programs  # noqa: E402
 import puzzles  # noqa: E402
-from alphabet import finished  # noqa: E402
 from pretrain import Schedule  # noqa: E402
-from warm_models import from_random_weights, main, rate  # noqa: E402
+from warm_models import fixed_wording, from_random_weights, main, rate, trained_tokenizer  # noqa: E402
 
 from didact.engines.base import SamplingParams  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
@@ -91,38 +89,14 @@ def phrases() -> list[str]:
     return sorted(text for text in found if " " in text)
 
 
-def fixed_wording(questions: Sequence[str]) -> set[str]:
-    """What all questions begin with, and what they end with."""
-    return {shared_start(questions), shared_start([question[::-1] for question in questions])[::-1]}
-
-
-def shared_start(texts: Sequence[str]) -> str:
-    """The longest text that all begin with."""
-    columns = zip(*texts, strict=False)
-    return "".join(c[0] for c in itertools.takewhile(lambda c: len(set(c)) == 1, columns))
-
-
 def build_tokenizer(seed: int) -> Any:
-    """A transformers tokenizer: bytes, byte pairs, role tokens, phrases."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    """Bytes, byte pairs, role tokens, phrases."""
+    texts = (text for messages, answer in draw(seed, 0, CORPUS) for text in (*_contents(messages), answer))
+    return trained_tokenizer(texts, phrases(), WORDS)
 
-    wording = phrases()
 
-    def corpus() -> Iterator[str]:
-        for messages, answer in draw(seed, 0, CORPUS):
-            for text in (*(m.content for m in messages), answer):
-                for phrase in wording:
-                    text = text.replace(phrase, "\n")
-                yield text
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    core.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(
-        corpus(), trainers.BpeTrainer(vocab_size=WORDS, initial_alphabet=alphabet, show_progress=False)
-    )
-    return finished(core, wording)
+def _contents(messages: Sequence[Message]) -> list[str]:
+    return [message.content for message in messages]
 
 
 def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
