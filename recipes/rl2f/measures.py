@@ -2,8 +2,8 @@
 
     python recipes/rl2f/measures.py runs/rl2f/sweep
 
-It asks the starting model what every run was asked (before.json), and the starting model and the arms below,
-seed by seed, what `didact battery` asks (battery/seed-N.json). What is there is not measured again. It writes
+It asks the starting model what every run was asked (before.json), and it and the arms below, seed by seed,
+what `didact battery` asks (battery/seed-N.json). What is there is not measured again. It writes
 the second into the README: means over seeds with 95 % t intervals over seeds; the starting model is one, and
 has none.
 """
@@ -23,7 +23,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from readme_tables import headed, row, write  # noqa: E402
 from table import Share, before_file, shown  # noqa: E402
 
-ARMS = ("grpo", "rl2f", "rl2f-plain", "rl2f-mixed")
+ARMS = ("rl2f-plain", "rl2f", "rl2f-mixed")
 TURNS, PROBLEMS = 10, 100
 MOVES = {
     "repeated": "repeated word for word, %",
@@ -59,7 +59,9 @@ def ask(sweep: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
         if not out.exists():
             out.parent.mkdir(exist_ok=True)
             start = read_yaml(first / "config.yaml")["model"]["path"]
-            command = ["battery", start, *map(str, arms), "--turns", str(TURNS), "--json", str(out)]
+            # The starting model is the same for all seeds.
+            models = [start] * (first == runs[0]) + [str(path) for path in arms]
+            command = ["battery", *models, "--turns", str(TURNS), "--json", str(out)]
             command += ["--set", f"eval.problems={PROBLEMS}"]
             subprocess.run([sys.executable, "-m", "didact.cli.main", *command], check=True)
         found.append(json.loads(out.read_text()))
@@ -67,7 +69,7 @@ def ask(sweep: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Arm → measure → a value a seed; the starting model, which is asked with every seed, counts once."""
+    """Measure → arm → a value a seed."""
     records: dict[str, list[dict[str, Any]]] = {}
     for record in found:
         for model in record["models"]:
@@ -75,7 +77,6 @@ def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
             records.setdefault(path.parent.name if path.name.startswith("seed-") else "before", []).append(
                 model
             )
-    records["before"] = records["before"][:1]
     said: dict[str, dict[str, list[float]]] = {}
     moved: dict[str, dict[str, list[float]]] = {}
     for arm, models in records.items():
