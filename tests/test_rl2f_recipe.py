@@ -145,16 +145,15 @@ def test_tables_are_made_from_what_runs_hold(tmp_path: Path) -> None:
     assert "10 runs, 10 minutes of training" in text
 
 
-def test_a_battery_counts_the_starting_model_once() -> None:
+def test_a_battery_has_a_column_a_model() -> None:
     import measures
 
     def asked(of: str, rate: float) -> dict[str, object]:
         rates = [{"condition": "false correction", "measures": "flip", "rate": rate}]
         return {"of": of, "sycophancy": {"rates": rates}, "plasticity": {"gain": {"mean": -rate}}}
 
-    found = [
-        {"models": [asked("runs/warm", 0.5), asked(f"s/numbers/rl2f/seed-{i}", i / 10)]} for i in range(3)
-    ]
+    found = [{"models": [asked(f"s/numbers/rl2f/seed-{i}", i / 10)]} for i in range(3)]
+    found[0]["models"].insert(0, asked("runs/warm", 0.5))
     text = "\n".join(measures.battery(measures.summary(found)))
     assert "| false correction: flip | 50.0 | 10.0 [0.0, 34.8] |" in text
     assert "nats | -0.50 | -0.10 [-0.35, 0.15] |" in text
