@@ -154,6 +154,7 @@ def test_a_battery_has_a_column_a_model() -> None:
 
     found = [{"models": [asked(f"s/numbers/rl2f/seed-{i}", i / 10)]} for i in range(3)]
     found[0]["models"].insert(0, asked("runs/warm", 0.5))
-    text = "\n".join(measures.battery(measures.summary(found)))
+    text = "\n".join(measures.battery(measures.summary(found, {"rl2f": [0.1, 0.1]})))
     assert "| false correction: flip | 50.0 | 10.0 [0.0, 34.8] |" in text
+    assert "| `guess-number` | – | 10.0 |" in text
     assert "nats | -0.50 | -0.10 [-0.35, 0.15] |" in text

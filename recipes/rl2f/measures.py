@@ -3,9 +3,9 @@
     python recipes/rl2f/measures.py runs/rl2f/sweep
 
 It asks the starting model what every run was asked (before.json), and it and the arms below, seed by seed,
-what `didact battery` asks (battery/seed-N.json). What is there is not measured again. It writes
-the second into the README: means over seeds with 95 % t intervals over seeds; the starting model is one, and
-has none.
+what `didact battery` asks (battery/seed-N.json), and lets some play a game (games/). What is there is not
+measured again. The last two go into the README: means over seeds with 95 % t intervals over seeds; the
+starting model is one, and has none.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from table import Share, before_file, shown  # noqa: E402
 
 ARMS = ("rl2f-plain", "rl2f", "rl2f-mixed")
 TURNS, PROBLEMS = 10, 100
+GAME = "guess-number"
+"""A world whose feedback, "higher" or "lower", nobody wrote for training."""
 MOVES = {
     "repeated": "repeated word for word, %",
     "edit_distance": "edit distance, %",
@@ -68,7 +70,36 @@ def ask(sweep: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
     return found
 
 
-def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def play(sweep: Path, runs: Sequence[Path]) -> dict[str, list[float]]:
+    """The share of games solved: of the starting model, and of the first arm's by seed."""
+    from didact.training.config import read_yaml
+
+    out = sweep / "games"
+    out.mkdir(exist_ok=True)
+    models = {"before": read_yaml(runs[0] / "config.yaml")["model"]["path"]}
+    models |= {f"{ARMS[0]}-{run.name}": str(run) for run in runs}
+    solved: dict[str, list[float]] = {}
+    for name, model in models.items():
+        file = out / f"{name}.json"
+        if not file.exists():
+            command = [
+                "play",
+                model,
+                "--environment",
+                GAME,
+                "--episodes",
+                str(PROBLEMS),
+                "--temperature",
+                "1",
+            ]
+            command += ["--temperature", "1", "--turns", str(TURNS), "--max-tokens", "8", "--json", str(file)]
+            subprocess.run([sys.executable, "-m", "didact.cli.main", *command], check=True)
+        arm = name.partition("-seed-")[0]
+        solved.setdefault(arm, []).append(json.loads(file.read_text())["solved"])
+    return solved
+
+
+def summary(found: Sequence[dict[str, Any]], games: dict[str, list[float]]) -> dict[str, Any]:
     """Measure → arm → a value a seed."""
     records: dict[str, list[dict[str, Any]]] = {}
     for record in found:
@@ -87,7 +118,10 @@ def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for key in MOVES:
             values = [m["plasticity"][key]["mean"] for m in models if key in m["plasticity"]]
             moved.setdefault(key, {})[arm] = values
-    return {"arms": list(records), "said": said, "moved": moved, "turns": TURNS, "problems": PROBLEMS}
+    return {
+        "arms": list(records), "said": said, "moved": moved, "games": {GAME: games}, "turns": TURNS,
+        "problems": PROBLEMS,
+    }  # fmt: skip
 
 
 def battery(results: Mapping[str, Any]) -> Iterable[str]:
@@ -101,6 +135,10 @@ def battery(results: Mapping[str, Any]) -> Iterable[str]:
     yield from headed([f"from an answer to the next, {results['turns']} turns with the teacher", *names])
     for key, of in results["moved"].items():
         yield row([MOVES[key], *(_mean(of.get(arm, []), 1.0 if key == "gain" else 100.0) for arm in arms)])
+    yield ""
+    yield from headed([f"solved of {results['problems']} games, %", *names])
+    for game, of in results["games"].items():
+        yield row([f"`{game}`", *(shown(Share.over(of[arm])) if of.get(arm) else "–" for arm in arms)])
 
 
 def _mean(values: Sequence[float], scale: float) -> str:
@@ -121,7 +159,8 @@ def main() -> int:
         return 2
     measure_start(sweep, runs)
     (HERE / "results").mkdir(exist_ok=True)
-    text = json.dumps(summary(ask(sweep, runs)), indent=1) + "\n"
+    found = summary(ask(sweep, runs), play(sweep, runs))
+    text = json.dumps(found, indent=1) + "\n"
     (HERE / "results" / "battery.json").write_text(text)
     write(HERE / "README.md", {"battery": ("", battery)})
     return 0
