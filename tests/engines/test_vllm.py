@@ -19,7 +19,7 @@ from didact.engines.vllm import (
     VLLMEngine,
 )
 from didact.engines.vllm.http import Refusal
-from didact.errors import CapabilityError, UsageError
+from didact.errors import CapabilityError, DataError, TrainingGuard, UsageError
 from didact.types import Row
 from tests.vllm_server import BASE, ROUTES, VllmServer, Wire, paths
 
@@ -548,6 +548,13 @@ def test_a_setting_out_of_range_is_refused(make_engine, tmp_path, wrong):
     trainer = make_engine(lora=LoraSettings(rank=2))
     with pytest.raises(UsageError, match=next(iter(wrong))):
         VLLMEngine(trainer, Server("http://127.0.0.1:9"), LoraFiles(tmp_path), **wrong)
+
+
+@pytest.mark.parametrize("kind", [Refusal, ServerError, StaleWeightsError])
+def test_a_run_saves_itself_before_it_stops_for_an_error(kind):
+    """The loop saves on these and raises the same kind again, with more to say."""
+    assert issubclass(kind, UsageError | DataError | TrainingGuard)
+    assert str(type(kind("why"))("why, and where it is saved")) == "why, and where it is saved"
 
 
 def test_it_says_what_its_trainer_can(make_engine, tmp_path):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from didact.errors import DidactError, UsageError
+from didact.errors import TrainingGuard, UsageError
 from didact.randomness import derive_seed
 
 LOG = logging.getLogger("didact")
@@ -31,17 +31,17 @@ REPLY_LIMIT = 1 << 28
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class ServerError(DidactError):
-    """A server did not do its part. What was trained is unharmed: go on from the last checkpoint."""
+class ServerError(TrainingGuard):
+    """A server did not do its part. What was trained is unharmed, and a run that stops for it is saved."""
 
 
 class Refusal(UsageError):
     """The server understood a request and will not have it."""
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
-        """The HTTP status."""
+        """The HTTP status; 0 where it is not known any more."""
 
 
 class Again(Exception):
