@@ -46,7 +46,7 @@ class Wire:
     def connect(self) -> None:
         if self.broken == "connect":
             raise RuntimeError("no route to rank 1")
-        self.joined.wait(20)
+        self.joined.wait(100)
 
     def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
         for tensor in tensors:
@@ -187,7 +187,7 @@ class VllmServer:
         assert given["world_size"] == self.wire.world_size == 3
         assert given["rank_offset"] == 1
         assert given["packed"] is False
-        self.wire.joined.wait(20)
+        self.wire.joined.wait(100)
         return 200, {"message": "Weight transfer initialized"}
 
     def pause(self, _: Any) -> tuple[int, Any]:
@@ -204,7 +204,7 @@ class VllmServer:
         info = body["update_info"]
         live = dict(self.engine.model.named_parameters())
         for name, dtype, shape in zip(info["names"], info["dtype_names"], info["shapes"], strict=True):
-            tensor = self.wire.tensors.get(timeout=20)
+            tensor = self.wire.tensors.get(timeout=100)
             assert list(tensor.shape) == shape == list(live[name].shape)
             assert tensor.dtype == getattr(torch, dtype)
             with self._model, torch.no_grad():
@@ -279,7 +279,7 @@ class _Handler(BaseHTTPRequestHandler):
         if vllm.key is not None and self.headers["authorization"] != f"Bearer {vllm.key}":
             return self._send(401, b'{"error": "Unauthorized"}')
         if fault == "hang":
-            vllm.closing.wait(30)
+            vllm.closing.wait(200)
             return self._hang_up()
         if fault == "reset":
             return self._hang_up()

@@ -59,7 +59,7 @@ def broadcast(make_engine, serve):
         server = serve(wire=wire, **arguments)
         trainer = make_engine(keep_reference=True)
         transfer = Broadcast(wire, dtype=torch.float32)
-        client = Server(server.url, timeout=20, wait=lambda s: None, **(settings or {}))
+        client = Server(server.url, timeout=120, wait=lambda s: None, **(settings or {}))
         return VLLMEngine(trainer, client, transfer, **(engine or {})), server
 
     return make
@@ -72,7 +72,7 @@ def lora(make_engine, serve, tmp_path):
     def make(engine=None, settings=None, **arguments):
         server = serve(lora=LoraSettings(rank=2), **arguments)
         trainer = make_engine(lora=LoraSettings(rank=2))
-        client = Server(server.url, timeout=20, wait=lambda s: None, **(settings or {}))
+        client = Server(server.url, timeout=120, wait=lambda s: None, **(settings or {}))
         return VLLMEngine(trainer, client, LoraFiles(tmp_path / "adapters"), **(engine or {})), server
 
     return make
@@ -270,7 +270,7 @@ def test_weights_that_did_not_arrive_are_noticed_by_their_log_probs(broadcast, m
 
     def swallowed(self, body):
         for _ in body["update_info"]["names"]:
-            self.wire.tensors.get(timeout=20)
+            self.wire.tensors.get(timeout=100)
         return 200, {}
 
     monkeypatch.setitem(ROUTES, "/update_weights", swallowed)
@@ -284,9 +284,10 @@ def test_a_repeated_load_of_the_same_adapter_is_no_failure(lora):
     assert server.count("/v1/load_lora_adapter") == 2
 
 
-def test_a_server_without_lora_is_refused_with_the_cure(lora, tmp_path):
-    engine, _ = lora(script={"/v1/load_lora_adapter": ["404"]})
-    with pytest.raises(UsageError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+@pytest.mark.parametrize("status", ["404", "500"])
+def test_a_server_without_lora_is_refused_with_the_cure(lora, tmp_path, status):
+    engine, _ = lora(script={"/v1/load_lora_adapter": [status] * 9})
+    with pytest.raises((UsageError, ServerError), match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
         engine.sample(PROMPTS, 1, PARAMS, seed=1)
     assert list((tmp_path / "adapters").iterdir()) == []
 
@@ -341,6 +342,15 @@ def test_it_gives_up_in_the_end(lora):
     assert engine.sample([PROMPTS[0]], 1, PARAMS, seed=1)
 
 
+def test_after_a_failure_it_goes_on_with_new_weights(both):
+    engine, server = both(settings={"max_retries": 0})
+    server.script[COMPLETIONS] = ["500"]
+    with pytest.raises(ServerError, match="gave up after 1 try"):
+        engine.sample([PROMPTS[0]], 1, PARAMS, seed=1)
+    step(engine)
+    assert engine.sample([PROMPTS[0]], 1, PARAMS, seed=1)
+
+
 def test_a_server_that_says_nothing_is_not_waited_for_for_ever(serve):
     server = serve(script={"/v1/models": ["hang"]})
     client = Server(server.url, timeout=0.2, max_retries=0)
@@ -364,7 +374,7 @@ def test_one_failure_ends_the_others_at_once(lora):
 
     thread = threading.Thread(target=sample)
     thread.start()
-    thread.join(10)  # the time limit of the request that hangs is 20 s
+    thread.join(60)  # the time limit of the request that hangs is 120 s
     assert failed == [400]
 
 

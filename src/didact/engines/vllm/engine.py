@@ -163,6 +163,7 @@ class VLLMEngine:
         """
         if weights != LIVE:
             return self.trainer.sample(prompts, n, params, seed=seed, weights=weights)
+        self.server.take_up()  # an earlier call may have failed
         if not self._connected:
             self.connect()
         vocabulary = len(self.tokenizer)
@@ -194,7 +195,6 @@ class VLLMEngine:
         return self._served
 
     def _asked(self, requests: Sequence[Request]) -> list[list[Sample]]:
-        self.server.take_up()
         pool = ThreadPoolExecutor(min(self.concurrency, max(1, len(requests))), "didact-vllm")
         try:
             waiting = [pool.submit(self._answer, request) for request in requests]

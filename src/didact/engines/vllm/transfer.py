@@ -110,15 +110,18 @@ class LoraFiles:
     def _load(self, server: Server, label: str, target: Path) -> None:
         """Loading is safe to repeat: a label always means the same files."""
         body = {"lora_name": label, "lora_path": str(target)}
+        cure = (
+            "Start the server with --enable-lora, a --max-lora-rank of the adapter's rank and "
+            f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and let it see {self.directory}"
+        )
         try:
             server.ask("POST", "/v1/load_lora_adapter", body, lambda text: text)
+        except ServerError as error:  # vLLM answers 500 to an adapter that it cannot hold
+            raise ServerError(f"{error}. {cure}") from error
         except Refusal as refusal:
             # Where a first try's reply was lost, the second is told that the name is taken.
             if refusal.status != 400 or label not in served_models(server):
-                raise UsageError(
-                    f"{refusal}. Start the server with --enable-lora, a --max-lora-rank of the adapter's "
-                    f"rank and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and let it see {self.directory}"
-                ) from refusal
+                raise UsageError(f"{refusal}. {cure}") from refusal
 
     def _drop(self, server: Server, label: str) -> None:
         try:
