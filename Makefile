@@ -3,6 +3,7 @@
 #   make demo     train the bundled tiny model from critiques and compare with scalar-reward RL
 #   make check    ruff and mypy
 #   make test     check, then every test
+#   make test-verl   the verl plug-in inside verl, in an environment of its own
 #   make clean    remove the environment, the caches and what the demo wrote
 
 SHELL := /bin/bash
@@ -21,7 +22,9 @@ DEMO_OUT ?= runs/demo
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: demo test check format clean setup
+VERL_VENV ?= .venv-verl
+
+.PHONY: demo test test-verl check format clean setup
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -38,6 +41,24 @@ test: check
 	$(BIN)/pytest $(PYTEST_ARGS) $(SECOND) || second=$$?; \
 	wait $$half || first=$$?; cat $(VENV)/first-half.log; \
 	exit $$((first > second ? first : second))
+
+# Without its packages, as where there is no network, it says so and is no failure.
+test-verl:
+	@log=$$(mktemp); trap 'rm -f $$log' EXIT; \
+	$(MAKE) --no-print-directory $(VERL_VENV)/.installed >$$log 2>&1 || { \
+		echo "skipped: the packages of constraints-verl.txt cannot be had here:"; \
+		grep -i error $$log | tail -n 3 || tail -n 3 $$log; exit 0; }; \
+	OMP_NUM_THREADS=1 $(VERL_VENV)/bin/python -m pytest -q --confcutdir=tests/integrations_verl -W default \
+		-p no:cacheprovider $(PYTEST_ARGS) tests/integrations_verl
+
+# An environment of its own, because verl pins other versions than Didact is tested with.
+$(VERL_VENV)/.installed: pyproject.toml constraints-verl.txt
+	[ -x $(VERL_VENV)/bin/python ] || "$(PYTHON)" -m venv $(VERL_VENV)
+	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt \
+		verl pytest pytest-timeout
+	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
 
 check: $(STAMP)
 	$(BIN)/ruff check
@@ -61,5 +82,5 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VERL_VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find src tests recipes benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
