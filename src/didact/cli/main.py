@@ -22,6 +22,7 @@ from didact.cli.eval import eval_
 from didact.cli.inspect import inspect
 from didact.cli.logs import log_to_stderr
 from didact.cli.play import play
+from didact.cli.processes import attended
 from didact.cli.recipes import recipes
 from didact.cli.reward_model import reward_model
 from didact.cli.sweep import sweep
@@ -51,6 +52,7 @@ app.add_typer(recipes, name="recipes")
 app.command()(doctor)
 
 
+@attended()
 def main() -> None:
     """Run the command line, and turn Didact's own errors into a sentence and an exit code."""
     log_to_stderr()

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from didact.engines.base import CriticSettings, Engine, SamplingParams
-from didact.engines.local import LocalEngine, LoraSettings
+from didact.engines.local import LocalEngine, LoraSettings, engine_class
 from didact.errors import DataError, UsageError
 from didact.evaluation.by_turn import DialogueProtocol, DialogueSettings, family_tables
 from didact.evaluation.evaluate import Evaluation
@@ -37,6 +37,9 @@ from didact.training.run_dir import RunDir
 from didact.training.source_base import Source
 from didact.training.sources import Surroundings, source_settings
 from didact.types import Problem
+
+if TYPE_CHECKING:
+    from didact.engines.local.distributed import DistributedEngine
 
 TINY = "tiny"
 """The bundled model's name."""
@@ -312,12 +315,15 @@ def surroundings(
 
 def make_engine(
     config: ModelConfig, *, keep_reference: bool = False, critic: CriticSettings | None = None
-) -> LocalEngine:
-    """An engine with the configured model, and with a value head where `critic` says how it is trained."""
+) -> LocalEngine | DistributedEngine:
+    """An engine with the configured model, and with a value head where `critic` says how it is trained.
+
+    In a process that was launched as one of several it is on all of them.
+    """
     lora = None
     if config.lora is not None:
         lora = LoraSettings(**config.lora.model_dump())
-    return LocalEngine.from_pretrained(
+    return engine_class().from_pretrained(
         str(tiny_model()) if config.path == TINY else config.path,
         lora=lora,
         device=config.device,

@@ -8,8 +8,8 @@ Shapes: B rows, T tokens of the longest row, K soft targets a token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -23,12 +23,15 @@ class MicroBatch(NamedTuple):
     """Rows that go through the model together; 0 wherever a row has ended."""
 
     rows: list[int]
-    """Index of each row in the caller's sequence."""
+    """Index of each row in the caller's sequence; none in a batch of one token that counts nowhere."""
     input_ids_BT: Tensor
     targets_BT: Tensor
     """[B, T], or [B, T, K] for soft targets."""
     fields_BT: dict[str, Tensor]
     """[B, T] or [B, T, K] float32 each."""
+
+
+Batches: TypeAlias = Iterable[MicroBatch]
 
 
 def micro_batches(rows: Sequence[Row], tokens_per_batch: int, device: torch.device) -> Iterator[MicroBatch]:
@@ -41,6 +44,19 @@ def micro_batches(rows: Sequence[Row], tokens_per_batch: int, device: torch.devi
         group.append(i)
     if group:
         yield _pad(rows, group, device)
+
+
+def idle_batch(like: Row, device: torch.device) -> MicroBatch:
+    """A batch that counts nowhere: for a process that is to compute something whenever the others do.
+
+    Args:
+        like: A row with the fields and the targets a token that the others' rows have.
+        device: Where it shall lie.
+    """
+    columns = {"input_ids": like.input_ids, "target_ids": like.target_ids, **like.fields}
+    nothing = {name: torch.zeros(1, 1, *column.shape[1:], device=device) for name, column in columns.items()}
+    ids_11, targets_11 = nothing.pop("input_ids").long(), nothing.pop("target_ids").long()
+    return MicroBatch([], ids_11, targets_11, nothing)
 
 
 def check_rows(rows: Sequence[Row], *, max_length: int | None, vocabulary: int) -> None:

@@ -1,11 +1,11 @@
-"""LocalEngine: torch + transformers + peft in one process."""
+"""LocalEngine: torch + transformers + peft in one process. Its share of the work of several: part.py."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,28 +23,32 @@ from didact.engines.base import (
     Capabilities,
     CriticSettings,
     Loss,
+    LossFn,
     Sample,
     SamplingParams,
     StepOutput,
     Weights,
 )
 from didact.engines.local import weights as weight_sets
-from didact.engines.local.batching import check_rows, micro_batches
+from didact.engines.local.batching import Batches, check_rows, micro_batches
 from didact.engines.local.critic import ValueHead, parameter_groups
 from didact.engines.local.loading import (
     LoraSettings,
     Precision,
+    end_ids,
     load_pretrained,
     pick_device,
     use_bfloat16,
     with_lora,
 )
-from didact.engines.local.sampling import Sampler, check_prompts
+from didact.engines.local.sampling import Sampler, Streams, check_prompts, streams
 from didact.engines.local.scoring import Score, score_rows, target_kl, target_logprobs
 from didact.engines.local.training import (
     accumulate_gradient,
+    added_gradient,
     compared_gradients,
     resolve_loss,
+    set_up,
     takes_values,
 )
 from didact.errors import CapabilityError, NonFiniteError, TrainingGuard, UsageError
@@ -90,17 +94,17 @@ class LocalEngine:
             raise UsageError(f"tokens_per_batch must be at least 1, not {tokens_per_batch}")
         self.device = pick_device(device)
         self.tokenizer = tokenizer
-        on_cpu = self.device.type == "cpu"
-        self._training_tokens = min(tokens_per_batch, CPU_BATCH) if on_cpu else tokens_per_batch
-        self.dtype: Literal["float32", "bfloat16"] = (
-            "bfloat16" if use_bfloat16(dtype, self.device) else "float32"
-        )
+        most = CPU_BATCH if self.device.type == "cpu" else tokens_per_batch
+        self._training_tokens = min(tokens_per_batch, most)
+        half = use_bfloat16(dtype, self.device)
+        self.dtype: Literal["float32", "bfloat16"] = "bfloat16" if half else "float32"
         self._adapter = None if lora is None else with_lora(model, lora)
         # peft puts its layers into the model itself, whose own forward costs less than the wrapper's.
         self.model = model if self._adapter is None else self._adapter.get_base_model()
-        self.model.to(self.device).eval()
+        self.model.eval()
         if lora is None:
             self.model.float().requires_grad_(True)
+        self._place()
         self._trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self._head = None if critic is None else ValueHead(self.model, critic).to(self.device)
         self._trained |= {} if self._head is None else self._head.tensors()
@@ -146,8 +150,8 @@ class LocalEngine:
             UsageError: there is no such model.
             DataError: its weights are incomplete.
         """
-        half = lora is not None and use_bfloat16(dtype, pick_device(device))
         # Frozen weights may be bfloat16; trained ones must take steps that bfloat16 would round away.
+        half = lora is not None and use_bfloat16(dtype, pick_device(device))
         stored = torch.bfloat16 if half else torch.float32
         model, tokenizer = load_pretrained(str(path_or_id), dtype=stored, attention=attention)
         return cls(
@@ -164,9 +168,7 @@ class LocalEngine:
     @property
     def end_ids(self) -> set[int]:
         """Ids that end a completion: the tokenizer's eos and those of the generation config."""
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        listed = configured if isinstance(configured, list) else [configured]
-        return {i for i in (self.tokenizer.eos_token_id, *listed) if i is not None}
+        return end_ids(self.model, self.tokenizer)
 
     # ── sampling and scoring ──────────────────────────────────────────────────────────────────────
 
@@ -187,9 +189,7 @@ class LocalEngine:
             UsageError: an empty prompt, or one that leaves no room for `max_tokens`.
         """
         check_prompts(prompts, n, params, max_length=self.max_length, vocabulary=self._vocabulary)
-        sampler = Sampler(self.model, self.tokenizer, self.end_ids, SAMPLING_BATCH * self._training_tokens)
-        with self._using(weights), torch.inference_mode(), self._autocast():
-            return sampler.sample([tuple(p) for p in prompts], n, params, seed)
+        return self._sample(prompts, n, params, streams(seed, len(prompts)), weights)
 
     def logprobs(self, rows: Sequence[Row], *, weights: Weights = LIVE) -> list[NDArray[np.float32]]:
         """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
@@ -228,26 +228,8 @@ class LocalEngine:
         """
         if not rows:
             return StepOutput(0.0, {})
-        check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
-        fn = resolve_loss(loss, rows[0].fields)
-        if takes_values(fn):
-            self._critic()
-        counting = [row for row in rows if row.fields["weights"].any()]
-        before = [p.grad for p in self._trained.values()]
-        for p in self._trained.values():
-            p.grad = None
-        try:
-            batches = micro_batches(counting, self._training_tokens, self.device)
-            output = accumulate_gradient(self.model, batches, fn, loss.settings, self._autocast, self._head)
-        except BaseException:
-            for p, gradient in zip(self._trained.values(), before, strict=True):
-                p.grad = gradient
-            raise
-        compared = compared_gradients([p.grad for p in self._trained.values()], before)
-        for p, gradient in zip(self._trained.values(), before, strict=True):
-            if gradient is not None:
-                p.grad = gradient if p.grad is None else p.grad.add_(gradient)
-        return output._replace(metrics={**output.metrics, **compared})
+        fn = self._resolved(rows, loss)
+        return self._train([row for row in rows if row.fields["weights"].any()], fn, loss.settings)
 
     def optim_step(self, params: AdamParams) -> StepOutput:
         """Clip, take one AdamW step, and clear the gradient.
@@ -262,7 +244,7 @@ class LocalEngine:
                 "there is no gradient to step on: call forward_backward with at least one row of "
                 "nonzero weight before optim_step"
             )
-        norm = get_total_norm([p.grad for p in trained if p.grad is not None])
+        norm = self._norm([p.grad for p in trained if p.grad is not None])
         grad_norm = float(norm)
         if not math.isfinite(grad_norm):
             self._clear_gradient()
@@ -271,13 +253,8 @@ class LocalEngine:
                 "Look at the rows' weights and advantages, or lower the learning rate"
             )
         if grad_norm > params.max_grad_norm:
-            clip_grads_with_norm_(trained, params.max_grad_norm, norm)
-        optimizer = self._adamw()
-        for group in optimizer.param_groups:
-            group["lr"] = params.lr * group["lr_scale"]
-            group["betas"] = params.beta1, params.beta2
-            group["eps"], group["weight_decay"] = params.eps, params.weight_decay
-        optimizer.step()
+            self._clip(trained, params.max_grad_norm, norm)
+        set_up(self._adamw(), params).step()
         self._clear_gradient()
         return StepOutput(0.0, {"grad_norm": grad_norm})
 
@@ -314,7 +291,52 @@ class LocalEngine:
         Raises:
             CheckpointError: the checkpoint is torn or another model's; nothing was changed.
         """
-        state = weight_sets.load(Path(path), self._trained)
+        self._take_up(*weight_sets.read(Path(path), self._trained))
+
+    def save_pretrained(self, path: Path) -> None:
+        """Write the model (or adapter) and tokenizer for plain transformers and peft."""
+        (self.model if self._adapter is None else self._adapter).save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+
+    # ── inside; what a process of several does in its own way comes first ──────────────────────────
+
+    _norm, _clip = staticmethod(get_total_norm), staticmethod(clip_grads_with_norm_)
+    _compared = staticmethod(compared_gradients)
+
+    def _place(self) -> None:
+        self.model.to(self.device)
+
+    def _sample(
+        self, prompts: Sequence[Ids], n: int, params: SamplingParams, drawn: Streams, weights: Weights
+    ) -> list[list[Sample]]:
+        sampler = Sampler(self.model, self.tokenizer, self.end_ids, SAMPLING_BATCH * self._training_tokens)
+        with self._sampling(weights), self._without_gradient(), self._autocast():
+            return sampler.sample([tuple(p) for p in prompts], n, params, drawn)
+
+    def _sampling(self, weights: Weights) -> AbstractContextManager[Any]:
+        return self._using(weights)
+
+    def _resolved(self, rows: Sequence[Row], loss: Loss) -> LossFn:
+        """The loss's function, once it is sure that it and the rows can be trained."""
+        check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
+        fn = resolve_loss(loss, rows[0].fields)
+        if takes_values(fn):
+            self._critic()
+        return fn
+
+    def _train(self, rows: Sequence[Row], fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
+        with added_gradient(self._trained.values(), self._compared) as compared:
+            output = self._accumulate(self._batches(rows), fn, settings)
+        return output._replace(metrics={**output.metrics, **compared})
+
+    def _accumulate(self, batches: Batches, fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
+        return accumulate_gradient(self.model, batches, fn, settings, self._autocast, self._head)
+
+    def _batches(self, rows: Sequence[Row]) -> Batches:
+        return micro_batches(rows, self._training_tokens, self.device)
+
+    def _take_up(self, weights: weight_sets.Tensors, state: Mapping[str, weight_sets.Tensors]) -> None:
+        weight_sets.put(weights, self._trained)
         self._clear_gradient()
         self._optimizer = None
         if state:
@@ -323,12 +345,8 @@ class LocalEngine:
                 parameter = self._trained[name]
                 optimizer.state[parameter] = {k: v.to(self.device) for k, v in moments.items()}
 
-    def save_pretrained(self, path: Path) -> None:
-        """Write the model (or adapter) and tokenizer for plain transformers and peft."""
-        (self.model if self._adapter is None else self._adapter).save_pretrained(path)
-        self.tokenizer.save_pretrained(path)
-
-    # ── inside ────────────────────────────────────────────────────────────────────────────────────
+    def _without_gradient(self) -> AbstractContextManager[Any]:
+        return torch.inference_mode()
 
     @contextmanager
     def _using(self, weights: Weights) -> Iterator[None]:
@@ -355,9 +373,8 @@ class LocalEngine:
         self, rows: Sequence[Row], score: Score, *, weighted: bool = False
     ) -> list[NDArray[np.float32]]:
         check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
-        with torch.inference_mode(), self._autocast():
-            batches = micro_batches(rows, self._training_tokens, self.device)
-            return score_rows(self.model, rows, batches, score, weighted=weighted)
+        with self._without_gradient(), self._autocast():
+            return score_rows(self.model, rows, self._batches(rows), score, weighted=weighted)
 
     def _critic(self) -> ValueHead:
         if self._head is None:

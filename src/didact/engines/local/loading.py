@@ -123,6 +123,13 @@ def load_pretrained(path_or_id: str, *, dtype: torch.dtype, attention: str | Non
     return model, tokenizer
 
 
+def end_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Ids that end a completion: the tokenizer's eos and those of the generation config."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return {i for i in (tokenizer.eos_token_id, *listed) if i is not None}
+
+
 def with_lora(model: Any, settings: LoraSettings) -> Any:
     """The model with a fresh adapter as its only trainable part. The global random state is kept.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,8 +24,15 @@ from didact.errors import NonFiniteError, UsageError
 from didact.randomness import generator
 from didact.types import Ids, StopReason
 
+Streams: TypeAlias = Sequence[tuple[int, int]]
+"""For each prompt a seed and a number: what its draws depend on, beside the sample's own number."""
 DROP_ABOVE = 1 / 8
 """Share of finished rows from which copying the cache without them costs less than carrying them."""
+
+
+def streams(seed: int | Sequence[int], prompts: int) -> Streams:
+    """One seed for all tells prompts apart by their place; a seed for each leaves the place out."""
+    return [(seed, i) for i in range(prompts)] if isinstance(seed, int) else [(own, 0) for own in seed]
 
 
 @dataclass(frozen=True)
@@ -45,16 +52,16 @@ class Sampler:
     tokens_per_batch: int
 
     def sample(
-        self, prompts: Sequence[Ids], n: int, params: SamplingParams, seed: int | Sequence[int]
+        self, prompts: Sequence[Ids], n: int, params: SamplingParams, drawn: Streams
     ) -> list[list[Sample]]:
-        """n completions for each prompt. Run it without gradients.
+        """n completions for each prompt, drawn from its own stream. Run it without gradients.
 
         Raises:
             NonFiniteError: the model's log-probs are NaN.
         """
         samples: dict[tuple[int, int], Sample] = {}
         for requests in self._batches(prompts, n, params.max_tokens):
-            batch = _Batch.start(self.model, prompts, requests, params, seed)
+            batch = _Batch.start(self.model, prompts, requests, params, drawn)
             done = self._run(batch, params)
             samples.update(zip(requests, done, strict=True))
         return [[samples[i, j] for j in range(n)] for i in range(len(prompts))]
@@ -142,7 +149,7 @@ class _Batch:
         prompts: Sequence[Ids],
         requests: Sequence[tuple[int, int]],
         params: SamplingParams,
-        seed: int | Sequence[int],
+        drawn: Streams,
     ) -> _Batch:
         """Read every distinct prompt once, then give each request its own row."""
         slots = {prompt: p for p, prompt in enumerate(dict.fromkeys(prompts[i] for i, _ in requests))}
@@ -165,8 +172,8 @@ class _Batch:
         ).logits[:, -1]
         slot_B = torch.tensor([slots[prompts[i]] for i, _ in requests], device=model.device)
         cache.reorder_cache(slot_B)
-        streams = [(seed, i, j) if isinstance(seed, int) else (seed[i], 0, j) for i, j in requests]
-        uniforms = [generator(own, "sample", i, j).random(params.max_tokens) for own, i, j in streams]
+        each = [(*drawn[i], j) for i, j in requests]
+        uniforms = [generator(seed, "sample", i, j).random(params.max_tokens) for seed, i, j in each]
         # MPS has no float64.
         precise = torch.float32 if model.device.type == "mps" else torch.float64
         return cls(

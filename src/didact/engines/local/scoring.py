@@ -88,13 +88,14 @@ def score_rows(
     found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
     for batch in batches:
         device = batch.input_ids_BT.device
-        end_B1 = torch.tensor([len(rows[i]) for i in batch.rows], device=device)[:, None]
+        # A batch of no rows is there to keep in step with other processes.
+        end_B1 = torch.tensor([len(rows[i]) for i in batch.rows] or [0], device=device)[:, None]
         keep_BT = torch.arange(batch.input_ids_BT.shape[1], device=device) < end_B1
         if weighted:
             keep_BT &= batch.fields_BT["weights"] != 0
         kept_N = score(model, batch.input_ids_BT, batch.targets_BT, keep_BT)
         scores_BT = kept_N.new_zeros((*keep_BT.shape, *kept_N.shape[1:]))
         scores_BT[keep_BT] = kept_N
-        for i, scores_T in zip(batch.rows, scores_BT.cpu(), strict=True):
+        for i, scores_T in zip(batch.rows, scores_BT[: len(batch.rows)].cpu(), strict=True):
             found[i] = scores_T[: len(rows[i])].numpy()
     return found

@@ -8,20 +8,24 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from didact.engines.base import Loss, LossFn, StepOutput
+from didact.engines.base import AdamParams, Loss, LossFn, StepOutput
 from didact.engines.local.batching import MicroBatch
 from didact.engines.local.critic import ValueHead
 from didact.engines.local.output_layer import kept_logits
 from didact.engines.local.scoring import logprobs_of
 from didact.errors import NonFiniteError, UsageError, did_you_mean
 from didact.losses import BUILTIN, LossOutput
+
+Gradients: TypeAlias = Sequence[Tensor | None]
+"""One for each trained tensor; None is 0."""
 
 
 def resolve_loss(loss: Loss, fields: Iterable[str]) -> LossFn:
@@ -61,6 +65,8 @@ def accumulate_gradient(
     settings: Mapping[str, float],
     autocast: Any,
     head: ValueHead | None = None,
+    *,
+    in_step: bool = False,
 ) -> StepOutput:
     """Add the gradient of the summed loss to `.grad`, one micro-batch after the other.
 
@@ -72,11 +78,13 @@ def accumulate_gradient(
         settings: Keywords for `fn`.
         autocast: A function that returns the context to run the model's forward in.
         head: Gives `fn` its values_BT; needed where it takes them.
+        in_step: Go through all batches before raising, since other processes wait at each of them.
 
     Raises:
         NonFiniteError: a loss is NaN or Inf. `.grad` may hold part of the gradient by then.
     """
     total, metrics, values = 0.0, Counter[str](), takes_values(fn)
+    failed: NonFiniteError | None = None
     for batch in batches:
         keep_BT = batch.fields_BT["weights"] != 0
         with autocast():
@@ -95,19 +103,57 @@ def accumulate_gradient(
                 f"the loss function returned a {type(output).__name__}: "
                 "return didact.losses.LossOutput(loss, metrics)"
             )
+        if not batch.rows:  # it keeps in step with other processes, and its loss is nobody's
+            torch.autograd.backward(output.loss * 0)
+            continue
         value = float(output.loss.detach())
         if not math.isfinite(value):
-            raise NonFiniteError(
+            failed = failed or NonFiniteError(
                 f"the loss is {value} on a batch of rows {sorted(batch.rows)[:8]}…: nothing was added to "
                 "the gradient. Look at the rows' weights, advantages and old_logprobs"
             )
+            if not in_step:
+                break
         torch.autograd.backward(output.loss)
         total += value
         metrics.update(output.metrics)
+    if failed:
+        raise failed
     return StepOutput(total, dict(metrics))
 
 
-def compared_gradients(added: Sequence[Tensor | None], before: Sequence[Tensor | None]) -> dict[str, float]:
+@contextmanager
+def added_gradient(
+    trained: Iterable[Tensor], compare: Callable[[Gradients, Gradients], dict[str, float]]
+) -> Iterator[dict[str, float]]:
+    """Let the block make a gradient from nothing, and add it to what waited in `.grad`.
+
+    Where the block fails, what waited is there again.
+
+    Args:
+        trained: The tensors.
+        compare: Asked at the end how the new gradient compares with the one that waited.
+
+    Yields:
+        A dict that holds the answer after the block.
+    """
+    trained, found = list(trained), dict[str, float]()
+    before = [p.grad for p in trained]
+    for p in trained:
+        p.grad = None
+    try:
+        yield found
+    except BaseException:
+        for p, gradient in zip(trained, before, strict=True):
+            p.grad = gradient
+        raise
+    found.update(compare([p.grad for p in trained], before))
+    for p, gradient in zip(trained, before, strict=True):
+        if gradient is not None:
+            p.grad = gradient if p.grad is None else p.grad.add_(gradient)
+
+
+def compared_gradients(added: Gradients, before: Gradients) -> dict[str, float]:
     """The norm of a gradient, and its cosine with the one that it is about to be added to.
 
     Reads both and changes neither; beside them it needs memory for a few numbers a tensor.
@@ -124,8 +170,25 @@ def compared_gradients(added: Sequence[Tensor | None], before: Sequence[Tensor |
         return {}
     norm = float(get_total_norm(grads))
     pairs = [(a, b) for a, b in zip(added, before, strict=True) if a is not None and b is not None]
-    product = norm * float(get_total_norm([b for b in before if b is not None])) if pairs else 0.0
+    if not pairs:
+        return comparison(norm, 0.0, 0.0)
+    dots = torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs])
+    other = float(get_total_norm([b for b in before if b is not None]))
+    return comparison(norm, other, math.fsum(dots.tolist()))
+
+
+def set_up(optimizer: torch.optim.AdamW, params: AdamParams) -> torch.optim.AdamW:
+    """Give an optimizer of `critic.parameter_groups` its settings for the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = params.lr * group["lr_scale"]
+        group["betas"] = params.beta1, params.beta2
+        group["eps"], group["weight_decay"] = params.eps, params.weight_decay
+    return optimizer
+
+
+def comparison(norm: float, other: float, dot: float) -> dict[str, float]:
+    """What `compared_gradients` returns, from both norms and the dot product."""
+    product = norm * other
     if not 0 < product < math.inf:
         return {"grad_norm": norm}
-    dots = torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs])
-    return {"grad_norm": norm, "cosine": max(-1.0, min(1.0, math.fsum(dots.tolist()) / product))}
+    return {"grad_norm": norm, "cosine": max(-1.0, min(1.0, dot / product))}

@@ -1,0 +1,127 @@
+"""FSDP2: each process holds a slice of every tensor, and gathers a layer while it computes with it.
+
+accelerate says which modules are units and wraps them (its flags, as --fsdp_auto_wrap_policy, count);
+what is set here is what makes it exact and safe:
+
+* gradients are summed, not averaged;
+* gathered copies are given up before the slices change, since FSDP keeps the root's between forwards;
+* sampling gathers the whole model once, because processes sample different numbers of tokens and a
+  layer-by-layer gather would have to be answered by all at every token.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from didact.errors import CapabilityError
+
+
+def launcher_settings() -> dict[str, str]:
+    """What a launcher said of FSDP in this process's environment."""
+    return {k: v for k, v in os.environ.items() if k.startswith("FSDP_") or k == "ACCELERATE_USE_FSDP"}
+
+
+def use_launcher_settings(said: Mapping[str, str]) -> None:
+    """Go by what another process's launcher said: all have to do the same."""
+    for name in launcher_settings().keys() - said.keys():
+        del os.environ[name]
+    os.environ.update(said)
+
+
+def sharding_settings() -> Any:
+    """accelerate's FSDP settings from what its launcher left in the environment; None without FSDP.
+
+    Raises:
+        CapabilityError: a kind of FSDP that the local engine does not know.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
+        return None
+    from accelerate import FullyShardedDataParallelPlugin
+
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise CapabilityError("the local engine shards with FSDP2 only: launch with --fsdp_version 2")
+    policy = os.environ.get("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy=policy, cpu_ram_efficient_loading=False
+    )
+    for flag, on in (
+        ("--fsdp_offload_params", isinstance(plugin.cpu_offload, CPUOffloadPolicy)),
+        ("--fsdp_activation_checkpointing", plugin.activation_checkpointing),
+    ):
+        if on:
+            raise CapabilityError(f"the local engine does not do {flag}: launch without it")
+    return plugin
+
+
+def shard(model: Any, settings: Any, device: torch.device) -> None:
+    """Slice a model over all processes, in place, on its device.
+
+    Args:
+        model: A transformers model, equal on all processes.
+        settings: See `sharding_settings`.
+        device: The kind of device to compute on; with CUDA, the current one.
+    """
+    from accelerate.utils import fsdp2_prepare_model
+
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),), mesh_dim_names=("shard",))
+    # What the function reads of an Accelerator. A real one knows FSDP on accelerators only, and this way
+    # the same code runs on a CPU, where it is tested.
+    accelerator = SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=settings),
+        torch_device_mesh=mesh,
+        parallelism_config=SimpleNamespace(fsdp_dim_names=("shard",)),
+        device=device,
+        mixed_precision="no",
+        is_main_process=dist.get_rank() == 0,
+    )
+    fsdp2_prepare_model(accelerator, model)
+    for unit in _units(model):
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)
+    model.set_reshard_after_forward(settings.reshard_after_forward)
+
+
+def forget_gathered(model: Any) -> None:
+    """Keep the slices only; to be called before they change. No other process need take part."""
+    for unit in _units(model):
+        unit.reshard()
+
+
+@contextmanager
+def gathered(model: Any, settings: Any) -> Iterator[None]:
+    """The whole model in every process's memory, so that each may call it as often as it likes."""
+    model.set_reshard_after_forward(False)
+    for unit in _units(model):
+        unit.unshard()
+    try:
+        yield
+    finally:
+        forget_gathered(model)
+        model.set_reshard_after_forward(settings.reshard_after_forward)
+
+
+def sliced_as(like: Tensor, tensor: Tensor) -> Tensor:
+    """This process's slice of a tensor that every process has in whole, where `like` is sliced."""
+    if not isinstance(like, DTensor) or like.shape != tensor.shape:
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What of a tensor lies in this process, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _units(model: Any) -> Iterator[Any]:
+    return (module for module in model.modules() if isinstance(module, FSDPModule))
