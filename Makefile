@@ -4,6 +4,7 @@
 #   make check    ruff and mypy
 #   make test     check, then every test
 #   make test-verl   the verl plug-in inside verl, in an environment of its own
+#   make test-engines   train on a real Tinker-protocol server, in an environment of its own
 #   make clean    remove the environment, the caches and what the demo wrote
 
 SHELL := /bin/bash
@@ -24,7 +25,7 @@ PYTEST_ARGS ?=
 
 VERL_VENV ?= .venv-verl
 
-.PHONY: demo test test-verl check format clean setup
+.PHONY: demo test test-verl test-engines check format clean setup
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -60,6 +61,34 @@ $(VERL_VENV)/.installed: pyproject.toml constraints-verl.txt
 	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
+# A SkyRL server needs Python 3.12 or newer, JAX and packages whose pins exclude ours, so it gets an environment
+# of its own. Where that cannot be made, the reason is printed and nothing fails.
+ENGINES_VENV ?= .venv-engines
+ENGINES_BIN := $(ENGINES_VENV)/bin
+ENGINES_PYTHON ?= $(shell for p in python3.12 python3.13 python3.14; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && echo "$$p" && break; done)
+SDKS_BESIDE := 0.22.0 0.38.0
+
+test-engines:
+	@if [ -z "$(ENGINES_PYTHON)" ]; then \
+		echo "SKIPPED: SkyRL 0.4.0 needs Python 3.12 or newer, and there is none: name one as" \
+			"'make test-engines ENGINES_PYTHON=/path/to/python3.12'"; \
+	elif ! $(MAKE) --no-print-directory $(ENGINES_VENV)/.installed >$(ENGINES_VENV).log 2>&1; then \
+		echo "SKIPPED: the packages of constraints-engines.txt cannot be had here:"; \
+		tail -n 5 $(ENGINES_VENV).log; \
+	else \
+		$(ENGINES_BIN)/pytest -s --timeout=3600 $(PYTEST_ARGS) tests/engines_remote; \
+	fi
+
+$(ENGINES_VENV)/.installed: constraints-engines.txt pyproject.toml
+	[ -x $(ENGINES_BIN)/python ] || "$(ENGINES_PYTHON)" -m venv $(ENGINES_VENV)
+	$(ENGINES_BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(ENGINES_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-engines.txt \
+		'skyrl[tinker,jax]' tinker uv aiohttp pytest pytest-timeout hypothesis -e '.[tasks]'
+	for v in $(SDKS_BESIDE); do $(ENGINES_BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --target $(ENGINES_VENV)/sdk-$$v tinker==$$v; done
+	touch $@
+
 check: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -82,5 +111,6 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VERL_VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VERL_VENV) $(ENGINES_VENV) $(ENGINES_VENV).log $(DEMO_OUT) .pytest_cache .mypy_cache \
+		.ruff_cache .hypothesis build dist
 	find src tests recipes benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,7 +19,7 @@ def failures(engine):
 def test_the_local_engine_holds(make_engine, shape, lora):
     results = probe(make_engine(shape, lora=lora))
     assert [str(r) for r in results if not r.holds] == []
-    assert len(results) == 10
+    assert len(results) == 13
 
 
 def test_the_probe_leaves_the_engine_as_it_found_it(make_engine, rows):
@@ -92,6 +92,22 @@ class SpreadsAdvantagesOverTheRow(Broken):
         return self.engine.forward_backward(rows, loss)
 
 
+class ClipsFromZero(Broken):
+    """Takes the clip's ε for the threshold itself."""
+
+    def forward_backward(self, rows, loss):
+        if loss.fn is None and loss.name in ("ppo", "cispo"):
+            loss = Loss(loss.name, {"clip_low": 1.0, "clip_high": 1.0})
+        return self.engine.forward_backward(rows, loss)
+
+
+class ForgetsTheRatio(Broken):
+    def forward_backward(self, rows, loss):
+        if loss.fn is None and loss.name == "importance_sampling":
+            loss = Loss("policy_gradient")
+        return self.engine.forward_backward(rows, loss)
+
+
 class Maximises(Broken):
     def forward_backward(self, rows, loss):
         return self.engine.forward_backward([reweighted(r, -r.fields["weights"]) for r in rows], loss)
@@ -140,6 +156,8 @@ class SaysThatItComparesAndDoesNot(Broken):
         (TakesWeightsAsAMask, {"twice the weights", "a negative weight"}),
         (KeepsOnlyTheLastCall, {"two calls", "a row in two parts"}),
         (SpreadsAdvantagesOverTheRow, {"an advantage on one token against a weight on it"}),
+        (ClipsFromZero, {"ppo by name against its function", "cispo by name against its function"}),
+        (ForgetsTheRatio, {"importance_sampling by name against its function"}),
         (Maximises, {"a step raises the log-probs it trains (sign)"}),
         (NeverSteps, {"a step raises the log-probs it trains (sign)"}),
         (ReportsTemperedLogprobs, {"log-probs of sample and logprobs"}),

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from didact.errors import TrainingGuard
 
-PACKAGES = ("didact", "torch", "transformers", "peft", "tokenizers", "reasoning-gym", "openai")
-SECRETS = ("HF_TOKEN", "OPENAI_API_KEY", "WANDB_API_KEY")
+if TYPE_CHECKING:
+    from didact.engines.probe import ProbeResult
+    from didact.training.config import RunConfig
+
+PACKAGES = ("didact", "torch", "transformers", "peft", "tokenizers", "reasoning-gym", "openai", "tinker")
+SECRETS = ("HF_TOKEN", "OPENAI_API_KEY", "TINKER_API_KEY", "WANDB_API_KEY")
 
 
 def doctor(
     model: Annotated[str, typer.Option(help="The model to probe the engine with.")] = "tiny",
+    engine: Annotated[str, typer.Option(help="local, or tinker for a server.")] = "local",
+    base_url: Annotated[str | None, typer.Option(help="The server's address.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="The model's name on the server.")] = None,
+    rank: Annotated[int, typer.Option(help="Of the adapter on the server.", min=1)] = 32,
 ) -> None:
     """Show versions and devices, and probe that gradients are what the losses say.
+
+    With --engine tinker the server at --base-url is probed, on adapters that are thrown away.
 
     Exits with 4 where a probe fails.
     """
     import torch
 
-    from didact.engines.probe import probe
     from didact.tasks.sandbox import BACKENDS, what_is_wrong
-    from didact.training.config import ModelConfig
-    from didact.training.setup import make_engine
+    from didact.training.config import parse_config
 
     typer.echo(f"python         {platform.python_version()} on {platform.platform()}")
     for name in PACKAGES:
@@ -43,9 +52,9 @@ def doctor(
         typer.echo(f"{name:14} {'set' if os.environ.get(name) else 'not set'}")
     for name in BACKENDS:
         typer.echo(f"{'sandbox':14} {name}: {what_is_wrong(name) or 'holds'}")
-    engine = make_engine(ModelConfig(path=model))
-    typer.echo(f"\nengine         {model} on {engine.device}, {engine.dtype}")
-    results = probe(engine)
+    at = {"name": engine, "base_url": base_url, "base_model": base_model, "rank": rank}
+    config = parse_config({"method": "grpo", "model": {"path": model}, "engine": at})
+    results = _probe_server(config) if config.engine.name == "tinker" else _probe_here(model)
     for result in results:
         typer.echo(f"  {result}")
     if failed := [r.name for r in results if not r.holds]:
@@ -53,6 +62,37 @@ def doctor(
             f"the engine fails its conformance probe ({', '.join(failed)}): nothing trained on it "
             "could be trusted"
         )
+
+
+def _probe_here(model: str) -> list[ProbeResult]:
+    from didact.engines.probe import probe
+    from didact.training.config import ModelConfig
+    from didact.training.setup import make_engine
+
+    engine = make_engine(ModelConfig(path=model))
+    typer.echo(f"\nengine         {model} on {engine.device}, {engine.dtype}")
+    return probe(engine)
+
+
+def _probe_server(config: RunConfig) -> list[ProbeResult]:
+    from didact.engines.probe import probe
+    from didact.engines.tinker import connect
+    from didact.engines.tinker.quirks import known
+    from didact.training.setup import TINY, tinker_address, tiny_model
+
+    model = str(tiny_model()) if config.model.path == TINY else config.model.path
+    at = dataclasses.replace(tinker_address(config, model), probed=False)
+    engine = connect(at, model)
+    typer.echo(f"\nengine         {at.base_model} on {engine.service.name}, at {at.base_url}, rank {at.rank}")
+    for line in engine.behaviour.lines():
+        typer.echo(f"  {line}")
+    try:
+        results = probe(engine)
+    finally:
+        engine.close()
+    for quirk in known(engine.service.name):
+        typer.echo(f"  known of {quirk.server} {quirk.version}: {quirk.what}. Here: {quirk.done}")
+    return results
 
 
 def _version(package: str) -> str:

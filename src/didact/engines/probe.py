@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from didact.engines.base import AdamParams, Engine, Loss, SamplingParams
+from didact.losses import BUILTIN
 from didact.types import Ids, Row
 
 TEXT = "Spell this word backward: sun. The answer is nus."
@@ -122,6 +123,7 @@ class _Probe:
             ProbeResult("a row in two parts", in_parts, 1.0, 0.05),
             ProbeResult("a negative weight", relative_to_once([weighted(row, -w_T)], step=size), -1.0, 0.3),
             self._advantages_are_weights(first_T, size),
+            *self._policy_losses(size),
         ]
         if norm is not None:
             # −ΔL = (lr/ε)·|g|² to first order, and here L = −Σ w log π.
@@ -157,6 +159,24 @@ class _Probe:
         advantage_T = self._shift([[advantages]], POLICY_GRADIENT, size)
         gap = np.abs(advantage_T - weight_T).max() / np.abs(weight_T).max()
         return ProbeResult("an advantage on one token against a weight on it", float(gap), 0.0, 0.05)
+
+    def _policy_losses(self, size: float) -> list[ProbeResult]:
+        """Each loss that has a name is, off policy and clipped, what its function differentiates to.
+
+        Ratios are e^½ and e^−½ by turns, outside the clip, and every other pair of advantages is negative.
+        """
+        turns_T = np.arange(len(self.before_T))
+        advantages_T = np.where(turns_T % 4 < 2, 1.0, -1.0).astype(np.float32)
+        old_T = self.before_T + np.where(turns_T % 2, 0.5, -0.5).astype(np.float32)
+        fields = {**self.row.fields, "advantages": advantages_T, "old_logprobs": old_T}
+        row = replace(self.row, fields=fields)
+        results = []
+        for name in ("importance_sampling", "ppo", "cispo"):
+            named_T = self._shift([[row]], Loss(name), size)
+            given_T = self._shift([[row]], Loss(name, fn=BUILTIN[name]), size)
+            gap = np.abs(named_T - given_T).max() / np.abs(given_T).max()
+            results.append(ProbeResult(f"{name} by name against its function", float(gap), 0.0, 0.05))
+        return results
 
     def _step_size(self) -> float | None:
         """lr/ε that moves the row's log-prob by about `change`; None where nothing moves it."""

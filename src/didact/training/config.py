@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from didact.engines.base import AdamParams, SamplingParams
 from didact.errors import DataError, DidactError, UsageError, did_you_mean
@@ -87,6 +87,33 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     tokens_per_batch: Positive = 8192
     """Padded tokens that a forward pass may hold; smaller needs less memory and gives the same step."""
+
+
+class EngineConfig(Section):
+    """Where the model is trained. The name alone is enough: `engine: tinker`."""
+
+    name: Literal["local", "tinker"] = "local"
+    """local: here. tinker: on a server that speaks the Tinker protocol; see docs/scaling.md."""
+    base_url: str | None = None
+    """The server's address; None for the environment's TINKER_BASE_URL."""
+    base_model: str | None = None
+    """The model's name on the server; None for model.path, whose tokenizer is read here in any case."""
+    api_key_env: str = "TINKER_API_KEY"
+    """The environment variable that holds the server's key, if it asks for one."""
+    rank: Positive = 32
+    """Of the adapter, where model.lora does not say; a server trains adapters only."""
+    timeout: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds that one request may take."""
+    probe: bool = True
+    """Prove the server's gradients on connecting."""
+
+    @model_validator(mode="after")
+    def _settings_are_of_a_server(self) -> EngineConfig:
+        given = sorted(self.model_fields_set - {"name"})
+        changed = [key for key in given if getattr(self, key) != type(self).model_fields[key].default]
+        if self.name == "local" and changed:
+            raise ValueError(f"{changed[0]} is a setting of engine: tinker; say engine.name=tinker with it")
+        return self
 
 
 class SamplingConfig(Section):
@@ -171,6 +198,11 @@ class EvalConfig(Section):
     """At most so many tokens a critique of the model's own there; null for as many as an answer may have."""
 
 
+def _by_name(value: Any) -> Any:
+    """A section for its bare name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 class RunConfig(Section):
     """All of a run. What is not said has the default shown by `didact train METHOD --dry-run`."""
 
@@ -178,6 +210,7 @@ class RunConfig(Section):
     settings: dict[str, Any] = Field(default_factory=dict)
     """The method's own settings."""
     model: ModelConfig = ModelConfig()
+    engine: Annotated[EngineConfig, BeforeValidator(_by_name)] = EngineConfig()
     task: TaskConfig = TaskConfig()
     feedback: FeedbackConfig = FeedbackConfig()
     reward: RewardConfig | None = None
@@ -203,8 +236,10 @@ class RunConfig(Section):
         return min(1.0, max(step / self.steps, sampled_tokens / budget if budget else 0.0))
 
     def to_yaml(self) -> str:
-        """The whole config, every default spelt out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The whole config, every default spelt out; `engine` only where it is not local, so that the file
+        of a local run is what it was before there was another engine."""
+        values = self.model_dump(mode="json", exclude={"engine"} if self.engine.name == "local" else None)
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def load_config(
@@ -248,9 +283,11 @@ def _changed(values: dict[str, Any], overrides: Sequence[str], direct: Mapping[s
             if key == "feedback__source":
                 _forget_other(values, "feedback", "source", FeedbackConfig().source, value)
             _put(values, key.split("__"), value)
+    if isinstance(values.get("engine"), str):
+        values["engine"] = {"name": values["engine"]}  # so that engine.base_url can be set beside it
     for override in overrides:
         key, value = key_value("--set", override, "optim.lr=1e-4")
-        _put(values, key.split("."), value)
+        _put(values, ["engine", "name"] if key == "engine" else key.split("."), value)
     return parse_config(values)
 
 

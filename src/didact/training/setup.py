@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from didact.engines.base import CriticSettings, Engine, SamplingParams
 from didact.engines.local import LocalEngine, LoraSettings, engine_class
+from didact.engines.tinker import Address
 from didact.errors import DataError, UsageError
 from didact.evaluation.by_turn import DialogueProtocol, DialogueSettings, family_tables
 from didact.evaluation.evaluate import Evaluation
@@ -179,7 +181,7 @@ def build(
         validate_task(task)
     if for_training:
         check_task(config, method, task)
-    engine = make_engine(config.model, keep_reference=method.needs_reference, critic=method.critic)
+    engine = make_policy(config, method, for_training=for_training)
     renderer = Renderer(engine.tokenizer, config.model.chat_template, engine.end_ids)
     bind_task(task, config, engine, renderer)
     policy = (engine, renderer)
@@ -311,6 +313,56 @@ def surroundings(
         return engine, Renderer(engine.tokenizer, template, engine.end_ids)
 
     return Surroundings(load=load, policy=policy, task=task, seed=config.seed, home=home)
+
+
+def make_policy(config: RunConfig, method: Method, *, for_training: bool = True) -> Engine:
+    """The engine that a run trains on, as `config.engine` says.
+
+    Args:
+        config: The settings.
+        method: Says whether a reference and a critic are needed.
+        for_training: Have a server prove its gradients, and refuse one that cannot clip as configured.
+
+    Raises:
+        UsageError: no server answers, or it cannot do what the method needs.
+        TrainingGuard: a server's gradients are not what the losses say.
+    """
+    chosen = config.engine
+    if chosen.name == "local":
+        return make_engine(config.model, keep_reference=method.needs_reference, critic=method.critic)
+    from didact.engines.tinker import connect
+
+    model = str(tiny_model()) if config.model.path == TINY else config.model.path
+    at = tinker_address(config, model)
+    at = dataclasses.replace(at, probed=at.probed and for_training)
+    engine = connect(at, model, critic=method.critic)
+    if for_training:
+        engine.check_clipping(config.optim.max_grad_norm)
+    return engine
+
+
+def tinker_address(config: RunConfig, model: str) -> Address:
+    """Where `config.engine` says that the server is, for a model that is `model` here.
+
+    Raises:
+        UsageError: neither the config nor the environment says where.
+    """
+    chosen = config.engine
+    base_url = chosen.base_url or os.environ.get("TINKER_BASE_URL")
+    if not base_url:
+        raise UsageError(
+            "engine: tinker needs to know where the server is: set engine.base_url, as "
+            "http://127.0.0.1:8000, or the environment's TINKER_BASE_URL"
+        )
+    return Address(
+        base_url=base_url,
+        base_model=chosen.base_model or model,
+        api_key=os.environ.get(chosen.api_key_env),
+        timeout=chosen.timeout,
+        rank=chosen.rank if config.model.lora is None else config.model.lora.rank,
+        seed=config.seed,
+        probed=chosen.probe,
+    )
 
 
 def make_engine(
