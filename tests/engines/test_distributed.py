@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -362,11 +362,11 @@ LAUNCH = (
 
 
 def test_z_accelerate_launches_a_run_that_ends_as_one_process_does(tmp_path, monkeypatch):
-    settings = [
-        "--task", "spell_backward", "--set", "steps=2", "--set", "problems_per_step=3", "--set",
-        "settings.samples=2", "--set", "sampling.max_tokens=6", "--set", "eval.problems=0", "--set",
-        "optim.lr=1e-4", "--set", "model.device=cpu",
+    chosen = [
+        "steps=2", "problems_per_step=16", "settings.samples=4", "sampling.max_tokens=12", "optim.lr=1e-4",
+        "eval.problems=0", "model.device=cpu", "task.settings.min_word_len=3", "task.settings.max_word_len=4",
     ]  # fmt: skip
+    settings = ["--task", "spell_backward", *chain(*(("--set", each) for each in chosen))]
     command = [sys.executable, "-m", *LAUNCH.split(), "--main_process_port", str(free_port())]
     command += ["-m", "didact.cli.main", "train", "grpo", *settings, "--out", str(tmp_path / "two")]
     env = os.environ | {"PYTHONPATH": str(Path(didact.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
@@ -376,7 +376,6 @@ def test_z_accelerate_launches_a_run_that_ends_as_one_process_does(tmp_path, mon
 
     from didact.training.config import load_config
 
-    chosen = [value for flag, value in pairwise(settings) if flag == "--set"]
     config = load_config("grpo", None, chosen, task__name="spell_backward")
     from didact.training.api import run_config
 

@@ -53,7 +53,9 @@ def idle_batch(like: Row, device: torch.device) -> MicroBatch:
         like: A row with the fields and the targets a token that the others' rows have.
         device: Where it shall lie.
     """
-    columns = {"input_ids": like.input_ids, "target_ids": like.target_ids, **like.fields}
+    columns: dict[str, np.ndarray] = {
+        "input_ids": like.input_ids, "target_ids": like.target_ids, **like.fields
+    }  # fmt: skip
     nothing = {name: torch.zeros(1, 1, *column.shape[1:], device=device) for name, column in columns.items()}
     ids_11, targets_11 = nothing.pop("input_ids").long(), nothing.pop("target_ids").long()
     return MicroBatch([], ids_11, targets_11, nothing)

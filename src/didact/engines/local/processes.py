@@ -139,7 +139,7 @@ class Processes:
             flat = torch.cat([t.reshape(-1) for t in bucket])
             with _losses_named():
                 dist.all_reduce(flat)
-            for t, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+            for t, part in zip(bucket, torch.split(flat, [t.numel() for t in bucket]), strict=True):
                 t.copy_(part.view_as(t))
 
     def spread(self, tensor: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def sharding_settings() -> Any:
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None
-    from accelerate import FullyShardedDataParallelPlugin
+    from accelerate import FullyShardedDataParallelPlugin  # type: ignore[import-untyped]
 
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise CapabilityError("the local engine shards with FSDP2 only: launch with --fsdp_version 2")
@@ -72,7 +72,7 @@ def shard(model: Any, settings: Any, device: torch.device) -> None:
         settings: See `sharding_settings`.
         device: The kind of device to compute on; with CUDA, the current one.
     """
-    from accelerate.utils import fsdp2_prepare_model
+    from accelerate.utils import fsdp2_prepare_model  # type: ignore[import-untyped]
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),), mesh_dim_names=("shard",))
     # What the function reads of an Accelerator. A real one knows FSDP on accelerators only, and this way

@@ -108,10 +108,7 @@ def accumulate_gradient(
             continue
         value = float(output.loss.detach())
         if not math.isfinite(value):
-            failed = failed or NonFiniteError(
-                f"the loss is {value} on a batch of rows {sorted(batch.rows)[:8]}…: nothing was added to "
-                "the gradient. Look at the rows' weights, advantages and old_logprobs"
-            )
+            failed = failed or _not_finite(value, batch)
             if not in_step:
                 break
         torch.autograd.backward(output.loss)
@@ -120,6 +117,13 @@ def accumulate_gradient(
     if failed:
         raise failed
     return StepOutput(total, dict(metrics))
+
+
+def _not_finite(loss: float, batch: MicroBatch) -> NonFiniteError:
+    return NonFiniteError(
+        f"the loss is {loss} on a batch of rows {sorted(batch.rows)[:8]}…: nothing was added to "
+        "the gradient. Look at the rows' weights, advantages and old_logprobs"
+    )
 
 
 @contextmanager

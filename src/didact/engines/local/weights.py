@@ -29,7 +29,7 @@ def is_sliced(tensor: Tensor) -> bool:
 
 def whole(tensor: Tensor) -> Tensor:
     """The tensor itself, or all slices of it put together, for which every process has to ask."""
-    full: Tensor = tensor.full_tensor() if is_sliced(tensor) else tensor  # type: ignore[operator]
+    full: Tensor = tensor.full_tensor() if is_sliced(tensor) else tensor  # type: ignore[attr-defined]
     return full
 
 
