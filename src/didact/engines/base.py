@@ -159,7 +159,10 @@ class StepOutput(NamedTuple):
 class Engine(Protocol):
     """Where the weights live."""
 
-    capabilities: Capabilities
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
 
     @property
     def tokenizer(self) -> Any:

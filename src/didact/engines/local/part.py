@@ -219,13 +219,13 @@ class Part(LocalEngine):
                 p.grad = torch.zeros_like(p)
         self.processes.add_up([p.grad for p in summed if p.grad is not None])
 
-    def _norm(self, gradients: Iterable[Tensor]) -> Tensor:
+    def _norm(self, gradients: Iterable[Tensor]) -> Tensor:  # type: ignore[override]
         if not self.must_keep_step:
             return LocalEngine._norm(gradients)
         pairs = [(g, g) for g in gradients]
         return self._products(pairs).sum().sqrt()
 
-    def _clip(self, trained: Iterable[Tensor], limit: float, norm: Tensor) -> None:
+    def _clip(self, trained: Iterable[Tensor], limit: float, norm: Tensor) -> None:  # type: ignore[override]
         if not self.must_keep_step:
             LocalEngine._clip(trained, limit, norm)
             return

@@ -66,7 +66,7 @@ def unpack(arrays: Mapping[str, Array], name: str = "") -> list[Array]:
 
 def rows_to_arrays(rows: Sequence[Row], like: Row) -> dict[str, Array]:
     """Rows with the fields of `like`."""
-    columns = {
+    columns: dict[str, list[Array]] = {
         "input_ids": [row.input_ids for row in rows],
         "target_ids": [row.target_ids for row in rows],
         **{f"field.{name}": [np.asarray(r.fields[name], np.float32) for r in rows] for name in like.fields},

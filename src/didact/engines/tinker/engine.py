@@ -24,8 +24,9 @@ import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,6 @@ from didact.types import Ids, Row
 TEXT = "Spell this word backward: sun. The answer is nus."
 FILE = "tinker.json"
 """The file of a checkpoint: where on the server the weights and the optimizer lie."""
-T = TypeVar("T")
 
 
 class TinkerEngine:
@@ -232,11 +232,11 @@ class TinkerEngine:
                 "weight before optim_step"
             )
         clip = params.max_grad_norm if params.max_grad_norm < NO_CLIP else math.inf
-        requests = [make(self._rows) for make in self._waiting]
-        self._sent += [self._update(lambda r=r: self._trainer.forward_backward(*r)) for r in requests]
+        for request in [make(self._rows) for make in self._waiting]:
+            self._sent.append(self._update(partial(self._trainer.forward_backward, *request)))
         stepped = self._update(lambda: self._trainer.optim_step(replace(params, max_grad_norm=clip)))
-        for request in self._sent:
-            self._update(request.wait)
+        for sent in self._sent:
+            self._update(sent.wait)
         reported = self._update(stepped.wait)
         self._forget_step()
         norms = [value for name, value in reported.items() if name.endswith("grad_norm")]
@@ -368,7 +368,7 @@ class TinkerEngine:
             self._waiting.append(make)
         return found.output
 
-    def _update(self, call: Callable[[], T]) -> T:
+    def _update(self, call: Callable[[], Any]) -> Any:
         """Do something that changes the adapter; where it fails, nobody knows how far it came."""
         try:
             return call()
