@@ -32,9 +32,9 @@ demo: $(STAMP)
 	$(BIN)/didact demo --out $(DEMO_OUT) $(DEMO_ARGS)
 
 # In two halves side by side, because one thread alone would take longer than anybody waits.
-FIRST := $(wildcard tests/test_[abdeikmw]*.py tests/test_c[!o]*.py) tests/test_resume.py \
-	tests/test_sources.py tests/test_store.py tests/test_sweep.py
-SECOND := $(filter-out $(FIRST),$(wildcard tests/test_*.py)) tests/engines
+FIRST := $(wildcard tests/test_[abdeikmw]*.py tests/test_c[!o]*.py tests/engines/test_[tv]*.py) \
+	tests/test_resume.py tests/test_sources.py tests/test_store.py tests/test_sweep.py
+SECOND := $(filter-out $(FIRST),$(wildcard tests/test_*.py tests/engines/test_*.py))
 
 test: check
 	log=$(VENV)/first-half.log; first=0; second=0; \
