@@ -135,8 +135,9 @@ def with_teacher(results: Mapping[str, Any]) -> Iterable[str]:
             yield row([
                 f"`{arm}`" if arm != "before" else "before training", str(len(seeds)),
                 shown(share(seeds, "didactic", first)), shown(share(seeds, "didactic", middle)), shown(mine),
-                *map(shown, tries), "–" if arm == base else apart(mine, [theirs]),
-                apart(mine, [*tries, *their_tries]), "–" if not leaked else f"{100 * np.mean(leaked):.2f}",
+                *map(shown, tries), "–" if arm in (base, "before") else apart(mine, [theirs]),
+                "–" if arm == "before" else apart(mine, [*tries, *their_tries]),
+                "–" if not leaked else f"{100 * np.mean(leaked):.2f}",
             ])  # fmt: skip
         yield ""
 
