@@ -48,9 +48,9 @@ def test_a_file_with_the_word_takes_settings_beside_it(tmp_path):
     assert load_config("grpo", file, [f"engine.base_url={URL}"]).engine.base_url == URL
 
 
-def test_a_local_run_is_stored_as_before_there_was_a_choice():
+def test_a_run_of_before_there_was_a_choice_is_local():
     stored = yaml.safe_load(parse_config({"method": "grpo"}).to_yaml())
-    assert "engine" not in stored
+    assert stored.pop("engine")["name"] == "local"
     assert parse_config(stored) == RunConfig(method="grpo")
     remote = parse_config({"method": "grpo", "engine": {"name": "tinker", "base_url": URL}})
     assert parse_config(yaml.safe_load(remote.to_yaml())) == remote

@@ -236,10 +236,8 @@ class RunConfig(Section):
         return min(1.0, max(step / self.steps, sampled_tokens / budget if budget else 0.0))
 
     def to_yaml(self) -> str:
-        """The whole config, every default spelt out; `engine` only where it is not local, so that the file
-        of a local run is what it was before there was another engine."""
-        values = self.model_dump(mode="json", exclude={"engine"} if self.engine.name == "local" else None)
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        """The whole config, every default spelt out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def load_config(

@@ -31,7 +31,7 @@ def deal(sizes: Sequence[int], hands: int) -> list[list[int]]:
     """Deal items of these sizes to processes so that all have about equally many, and equally much to do.
 
     >>> deal([5, 1, 4, 2, 3], 2)
-    [[0, 3, 4], [1, 2]]
+    [[0, 1, 3], [2, 4]]
     """
     largest_first = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
     there_and_back = [*range(hands), *reversed(range(hands))]
