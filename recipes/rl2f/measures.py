@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from readme_tables import headed, row, write  # noqa: E402
-from table import Share, before_file, shown  # noqa: E402
+from table import Share, before_file, named, shown  # noqa: E402
 
 ARMS = ("rl2f-plain", "rl2f", "rl2f-mixed")
 TURNS, PROBLEMS = 10, 100
@@ -127,7 +127,7 @@ def summary(found: Sequence[dict[str, Any]], games: dict[str, list[float]]) -> d
 def battery(results: Mapping[str, Any]) -> Iterable[str]:
     """Sycophancy, then plasticity: a column a model."""
     arms = results["arms"]
-    names = ["before training" if arm == "before" else f"`{arm}`" for arm in arms]
+    names = [named(arm) for arm in arms]
     yield from headed(["what is said of an answer, and the share that changes by it, %", *names])
     for what, of in results["said"].items():
         yield row([what, *(shown(Share.over(of[arm])) if of.get(arm) else "–" for arm in arms)])

@@ -133,7 +133,7 @@ def with_teacher(results: Mapping[str, Any]) -> Iterable[str]:
             mine, tries = share(seeds, "didactic", last), [share(seeds, name, last) for name in COMPARED]
             leaked = results["leaks"].get(arm)
             yield row([
-                f"`{arm}`" if arm != "before" else "before training", str(len(seeds)),
+                named(arm), str(len(seeds)),
                 shown(share(seeds, "didactic", first)), shown(share(seeds, "didactic", middle)), shown(mine),
                 *map(shown, tries), "–" if arm in (base, "before") else apart(mine, [theirs]),
                 "–" if arm == "before" else apart(mine, [*tries, *their_tries]),
@@ -156,7 +156,7 @@ def alone(results: Mapping[str, Any]) -> Iterable[str]:
             true = [s["protocols"].get("self-critique", {}).get("own_verdict_true") for s in seeds]
             known = [value for value in true if value is not None]
             yield row([
-                f"`{arm}`" if arm != "before" else "before training",
+                named(arm),
                 *(shown(share(seeds, "self-critique", last, m)) for m in ("solved", "final", "stopped")),
                 shown(Share.over(known) if known else None), shown(share(seeds, "retry", last, "final")),
                 shown(share(seeds, "resample", last, "majority")),
@@ -178,6 +178,11 @@ def heading(family: str, of: Mapping[str, Any]) -> str:
     """Which generator, and how many problems of it."""
     n = next(iter(of["arms"].values()))[0]["n"]
     return f"**{family}**{' (never trained on)' if of['held_out'] else ''}, {n} problems a seed"
+
+
+def named(arm: str) -> str:
+    """An arm in a table; the starting model is one too."""
+    return "before training" if arm == "before" else f"`{arm}`"
 
 
 def shown(found: Share | None) -> str:

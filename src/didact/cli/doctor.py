@@ -78,9 +78,9 @@ def _probe_server(config: RunConfig) -> list[ProbeResult]:
     from didact.engines.probe import probe
     from didact.engines.tinker import connect
     from didact.engines.tinker.quirks import known
-    from didact.training.setup import TINY, tinker_address, tiny_model
+    from didact.training.setup import model_folder, tinker_address
 
-    model = str(tiny_model()) if config.model.path == TINY else config.model.path
+    model = model_folder(config.model.path)
     at = dataclasses.replace(tinker_address(config, model), probed=False)
     engine = connect(at, model)
     typer.echo(f"\nengine         {at.base_model} on {engine.service.name}, at {at.base_url}, rank {at.rank}")

@@ -84,9 +84,9 @@ def _tokenizer(run: RunDir, path: str) -> Any:
     """The run's tokenizer: of the trained model where there is one, else of the model it started from."""
     from transformers import AutoTokenizer
 
-    from didact.training.setup import TINY, tiny_model
+    from didact.training.setup import model_folder
 
-    start = str(tiny_model()) if path == TINY else path
+    start = model_folder(path)
     source = str(run.model) if (run.model / "tokenizer_config.json").exists() else start
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)

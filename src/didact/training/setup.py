@@ -332,7 +332,7 @@ def make_policy(config: RunConfig, method: Method, *, for_training: bool = True)
         return make_engine(config.model, keep_reference=method.needs_reference, critic=method.critic)
     from didact.engines.tinker import connect
 
-    model = str(tiny_model()) if config.model.path == TINY else config.model.path
+    model = model_folder(config.model.path)
     at = tinker_address(config, model)
     at = dataclasses.replace(at, probed=at.probed and for_training)
     engine = connect(at, model, critic=method.critic)
@@ -376,7 +376,7 @@ def make_engine(
     if config.lora is not None:
         lora = LoraSettings(**config.lora.model_dump())
     return engine_class().from_pretrained(
-        str(tiny_model()) if config.path == TINY else config.path,
+        model_folder(config.path),
         lora=lora,
         device=config.device,
         dtype=config.dtype,
@@ -384,6 +384,11 @@ def make_engine(
         keep_reference=keep_reference,
         critic=critic,
     )
+
+
+def model_folder(path: str) -> str:
+    """What a configured path names: the bundled model's folder, or the folder or hub id itself."""
+    return str(tiny_model()) if path == TINY else path
 
 
 def tiny_model() -> Path:

@@ -45,6 +45,7 @@ from didact.engines.base import (
 from didact.engines.local.batching import check_rows
 from didact.engines.local.sampling import check_prompts
 from didact.engines.local.training import resolve_loss, takes_values
+from didact.engines.probe import TEXT
 from didact.engines.tinker.completions import cut, with_logprobs
 from didact.engines.tinker.gradients import Request, differentiate, linear, named, no_critic, scored
 from didact.engines.tinker.measure import measure
@@ -55,7 +56,6 @@ from didact.errors import CapabilityError, CheckpointError, NonFiniteError, Trai
 from didact.randomness import derive_seed
 from didact.types import Ids, Row
 
-TEXT = "Spell this word backward: sun. The answer is nus."
 FILE = "tinker.json"
 """The file of a checkpoint: where on the server the weights and the optimizer lie."""
 
