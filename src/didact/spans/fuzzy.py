@@ -130,7 +130,7 @@ def _distances(quote: str, text: str, *, free: bool) -> Iterable[tuple[int, int]
     for at, equal in enumerate(map(rows.get, text, repeat(0)), start=1):
         vertical = equal | down
         across = (((equal & up) + up) ^ up) | equal
-        more = down | ~(across | up) & mask
+        more = down | ~(across | up)
         less = up & across
         if more & top:
             edits += 1

@@ -19,6 +19,7 @@ from didact.types import Floats, Span
 
 Overlap: TypeAlias = Literal["sum_clip", "negative_wins"]
 Identical: TypeAlias = Literal["drop", "negative_wins", "keep"]
+_OVERLAPS, _IDENTICALS = get_args(Overlap), get_args(Identical)
 
 
 def token_labels(
@@ -35,7 +36,7 @@ def token_labels(
 
     Args:
         spans: What critiques quote, in any order; one that is there twice counts once.
-        offsets: Of each sampled id, as `token_offsets` says.
+        offsets: Of each sampled id, as `token_offsets` says: none begins or ends before the one before it.
         text: The answer.
         overlap: Of a character in several spans: "sum_clip" adds their signs and keeps that of the sum;
             "negative_wins" is poor where one of them is.
@@ -48,7 +49,7 @@ def token_labels(
         float32 [len(offsets)] in {−1, 0, 1}. A zero-width id has 0.
 
     Raises:
-        DataError: a span does not quote this answer, or an id lies outside of it.
+        DataError: a span does not quote this answer, or an id lies outside of it or out of order.
         UsageError: an unknown rule, or a share outside [0, 1].
 
     >>> spans = [Span(start=3, end=4, quote="5", label="poor")]
@@ -60,10 +61,16 @@ def token_labels(
     found = np.zeros(len(offsets), np.float32)
     if not kept or not len(offsets):
         return found
-    marks = _characters(kept, len(text), overlap)
-    touched, places = _touched(marks, _places(offsets, len(text)))
-    share = _shares(marks, places, text)
-    is_good, is_poor = (share > min_overlap) | (share >= 1)
+    places = _places(offsets, len(text))
+    touched = _touched(kept, places)
+    inside = places[touched]
+    wide = inside[:, 0] < inside[:, 1]
+    touched, inside = touched[wide], inside[wide]
+    if not len(touched):
+        return found
+    good, poor = _shares(_signs(kept, len(text), overlap), inside, text)
+    is_good = (good > min_overlap) | (good >= 1)
+    is_poor = (poor > min_overlap) | (poor >= 1)
     # With a low bound a token may be both.
     both = 0 if overlap == "sum_clip" else -1
     found[touched] = np.where(is_poor, np.where(is_good, both, -1), is_good)
@@ -97,10 +104,7 @@ def credited_by(
 
 
 def _check(overlap: str, identical: str, min_overlap: float) -> None:
-    for name, value, valid in (
-        ("overlap", overlap, get_args(Overlap)),
-        ("identical", identical, get_args(Identical)),
-    ):
+    for name, value, valid in (("overlap", overlap, _OVERLAPS), ("identical", identical, _IDENTICALS)):
         if value not in valid:
             raise UsageError(f"unknown {name} {value!r}: {did_you_mean(str(value), valid)}")
     if not 0 <= min_overlap <= 1:
@@ -128,51 +132,57 @@ def _kept(spans: Sequence[Span], identical: Identical) -> list[tuple[int, int, s
     return sorted(kept)
 
 
-def _characters(spans: Sequence[tuple[int, int, str]], size: int, overlap: Overlap) -> NDArray[np.bool_]:
-    """[2, size]: is each character good, and is it poor?"""
-    good, poor = counts = np.zeros((2, size), np.int32)
+def _signs(spans: Sequence[tuple[int, int, str]], size: int, overlap: Overlap) -> NDArray[np.int32]:
+    """[size]: above 0 where a character is good, below where it is poor."""
+    signs = np.zeros(size, np.int32)
     for start, end, label in spans:
-        counts[int(label == "poor"), start:end] += 1
+        signs[start:end] += -1 if label == "poor" else 1
     if overlap == "negative_wins":
-        return np.stack([(good > 0) & (poor == 0), poor > 0])
-    return np.stack([good > poor, poor > good])
+        for start, end, label in spans:
+            if label == "poor":
+                signs[start:end] = -1
+    return signs
 
 
 def _places(offsets: Offsets | Sequence[tuple[int, int]], size: int) -> Offsets:
     places = np.asarray(offsets, np.int64)
-    first, last = places.T
-    wrong = (first < 0) | (last > size) | (first > last)
-    if wrong.any():
-        n = int(np.argmax(wrong))
+    flat = places.ravel()
+    backward = np.count_nonzero(flat[1::2] < flat[::2]) + np.count_nonzero(flat[2:] < flat[:-2])
+    if backward or flat[0] < 0 or flat[-1] > size:
+        first, last = places.T
+        before = np.vstack([[[0, 0]], places[:-1]])
+        n = int(np.argmax((first > last) | (last > size) | (places < before).any(axis=1)))
         raise DataError(
-            f"sampled id {n} lies at {tuple(places[n].tolist())}, but the answer has {size} characters: take "
-            "the offsets from this answer's own ids"
+            f"sampled id {n} lies at {tuple(places[n].tolist())}, behind one at {tuple(before[n].tolist())}, "
+            f"in an answer of {size} characters: take the offsets from this answer's own ids"
         )
     return places
 
 
-def _touched(marks: NDArray[np.bool_], places: Offsets) -> tuple[NDArray[np.int64], Offsets]:
-    """The tokens in which some character has a mark, and their places."""
-    before = np.zeros(marks.shape[1] + 1, np.int64)
-    np.cumsum(marks.any(axis=0), out=before[1:])
-    first, last = before[places].T
-    touched = np.flatnonzero(first < last)
-    return touched, places[touched]
+def _touched(spans: Sequence[tuple[int, int, str]], places: Offsets) -> NDArray[np.int64]:
+    """The tokens of which some character lies in a span, and zero-width ones between these."""
+    starts, ends, _ = zip(*spans, strict=True)
+    begin = places[:, 1].searchsorted(starts, "right").tolist()
+    end = places[:, 0].searchsorted(ends, "left").tolist()
+    return np.array(sorted({n for a, b in zip(begin, end, strict=True) for n in range(a, b)}), np.int64)
 
 
-def _shares(marks: NDArray[np.bool_], places: Offsets, text: str) -> NDArray[np.float64]:
-    """[marks, T]: the share of each token's characters that have each mark; 0 of a zero-width one."""
-    if not len(places):
-        return np.zeros((len(marks), 0))
-    # What lies before and behind these tokens need not be looked at.
-    start, end = int(places[:, 0].min()), int(places[:, 1].max())
-    marks, (first, last) = marks[:, start:end], (places - start).T
-    seen = ~is_space(codes_of(text[start:end]))
-    # Before each character, how many are seen, how many of those have each mark, and how many have it at all.
-    n = len(marks)
-    before = np.zeros((1 + 2 * n, end - start + 1), np.int32)
-    np.cumsum(np.concatenate([seen[None], marks & seen, marks]), axis=1, out=before[:, 1:])
-    inside = before[:, last] - before[:, first]
-    blank = inside[0] == 0
-    whole = np.maximum(np.where(blank, last - first, inside[0]), 1)
-    return np.asarray(np.where(blank, inside[1 + n :], inside[1 : 1 + n]) / whole, np.float64)
+def _shares(
+    signs: NDArray[np.int32], places: Offsets, text: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[T] each: the share of every token's characters that is good, and that is poor. None is zero-width."""
+    first, last = places.T
+    lengths = last - first
+    begins = lengths.cumsum() - lengths
+    # The tokens' characters, one token's behind the other's.
+    of = (first - begins).repeat(lengths)
+    of += np.arange(len(of))
+    signs, seen = signs[of], ~is_space(codes_of(text)[of])
+    whole = np.add.reduceat(seen, begins, dtype=np.int64)
+    if np.count_nonzero(whole) < len(whole):
+        seen |= (whole == 0).repeat(lengths)
+        whole = np.where(whole == 0, lengths, whole)
+    signs = np.where(seen, signs, 0)
+    good = np.add.reduceat(signs > 0, begins, dtype=np.int64)
+    poor = np.add.reduceat(signs < 0, begins, dtype=np.int64)
+    return good / whole, poor / whole

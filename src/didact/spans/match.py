@@ -15,14 +15,14 @@ A tier is only asked when those above it found no place at all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias, get_args
 
 from didact.errors import UsageError, did_you_mean
 from didact.spans.fuzzy import nearest
-from didact.spans.normal import Normal, caseless, normal
+from didact.spans.normal import Normal, caseless, form_of, normal
 from didact.types import Span
 
 Tier: TypeAlias = Literal["exact", "normalised", "fuzzy", "unaligned"]
@@ -171,12 +171,12 @@ class _Answer:
 def _place(quote: Quote, answer: _Answer, policy: MatchPolicy) -> Placed:
     if not quote.text.strip():
         return Placed(quote, "unaligned", reason="blank")
-    places = list(_all(quote.text, answer.text))
+    places = _all(quote.text, answer.text)
     if places:
         return _chosen(quote, answer.text, places, "exact", policy)
     if not (policy.normalised or policy.fuzzy):
         return Placed(quote, "unaligned", reason="absent")
-    form = normal(quote.text).text.strip(" ")
+    form = form_of(quote.text)
     if policy.normalised and form:
         places = _like(form, answer.normal.text, answer.normal)
         if not places and len(form) >= policy.min_caseless:
@@ -229,18 +229,19 @@ def _chosen(
 
 def _follows(before: str, text: str) -> bool:
     """Does a text end with some words, up to their form?"""
-    wanted = normal(before).caseless.strip(" ")
+    wanted = caseless(form_of(before))
     tail = normal(text[-4 * len(before) - 16 :]).caseless
     return tail.rstrip(" ").endswith(wanted)
 
 
-def _all(quote: str, text: str) -> Iterator[tuple[int, int]]:
+def _all(quote: str, text: str) -> list[tuple[int, int]]:
+    """Where a text holds a quote; one place more than `MAX_PLACES` at most."""
+    found: list[tuple[int, int]] = []
     at = text.find(quote)
-    found = 0
-    while at >= 0 and found <= MAX_PLACES:
-        yield at, at + len(quote)
-        found += 1
+    while at >= 0 and len(found) <= MAX_PLACES:
+        found.append((at, at + len(quote)))
         at = text.find(quote, at + 1)
+    return found
 
 
 def _like(form: str, text: str, answer: Normal) -> list[tuple[int, int]]:

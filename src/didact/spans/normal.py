@@ -20,6 +20,7 @@ _PLAIN = str.maketrans(
 )
 # The last white space of Unicode is U+3000.
 _IS_SPACE = np.array([chr(c).isspace() for c in range(0x3002)])
+_SPACE = np.uint32(ord(" "))
 # Scripts and signs in which only marks change what stands before them.
 _STEADY = ((0x80, 0x8FF), (0x1E00, 0x2FFF), (0x3000, 0x303F), (0x3400, 0x9FFF), (0x1F000, 0x1FAFF))
 _UNEVEN = re.compile(r"[^\S ]|\s\s")
@@ -74,22 +75,43 @@ def normal(text: str) -> Normal:
     >>> n.text, n.span(6, 7), n.span(8, 9)
     ('"It\\'s 5 fine"', (7, 8), None)
     """
-    form, places = text, np.arange(len(text) + 1)
-    if text.isascii() and not _UNEVEN.search(text):
-        return Normal(text, places[:-1], places[1:])
-    if not text.isascii():
-        codes = codes_of(text)
-        for c in map(chr, np.unique(codes[codes > 0x7F]).tolist()):
-            written = _simple(c)
-            if written is None:
-                return _by_regions(text)
-            if written != c:  # and it stays as it is written, so the order does not matter
-                form = form.replace(c, written)
-    return _one_space(form, places[:-1], places[1:])
+    form = _alone(text)
+    if form is None:
+        return _one_space(*_by_regions(text))
+    if _UNEVEN.search(form):
+        return _one_space(form)
+    places = np.arange(len(text) + 1)
+    return Normal(form, places[:-1], places[1:])
 
 
-def _by_regions(text: str) -> Normal:
-    """The form of a text in which characters change with their neighbours, or change in number."""
+def form_of(text: str) -> str:
+    """A text's form alone, without white space at its ends.
+
+    >>> form_of(" It’s  5\\r\\nﬁne ")
+    "It's 5 fine"
+    """
+    written = _alone(text)
+    return " ".join((_by_regions(text)[0] if written is None else written).split())
+
+
+def _alone(text: str) -> str | None:
+    """A text's form before white space, where each character becomes one, whatever stands beside it."""
+    if text.isascii():
+        return text
+    codes = codes_of(text)
+    form = text
+    for c in map(chr, set(codes[codes > 0x7F].tolist())):
+        written = _simple(c)
+        if written is None:
+            return None
+        if written != c:  # and it stays as it is written, so the order does not matter
+            form = form.replace(c, written)
+    return form
+
+
+def _by_regions(text: str) -> tuple[str, NDArray[np.int64], NDArray[np.int64]]:
+    """The form of a text in which characters change with their neighbours, or change in number, before white
+    space; with the first character of the text that each came from, and one past the last."""
     forms: list[str] = []
     first: list[NDArray[np.int64]] = []
     last: list[NDArray[np.int64]] = []
@@ -108,23 +130,29 @@ def _by_regions(text: str) -> Normal:
             form, begins, ends = _region(found.group())
             add(form, begins + start, ends + start)
         at = end
-    return _one_space("".join(forms), np.concatenate(first), np.concatenate(last))
+    return "".join(forms), np.concatenate(first), np.concatenate(last)
 
 
-def _one_space(form: str, first: NDArray[np.int64], last: NDArray[np.int64]) -> Normal:
-    """Every run of white space as one space, which comes from the whole run."""
+def _one_space(
+    form: str, first: NDArray[np.int64] | None = None, last: NDArray[np.int64] | None = None
+) -> Normal:
+    """Every run of white space as one space, which comes from the whole run.
+
+    Without `first` and `last` each character of the form stands where it did in the text.
+    """
     codes = codes_of(form)
     space = is_space(codes)
-    written = np.where(space, np.uint32(ord(" ")), codes)
-    if not (space[1:] & space[:-1]).any():  # no run, so every character keeps its place
-        return Normal(form if np.array_equal(written, codes) else _text(written), first, last)
     kept = ~space
-    kept[0] = True
     kept[1:] |= ~space[:-1]
-    # A run's end is that of its last character: the one before the next that is kept.
+    kept[:1] = True
     places = np.flatnonzero(kept)
-    ends = np.append(places[1:], len(codes)) - 1
-    return Normal(_text(written[places]), first[places], last[ends])
+    # A run's end is that of its last character: the one before the next that is kept.
+    ends = np.empty_like(places)
+    ends[:-1], ends[-1:] = places[1:], len(codes)
+    text = _text(np.where(space, _SPACE, codes).take(places))
+    if first is None or last is None:
+        return Normal(text, places, ends)
+    return Normal(text, first[places], last[ends - 1])
 
 
 def codes_of(text: str) -> NDArray[np.uint32]:
@@ -138,7 +166,8 @@ def _text(codes: NDArray[np.uint32]) -> str:
 
 def is_space(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Which of some characters are white space."""
-    return _IS_SPACE[np.minimum(codes, len(_IS_SPACE) - 1)]
+    # Whatever lies behind the table is none, as its last entry.
+    return _IS_SPACE.take(codes, mode="clip")
 
 
 @lru_cache(maxsize=4096)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from operator import add, attrgetter
 
 import numpy as np
 
@@ -55,25 +56,26 @@ class SpanReport:
             text: The answer.
             labels: What `token_labels` made of the spans.
         """
-        tiers = alignment.tiers
+        tiers = [p.tier for p in alignment.placed]
         aligned = [p.quote.label for p in alignment.placed if p.tier != "unaligned"]
-        marked = np.zeros((2, len(text)), np.bool_)
+        good = poor = 0  # a bit for each character
         for span in alignment.spans:
-            marked[int(span.label == "poor"), span.start : span.end] = True
+            bits = (1 << span.end) - (1 << span.start)
+            good, poor = (good | bits, poor) if span.label == "good" else (good, poor | bits)
         delta = np.asarray(() if labels is None else labels, np.float32)
         return cls(
             answers=1,
             quotes=len(alignment.placed),
-            exact=tiers["exact"],
-            normalised=tiers["normalised"],
-            fuzzy=tiers["fuzzy"],
-            unaligned=tiers["unaligned"],
+            exact=tiers.count("exact"),
+            normalised=tiers.count("normalised"),
+            fuzzy=tiers.count("fuzzy"),
+            unaligned=tiers.count("unaligned"),
             ambiguous=sum(p.reason in ("ambiguous", "index") for p in alignment.placed),
             good=aligned.count("good"),
             poor=aligned.count("poor"),
             characters=len(text),
-            covered=int(np.count_nonzero(marked.any(axis=0))),
-            conflicting=int(np.count_nonzero(marked.all(axis=0))),
+            covered=(good | poor).bit_count(),
+            conflicting=(good & poor).bit_count(),
             tokens=len(delta),
             positive=int(np.count_nonzero(delta > 0)),
             negative=int(np.count_nonzero(delta < 0)),
@@ -85,8 +87,7 @@ class SpanReport:
         return sum(reports, cls())
 
     def __add__(self, other: SpanReport) -> SpanReport:
-        names = [f.name for f in fields(self)]
-        return SpanReport(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        return SpanReport(*map(add, _counts(self), _counts(other)))
 
     @property
     def match_rate(self) -> float | None:
@@ -129,6 +130,9 @@ class SpanReport:
             f"normalised, {self.fuzzy} fuzzy, {self.unaligned} unaligned ({self.ambiguous} ambiguous); "
             f"{self.good} good, {self.poor} poor"
         )
+
+
+_counts = attrgetter(*(f.name for f in fields(SpanReport)))
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -18,7 +18,6 @@ make up the answer's text, or there is an error.
 from __future__ import annotations
 
 import json
-from array import array
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -57,8 +56,7 @@ def token_offsets(
 
     Returns:
         int64 [T, 2]: (first, one past the last) of each id. Ids that share a character overlap there;
-        a zero-width id has both alike. Without the zero-width ones, each begins where the one before ends, or
-        inside its last character.
+        each begins where the one before ends, or inside its last character. A zero-width id has both alike.
 
     Raises:
         DataError: the ids do not decode to the text.
@@ -107,6 +105,37 @@ def _backend(tokenizer: Any) -> Any | None:
 # ── by the bytes of each id ───────────────────────────────────────────────────────────────────────────
 
 
+class _Vocabulary:
+    """The bytes of every id, one behind the other, for a decoder that does no more than join them."""
+
+    def __init__(self, backend: Any, special: set[str]) -> None:
+        words = {i: token for token, i in backend.get_vocab().items() if token not in special}
+        # The last one stands for every id that is not known.
+        written = [_plain_bytes(words[i]) if i in words else b"" for i in range(max(words, default=0) + 2)]
+        self.bytes = np.frombuffer(b"".join(written), np.uint8)
+        self.lengths = np.array([len(w) for w in written], np.int64)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.begun = np.array([sum(map(_begins, w)) for w in written], np.int64)
+        """How many characters begin in each."""
+        self.inside = np.array([bool(w) and not _begins(w[0]) for w in written], np.int64)
+        """1 where the first byte belongs to a character that began before."""
+
+    def written(self, ids: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64]]:
+        """The bytes that ids write together, and how many each does. Larger ones are taken for the last."""
+        lengths = self.lengths.take(ids, mode="clip")
+        where = (self.starts.take(ids, mode="clip") + lengths - lengths.cumsum()).repeat(lengths)
+        where += np.arange(len(where))
+        return self.bytes.take(where, mode="clip").tobytes(), lengths
+
+    def offsets(self, ids: NDArray[np.int64]) -> Offsets:
+        """Of ids that write whole characters together: the characters of each."""
+        begun = self.begun.take(ids, mode="clip")
+        offsets = np.empty((len(ids), 2), np.int64)
+        offsets[:, 1] = last = begun.cumsum()
+        offsets[:, 0] = last - begun - self.inside.take(ids, mode="clip")
+        return offsets
+
+
 class _Table:
     """The bytes of each id that was met, for one tokenizer; it does not keep the tokenizer alive.
 
@@ -118,6 +147,7 @@ class _Table:
         added = backend.get_added_tokens_decoder().values()
         self.special = {token.content for token in added if token.special}
         self.kind, self.steps = _kind(backend.decoder)
+        self.vocabulary = _Vocabulary(backend, self.special) if self.kind == "bytes" else None
         self.rest: dict[int, bytes] = {}
         self.first: dict[int, bytes] = {}
         self.single: set[int] = set()
@@ -145,11 +175,6 @@ class _Table:
         token = backend.id_to_token(i)
         if token is None or token in self.special:
             return b""
-        if self.kind == "bytes":
-            try:
-                return bytes(_BYTE_OF[c] for c in token)
-            except KeyError:  # an added token that is spelled as it is
-                return str(token).encode()
         if self.kind == "first":
             self.first[i] = _joined(backend.decoder, [token]).encode()
             return _joined(backend.decoder, [_ANCHOR, token])[len(_ANCHOR) :].encode()
@@ -200,14 +225,24 @@ def _by_pieces(ids: Sequence[int], tokenizer: Any) -> tuple[str, Offsets] | None
         table = _TABLES[backend] = _Table(backend)
     if table.kind is None:
         return None
-    pieces = table.pieces(ids, backend)
-    text, char_of = _characters(b"".join(pieces))
-    # Twice as fast as what NumPy makes of a list or of an iterator.
-    lengths = np.array(array("q", list(map(len, pieces))))
+    if table.vocabulary is None:
+        pieces = table.pieces(ids, backend)
+        return _placed(b"".join(pieces), np.array([len(piece) for piece in pieces], np.int64))
+    asked = np.fromiter(ids, np.int64, len(ids))
+    data, lengths = table.vocabulary.written(asked)
+    try:
+        return data.decode(), table.vocabulary.offsets(asked)
+    except UnicodeDecodeError:
+        return _placed(data, lengths)
+
+
+def _placed(data: bytes, lengths: NDArray[np.int64]) -> tuple[str, Offsets]:
+    """The text of some bytes, and the characters of the ids that wrote so many of them each."""
+    text, char_of = _characters(data)
     ends = np.cumsum(lengths)
-    offsets = np.empty((len(pieces), 2), np.int64)
-    offsets[:, 0] = first = char_of[ends - lengths]
-    offsets[:, 1] = np.where(lengths > 0, char_of[np.maximum(ends - 1, 0)] + 1, first)
+    offsets = np.empty((len(lengths), 2), np.int64)
+    offsets[:, 1] = last = char_of[np.maximum(ends - 1, 0)] + (ends > 0)
+    offsets[:, 0] = np.where(lengths > 0, char_of[ends - lengths], last)
     return text, offsets
 
 
@@ -217,9 +252,8 @@ def _characters(data: bytes) -> tuple[str, NDArray[np.int64]]:
     What is no UTF-8 becomes "�" as every decoder makes it: one for each longest beginning of a character.
     """
     raw = np.frombuffer(data, np.uint8)
-    begins = np.zeros(len(raw) + 1, np.int64)
+    begins = np.ones(len(raw) + 1, np.int64)
     begins[:-1] = (raw & 0xC0) != 0x80
-    begins[-1] = 1
     try:
         return data.decode(), np.cumsum(begins) - 1
     except UnicodeDecodeError:
@@ -282,6 +316,11 @@ def _strip(found: list[bytes], content: bytes, start: int, stop: int) -> None:
         found[place] = found[place][: -len(content)]
 
 
+def _begins(byte: int) -> bool:
+    """Does a character begin with this byte, in UTF-8?"""
+    return byte & 0xC0 != 0x80
+
+
 def _byte_alphabet() -> dict[str, int]:
     """GPT-2's characters for bytes: printable ones stand for themselves, the others from U+0100 on."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -292,16 +331,26 @@ def _byte_alphabet() -> dict[str, int]:
 _BYTE_OF = _byte_alphabet()
 
 
+def _plain_bytes(token: str) -> bytes:
+    """The bytes that a byte-level token stands for."""
+    try:
+        return bytes([_BYTE_OF[c] for c in token])
+    except KeyError:  # an added token that is spelled as it is
+        return token.encode()
+
+
 # ── by decoding prefixes ──────────────────────────────────────────────────────────────────────────────
 
 
 def _by_prefixes(ids: Sequence[int], tokenizer: Any, whole: str) -> Offsets:
     """Offsets from the decoded text of every prefix, for a decoder that is not known."""
     special = set(getattr(tokenizer, "all_special_ids", ()))
-    offsets, done = [], 0
+    offsets: list[tuple[int, int]] = []
+    done = 0
     for n, i in enumerate(ids, start=1):
         if i in special:
-            offsets.append((done, done))
+            end = offsets[-1][1] if offsets else 0
+            offsets.append((end, end))
             continue
         so_far = _decode(tokenizer, ids[:n])
         certain = max(done, _common(so_far, whole))
