@@ -77,14 +77,15 @@ test-engines:
 		echo "SKIPPED: the packages of constraints-engines.txt cannot be had here:"; \
 		tail -n 5 $(ENGINES_VENV).log; \
 	else \
-		$(ENGINES_BIN)/pytest -s --timeout=3600 $(PYTEST_ARGS) tests/engines_remote; \
+		OMP_NUM_THREADS=1 $(ENGINES_BIN)/pytest -s --timeout=3600 -W default -p no:cacheprovider \
+			$(PYTEST_ARGS) tests/engines_remote; \
 	fi
 
 $(ENGINES_VENV)/.installed: constraints-engines.txt pyproject.toml
 	[ -x $(ENGINES_BIN)/python ] || "$(ENGINES_PYTHON)" -m venv $(ENGINES_VENV)
 	$(ENGINES_BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(ENGINES_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-engines.txt \
-		'skyrl[tinker,jax]' tinker uv aiohttp pytest pytest-timeout hypothesis -e '.[tasks]'
+		'skyrl[tinker,jax]' tinker grpcio uv aiohttp pytest pytest-timeout hypothesis -e '.[tasks]'
 	for v in $(SDKS_BESIDE); do $(ENGINES_BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps --target $(ENGINES_VENV)/sdk-$$v tinker==$$v; done
 	touch $@

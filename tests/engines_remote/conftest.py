@@ -47,7 +47,9 @@ def free_port():
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
-    """A tiny Qwen3 on disk, float32."""
+    """A tiny Qwen3 on disk, float32; `DIDACT_TEST_TINKER_MODEL` where a server of it already runs."""
+    if given := os.environ.get("DIDACT_TEST_TINKER_MODEL"):
+        return given
     from didact.training.setup import tiny_model
 
     folder = tmp_path_factory.mktemp("model") / "tiny-qwen3"
@@ -58,7 +60,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server(model, tmp_path_factory):
-    """The server's address. Its log is shown where it does not start."""
+    """The server's address; `DIDACT_TEST_TINKER_URL` of one that runs. Where it does not start, its log."""
     given = os.environ.get("DIDACT_TEST_TINKER_URL")
     if given:
         yield given
@@ -109,10 +111,20 @@ def wait_until_it_answers(process, url, log):
 
 
 @pytest.fixture(scope="session")
-def engine(server, model):
-    """A probed engine on the server."""
+def connected(server, model, tmp_path_factory):
+    """An engine on the server, and where its adapter and optimizer are kept as they were made."""
     from didact.engines.tinker import Address, connect
 
     made = connect(Address(server, model, rank=RANK, timeout=600.0, probed=False), model)
-    yield made
+    fresh = tmp_path_factory.mktemp("fresh")
+    made.save(fresh)
+    yield made, fresh
     made.close()
+
+
+@pytest.fixture
+def engine(connected):
+    """The same with nothing trained: Adam counts from its first step."""
+    made, fresh = connected
+    made.load(fresh)
+    return made

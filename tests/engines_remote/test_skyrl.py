@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import uuid
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from didact.engines.base import LIVE, REFERENCE, AdamParams, Loss, SamplingParams
 from didact.engines.local import LocalEngine, LoraSettings
 from didact.engines.probe import probe
+from didact.engines.tinker.gradients import scored
 from didact.errors import CapabilityError
 from didact.training.api import run_config
 from didact.training.config import parse_config
@@ -22,13 +24,15 @@ from tests.engines_remote.conftest import RANK
 ALPHA = 32.0
 """SkyRL's own, whatever the rank."""
 ADAM = AdamParams(lr=1e-3, max_grad_norm=float("inf"))
-LOGPROB_TOLERANCE = 1e-3
-"""Nats a token: two implementations of one float32 model."""
-UPDATE_TOLERANCE = 0.02
+LOGPROB_TOLERANCE = 1e-4
+"""Nats a token: two implementations of one float32 model; measured: 9e-6."""
+UPDATE_TOLERANCE = 2e-3
 """‖Δ_server − Δ_local‖ / ‖Δ_local‖ over the adapter. Adam divides by |g|, which carries a relative error of
-each entry over to the step in full, and most where the entry is nearly 0."""
-GRADIENT_TOLERANCE = 2e-3
-"""The same for a plain gradient step, where small entries weigh little."""
+each entry over to the step in full, and most where the entry is nearly 0; measured: 2e-4."""
+GRADIENT_TOLERANCE = 5e-5
+"""The same for a plain gradient step, where small entries weigh little; measured: 6e-6."""
+FUSED = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
+OF_FIRST = {name: first for _, (first, *others) in FUSED for name in others}
 PLAIN = AdamParams(lr=1e6, beta1=0.0, beta2=0.0, eps=1e8, max_grad_norm=float("inf"))
 """AdamW with ε far above every gradient: a step of −0.01 g."""
 
@@ -39,6 +43,7 @@ def local(engine, model, tmp_path):
     made = LocalEngine.from_pretrained(
         model, lora=LoraSettings(rank=RANK, alpha=ALPHA), device="cpu", dtype="float32"
     )
+    share_inputs(made)
     copy_adapter(engine, made, tmp_path / "adapter")
     return made
 
@@ -46,13 +51,14 @@ def local(engine, model, tmp_path):
 def fetched(engine, folder):
     """The server's adapter by peft's names."""
     folder.mkdir()
-    assert engine._trainer.download(folder, f"look-{folder.name}")
+    # A server keeps one thing by a name, and answers a second one of it with 409.
+    assert engine._trainer.download(folder, f"look-{uuid.uuid4().hex[:12]}")
     [file] = folder.rglob("adapter_model.safetensors")
     return load_file(file)
 
 
 def trained(local):
-    """LocalEngine's adapter by peft's names in a file."""
+    """LocalEngine's adapter by peft's names in a file; of tensors that are one, the first name."""
     return {
         f"base_model.model.{name}".replace(".default.", "."): p
         for name, p in local.model.named_parameters()
@@ -60,11 +66,23 @@ def trained(local):
     }
 
 
+def share_inputs(local):
+    """Give LocalEngine the adapter that SkyRL's JAX backend has: one A for all that reads the same input."""
+    for layer in local.model.model.layers:
+        for parent, (first, *others) in FUSED:
+            block = getattr(layer, parent)
+            for name in others:
+                getattr(block, name).lora_A = getattr(block, first).lora_A
+    local._trained = {n: p for n, p in local.model.named_parameters() if p.requires_grad}
+
+
 def copy_adapter(engine, local, folder):
     theirs, ours = fetched(engine, folder), trained(local)
+    for name, tensor in theirs.items():
+        if name not in ours:  # what the server writes down once for each that shares it
+            one_of = next(n for n in OF_FIRST if n in name)
+            assert torch.equal(tensor, theirs[name.replace(one_of, OF_FIRST[one_of])]), name
     assert theirs.keys() >= ours.keys(), sorted(ours.keys() - theirs.keys())
-    extra = {name: t for name, t in theirs.items() if name not in ours}
-    assert all("embed_tokens" in n or "lm_head" in n or not t.any() for n, t in extra.items()), sorted(extra)
     with torch.no_grad():
         for name, p in ours.items():
             p.copy_(theirs[name])
@@ -125,23 +143,43 @@ def test_logprobs_are_those_of_the_local_engine(engine, local, model):
 
 @pytest.mark.parametrize(("adam", "tolerance"), [(PLAIN, GRADIENT_TOLERANCE), (ADAM, UPDATE_TOLERANCE)])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_step_is_that_of_the_local_engine(engine, local, model, tmp_path, method, adam, tolerance):
+def test_two_steps_are_those_of_the_local_engine(engine, local, model, tmp_path, method, adam, tolerance):
     terms = terms_of(method, METHODS[method], local, model)
     before = {name: p.detach().clone() for name, p in trained(local).items()}
-    here, there = update(local, [terms], adam), update(engine, [terms], adam)
-    for name in here.keys() & there.keys():
-        if not name.endswith(("grad_norm", "cosine")):
-            assert there[name] == pytest.approx(here[name], rel=1e-2, abs=1e-2), name
-    assert there["grad_norm"] == pytest.approx(here["grad_norm"], rel=1e-2)
-    theirs = fetched(engine, tmp_path / "after")
-    moved = torch.cat([(p.detach() - before[n]).flatten() for n, p in trained(local).items()])
-    moved_there = torch.cat([(theirs[n] - before[n]).flatten() for n in before])
-    error = float((moved_there - moved).norm() / moved.norm())
-    print(
-        f"{method}: updates {error:.2g} apart, of norm {moved.norm():.3g}; grad_norm {here['grad_norm']:.4g}"
-    )
-    assert moved.norm() > 0
-    assert error < tolerance
+    for step in ("first", "second"):
+        here, there = update(local, [terms], adam), update(engine, [terms], adam)
+        for name in here.keys() & there.keys():
+            if not name.endswith(("grad_norm", "cosine")):
+                assert there[name] == pytest.approx(here[name], rel=1e-2, abs=1e-2), name
+        theirs = fetched(engine, tmp_path / step)
+        moved = torch.cat([(p.detach() - before[n]).flatten() for n, p in trained(local).items()])
+        moved_there = torch.cat([(theirs[n] - before[n]).flatten() for n in before])
+        error = float((moved_there - moved).norm() / moved.norm())
+        print(
+            f"{method}, {step} step: updates {error:.2g} apart, of norm {moved.norm():.3g}; grad_norm "
+            f"{here['grad_norm']:.4g} and {there['grad_norm']:.4g}"
+        )
+        assert there["grad_norm"] == pytest.approx(here["grad_norm"], rel=1e-2)
+        assert moved.norm() > 0
+        assert error < tolerance
+
+
+def test_a_gradient_that_is_left_behind_reaches_nobody_else(engine, connected, tmp_path):
+    """SkyRL gives an adapter's place to the next one, with the gradient that waits there."""
+    _, fresh = connected
+    row = engine._probe_row
+
+    def step():
+        engine.load(fresh)
+        engine.forward_backward([row], Loss("cross_entropy"))
+        return engine.optim_step(PLAIN).metrics["grad_norm"]
+
+    clean = step()
+    left = engine.service.create(rank=RANK, seed=0)
+    left.forward_backward([scored(row)], "cross_entropy").wait()
+    left.close()
+    engine.close()
+    assert step() == pytest.approx(clean, rel=1e-5)
 
 
 def test_samples_repeat_and_carry_the_models_logprobs(engine, local):

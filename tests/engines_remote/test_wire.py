@@ -42,7 +42,7 @@ output = tinker.types.ForwardBackwardOutput(
     loss_fn_output_type="x", loss_fn_outputs=[{"logprobs": tensor(logprobs)}], metrics={}
 )
 stepped = tinker.types.OptimStepResponse(metrics={"skyrl.ai/grad_norm": 2.0})
-service = SimpleNamespace(timeout=1.0)
+service = SimpleNamespace(timeout=1.0, pipelined=False)
 fake = client(forward_backward=output, forward=output, optim_step=stepped)
 trainer = TinkerTrainer(service, fake)
 datum = Datum(
@@ -67,6 +67,27 @@ assert (params.learning_rate, params.beta2, params.grad_clip_norm) == (0.5, 0.95
 assert _adam(AdamParams(max_grad_norm=float("inf"))).grad_clip_norm == 0.0
 
 more = {"sequence_id": "s"} if "sequence_id" in tinker.types.SampledSequence.__dataclass_fields__ else {}
+def in_order(pipelined):
+    # What was sent and what was read, in its order, in one step of two gradients.
+    done = []
+    def call(name):
+        def method(*args):
+            done.append("send " + name)
+            def result(timeout=None):
+                done.append("read " + name)
+                return output if name == "gradient" else stepped
+            return SimpleNamespace(result=result)
+        return method
+    both = SimpleNamespace(forward_backward=call("gradient"), optim_step=call("step"))
+    trainer = TinkerTrainer(SimpleNamespace(timeout=1.0, pipelined=pipelined), both)
+    for _ in range(2):
+        trainer.forward_backward([datum], "ppo", clip)
+    trainer.optim_step(AdamParams())
+    return done
+
+assert in_order(True) == ["send gradient", "send gradient", "send step"]
+assert in_order(False) == ["send gradient", "send gradient", "read gradient", "read gradient", "send step"]
+
 sequence = tinker.types.SampledSequence(
     stop_reason="stop", tokens_np=np.array([7, 1], np.int32), logprobs_np=logprobs, **more
 )

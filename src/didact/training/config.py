@@ -106,6 +106,9 @@ class EngineConfig(Section):
     """Seconds that one request may take."""
     probe: bool = True
     """Prove the server's gradients on connecting."""
+    pipelined: bool = False
+    """Send a step before its gradients are answered: for servers that keep the order of requests, which SkyRL
+    0.4.0 does not always."""
 
     @model_validator(mode="after")
     def _settings_are_of_a_server(self) -> EngineConfig:

@@ -362,6 +362,7 @@ def tinker_address(config: RunConfig, model: str) -> Address:
         rank=chosen.rank if config.model.lora is None else config.model.lora.rank,
         seed=config.seed,
         probed=chosen.probe,
+        pipelined=chosen.pipelined,
     )
 
 

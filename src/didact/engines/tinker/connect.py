@@ -26,6 +26,7 @@ class Address:
         rank: Of the adapter.
         seed: Of the adapter's start.
         probed: Prove the gradients before anything is trained; see `engines/probe.py`.
+        pipelined: Send a step before its gradients are answered: for servers that keep the order of requests.
     """
 
     base_url: str
@@ -35,6 +36,7 @@ class Address:
     rank: int = 32
     seed: int = 0
     probed: bool = True
+    pipelined: bool = False
 
 
 def connect(
@@ -87,7 +89,9 @@ def connect(
 def _over_the_sdk(at: Address) -> Service:
     from didact.engines.tinker import wire
 
-    return wire.TinkerService(at.base_url, at.base_model, api_key=at.api_key, timeout=at.timeout)
+    return wire.TinkerService(
+        at.base_url, at.base_model, api_key=at.api_key, timeout=at.timeout, pipelined=at.pipelined
+    )
 
 
 def refuse_failures(server: str, results: list[ProbeResult]) -> None:

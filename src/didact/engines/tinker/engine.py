@@ -305,11 +305,11 @@ class TinkerEngine:
         (Path(path) / FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
     def load(self, path: Path) -> None:
-        """Make a new adapter from what `save` kept; clears the gradient and every doubt.
+        """Make a new adapter of what `save` kept, in place of this one; clears the gradient and every doubt.
 
         Raises:
             CheckpointError: the file is torn or another model's; nothing was changed.
-            ServerError: the server no longer has it.
+            ServerError: the server no longer has it; only another `load` goes on from here.
         """
         file = Path(path) / FILE
         try:
@@ -322,10 +322,10 @@ class TinkerEngine:
                 f"{file} is of model {found[0]!r} with rank {found[1]}, not of {self.base_model!r} with rank "
                 f"{self.rank}"
             )
-        old, self._trainer = self._trainer, self.service.restore(kept)
-        old.close()
+        self._lost = f"loading {file}"
+        self._trainer.close()  # first, so that the new one takes its place, which holds no gradient
+        self._trainer, self._lost = self.service.restore(kept), None
         self._forget_step()
-        self._lost = None
 
     def save_pretrained(self, path: Path) -> None:
         """Write the tokenizer, the adapter where the server hands it out, and where the server keeps it."""

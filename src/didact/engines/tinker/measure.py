@@ -70,9 +70,10 @@ class _Measure:
     def _step_size(self) -> tuple[float, float]:
         """lr/ε that moves the row's log-prob by about `CHANGE`, and by how much it does."""
         size = 1e-4
-        for _ in range(12):
+        for attempt in range(12):
             moved = self._gain([self._weighted(self.row.fields["weights"])], size)
-            if CHANGE / 2 <= abs(moved) <= 2 * CHANGE:
+            # The first may hold what an adapter of a run that died left behind.
+            if attempt and CHANGE / 2 <= abs(moved) <= 2 * CHANGE:
                 return size, moved
             size *= float(np.clip(CHANGE / abs(moved), 0.01, 100)) if moved else 100
         raise TrainingGuard(

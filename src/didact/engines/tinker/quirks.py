@@ -97,6 +97,38 @@ QUIRKS = (
         "either length is read",
     ),
     Quirk(
+        "SkyRL, JAX backend",
+        "0.4.0",
+        "an adapter has one A for the q, k and v projections of a layer, and one for gate and up: fewer "
+        "parameters than a peft adapter of the same rank, and other steps from the second on",
+        "nothing: it is another adapter, not another gradient. Against a LocalEngine whose adapter shares "
+        "the same tensors, the steps agree (tests/engines_remote)",
+    ),
+    Quirk(
+        "SkyRL",
+        "0.4.0",
+        "may take a step before a gradient that was sent first: it reads the queue twice, for gradients and"
+        " then for steps, and both can arrive between; the gradient goes into the next step, without an "
+        "error",
+        "a step is sent when its gradients are answered, unless engine.pipelined says that the server keeps"
+        " order",
+    ),
+    Quirk(
+        "SkyRL, JAX backend",
+        "0.4.0",
+        "gives the gradient that an adapter leaves behind to the next one in its place",
+        "a step of size 0 before an adapter is let go; a measurement never takes the first step of an "
+        "adapter at its word; load takes the place of the adapter that it lets go",
+    ),
+    Quirk(
+        "SkyRL",
+        "0.4.0",
+        "finds the archive of an adapter under its name alone, where the protocol has sampler_weights/ "
+        "before it; keeps one thing by a name and answers a second one with 409, at which the SDK tries on "
+        "for its whole time limit",
+        "both addresses are asked; every name is new",
+    ),
+    Quirk(
         "SkyRL",
         "0.3.0",
         "ignores the sequence number of a request, so a retry after a lost reply is done twice",

@@ -106,6 +106,8 @@ class TinkerTrainer:
     def __init__(self, service: TinkerService, client: Any) -> None:
         self.service, self.client, self.timeout = service, client, service.timeout
         self._names = itertools.count()
+        self._gradients: list[_Answer[list[Floats]]] = []
+        """Sent since the last step."""
 
     def forward(self, data: Sequence[Datum]) -> Pending[list[Floats]]:
         """See `Trainer`."""
@@ -118,10 +120,16 @@ class TinkerTrainer:
         """See `Trainer`."""
         given = dict(settings) if settings else None
         future = _submit("forward_backward", self.client.forward_backward, _data(data), loss, given)
-        return _Answer(future, "forward_backward", self.timeout, lambda out: _read_logprobs(out, data))
+        sent = _Answer(future, "forward_backward", self.timeout, lambda out: _read_logprobs(out, data))
+        self._gradients.append(sent)
+        return sent
 
     def optim_step(self, params: AdamParams) -> Pending[dict[str, float]]:
         """See `Trainer`."""
+        if not self.service.pipelined:
+            for sent in self._gradients:
+                sent.wait()
+        self._gradients = []
         future = _submit("optim_step", self.client.optim_step, _adam(params))
         return _Answer(future, "optim_step", self.timeout, lambda out: dict(out.metrics or {}))
 
@@ -144,27 +152,38 @@ class TinkerTrainer:
     def download(self, path: Path, name: str) -> bool:
         """See `Trainer`. The archive is unpacked with tar's data filter: nothing leaves the directory."""
         rest = self.service.client.create_rest_client()
-        ask = getattr(rest, "get_checkpoint_archive_url_from_tinker_path", None)
-        if ask is None:
+        if not hasattr(rest, "get_checkpoint_archive_url"):
             return False
-        saved: Any = self.client.save_weights_for_sampler(name).result(timeout=self.timeout)
-        place = saved.path.replace(
-            f"{self.client.model_id}/{name}", f"{self.client.model_id}/sampler_weights/{name}"
-        )
         try:
-            url = ask(place).result(timeout=self.timeout).url
-            with urllib.request.urlopen(url, timeout=self.timeout) as reply:
+            self.client.save_weights_for_sampler(name).result(timeout=self.timeout)
+            with urllib.request.urlopen(self._archive(rest, name), timeout=self.timeout) as reply:
                 packed = io.BytesIO(reply.read())
             with tarfile.open(fileobj=packed) as archive:
                 archive.extractall(path, filter="data")
         except Exception as error:
             raise ServerError(
-                f"the server keeps the adapter as {saved.path} but sends no archive: {_short(error)}"
+                f"the server keeps the adapter as {name!r} of {self.client.model_id} but sends no archive: "
+                f"{_short(error)}"
             ) from error
         return True
 
+    def _archive(self, rest: Any, name: str) -> str:
+        """The address of an archive. The protocol has its kind before its name, SkyRL 0.4.0 has not."""
+        from tinker import APIStatusError
+
+        ask, model = rest.get_checkpoint_archive_url, self.client.model_id
+        try:
+            return str(ask(model, f"sampler_weights/{name}").result(timeout=self.timeout).url)
+        except APIStatusError as error:
+            if error.status_code not in (404, 405):
+                raise
+        return str(ask(model, name).result(timeout=self.timeout).url)
+
     def close(self) -> None:
-        """See `Trainer`. A server that cannot forget is left alone."""
+        """See `Trainer`. A server that cannot forget is left alone.
+
+        SkyRL 0.4.0 gives a gradient that waits to the next adapter in the same place: a step of 0 clears it.
+        """
         from tinker import types
         from tinker.lib.client_connection_pool_type import ClientConnectionPoolType
 
@@ -175,6 +194,8 @@ class TinkerTrainer:
                 return await client.models.unload(request=types.UnloadModelRequest(model_id=model))
 
         try:
+            if self._gradients:
+                self.optim_step(AdamParams(lr=0.0)).wait()
             holder.run_coroutine_threadsafe(unload()).result(timeout=self.timeout)
         except Exception:
             return
@@ -191,13 +212,19 @@ class TinkerService:
         base_model: The model's name there.
         api_key: Its key; None for a server that asks for none.
         timeout: Seconds that one request may take, queueing and compiling there included.
+        pipelined: The server carries out an adapter's requests in the order of their numbers, so a step may
+            be sent before the gradients are answered. SkyRL 0.4.0 does not always: a gradient that arrives
+            between its two looks at the queue is added after the step.
 
     Raises:
         UsageError: the SDK is not installed, or nothing answers at `base_url`, or the model is unknown.
     """
 
-    def __init__(self, base_url: str, base_model: str, *, api_key: str | None, timeout: float) -> None:
+    def __init__(
+        self, base_url: str, base_model: str, *, api_key: str | None, timeout: float, pipelined: bool
+    ) -> None:
         tinker = _sdk()
+        self.pipelined = pipelined
         self.base_url, self.base_model, self.timeout = base_url.rstrip("/"), base_model, timeout
         _reachable(self.base_url)
         try:
