@@ -25,7 +25,7 @@ BACKEND = {
     "max_lora_rank": RANK,
     # One row at a time: then a compiled program depends on the length alone, and few are compiled.
     "train_micro_batch_size": 1,
-    "sample_max_num_sequences": 8,
+    "sample_max_num_sequences": 64,
 }
 MISSING = [name for name in ("skyrl", "tinker", "jax", "uv") if find_spec(name) is None]
 

@@ -219,7 +219,7 @@ def test_a_saved_adapter_comes_back(engine, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_rltf_sd_learns(server, model, tmp_path):
-    """The demo's task and settings, shorter, by a word: `engine: tinker`."""
+    """The demo's task and batch by a word, `engine: tinker`; without clipping the rate is lower."""
     config = parse_config(
         {
             "method": "rltf-sd",
@@ -229,8 +229,8 @@ def test_rltf_sd_learns(server, model, tmp_path):
             "task": {"name": "spell_backward", "settings": {"min_word_len": 6, "max_word_len": 7}},
             "problems_per_step": 32,
             "sampling": {"max_tokens": 12},
-            "optim": {"lr": 3e-3, "max_grad_norm": 1e6},
-            "steps": 40,
+            "optim": {"lr": 4e-4, "max_grad_norm": 1e6},
+            "steps": 140,
             "checkpoint_every": 0,
             "eval": {"problems": 200, "offset": 500, "temperature": 1.0},
         }
@@ -238,5 +238,5 @@ def test_rltf_sd_learns(server, model, tmp_path):
     run = run_config(config, tmp_path / "run")
     first, last = [r["eval"] for r in read_jsonl(run.metrics) if "eval" in r]
     print(json.dumps({"before": first, "after": last}, indent=1))
-    assert last["accuracy"] > first["accuracy"] + 0.03
+    assert last["ci95"][0] > first["ci95"][1]
     assert (run.model / "tinker.json").exists()

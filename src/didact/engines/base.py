@@ -13,6 +13,7 @@ Rules that every engine keeps:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -255,6 +256,16 @@ class Engine(Protocol):
     def save_pretrained(self, path: Path) -> None:
         """Write the model (or adapter) and tokenizer for plain transformers and peft."""
         ...
+
+
+def one_conversation(engine: Engine) -> AbstractContextManager[None]:
+    """Tells an engine that what is sampled until the end are turns of the same conversations.
+
+    One that has `turns` may keep what it has read; it changes samples by rounding only. The weights must not
+    change in between.
+    """
+    turns: Callable[[], AbstractContextManager[None]] = getattr(engine, "turns", nullcontext)
+    return turns()
 
 
 def takes(engine: Engine, tokens: int) -> bool:

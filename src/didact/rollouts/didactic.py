@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from didact.engines.base import one_conversation
 from didact.feedback.base import Exchange, FeedbackRequest, speaks_after_right
 from didact.feedback.misled import is_false
 from didact.randomness import derive_seed
@@ -65,11 +66,12 @@ def didactic(
         kept) or not even the latest exchange leaves room for an answer.
     """
     first = single_turn if ctx.recorded is None else recorded_turn
-    rollouts = first(ctx, problems, n)
-    views = [View(0, rollout.turns[0].prompt_ids) for rollout in rollouts]
-    for h in range(turns - 1):
-        heard = _taught(ctx, rollouts, views, h, early_stop=early_stop)
-        _answered(ctx, rollouts, views, heard, h, window)
+    with one_conversation(ctx.engine):
+        rollouts = first(ctx, problems, n)
+        views = [View(0, rollout.turns[0].prompt_ids) for rollout in rollouts]
+        for h in range(turns - 1):
+            heard = _taught(ctx, rollouts, views, h, early_stop=early_stop)
+            _answered(ctx, rollouts, views, heard, h, window)
     return rollouts
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from didact.engines.base import LIVE, Engine, Sample, SamplingParams, Weights, takes
+from didact.engines.base import LIVE, Engine, Sample, SamplingParams, Weights, one_conversation, takes
 from didact.environments.base import SOLVED, Environment
 from didact.errors import DataError
 from didact.randomness import derive_seed
@@ -98,20 +98,32 @@ def play(
         first = environment.reset(episode)
         problem = Problem(id=f"{name}/{episode}", messages=(Message(role="user", content=first),))
         playing.append(_Playing(environment, problem, episode))
-    for h in range(turns):
-        open_ = [p for p in playing if p.ending is None]
-        prompts = [p.prompt(renderer) for p in open_]
-        for p, prompt in zip(open_, prompts, strict=True):
-            if not takes(engine, len(prompt) + sampling.max_tokens):
-                p.ending = "room"
-        able = [(p, prompt) for p, prompt in zip(open_, prompts, strict=True) if p.ending is None]
-        if not able:
-            break
-        draws = [derive_seed(seed, "play", p.seed, h) for p, _ in able]
-        moves = engine.sample([prompt for _, prompt in able], 1, sampling, seed=draws, weights=weights)
-        for (p, prompt), (sample,) in zip(able, moves, strict=True):
-            _move(p, prompt, sample, completion_text(renderer, sampling, sample), name)
+    with one_conversation(engine):
+        for h in range(turns):
+            able = _with_room(playing, engine, renderer, sampling.max_tokens)
+            if not able:
+                break
+            draws = [derive_seed(seed, "play", p.seed, h) for p, _ in able]
+            moves = engine.sample([prompt for _, prompt in able], 1, sampling, seed=draws, weights=weights)
+            for (p, prompt), (sample,) in zip(able, moves, strict=True):
+                _move(p, prompt, sample, completion_text(renderer, sampling, sample), name)
     return [_episode(p) for p in playing]
+
+
+def _with_room(
+    playing: Sequence[_Playing], engine: Engine, renderer: Renderer, max_tokens: int
+) -> list[tuple[_Playing, Ids]]:
+    """The episodes that go on, with their prompts; one without room for another move ends."""
+    able = []
+    for p in playing:
+        if p.ending is not None:
+            continue
+        prompt = p.prompt(renderer)
+        if takes(engine, len(prompt) + max_tokens):
+            able.append((p, prompt))
+        else:
+            p.ending = "room"
+    return able
 
 
 def _move(p: _Playing, prompt: Ids, sample: Sample, text: str, name: str) -> None:

@@ -51,6 +51,7 @@ from didact.engines.local.training import (
     set_up,
     takes_values,
 )
+from didact.engines.local.turns import Turns
 from didact.errors import CapabilityError, NonFiniteError, TrainingGuard, UsageError
 from didact.types import Ids, Row
 
@@ -72,8 +73,7 @@ class LocalEngine:
         lora: Train an adapter instead of the whole model.
         device: A torch device, or "auto": CUDA, else MPS, else the CPU.
         dtype: What to compute in; "auto" is bfloat16 on GPUs that are made for it, else float32.
-        tokens_per_batch: Padded tokens that a training micro-batch may hold. It bounds memory and does
-            not change results.
+        tokens_per_batch: Padded tokens that a training micro-batch may hold. It bounds memory only.
         keep_reference: Keep a copy of the starting weights as REFERENCE. An adapter needs none.
         critic: Give it a value head.
     """
@@ -94,9 +94,8 @@ class LocalEngine:
             raise UsageError(f"tokens_per_batch must be at least 1, not {tokens_per_batch}")
         self.device = pick_device(device)
         self.tokenizer = tokenizer
-        most = CPU_BATCH if self.device.type == "cpu" else tokens_per_batch
-        self._training_tokens = min(tokens_per_batch, most)
-        half = use_bfloat16(dtype, self.device)
+        on_cpu, half = self.device.type == "cpu", use_bfloat16(dtype, self.device)
+        self._training_tokens = min(tokens_per_batch, CPU_BATCH) if on_cpu else tokens_per_batch
         self.dtype: Literal["float32", "bfloat16"] = "bfloat16" if half else "float32"
         self._adapter = None if lora is None else with_lora(model, lora)
         # peft puts its layers into the model itself, whose own forward costs less than the wrapper's.
@@ -109,6 +108,7 @@ class LocalEngine:
         self._head = None if critic is None else ValueHead(self.model, critic).to(self.device)
         self._trained |= {} if self._head is None else self._head.tensors()
         self._optimizer: torch.optim.AdamW | None = None
+        self.turns = Turns()
         self._snapshots: dict[str, weight_sets.Tensors] = {}
         self._snapshot_numbers = itertools.count()
         if keep_reference and lora is None:
@@ -309,7 +309,8 @@ class LocalEngine:
     def _sample(
         self, prompts: Sequence[Ids], n: int, params: SamplingParams, drawn: Streams, weights: Weights
     ) -> list[list[Sample]]:
-        sampler = Sampler(self.model, self.tokenizer, self.end_ids, SAMPLING_BATCH * self._training_tokens)
+        most = SAMPLING_BATCH * self._training_tokens
+        sampler = Sampler(self.model, self.tokenizer, self.end_ids, most, self.turns.of(weights, most))
         with self._sampling(weights), self._without_gradient(), self._autocast():
             return sampler.sample([tuple(p) for p in prompts], n, params, drawn)
 
@@ -365,8 +366,7 @@ class LocalEngine:
             )
         else:
             raise UsageError(
-                f"unknown weights {weights.name!r}: a snapshot lives as long as the handle that "
-                "`snapshot` returned; keep the handle, not its name"
+                f"unknown weights {weights.name!r}: keep the handle that `snapshot` returned, not its name"
             )
 
     def _score(
@@ -391,8 +391,8 @@ class LocalEngine:
 
     def _adamw(self) -> torch.optim.AdamW:
         if self._optimizer is None:
-            fused = self.device.type in ("cpu", "cuda")
-            self._optimizer = torch.optim.AdamW(parameter_groups(self._trained, self._head), fused=fused)
+            groups = parameter_groups(self._trained, self._head)
+            self._optimizer = torch.optim.AdamW(groups, fused=self.device.type in ("cpu", "cuda"))
         return self._optimizer
 
     def _clear_gradient(self) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from didact.engines.base import Sample, SamplingParams
 from didact.engines.local.kv_cache import make_cache
+from didact.engines.local.turns import KeptTurns
 from didact.errors import NonFiniteError, UsageError
 from didact.randomness import generator
 from didact.types import Ids, StopReason
@@ -44,12 +45,14 @@ class Sampler:
         tokenizer: Its tokenizer; only stop strings use it.
         eos_ids: Ids that end a completion.
         tokens_per_batch: Cache positions (rows x longest possible row) that one batch may take.
+        kept: What was read of these conversations before, and where this is kept; see `turns.py`.
     """
 
     model: Any
     tokenizer: Any
     eos_ids: Collection[int]
     tokens_per_batch: int
+    kept: KeptTurns | None = None
 
     def sample(
         self, prompts: Sequence[Ids], n: int, params: SamplingParams, drawn: Streams
@@ -61,7 +64,7 @@ class Sampler:
         """
         samples: dict[tuple[int, int], Sample] = {}
         for requests in self._batches(prompts, n, params.max_tokens):
-            batch = _Batch.start(self.model, prompts, requests, params, drawn)
+            batch = _Batch.start(self.model, prompts, requests, params, drawn, self.kept)
             done = self._run(batch, params)
             samples.update(zip(requests, done, strict=True))
         return [[samples[i, j] for j in range(n)] for i in range(len(prompts))]
@@ -101,12 +104,25 @@ class Sampler:
             if not alive:
                 break
             if len(batch.rows) - alive >= DROP_ABOVE * len(batch.rows):
+                self._keep(batch, ids, reasons)
                 next_B = batch.drop([reasons[row] is None for row in batch.rows], next_B)
             batch.advance(self.model, next_B)
+        self._keep(batch, ids, reasons)
         return [
             Sample(tuple(i), tuple(lp), reason or "length")
             for i, lp, reason in zip(ids, logprobs, reasons, strict=True)
         ]
+
+    def _keep(
+        self, batch: _Batch, ids: Sequence[Sequence[int]], reasons: Sequence[StopReason | None]
+    ) -> None:
+        """Keep what was read of the rows that are done: all but their last id."""
+        if self.kept is None:
+            return
+        for b, row in enumerate(batch.rows):
+            if reasons[row] is not None:
+                prompt = batch.prompts[row]
+                self.kept.keep(batch.cache, b, batch.longest - len(prompt), (*prompt, *ids[row][:-1]))
 
     def why_stop(self, ids: Sequence[int], params: SamplingParams) -> StopReason | None:
         """The reason to stop after these completion ids, or None to go on."""
@@ -130,6 +146,10 @@ class _Batch:
 
     rows: list[int]
     """Index of each row among those that the batch started with."""
+    prompts: list[Ids]
+    """Of each of those."""
+    longest: int
+    """Ids of the longest prompt; the others are padded on the left."""
     cache: Any
     logits_BV: Tensor
     """For each row's next token."""
@@ -150,8 +170,9 @@ class _Batch:
         requests: Sequence[tuple[int, int]],
         params: SamplingParams,
         drawn: Streams,
+        kept: KeptTurns | None,
     ) -> _Batch:
-        """Read every distinct prompt once, then give each request its own row."""
+        """Read every distinct prompt once, as far as it was not read before; then give each request a row."""
         slots = {prompt: p for p, prompt in enumerate(dict.fromkeys(prompts[i] for i, _ in requests))}
         length = max(map(len, slots))
         ids_PT = torch.zeros(len(slots), length, dtype=torch.long)
@@ -162,10 +183,11 @@ class _Batch:
         padded = bool((mask_PT == 0).any())
         ids_PT, mask_PT = ids_PT.to(model.device), mask_PT.to(model.device)
         cache: Any = make_cache(model.config, length + params.max_tokens)
+        known = 0 if kept is None else kept.fill(cache, list(slots))
         logits_PV = model(
-            input_ids=ids_PT,
+            input_ids=ids_PT[:, known:],
             attention_mask=mask_PT[:, :length] if padded else None,
-            position_ids=(mask_PT[:, :length].cumsum(-1) - 1).clamp(min=0),
+            position_ids=(mask_PT[:, :length].cumsum(-1) - 1).clamp(min=0)[:, known:],
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -178,6 +200,8 @@ class _Batch:
         precise = torch.float32 if model.device.type == "mps" else torch.float64
         return cls(
             rows=list(range(len(requests))),
+            prompts=[prompts[i] for i, _ in requests],
+            longest=length,
             cache=cache,
             logits_BV=logits_PV[slot_B],
             position_B=torch.tensor([len(prompts[i]) for i, _ in requests], device=model.device),
