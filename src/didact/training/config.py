@@ -90,16 +90,20 @@ class ModelConfig(Section):
 
 
 class EngineConfig(Section):
-    """Where the model is trained. The name alone is enough: `engine: tinker`."""
+    """Where the model is trained and sampled. The name alone is enough: `engine: tinker`."""
 
-    name: Literal["local", "tinker"] = "local"
-    """local: here. tinker: on a server that speaks the Tinker protocol; see docs/scaling.md."""
+    name: Literal["local", "tinker", "vllm"] = "local"
+    """local: here. tinker: on a server that speaks the Tinker protocol. vllm: trained here, sampled on a vLLM
+    server. See docs/scaling.md."""
     base_url: str | None = None
-    """The server's address; None for the environment's TINKER_BASE_URL."""
+    """The server's address; None for the environment's TINKER_BASE_URL, or vLLM's port on this machine."""
     base_model: str | None = None
-    """The model's name on the server; None for model.path, whose tokenizer is read here in any case."""
-    api_key_env: str = "TINKER_API_KEY"
-    """The environment variable that holds the server's key, if it asks for one."""
+    """The model's name on the server; None for model.path (tinker), or the only one there (vllm)."""
+    api_key_env: str | None = None
+    """The environment variable that holds the server's key, if it asks for one; None for TINKER_API_KEY or
+    VLLM_API_KEY."""
+    shared_dir: str | None = None
+    """For vllm and an adapter: a directory that the server sees under the same path."""
     rank: Positive = 32
     """Of the adapter, where model.lora does not say; a server trains adapters only."""
     timeout: Annotated[float, Field(gt=0)] = 1800.0
@@ -112,11 +116,19 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _settings_are_of_a_server(self) -> EngineConfig:
-        given = sorted(self.model_fields_set - {"name"})
-        changed = [key for key in given if getattr(self, key) != type(self).model_fields[key].default]
-        if self.name == "local" and changed:
-            raise ValueError(f"{changed[0]} is a setting of engine: tinker; say engine.name=tinker with it")
+        fields = type(self).model_fields
+        for key in sorted(self.model_fields_set - {"name"}):
+            owners = ["vllm"] if key == "shared_dir" else ["tinker"]
+            owners += ["vllm"] if key in ("base_url", "base_model", "api_key_env", "timeout") else []
+            if self.name not in owners and getattr(self, key) != fields[key].default:
+                names, name = " and ".join(owners), owners[0]
+                raise ValueError(f"{key} is a setting of engine: {names}; say engine.name={name} with it")
         return self
+
+    def of_vllm(self) -> dict[str, Any]:
+        """The settings of `engines.vllm.connect`."""
+        names = ("base_url", "api_key_env", "timeout", "shared_dir")
+        return {"model": self.base_model, **{name: getattr(self, name) for name in names}}
 
 
 class SamplingConfig(Section):

@@ -328,8 +328,11 @@ def make_policy(config: RunConfig, method: Method, *, for_training: bool = True)
         TrainingGuard: a server's gradients are not what the losses say.
     """
     chosen = config.engine
-    if chosen.name == "local":
-        return make_engine(config.model, keep_reference=method.needs_reference, critic=method.critic)
+    if chosen.name != "tinker":
+        from didact.engines import vllm
+
+        here = make_engine(config.model, keep_reference=method.needs_reference, critic=method.critic)
+        return here if chosen.name == "local" else vllm.connect(here, **chosen.of_vllm())
     from didact.engines.tinker import connect
 
     model = model_folder(config.model.path)
@@ -357,7 +360,7 @@ def tinker_address(config: RunConfig, model: str) -> Address:
     return Address(
         base_url=base_url,
         base_model=chosen.base_model or model,
-        api_key=os.environ.get(chosen.api_key_env),
+        api_key=os.environ.get(chosen.api_key_env or "TINKER_API_KEY"),
         timeout=chosen.timeout,
         rank=chosen.rank if config.model.lora is None else config.model.lora.rank,
         seed=config.seed,

@@ -1,6 +1,7 @@
 """A vLLM server as sampler: see `engine.py`. Not run on a GPU, nor against vLLM itself, by the project."""
 
 from didact.engines.vllm.completion import StaleWeightsError
+from didact.engines.vllm.connect import connect
 from didact.engines.vllm.engine import VLLMEngine
 from didact.engines.vllm.http import Server, ServerError
 from didact.engines.vllm.transfer import Broadcast, LoraFiles, Transfer
@@ -13,4 +14,5 @@ __all__ = [
     "StaleWeightsError",
     "Transfer",
     "VLLMEngine",
+    "connect",
 ]
