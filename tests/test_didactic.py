@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from didact.feedback.leakage import LeakGuard
 from didact.feedback.misled import FALSE
 from didact.feedback.program import ProgramCritic
 from didact.feedback.retry import RETRY, Retry
+from didact.feedback.teacher import Teacher
 from didact.rollouts.didactic import didactic
 from didact.rollouts.public_critic import PublicCritic
 from didact.rollouts.render import CRITIQUE_REQUEST, Renderer
@@ -241,6 +243,23 @@ def test_a_teacher_that_names_nobody_is_frozen_where_the_method_says_so(frozen: 
     assert isinstance(source, DialogueTeacher) is frozen
     source_settings("teacher", {"who": "policy"}).build(at)  # the live policy, if asked for
     assert len(loaded) == loads
+
+
+@pytest.mark.parametrize(
+    ("view", "slots"), [("answer", "{reference}, {answer}"), ("dialogue", "{private}{answer}")]
+)
+def test_a_teacher_s_own_wording_is_an_input_of_the_run(tmp_path: Path, view: str, slots: str) -> None:
+    policy = (guesses("x"), Renderer(guesses("x").tokenizer))
+    at = Surroundings(load=lambda model: policy, policy=policy, task=None, seed=0, home=None)
+    (tmp_path / "p.md").write_text(slots)
+    settings = source_settings("teacher", {"view": view, "prompt": str(tmp_path / "p.md")})
+    assert settings.files == (tmp_path / "p.md",)
+    source = settings.build(at)
+    assert isinstance(source, DialogueTeacher if view == "dialogue" else Teacher)
+    assert source.prompt.text == slots
+    (tmp_path / "p.md").write_text("{answer} {dialogues}")
+    with pytest.raises(UsageError, match="dialogues"):
+        settings.build(at)
 
 
 def test_a_second_try_is_told_one_sentence() -> None:

@@ -22,11 +22,12 @@ if not RECIPE.is_dir():
 def recipe_modules():  # type: ignore[no-untyped-def]
     """Other recipes have a `table` too."""
     sys.path.insert(0, str(RECIPE))
-    for name in ("table", "measures"):
+    names = ("table", "measures", "teachers")
+    for name in names:
         sys.modules.pop(name, None)
     yield
     sys.path.remove(str(RECIPE))
-    for name in ("table", "measures"):
+    for name in names:
         sys.modules.pop(name, None)
 
 
@@ -154,7 +155,7 @@ def test_a_battery_has_a_column_a_model() -> None:
 
     found = [{"models": [asked(f"s/numbers/rl2f/seed-{i}", i / 10)]} for i in range(3)]
     found[0]["models"].insert(0, asked("runs/warm", 0.5))
-    text = "\n".join(measures.battery(measures.summary(found, {"rl2f": [0.1, 0.1]})))
+    text = "\n".join(measures.battery(measures.summary(found, {"guess-number": {"rl2f": [0.1, 0.1]}})))
     assert "| false correction: flip | 50.0 | 10.0 [0.0, 34.8] |" in text
     assert "| `guess-number` | – | 10.0 |" in text
     assert "nats | -0.50 | -0.10 [-0.35, 0.15] |" in text

@@ -6,12 +6,13 @@ import pytest
 
 from didact.engines.base import LIVE, AdamParams, Loss, Sample, SamplingParams
 from didact.engines.local import LocalEngine
+from didact.errors import UsageError
 from didact.feedback.base import FeedbackRequest
 from didact.feedback.chat import ChatReply, ChatRequest
 from didact.feedback.judge import Judge
-from didact.feedback.prompts import critique_messages, load_prompt
+from didact.feedback.prompts import critique_messages, load_prompt, read_prompt
 from didact.feedback.self_critique import SelfCritique
-from didact.feedback.teacher import Teacher
+from didact.feedback.teacher import SLOTS, Teacher
 from didact.rollouts import render
 from didact.rollouts.engine_chat import EngineChat
 from didact.rollouts.render import Renderer
@@ -52,6 +53,34 @@ def test_hostile_text_stays_inside_of_a_teacher_s_data(hostile):
     assert found == {"QUESTION": hostile, "SOLUTION": hostile, "ANSWER": hostile}
     (tame,) = Teacher(ScriptedChat([])).messages(about())
     assert outside == sections(tame.content)[0]
+
+
+def test_a_teacher_may_be_asked_in_somebody_s_own_words(tmp_path):
+    file = tmp_path / "short.md"
+    file.write_text("{answer} or {reference}?\n")
+    teacher = Teacher(ScriptedChat(["Look again."]), prompt=read_prompt(file, SLOTS))
+    (f,) = teacher.critique([about("{reference}")])
+    (request,) = teacher.model.requests
+    assert request.messages == (Message(role="user", content="{reference} or regit?"),)
+    assert f.provenance.author.startswith("scripted:short@")
+    file.write_text("{reference}, not {answer}!")
+    other = Teacher(ScriptedChat(["Look again."]), prompt=read_prompt(file, SLOTS))
+    assert other.critique([about()])[0].provenance.author != f.provenance.author
+
+
+def test_whoever_words_a_prompt_is_told_what_it_lacks(tmp_path):
+    file = tmp_path / "mine.md"
+    with pytest.raises(UsageError, match=r"mine\.md cannot be read"):
+        read_prompt(file, SLOTS)
+    file.write_bytes(b"\xff{answer}")
+    with pytest.raises(UsageError, match=r"mine\.md cannot be read"):
+        read_prompt(file, SLOTS)
+    file.write_text("Is it {answr}?")
+    with pytest.raises(UsageError, match=r"nothing fills the slot \{answr\}.*answer"):
+        read_prompt(file, SLOTS)
+    file.write_text("What of {question}?")
+    with pytest.raises(UsageError, match=r"put \{answer\}"):
+        read_prompt(file, SLOTS)
 
 
 def test_without_a_solution_nobody_teaches():

@@ -3,14 +3,18 @@
     python recipes/rl2f/measures.py runs/rl2f/sweep
 
 It asks the starting model what every run was asked (before.json), and it and the arms below, seed by seed,
-what `didact battery` asks (battery/seed-N.json), and lets some play a game (games/). What is there is not
+what `didact battery` asks (battery/seed-N.json), and lets some play games (games/). What is there is not
 measured again. The last two go into the README: means over seeds with 95 % t intervals over seeds; the
 starting model is one, and has none.
+
+Games of TextArena (`pip install 'didact[games]'`) begin with more text than the small model was ever shown;
+all games are played with its limit of positions raised.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,8 +29,10 @@ from table import Share, before_file, named, shown  # noqa: E402
 
 ARMS = ("rl2f-plain", "rl2f", "rl2f-mixed")
 TURNS, PROBLEMS = 10, 100
-GAME = "guess-number"
-"""A world whose feedback, "higher" or "lower", nobody wrote for training."""
+GAMES = ("guess-number", "textarena:GuessTheNumber-v0", "textarena:Mastermind-v0")
+"""Worlds whose feedback, as "higher" or "lower", nobody wrote for training."""
+ROOM = 8192
+"""Positions for games that do not fit the model's own 512; it was trained on none of those beyond."""
 MOVES = {
     "repeated": "repeated word for word, %",
     "edit_distance": "edit distance, %",
@@ -70,36 +76,39 @@ def ask(sweep: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
     return found
 
 
-def play(sweep: Path, runs: Sequence[Path]) -> dict[str, list[float]]:
-    """The share of games solved: of the starting model, and of the first arm's by seed."""
+def play(sweep: Path, runs: Sequence[Path]) -> dict[str, dict[str, list[float]]]:
+    """Game → the share solved: of the starting model, and of the first arm's by seed."""
     from didact.training.config import read_yaml
 
-    out = sweep / "games"
-    out.mkdir(exist_ok=True)
-    models = {"before": read_yaml(runs[0] / "config.yaml")["model"]["path"]}
-    models |= {f"{ARMS[0]}-{run.name}": str(run) for run in runs}
-    solved: dict[str, list[float]] = {}
-    for name, model in models.items():
-        file = out / f"{name}.json"
-        if not file.exists():
-            command = [
-                "play",
-                model,
-                "--environment",
-                GAME,
-                "--episodes",
-                str(PROBLEMS),
-                "--temperature",
-                "1",
-            ]
-            command += ["--temperature", "1", "--turns", str(TURNS), "--max-tokens", "8", "--json", str(file)]
-            subprocess.run([sys.executable, "-m", "didact.cli.main", *command], check=True)
-        arm = name.partition("-seed-")[0]
-        solved.setdefault(arm, []).append(json.loads(file.read_text())["solved"])
+    models = {"before": Path(read_yaml(runs[0] / "config.yaml")["model"]["path"])}
+    models |= {f"{ARMS[0]}-{run.name}": run / "model" for run in runs}
+    solved: dict[str, dict[str, list[float]]] = {game: {} for game in GAMES}
+    for game in GAMES:
+        out = sweep / "games" / game.rpartition(":")[2]
+        out.mkdir(parents=True, exist_ok=True)
+        for name, model in models.items():
+            file = out / f"{name}.json"
+            if not file.exists():
+                command = ["play", str(with_room(model, sweep / "games" / "models" / name))]
+                command += ["--environment", game, "--episodes", str(PROBLEMS), "--temperature", "1"]
+                command += ["--turns", str(TURNS), "--max-tokens", "8", "--json", str(file)]
+                subprocess.run([sys.executable, "-m", "didact.cli.main", *command], check=True)
+            solved[game].setdefault(name.partition("-seed-")[0], []).append(
+                json.loads(file.read_text())["solved"]
+            )
     return solved
 
 
-def summary(found: Sequence[dict[str, Any]], games: dict[str, list[float]]) -> dict[str, Any]:
+def with_room(model: Path, copy: Path) -> Path:
+    """The same model with a higher limit of positions."""
+    if not copy.exists():
+        shutil.copytree(model, copy)
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(config | {"max_position_embeddings": ROOM}, indent=1))
+    return copy
+
+
+def summary(found: Sequence[dict[str, Any]], games: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
     """Measure → arm → a value a seed."""
     records: dict[str, list[dict[str, Any]]] = {}
     for record in found:
@@ -119,7 +128,7 @@ def summary(found: Sequence[dict[str, Any]], games: dict[str, list[float]]) -> d
             values = [m["plasticity"][key]["mean"] for m in models if key in m["plasticity"]]
             moved.setdefault(key, {})[arm] = values
     return {
-        "arms": list(records), "said": said, "moved": moved, "games": {GAME: games}, "turns": TURNS,
+        "arms": list(records), "said": said, "moved": moved, "games": games, "turns": TURNS,
         "problems": PROBLEMS,
     }  # fmt: skip
 

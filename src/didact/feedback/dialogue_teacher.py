@@ -13,10 +13,12 @@ from didact.errors import UsageError
 from didact.feedback.base import FeedbackRequest, FeedbackSource
 from didact.feedback.chat import ChatModel, ChatReply, ChatRequest
 from didact.feedback.model_critic import MAX_CHARS, ModelCritic
-from didact.feedback.prompts import conversation_text, shorten
+from didact.feedback.prompts import Prompt, conversation_text, shorten
 from didact.types import Feedback, Message
 
 NOTHING_YET = "(nothing yet)"
+SLOTS = ("question", "private", "dialogue", "answer")
+"""What a prompt of this teacher may show."""
 
 
 class DialogueTeacher(ModelCritic):
@@ -26,6 +28,7 @@ class DialogueTeacher(ModelCritic):
         model: Who teaches.
         reference: Show the problem's reference; a problem without one then gets a failed feedback.
         program: Show what this source says of the answer, too; where it fails, the teacher does.
+        prompt: What it is asked, with some of SLOTS; None is teacher_dialogue_v1.
         max_chars: Longer texts are cut in the middle, with a notice.
 
     Raises:
@@ -38,9 +41,11 @@ class DialogueTeacher(ModelCritic):
         *,
         reference: bool = True,
         program: FeedbackSource | None = None,
+        prompt: Prompt | None = None,
         max_chars: int = MAX_CHARS,
     ) -> None:
-        super().__init__(model, "teacher", "teacher_dialogue_v1", private=True, max_chars=max_chars)
+        asked = prompt or "teacher_dialogue_v1"
+        super().__init__(model, "teacher", asked, private=True, max_chars=max_chars)
         if not reference and program is None:
             raise UsageError("a teacher needs something private: the reference, a program's words, or both")
         self.reference = reference

@@ -25,7 +25,7 @@ class ModelCritic:
     Args:
         model: Who is asked.
         source: What the feedback's `source` says.
-        prompt: Name of the prompt's file.
+        prompt: What is asked, or the name of one of the package's prompts.
         private: Show the problem's reference. A problem without one then gets a failed feedback.
         max_chars: Longer texts are cut in the middle, with a notice.
     """
@@ -34,7 +34,7 @@ class ModelCritic:
         self,
         model: ChatModel,
         source: FeedbackSourceName,
-        prompt: str,
+        prompt: str | Prompt,
         *,
         private: bool,
         max_chars: int = MAX_CHARS,
@@ -43,7 +43,7 @@ class ModelCritic:
             raise UsageError(f"max_chars must be at least 1, not {max_chars}")
         self.model = model
         self.source = source
-        self.prompt: Prompt = load_prompt(prompt)
+        self.prompt = load_prompt(prompt) if isinstance(prompt, str) else prompt
         self.private = private
         self.max_chars = max_chars
 

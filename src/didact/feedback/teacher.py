@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from didact.feedback.chat import ChatModel
 from didact.feedback.model_critic import MAX_CHARS, ModelCritic
+from didact.feedback.prompts import Prompt
+
+SLOTS = ("question", "reference", "answer")
+"""What a prompt of this teacher may show."""
 
 
 class Teacher(ModelCritic):
@@ -15,8 +19,9 @@ class Teacher(ModelCritic):
 
     Args:
         model: Who teaches.
+        prompt: What it is asked, with some of SLOTS; None is teacher_v1.
         max_chars: Longer texts are cut in the middle, with a notice.
     """
 
-    def __init__(self, model: ChatModel, *, max_chars: int = MAX_CHARS) -> None:
-        super().__init__(model, "teacher", "teacher_v1", private=True, max_chars=max_chars)
+    def __init__(self, model: ChatModel, *, prompt: Prompt | None = None, max_chars: int = MAX_CHARS) -> None:
+        super().__init__(model, "teacher", prompt or "teacher_v1", private=True, max_chars=max_chars)

@@ -14,7 +14,7 @@ reward-model       a model that `didact reward-model train` made, with marked pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
@@ -22,12 +22,14 @@ from pydantic import Field
 
 from didact.engines.base import LIVE, SamplingParams
 from didact.errors import UsageError, did_you_mean
+from didact.feedback import dialogue_teacher, teacher
 from didact.feedback.base import FeedbackSource
 from didact.feedback.chat import ChatModel
 from didact.feedback.code import CodeCritic
 from didact.feedback.dialogue_teacher import DialogueTeacher
 from didact.feedback.human import HumanFeedback
 from didact.feedback.program import Level, ProgramCritic
+from didact.feedback.prompts import Prompt, read_prompt
 from didact.feedback.puzzle_critic import MISTAKES, PuzzleCritic
 from didact.feedback.retry import RETRY, Retry
 from didact.feedback.self_critique import SelfCritique
@@ -244,6 +246,9 @@ class TeacherSource(Spoken):
     """It sees the latest answer alone, or the dialogue before it too; "auto" is the dialogue for `rl2f`."""
     private: Literal["reference", "program", "both"] = "reference"
     """What only it sees: the reference, what a program says of the answer (a code task's tests), or both."""
+    prompt: Path | None = None
+    """A text file with another wording of what it is asked, as for a small model: {answer}, {question} and
+    {reference} stand for these; for a teacher with notes on a dialogue {private} and {dialogue} do."""
 
     @property
     def elsewhere(self) -> str:
@@ -253,14 +258,22 @@ class TeacherSource(Spoken):
     def needs_reference(self) -> bool:
         return self.private != "program"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return () if self.prompt is None else (self.prompt,)
+
     def build(self, at: Surroundings) -> FeedbackSource:
         frozen = self.who == "frozen" or (self.who == "auto" and at.didactic)
         chat = self.chat(at, "frozen" if self.model or frozen else "policy", self.model)
         whole = self.view == "dialogue" or (self.view == "auto" and at.didactic)
         if not whole and self.private == "reference":
-            return Teacher(chat)
+            return Teacher(chat, prompt=self._asked(teacher.SLOTS))
         program = None if self.private == "reference" else ProgramSource(level=Level.REVEAL).build(at)
-        return DialogueTeacher(chat, reference=self.private != "program", program=program)
+        asked = self._asked(dialogue_teacher.SLOTS)
+        return DialogueTeacher(chat, reference=self.private != "program", program=program, prompt=asked)
+
+    def _asked(self, slots: Sequence[str]) -> Prompt | None:
+        return None if self.prompt is None else read_prompt(self.prompt, slots)
 
 
 class RetrySource(Source):

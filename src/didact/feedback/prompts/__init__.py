@@ -30,12 +30,16 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 from didact.errors import UsageError, did_you_mean
 from didact.types import Message, Problem
+
+_SLOT = re.compile(r"\{(\w+)\}")
 
 
 def fill(template: str, **values: str) -> str:
@@ -44,7 +48,7 @@ def fill(template: str, **values: str) -> str:
     >>> fill("{a} and {b}", a="{b}", b="two")
     '{b} and two'
     """
-    return re.sub(r"\{(\w+)\}", lambda m: values[m.group(1)], template)
+    return _SLOT.sub(lambda m: values[m.group(1)], template)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,27 @@ def load_prompt(name: str) -> Prompt:
         valid = [entry.name.removesuffix(".md") for entry in folder.iterdir() if entry.name.endswith(".md")]
         raise UsageError(f"there is no prompt {name!r}: {did_you_mean(name, valid)}")
     return Prompt(name, file.read_text(encoding="utf-8").removesuffix("\n"))
+
+
+def read_prompt(path: Path, slots: Iterable[str]) -> Prompt:
+    """Somebody's own wording of a prompt, from a text file; it need not use every slot, but `{answer}`.
+
+    Only a value between lines with `{mark}` cannot pretend to be a part of the prompt.
+
+    Raises:
+        UsageError: there is no such file, it is not UTF-8, it has a slot that nobody fills, or no `{answer}`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as a prompt: {error}") from error
+    known = ["mark", *slots]
+    for slot in _SLOT.findall(text):
+        if slot not in known:
+            raise UsageError(f"{path}: nothing fills the slot {{{slot}}}: {did_you_mean(slot, known)}")
+    if "{answer}" not in text:
+        raise UsageError(f"{path}: a prompt about an answer has to hold it: put {{answer}} where it belongs")
+    return Prompt(path.stem, text)
 
 
 CRITIQUE_REQUEST = load_prompt("critique_v1").text
