@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -82,6 +83,64 @@ def test_a_careful_student_keeps_what_is_right_and_repeats_nothing() -> None:
     pytest.fail("eight tries are enough for nine digits, or all but one of them")
 
 
+def test_a_lesson_says_what_the_program_says() -> None:
+    from dialogues import CRITIC, lessons
+
+    def places(text: str) -> dict[str, str]:
+        said = re.findall(r"Characters? ([\d, and]+?) (?:is|are) (too low|too high|wrong)\.", text)
+        return {place: what for which, what in said for place in re.findall(r"\d+", which)}
+
+    found = list(lessons(0, 0, 500))
+    assert found == list(lessons(0, 0, 500))
+    assert len(found) > 400
+    for reference, answer, critique in found:
+        program = CRITIC.text(answer, reference)
+        assert places(critique) == places(program)
+        assert ("should have" in critique) == ("should have" in program) == (len(answer) != len(reference))
+        assert critique.count(" is right.") == sum(a == b for a, b in zip(answer, reference, strict=False))
+
+
+def test_a_run_s_teacher_is_held_to_the_truth(tmp_path: Path) -> None:
+    import teachers
+    from dialogues import CRITIC, place_by_place
+
+    said = [
+        CRITIC.text("15", "27"),
+        place_by_place("15", "27"),
+        "The answer is wrong. Character 1 is too high.",
+    ]
+    rollouts, feedback = [], []
+    for step in range(1, 11):
+        turns = [{"text": "15"}] * 3
+        rollouts.append({"id": f"r{step}", "turns": turns, "problem": {"reference": "27"}})
+        heard = said if step <= 2 else said[2:] * 3
+        feedback += [
+            {"step": step, "rollout": f"r{step}", "turn": turn, "text": text, "status": "ok"}
+            for turn, text in enumerate(heard)
+        ]
+    feedback[0] |= {"status": "failed", "text": None}
+    for name, records in (("rollouts", rollouts), ("feedback", feedback)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert teachers.truth(tmp_path) == {"first": pytest.approx(3 / 5), "last": 0.0}
+
+
+def test_the_table_of_teachers_has_two_teachers_an_arm() -> None:
+    import table
+
+    arms = {"before": [0.1], "program": [0.8, 0.9], "live": [0.5, 0.5]}
+    later = {arm: arms[arm] for arm in ("program", "live")}
+    results = {
+        "own": {"lcm": arms}, "program": {"lcm": arms}, "held_out": ["lcm"], "n": 32,
+        "critiques": dict.fromkeys(("first", "last", "leak rate"), later),
+        "cells": [{"seconds": 60}], "details": {}, "missing": [],
+    }  # fmt: skip
+    text = "\n".join(table.TABLES["teachers"][1](results))
+    assert "with the program | `live`, with its own teacher | `live`, with the program |" in text
+    assert "| lcm (never trained on) | 10.0 | 10.0 | 85.0 [21.5, 100.0] | 50.0 | 50.0 |" in text
+    assert "| true, last fifth | 85.0 [21.5, 100.0] | 50.0 |" in text
+    assert "| leaks | 85.00 | 50.00 |" in text
+
+
 def test_no_question_of_the_runs_is_shown_before() -> None:
     from dialogues import talks
 
@@ -94,7 +153,7 @@ def test_no_question_of_the_runs_is_shown_before() -> None:
     assert not asked & {talk.question for talk in talks(0, 0, 2_000)}
 
 
-@pytest.mark.parametrize("name", ["sweep", "switches"])
+@pytest.mark.parametrize("name", ["sweep", "switches", "teachers"])
 def test_the_sweeps_are_whole(name: str) -> None:
     plan = read_plan(RECIPE / f"{name}.yaml")
     assert len(plan.seeds) >= 5
@@ -102,7 +161,9 @@ def test_the_sweeps_are_whole(name: str) -> None:
     assert len(settings["parts"]) >= 2
     assert settings["held_out"]
     assert {c.config.eval.didactic_turns for c in plan.cells} == {10}
-    assert all(c.config.feedback.settings == {"level": "direction"} for c in plan.cells)
+    by_program = [c.config.feedback for c in plan.cells if c.config.feedback.source == "program"]
+    assert all(feedback.settings == {"level": "direction"} for feedback in by_program)
+    assert len(by_program) == len(plan.cells) or name == "teachers"
     assert {c.config.settings["turns"] for c in plan.cells if c.config.method == "rl2f"} <= {4, 2}
 
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import random
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from didact.feedback.program import RIGHT, Level, ProgramCritic
+from didact.feedback.program import RIGHT, WRONG, Level, ProgramCritic
 from didact.feedback.retry import RETRY
 from didact.randomness import derive_seed
 
@@ -36,6 +36,8 @@ ANSWERS = 6
 NEGATIVE = 0.12
 LENGTHS, LENGTH_WEIGHTS = (1, 2, 3, 4), (15, 35, 35, 15)
 CRITIC = ProgramCritic(Level.DIRECTION, spans=False)
+Critic: TypeAlias = Callable[[str, str], str]
+"""(answer, right answer) → what is said of it."""
 
 
 class Talk(NamedTuple):
@@ -46,13 +48,15 @@ class Talk(NamedTuple):
     critiques: list[str]
 
 
-def talks(seed: int, start: int, stop: int, careful: float = CAREFUL) -> Iterator[Talk]:
+def talks(
+    seed: int, start: int, stop: int, careful: float = CAREFUL, says: Critic = CRITIC.text
+) -> Iterator[Talk]:
     """Dialogues number `start` to `stop` of the endless stream that `seed` names; so many are careful."""
     for index in range(start, stop):
-        yield talk(random.Random(derive_seed(seed, "rl2f_warm_start", index)), careful)
+        yield talk(random.Random(derive_seed(seed, "rl2f_warm_start", index)), careful, says)
 
 
-def talk(rng: random.Random, careful: float) -> Talk:
+def talk(rng: random.Random, careful: float, says: Critic) -> Talk:
     """One dialogue, until the answer is right or nobody wants to go on."""
     target, retry = _number(rng), rng.random() < RETRIES
     student = Student(careful=rng.random() < careful)
@@ -60,11 +64,43 @@ def talk(rng: random.Random, careful: float) -> Talk:
     while True:
         answer = found.answers[-1]
         right = answer == target
-        found.critiques.append(RIGHT if right else RETRY if retry else CRITIC.text(answer, target))
+        found.critiques.append(RIGHT if right else RETRY if retry else says(answer, target))
         student.saw(answer, target)
         if right or len(found.answers) == ANSWERS:
             return found
         found.answers.append(_guess(answer, rng) if retry else student.revise(answer, target, rng))
+
+
+class Lesson(NamedTuple):
+    """What a teacher sees of an answer, and what to say of it."""
+
+    reference: str
+    answer: str
+    critique: str
+
+
+def lessons(seed: int, start: int, stop: int) -> Iterator[Lesson]:
+    """Lessons number `start` to `stop` of another endless stream."""
+    for index in range(start, stop):
+        rng = random.Random(derive_seed(seed, "rl2f_own_teacher", index))
+        target = _number(rng)
+        answer = _first(target, rng)
+        if rng.random() < 0.5:
+            answer = Student(careful=False).revise(answer, target, rng)
+        if answer != target:
+            yield Lesson(target, answer, place_by_place(answer, target))
+
+
+def place_by_place(answer: str, target: str) -> str:
+    """What the program says, but place after place: so a small model can say it as it looks at them."""
+    answer, target = answer.strip(), target.strip()
+    told = [WRONG]
+    if len(answer) != len(target):
+        told.append(f"It should have {len(target)} character{'s' * (len(target) != 1)}, not {len(answer)}.")
+    for place, want in enumerate(target):
+        said = _said(answer[place : place + 1], want).removeprefix(f"{WRONG} Character 1 ")
+        told.append(f"Character {place + 1} {said if place < len(answer) else 'is wrong.'}")
+    return " ".join(told)
 
 
 class Student:
@@ -109,7 +145,7 @@ class Student:
 @cache
 def _said(got: str, want: str) -> str:
     """What the critic says of a character, as far as it tells characters apart."""
-    return CRITIC.text(got, want) if got != want else RIGHT
+    return CRITIC.text(got, want) if got != want else "is right."
 
 
 def _number(rng: random.Random) -> str:

@@ -41,18 +41,18 @@ MOVES = {
 }
 
 
-def measure_start(sweep: Path, runs: Sequence[Path]) -> None:
-    """Ask the model that all runs started from what they are asked at their end."""
-    out = before_file(sweep)
+def measure_start(run: Path, out: Path, protocols: Sequence[Any]) -> None:
+    """Ask the model that a run started from what the run was asked at its end, once; into `by_turn`."""
     if out.exists():
         return
     from didact.cli.models import each_model
     from didact.training.config import read_yaml
 
-    config = read_yaml(runs[0] / "config.yaml")
-    [start, _] = each_model([config["model"]["path"], str(runs[0])], [], None)
+    config = read_yaml(run / "config.yaml")
+    [start, _] = each_model([config["model"]["path"], str(run)], [], None)
     turns, most = config["eval"]["didactic_turns"], config["eval"]["didactic_problems"]
-    found = start.parts.by_turn(0, turns, ("didactic", "self-critique"), most)
+    found = start.parts.by_turn(0, turns, protocols, most)
+    out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"by_turn": found}) + "\n")
 
 
@@ -166,7 +166,7 @@ def main() -> int:
     if not runs:
         print(f"{sweep} holds no finished run of {ARMS[0]}: see recipes/rl2f/README.md", file=sys.stderr)
         return 2
-    measure_start(sweep, runs)
+    measure_start(runs[0], before_file(sweep), ("didactic", "self-critique"))
     (HERE / "results").mkdir(exist_ok=True)
     found = summary(ask(sweep, runs), play(sweep, runs))
     text = json.dumps(found, indent=1) + "\n"

@@ -174,6 +174,28 @@ def both(results: Mapping[str, Any]) -> Iterable[str]:
     yield from alone(results)
 
 
+def by_teacher(results: Mapping[str, Any]) -> Iterable[str]:
+    """Who was taught by whom: solved with the own teacher and with the program, and what teachers said."""
+    arms = list(next(iter(results["own"].values())))
+    columns = [
+        (arm, whom) for arm in arms for whom in ("own", "program") if (arm, whom) != ("program", "own")
+    ]
+    says = {"own": "with its own teacher", "program": "with the program"}
+    yield from headed([
+        f"solved by turn {KEPT[-1]}, {results['n']} problems a seed, %",
+        *(f"{named(arm)}, {says[whom]}" for arm, whom in columns),
+    ])  # fmt: skip
+    for family in results["own"]:
+        values = [shown(Share.over(results[whom][family][arm])) for arm, whom in columns]
+        yield row([family + " (never trained on)" * (family in results["held_out"]), *values])
+    yield ""
+    arms.remove("before")
+    yield from headed(["of the critiques in training, %", *map(named, arms)])
+    for key, what in {"first": "true, first fifth of the steps", "last": "true, last fifth"}.items():
+        yield row([what, *(shown(Share.over(results["critiques"][key][arm])) for arm in arms)])
+    yield row(["leaks", *(f"{100 * np.mean(results['critiques']['leak rate'][arm]):.2f}" for arm in arms)])
+
+
 def heading(family: str, of: Mapping[str, Any]) -> str:
     """Which generator, and how many problems of it."""
     n = next(iter(of["arms"].values()))[0]["n"]
@@ -202,6 +224,7 @@ def apart(mine: Share | None, others: Sequence[Share | None]) -> str:
 TABLES: dict[str, tuple[str, Table]] = {
     "sweep": ("by_turn.json", with_notes(both)),
     "switches": ("by_turn.json", with_notes(with_teacher)),
+    "teachers": ("teachers.json", with_notes(by_teacher)),
 }
 
 if __name__ == "__main__":

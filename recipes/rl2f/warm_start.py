@@ -43,15 +43,15 @@ CRITICISED = 0.35
 """The share of dialogues of which one critique is learned too, asked for as the runs do."""
 
 
-def with_wording(engine: LocalEngine) -> LocalEngine:
+def with_wording(engine: LocalEngine, wording: Sequence[str] = WORDING) -> LocalEngine:
     """The model with one token more for each phrase, which begins as the mean of its bytes."""
     tokenizer, model = engine.tokenizer, engine.model
-    pieces = [tokenizer.encode(phrase, add_special_tokens=False) for phrase in WORDING]
-    tokenizer.add_tokens(list(WORDING))
+    pieces = [tokenizer.encode(phrase, add_special_tokens=False) for phrase in wording]
+    tokenizer.add_tokens(list(wording))
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
         embedding = model.get_input_embeddings().weight
-        for phrase, ids in zip(WORDING, pieces, strict=True):
+        for phrase, ids in zip(wording, pieces, strict=True):
             embedding[tokenizer.convert_tokens_to_ids(phrase)] = embedding[ids].mean(0)
     return LocalEngine(model, tokenizer)
 
