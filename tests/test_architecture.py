@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,13 @@ LIGHT = [
     "evaluation.statistics",
     "evaluation.sweep_report",
 ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_pattern_has_a_possessive_group(path):
+    """Before Python 3.11.5 such a group keeps what its last, failed repetition read (CPython 106052)."""
+    strings = (n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant))
+    assert not [s for s in strings if isinstance(s, str) and re.search(r"(?<!\\)\)(?:[*+?]|\{[\d,]+\})\+", s)]
 
 
 def test_records_tasks_and_feedback_need_no_torch():

@@ -309,6 +309,18 @@ def test_keep_only_marks():
     assert clean.leaks is False
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("1,200, so", ["1,200"]), ("1'200'3456", ["1", "200", "3456"]), ("1,200,3456", ["1", "200", "3456"]),
+        ("1,200'5", ["1,200", "5"]), ("1_200_300", ["1_200_300"]), ("1,234,567.5.", ["1,234,567.5"]),
+    ],
+)  # fmt: skip
+def test_a_number_ends_where_its_last_group_of_three_does(text, read):
+    folded = fold(text)
+    assert [text[slice(*folded.span(n.start, n.end))] for n in numbers(folded)] == read
+
+
 def test_redact_cuts_every_evidence_out_of_text_and_phrases():
     spans = (
         Span(start=0, end=1, quote="w", label="poor", phrase="The result is 1,200"),

@@ -16,8 +16,9 @@ from didact.feedback.leakage.number_reader import MAX_DIGITS, MAX_POWER, Atom, N
 from didact.feedback.leakage.text import Folded
 from didact.feedback.leakage.vocabulary import JOIN_NUMBERS, NUMBER_WORDS
 
+# No possessive group here: Python before 3.11.5 does not take back what its last, failed repetition read.
 _NUMBER = (
-    r"(?:\d{1,3}(?:[,'_]\d{3})++(?![\d_]|,\d)|\d++)(?:\.\d++)?"
+    r"(?:\d{1,3}(?:[,'_]\d{3})+(?![\d_]|,\d|'\d{3})|\d++)(?:\.\d++)?"
     r"(?:e[+-]?\d{1,3}(?!\w|\.\d))?|(?<![\w.])\.\d++"
 )
 # A letter right before a number makes it a name (x7), a number before a "k" does not.
