@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from didact.feedback.base import FeedbackRequest
 from didact.feedback.program import RIGHT
+from didact.feedback.prompts import read_prompt
 from didact.feedback.retry import RETRY
+from didact.feedback.teacher import SLOTS, Teacher
+from didact.rollouts.render import Renderer
 from didact.sweep.plan import read_plan
+from didact.types import Problem, Turn
+from tests.models import byte_tokenizer
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "rl2f"
 if not RECIPE.is_dir():
@@ -23,7 +29,7 @@ if not RECIPE.is_dir():
 def recipe_modules():  # type: ignore[no-untyped-def]
     """Other recipes have a `table` too."""
     sys.path.insert(0, str(RECIPE))
-    names = ("table", "measures", "teachers")
+    names = ("table", "measures", "teachers", "own_teacher", "warm_start", "dialogues")
     for name in names:
         sys.modules.pop(name, None)
     yield
@@ -98,6 +104,26 @@ def test_a_lesson_says_what_the_program_says() -> None:
         assert places(critique) == places(program)
         assert ("should have" in critique) == ("should have" in program) == (len(answer) != len(reference))
         assert critique.count(" is right.") == sum(a == b for a, b in zip(answer, reference, strict=False))
+
+
+def test_a_lesson_is_asked_as_a_run_asks_its_teacher() -> None:
+    import own_teacher
+
+    tokenizer = byte_tokenizer()
+    renderer = Renderer(tokenizer, end_ids=(tokenizer.eos_token_id,))
+    settings = next(
+        c for c in read_plan(RECIPE / "teachers.yaml").cells if c.arm == "live"
+    ).config.feedback.settings
+    assert Path(settings["prompt"]) == Path("recipes/rl2f/teacher.md")
+    turn = Turn(prompt_ids=(1,), completion_ids=(2,), logprobs=(-1.0,), text="15", stop_reason="eos")
+    request = FeedbackRequest(Problem.ask("?", id="p", reference="27"), turn, 0)
+    teacher = Teacher(None, prompt=read_prompt(RECIPE / "teacher.md", SLOTS))  # type: ignore[arg-type]
+    lesson = next(x for x in own_teacher.lessons(0, 0, 9))._replace(reference="27", answer="15")
+    ids, learned = own_teacher.lesson_row(lesson, renderer)
+    asked = renderer.prompt(teacher.messages(request))
+    assert tuple(ids[: len(asked)]) == asked
+    assert learned == [False] * len(asked) + [True] * (len(ids) - len(asked))
+    assert renderer.text(ids[len(asked) :]).startswith(lesson.critique)
 
 
 def test_a_run_s_teacher_is_held_to_the_truth(tmp_path: Path) -> None:
