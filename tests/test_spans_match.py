@@ -11,7 +11,7 @@ from didact.errors import UsageError
 from didact.spans import MatchPolicy, Quote, SpanReport, locate
 from didact.spans.fuzzy import nearest
 from didact.spans.match import MAX_PLACES, STRICT
-from didact.spans.normal import _by_regions, _one_space, _simple, caseless, normal, segments
+from didact.spans.normal import _by_regions, _one_space, _simple, caseless, codes_of, normal, segments
 
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 tricky = st.text("aAéE\u0301\u0323 \r\n\t\u00a0’“—ﬁ①ß½ｶ\uff9e각\u1100\u1161\u200b\u202e¨🙂", max_size=30)
@@ -76,7 +76,8 @@ def test_what_stands_beyond_ascii_does_not_change_what_stands_before(text):
 
 @given(texts | st.text("aé €–’½שلа你。🙂\u00a0", max_size=30))
 def test_the_short_way_says_what_the_long_way_says(text):
-    short, long = normal(text), _one_space(*_by_regions(text))
+    form, first, last = _by_regions(text)
+    short, long = normal(text), _one_space(codes_of(form), first, last)
     assert short.text == long.text
     assert short.first.tolist() == long.first.tolist()
     assert short.last.tolist() == long.last.tolist()
@@ -101,6 +102,15 @@ def test_what_the_form_makes_alike():
     for a, b in alike:
         assert normal(a).text == normal(b).text
     assert caseless("ΣÄẞ") == "σäẞ"
+
+
+@given(texts)
+@example("")
+@example("İẞΣ\0")  # three that become two, and what a table holds before it was asked
+@example("Ａ𐐀ꭰ\ud800\U0010ffff")  # far up: upper case, half a character, the last of all
+def test_without_upper_case_each_character_stays_in_its_place(text):
+    folded = [c.casefold() for c in text]
+    assert caseless(text) == "".join(f if len(f) == 1 else c for f, c in zip(folded, text, strict=True))
 
 
 # ── tiers ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,6 @@ Python's integers as bit vectors. Nothing within the bound is missed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import pairwise, repeat
 from typing import NamedTuple
 
@@ -66,10 +65,7 @@ def edits(one: str, other: str) -> int:
     """
     if not one or not other:
         return len(one) + len(other)
-    found = len(one)
-    for _, found in _distances(one, other, free=False):  # noqa: B007 - the last one counts
-        pass
-    return found
+    return _distances(one, other, free=False)[-1]
 
 
 def _apart(places: list[tuple[int, int]], length: int, allowed: int) -> list[tuple[int, int]]:
@@ -106,18 +102,20 @@ def _windows(quote: str, text: str, allowed: int) -> list[tuple[int, int]]:
 
 def _search(quote: str, text: str, allowed: int) -> list[tuple[int, int]]:
     """(end, edits) of every place where a copy within the bound ends."""
-    return [(at, edits) for at, edits in _distances(quote, text, free=True) if edits <= allowed]
+    found = enumerate(_distances(quote, text, free=True), start=1)
+    return [(at, edits) for at, edits in found if edits <= allowed]
 
 
 def _start(quote: str, text: str, end: int, edits: int) -> int:
     """Where the copy begins that ends there: of equally near ones, that of the quote's length."""
     backward = text[max(0, end - len(quote) - edits) : end][::-1]
-    begins = [at for at, found in _distances(quote[::-1], backward, free=False) if found == edits]
+    distances = enumerate(_distances(quote[::-1], backward, free=False), start=1)
+    begins = [at for at, found in distances if found == edits]
     return end - min(begins, key=lambda at: (abs(at - len(quote)), at))
 
 
-def _distances(quote: str, text: str, *, free: bool) -> Iterable[tuple[int, int]]:
-    """(end, edits) of the quote against what ends at each character of the text.
+def _distances(quote: str, text: str, *, free: bool) -> list[int]:
+    """[len(text)]: the edits of the quote against what ends with each character of the text.
 
     `free`: that may begin anywhere; else it begins where the text does.
     """
@@ -127,7 +125,9 @@ def _distances(quote: str, text: str, *, free: bool) -> Iterable[tuple[int, int]
     for i, c in enumerate(quote):
         rows[c] = rows.get(c, 0) | 1 << i
     up, down, edits = mask, 0, size
-    for at, equal in enumerate(map(rows.get, text, repeat(0)), start=1):
+    border = 0 if free else 1
+    found: list[int] = []
+    for equal in map(rows.get, text, repeat(0)):
         vertical = equal | down
         across = (((equal & up) + up) ^ up) | equal
         more = down | ~(across | up)
@@ -136,11 +136,12 @@ def _distances(quote: str, text: str, *, free: bool) -> Iterable[tuple[int, int]
             edits += 1
         elif less & top:
             edits -= 1
-        more = more << 1 | (0 if free else 1)
+        more = more << 1 | border
         less <<= 1
         up = (less | ~(vertical | more)) & mask
         down = more & vertical & mask
-        yield at, edits
+        found.append(edits)
+    return found
 
 
 def _digits(text: str) -> str:

@@ -63,17 +63,14 @@ def token_labels(
         return found
     places = _places(offsets, len(text))
     touched = _touched(kept, places)
-    inside = places[touched]
-    wide = inside[:, 0] < inside[:, 1]
-    touched, inside = touched[wide], inside[wide]
     if not len(touched):
         return found
-    good, poor = _shares(_signs(kept, len(text), overlap), inside, text)
+    good, poor = _shares(_signs(kept, len(text), overlap), places[touched], text)
     is_good = (good > min_overlap) | (good >= 1)
     is_poor = (poor > min_overlap) | (poor >= 1)
-    # With a low bound a token may be both.
-    both = 0 if overlap == "sum_clip" else -1
-    found[touched] = np.where(is_poor, np.where(is_good, both, -1), is_good)
+    if overlap == "negative_wins":  # with a low bound a token may be both
+        is_good &= ~is_poor
+    found[touched] = np.subtract(is_good, is_poor, dtype=np.float32)
     if ended:
         found[-1] = 0
     return found
@@ -160,11 +157,15 @@ def _places(offsets: Offsets | Sequence[tuple[int, int]], size: int) -> Offsets:
 
 
 def _touched(spans: Sequence[tuple[int, int, str]], places: Offsets) -> NDArray[np.int64]:
-    """The tokens of which some character lies in a span, and zero-width ones between these."""
+    """The tokens of which some character lies in a span."""
+    first, last = places.T
     starts, ends, _ = zip(*spans, strict=True)
-    begin = places[:, 1].searchsorted(starts, "right").tolist()
-    end = places[:, 0].searchsorted(ends, "left").tolist()
-    return np.array(sorted({n for a, b in zip(begin, end, strict=True) for n in range(a, b)}), np.int64)
+    begin = last.searchsorted(starts, "right").tolist()
+    end = first.searchsorted(ends, "left").tolist()
+    touched = np.zeros(len(places), np.bool_)
+    for a, b in zip(begin, end, strict=True):
+        touched[a:b] = True
+    return np.flatnonzero(touched & (first < last))
 
 
 def _shares(
@@ -182,7 +183,7 @@ def _shares(
     if np.count_nonzero(whole) < len(whole):
         seen |= (whole == 0).repeat(lengths)
         whole = np.where(whole == 0, lengths, whole)
-    signs = np.where(seen, signs, 0)
+    signs *= seen
     good = np.add.reduceat(signs > 0, begins, dtype=np.int64)
     poor = np.add.reduceat(signs < 0, begins, dtype=np.int64)
     return good / whole, poor / whole

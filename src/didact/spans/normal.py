@@ -7,7 +7,9 @@ white space one space. Each character of the form knows which characters of the 
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -23,7 +25,6 @@ _IS_SPACE = np.array([chr(c).isspace() for c in range(0x3002)])
 _SPACE = np.uint32(ord(" "))
 # Scripts and signs in which only marks change what stands before them.
 _STEADY = ((0x80, 0x8FF), (0x1E00, 0x2FFF), (0x3000, 0x303F), (0x3400, 0x9FFF), (0x1F000, 0x1FAFF))
-_UNEVEN = re.compile(r"[^\S ]|\s\s")
 _BEYOND_ASCII = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]+")
 
 
@@ -60,12 +61,29 @@ class Normal:
         return int(self.first[start]), int(self.last[end - 1])
 
 
+class _EachOnce:
+    """A function from characters to code points, for whole texts: each character is asked for once."""
+
+    def __init__(self, of: Callable[[str], int]) -> None:
+        self._of = of
+        self._known = np.zeros(sys.maxunicode + 1, np.uint32)  # 0: not asked yet
+
+    def __call__(self, codes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """[characters]: of each code point."""
+        found = self._known.take(codes, mode="clip")
+        if np.count_nonzero(found) < len(found):
+            for code in set(codes[found == 0].tolist()):
+                self._known[code] = self._of(chr(code))
+            found = self._known.take(codes, mode="clip")
+        return found
+
+
+_folded = _EachOnce(lambda c: ord(f) if len(f := c.casefold()) == 1 else ord(c))
+
+
 def caseless(text: str) -> str:
     """A text without upper case, character for character: "ß" stays, because "ss" is two."""
-    folded = text.casefold()
-    if len(folded) == len(text):
-        return folded
-    return "".join(f if len(f := c.casefold()) == 1 else c for c in text)
+    return text.lower() if text.isascii() else _text(_folded(codes_of(text)))
 
 
 def normal(text: str) -> Normal:
@@ -75,13 +93,11 @@ def normal(text: str) -> Normal:
     >>> n.text, n.span(6, 7), n.span(8, 9)
     ('"It\\'s 5 fine"', (7, 8), None)
     """
-    form = _alone(text)
-    if form is None:
-        return _one_space(*_by_regions(text))
-    if _UNEVEN.search(form):
-        return _one_space(form)
-    places = np.arange(len(text) + 1)
-    return Normal(form, places[:-1], places[1:])
+    codes = _alone(codes_of(text))
+    if codes is not None:
+        return _one_space(codes)
+    form, first, last = _by_regions(text)
+    return _one_space(codes_of(form), first, last)
 
 
 def form_of(text: str) -> str:
@@ -90,23 +106,16 @@ def form_of(text: str) -> str:
     >>> form_of(" It’s  5\\r\\nﬁne ")
     "It's 5 fine"
     """
-    written = _alone(text)
-    return " ".join((_by_regions(text)[0] if written is None else written).split())
+    if not text.isascii():
+        codes = _alone(codes_of(text))
+        text = _by_regions(text)[0] if codes is None else _text(codes)
+    return " ".join(text.split())
 
 
-def _alone(text: str) -> str | None:
+def _alone(codes: NDArray[np.uint32]) -> NDArray[np.uint32] | None:
     """A text's form before white space, where each character becomes one, whatever stands beside it."""
-    if text.isascii():
-        return text
-    codes = codes_of(text)
-    form = text
-    for c in map(chr, set(codes[codes > 0x7F].tolist())):
-        written = _simple(c)
-        if written is None:
-            return None
-        if written != c:  # and it stays as it is written, so the order does not matter
-            form = form.replace(c, written)
-    return form
+    forms = _simple_forms(codes)
+    return None if forms.max(initial=0) == _NOT_SIMPLE else forms
 
 
 def _by_regions(text: str) -> tuple[str, NDArray[np.int64], NDArray[np.int64]]:
@@ -134,22 +143,21 @@ def _by_regions(text: str) -> tuple[str, NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _one_space(
-    form: str, first: NDArray[np.int64] | None = None, last: NDArray[np.int64] | None = None
+    codes: NDArray[np.uint32],
+    first: NDArray[np.int64] | None = None,
+    last: NDArray[np.int64] | None = None,
 ) -> Normal:
     """Every run of white space as one space, which comes from the whole run.
 
     Without `first` and `last` each character of the form stands where it did in the text.
     """
-    codes = codes_of(form)
     space = is_space(codes)
-    kept = ~space
-    kept[1:] |= ~space[:-1]
-    kept[:1] = True
-    places = np.flatnonzero(kept)
-    # A run's end is that of its last character: the one before the next that is kept.
-    ends = np.empty_like(places)
-    ends[:-1], ends[-1:] = places[1:], len(codes)
-    text = _text(np.where(space, _SPACE, codes).take(places))
+    # Where each character of the form begins, and the end: a run's later white space begins none.
+    begins = np.ones(len(codes) + 1, np.bool_)
+    begins[1:-1] = ~(space[1:] & space[:-1])
+    bounds = np.flatnonzero(begins)
+    places, ends = bounds[:-1], bounds[1:]
+    text = _text(np.where(space, _SPACE, codes)[begins[:-1]])
     if first is None or last is None:
         return Normal(text, places, ends)
     return Normal(text, first[places], last[ends - 1])
@@ -170,15 +178,20 @@ def is_space(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
     return _IS_SPACE.take(codes, mode="clip")
 
 
-@lru_cache(maxsize=4096)
 def _simple(c: str) -> str | None:
     """What a character becomes wherever it stands; None where that depends on others or is not one."""
+    if c.isascii():
+        return c
     if not any(first <= ord(c) <= last for first, last in _STEADY):
         return None
     if unicodedata.category(c) in ("Mn", "Mc", "Me", "Cf", "Cn", "Lm"):
         return None
     form = _written(c)
     return form if len(form) == 1 and not unicodedata.combining(form) else None
+
+
+_NOT_SIMPLE = sys.maxunicode + 1
+_simple_forms = _EachOnce(lambda c: _NOT_SIMPLE if (form := _simple(c)) is None else ord(form))
 
 
 @lru_cache(maxsize=4096)
