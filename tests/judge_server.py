@@ -11,15 +11,13 @@ neither threads nor order change which request meets which fault.
 from __future__ import annotations
 
 import json
-import socket
-import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from didact.randomness import generator
+from tests.loopback import Handler, Loopback
 
 Answer = Callable[[list[dict[str, str]]], str]
 
@@ -55,7 +53,7 @@ def spoilt(fault: str, text: str) -> str:
     }[fault]
 
 
-class JudgeServer:
+class JudgeServer(Loopback):
     """Serves /v1/chat/completions in threads.
 
     Args:
@@ -90,34 +88,20 @@ class JudgeServer:
         usage: bool = True,
         port: int = 0,
     ) -> None:
+        super().__init__(_Handler, port)
         self.answer, self.script = answer, list(script)
         self.fault_rate, self.faults, self.seed = fault_rate, tuple(faults), seed
         self.structures, self.key, self.retry_after, self.usage = tuple(structures), key, retry_after, usage
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.faulted: Counter[str] = Counter()
-        self.closing = threading.Event()
         self.in_flight = self.most_in_flight = 0
         self._seen: Counter[str] = Counter()
-        self._port = port
         self._lock = threading.Lock()
-
-    def __enter__(self) -> JudgeServer:
-        handler = type("Handler", (_Handler,), {"judge": self})
-        self._http = _Server(("127.0.0.1", self._port), handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        return f"{self.origin}/v1"
 
     def receive(self, body: dict[str, Any], headers: dict[str, str]) -> str | None:
         """Note a request and draw its fault."""
@@ -143,33 +127,20 @@ class JudgeServer:
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error of the server's."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    judge: JudgeServer
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+class _Handler(Handler):
+    owner: JudgeServer
 
     def do_POST(self) -> None:
-        self.judge.count(+1)
+        self.owner.count(+1)
         try:
             self._serve()
         finally:
-            self.judge.count(-1)
+            self.owner.count(-1)
 
     def _serve(self) -> None:
-        judge = self.judge
+        judge = self.owner
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        fault = judge.receive(body, {k.lower(): v for k, v in self.headers.items()})
+        fault = judge.receive(body, self.lower_headers())
         if self.path != "/v1/chat/completions":
             return self._error(404, "no such path")
         if judge.key is not None and self.headers["authorization"] != f"Bearer {judge.key}":
@@ -193,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._reply(body, fault)
 
     def _reply(self, body: dict[str, Any], fault: str | None) -> None:
-        text = self.judge.answer(body["messages"])
+        text = self.owner.answer(body["messages"])
         finish = {"length": "length", "filter": "content_filter"}.get(fault or "", "stop")
         if fault in UNUSABLE:
             text = spoilt(fault, text)
@@ -202,39 +173,28 @@ class _Handler(BaseHTTPRequestHandler):
             "id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": body["model"],
             "choices": [{"index": 0, "message": message, "finish_reason": finish}],
         }  # fmt: skip
-        if self.judge.usage:
+        if self.owner.usage:
             read = sum(len(m["content"].split()) for m in body["messages"])
             written = len(text.split())
             reply["usage"] = {
                 "prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written,
             }  # fmt: skip
-        self._send(200, json.dumps(reply).encode())
+        self.send(200, json.dumps(reply).encode())
 
     def _error(self, status: int, message: str) -> None:
         error = {"error": {"message": message, "type": "scripted", "param": None, "code": None}}
-        self._send(status, json.dumps(error).encode())
-
-    def _send(self, status: int, content: bytes, kind: str = "application/json") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        if status == 429:
-            self.send_header("Retry-After", self.judge.retry_after)
-        self.end_headers()
-        self.wfile.write(content)
+        again = {"Retry-After": self.owner.retry_after} if status == 429 else {}
+        self.send(status, json.dumps(error).encode(), **again)
 
     def _broken(self, fault: str) -> None:
         if fault == "hang":
-            self.judge.closing.wait(60)
+            self.owner.closing.wait(60)
         elif fault == "html":
-            return self._send(200, b"<html>502 Bad Gateway</html>", "text/html")
+            return self.send(200, b"<html>502 Bad Gateway</html>", "text/html")
         elif fault == "cut_body":
             self.wfile.write(
                 b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{"ch'
             )
             self.wfile.flush()
-        self.close_connection = True
-        # Linger 0 turns the close into a reset.
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
+        self.hang_up()
         return None

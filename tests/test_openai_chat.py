@@ -205,7 +205,7 @@ def test_a_key_that_a_server_repeats_is_redacted(waits, monkeypatch, fault):
     monkeypatch.setenv("OPENAI_API_KEY", f" {CANARY}\n")
     with JudgeServer(echo, script=[fault]) as server:
         handler = server._http.RequestHandlerClass
-        handler._broken = lambda self, fault: self._send(200, f"<html>{CANARY}".encode(), "text/html")
+        handler._broken = lambda self, fault: self.send(200, f"<html>{CANARY}".encode(), "text/html")
         (reply,) = chat_with(server, waits, max_retries=0).complete([asked()])
     assert CANARY not in reply.error
     assert "[redacted]" in reply.error

@@ -287,7 +287,7 @@ def test_a_key_that_a_server_repeats_everywhere_is_nowhere_in_a_run(
     with JudgeServer(telltale, key=CANARY, script=["500", "html", "400", None] * 3) as server:
         handler: Any = server._http.RequestHandlerClass
         page = f"<html>{CANARY}".encode()
-        handler._broken = lambda self, fault: self._send(200, page, "text/html")
+        handler._broken = lambda self, fault: self.send(200, page, "text/html")
         # 4 where nothing was learned, which is no matter here: the run is whole.
         assert didact(*judged_by(server.url), *words, "--out", out) in (0, 4)
         assert server.headers[0]["authorization"] == f"Bearer {CANARY}"

@@ -10,12 +10,9 @@ from __future__ import annotations
 import base64
 import json
 import queue
-import socket
-import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from safetensors.torch import load_file
 
 from didact.engines.base import Sample, SamplingParams
 from didact.engines.local import LocalEngine
+from tests.loopback import Handler, Loopback
 
 BASE = "base-model"
 UNIQUE_ID = bytes(range(128))
@@ -62,7 +60,7 @@ class Wire:
         self.joined.abort()
 
 
-class VllmServer:
+class VllmServer(Loopback):
     """Serves a LocalEngine as vLLM would.
 
     Args:
@@ -82,6 +80,7 @@ class VllmServer:
         key: str | None = None,
         max_model_len: int = 128,
     ) -> None:
+        super().__init__(_Handler)
         self.engine, self.wire, self.spoil, self.key = engine, wire, spoil, key
         self.script = script or {}
         self.max_model_len = max_model_len
@@ -92,26 +91,12 @@ class VllmServer:
         self.version = ""
         self.paused = self.updating = False
         self.arrived = threading.Event()
-        self.closing = threading.Event()
         self._lock = threading.Lock()
         self._model = threading.Lock()
 
-    def __enter__(self) -> VllmServer:
-        handler = type("Handler", (_Handler,), {"vllm": self})
-        self._http = _Server(("127.0.0.1", 0), handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return self.origin
 
     def count(self, path: str) -> int:
         return Counter(self.calls)[path]
@@ -250,21 +235,8 @@ def _take_adapter(engine: LocalEngine, path: Path) -> None:
             parameter.copy_(saved[name])
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error of the server's."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    vllm: VllmServer
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+class _Handler(Handler):
+    owner: VllmServer
 
     def do_GET(self) -> None:
         self._serve(None)
@@ -274,45 +246,29 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve(json.loads(self.rfile.read(length)) if length else None)
 
     def _serve(self, body: Any) -> None:
-        vllm = self.vllm
-        fault = vllm.receive(self.path, body, {k.lower(): v for k, v in self.headers.items()})
+        vllm = self.owner
+        fault = vllm.receive(self.path, body, self.lower_headers())
         if vllm.key is not None and self.headers["authorization"] != f"Bearer {vllm.key}":
-            return self._send(401, b'{"error": "Unauthorized"}')
+            return self.send(401, b'{"error": "Unauthorized"}')
         if fault == "hang":
             vllm.closing.wait(200)
-            return self._hang_up()
+            return self.hang_up()
         if fault == "reset":
-            return self._hang_up()
+            return self.hang_up()
         if fault == "html":
-            return self._send(200, b"<html>502</html>")
+            return self.send(200, b"<html>502</html>")
         if fault is not None and fault.isdigit():
-            return self._send(int(fault), b'{"error": "scripted"}')
+            return self.send(int(fault), b'{"error": "scripted"}')
         try:
             status, reply = vllm.answer(self.path, body)
         except Exception as error:  # as vLLM, which answers 500
             status, reply = 500, {"error": repr(error)}
         content = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
         if fault == "lost":  # done, but nobody hears of it
-            return self._hang_up()
+            return self.hang_up()
         if fault == "cut":
-            return self._send(status, content[: len(content) // 2], claimed=len(content))
-        return self._send(status, content)
-
-    def _send(self, status: int, content: bytes, claimed: int | None = None) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content) if claimed is None else claimed))
-        self.end_headers()
-        self.wfile.write(content)
-        if claimed is not None:
-            self.wfile.flush()
-            self.close_connection = True
-
-    def _hang_up(self) -> None:
-        self.close_connection = True
-        # Linger 0 turns the close into a reset.
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
+            return self.send(status, content[: len(content) // 2], claimed=len(content))
+        return self.send(status, content)
 
 
 def paths(server: VllmServer, *, but: Sequence[str] = ()) -> list[str]:
