@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from sampling import SIZES, make_model
 
-from didact.engines.base import SamplingParams, one_conversation
+from didact.engines.base import SamplingParams, reuse_prefix_cache
 from didact.engines.local import LocalEngine
 
 
@@ -33,7 +33,7 @@ def dialogues(engine: LocalEngine, turns: int, options: argparse.Namespace, *, k
     prompts = [(*range(1, 1 + options.question), d) for d in range(options.dialogues)]
     said = tuple(range(200, 200 + options.critique))
     begun = time.perf_counter()
-    with one_conversation(engine) if keep else nullcontext():
+    with reuse_prefix_cache(engine) if keep else nullcontext():
         for h in range(turns):
             groups = engine.sample(prompts, 1, SamplingParams(max_tokens=options.answer), seed=h)
             prompts = [(*p, *sample.ids, *said) for p, (sample,) in zip(prompts, groups, strict=True)]

@@ -18,11 +18,11 @@ import argparse
 from typing import NamedTuple
 
 from didact import LocalEngine, Problem, Renderer, Row, make_task
+from didact.build.setup import tiny_model
 from didact.engines.base import AdamParams, Loss, Sample, SamplingParams
 from didact.feedback.program import ProgramCritic
-from didact.randomness import derive_seed
-from didact.rollouts.render import revision_messages
-from didact.training.setup import tiny_model
+from didact.rendering.renderer import revision_messages
+from didact.rng import derive_seed
 from didact.types import Ids
 
 PROBLEMS, SAMPLES = 32, 2  # dialogues a step: M = PROBLEMS × SAMPLES

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent / "tiny_base"))
 from alphabet import finished
 from pretrain import Schedule, new_model, train
 
-from didact.evaluation.intervals import wilson
-from didact.rollouts.render import Renderer
+from didact.evaluation.problem_statistics import wilson
+from didact.rendering.renderer import Renderer
 
 
 def from_random_weights(

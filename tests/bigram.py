@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from didact import losses
-from didact.engines.base import LIVE, Capabilities
+from didact.engines.base import POLICY, Capabilities
 from didact.methods import Term
 from didact.types import Feedback, Problem, Rollout, Row, Span, StopReason, Turn
 from tests.helpers import CRITIC, WordTokenizer
@@ -46,8 +46,8 @@ class Bigram:
         table = self.theta if logits is None else logits
         return table[row.input_ids].log_softmax(-1)[np.arange(len(row)), row.target_ids]
 
-    def logprobs(self, rows, *, weights=LIVE):  # type: ignore[no-untyped-def]
-        logits = self.theta if weights == LIVE else self.start
+    def logprobs(self, rows, *, weights=POLICY):  # type: ignore[no-untyped-def]
+        logits = self.theta if weights == POLICY else self.start
         return [self.row_logprobs(row, logits).detach().numpy() for row in rows]
 
     def values(self, rows):  # type: ignore[no-untyped-def]

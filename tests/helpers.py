@@ -13,8 +13,8 @@ from didact import losses
 from didact.cli.main import main
 from didact.engines.base import Loss, Sample
 from didact.methods.base import Term
-from didact.rollouts.base import Context
-from didact.rollouts.render import Renderer
+from didact.rendering.renderer import Renderer
+from didact.rollouts.base import StepContext
 from didact.tasks.base import Verdict
 from didact.types import Feedback, Problem, Provenance, Rollout, Row, Turn
 
@@ -105,7 +105,7 @@ class CountingCritic:
         return found
 
 
-def context(engine=None, feedback=None, **changes) -> Context:  # type: ignore[no-untyped-def]
+def context(engine=None, feedback=None, **changes) -> StepContext:  # type: ignore[no-untyped-def]
     from didact.engines.base import SamplingParams
 
     engine = engine or ScriptedEngine(lambda text, j: "a")
@@ -113,7 +113,7 @@ def context(engine=None, feedback=None, **changes) -> Context:  # type: ignore[n
         "engine": engine, "renderer": Renderer(engine.tokenizer), "task": EchoTask(),
         "feedback": feedback, "sampling": SamplingParams(max_tokens=4), "seed": 0, **changes,
     }  # fmt: skip
-    return Context(**values)
+    return StepContext(**values)
 
 
 def turn(prompt: Sequence[int], token: int, logprob: float, reward: float | None) -> Turn:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from didact.randomness import generator
+from didact.rng import generator
 from tests.loopback import Handler, Loopback
 
 Answer = Callable[[list[dict[str, str]]], str]

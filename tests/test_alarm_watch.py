@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import didact
+from didact.controls.controls import CONTROLS
 from didact.errors import NoOpTrainingError
 from didact.evaluation.report import write_report
 from didact.evaluation.results import Report
-from didact.feedback.controls import CONTROLS
-from didact.training.alarm_watch import FLAT_BY_DESIGN, AlarmWatch, run_alarms
-from didact.training.run_dir import RunDir, read_jsonl
+from didact.run_dir import RunDir, read_jsonl
+from didact.training.alarm_monitor import FLAT_BY_DESIGN, AlarmMonitor, run_alarms
 from didact.training.summary import arm_result
 from tests.models import save_model
 
@@ -26,7 +26,7 @@ def make_run(path: Path, control: str | None = None) -> RunDir:
 def watched(run: RunDir, records: list[dict[str, Any]], control: str | None = None) -> list[str]:
     """Watch a run write these lines; what was warned of."""
     warnings: list[str] = []
-    watch = AlarmWatch(run, control, lambda record: warnings.append(record["warning"]))
+    watch = AlarmMonitor(run, control, lambda record: warnings.append(record["warning"]))
     for record in records:
         run.add_metrics(record)
         watch.add(record)
@@ -75,7 +75,7 @@ def test_a_killed_and_resumed_run_raises_the_same_at_the_same_steps(
     cut: int, looked: bool, tmp_path: Path
 ) -> None:
     records, whole = story(), make_run(tmp_path)
-    watch = AlarmWatch(whole, None, lambda record: None)
+    watch = AlarmMonitor(whole, None, lambda record: None)
     for i, record in enumerate(records):
         whole.add_metrics(record)
         if i == cut and not looked:

@@ -18,7 +18,7 @@ from torch import Tensor
 from didact import losses
 from didact.methods import GRPO, RLTF, SelfCritiqueRL, Term
 from didact.methods.self_distillation import BASELINES, LOSSES
-from didact.rollouts.own_critique import OwnCritique, own_id
+from didact.rollouts.self_critique_rollout import OwnCritique, own_id
 from didact.types import Ids, Rollout, Row, Turn
 from tests.helpers import CRITIC, ScriptedEngine, context, dialogue
 

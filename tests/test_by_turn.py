@@ -10,13 +10,13 @@ import pytest
 from didact.errors import UsageError
 from didact.evaluation.by_turn import (
     PROTOCOLS,
-    Blind,
+    DeferredVerification,
     DialogueSettings,
     by_turn,
     dialogue_table,
 )
-from didact.feedback.retry import RETRY
-from didact.rollouts.render import CRITIQUE_REQUEST
+from didact.feedback.outcome_only_teacher import RETRY
+from didact.rendering.renderer import CRITIQUE_REQUEST
 from didact.tasks.base import Verdict
 from didact.tasks.mixture import MixtureTask
 from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context, didact
@@ -88,7 +88,7 @@ def test_a_verifier_that_changes_its_mind_changes_no_prompt(protocol: str) -> No
 
 
 def test_a_blind_task_has_the_problems_and_no_verdict() -> None:
-    blind = Blind(EchoTask())
+    blind = DeferredVerification(EchoTask())
     assert blind.eval_problems(2) == EchoTask().eval_problems(2)
     assert blind.verify(PROBLEMS[0], "a") == Verdict(None, False)
 
@@ -168,7 +168,9 @@ def test_dialogues_without_a_verdict_or_a_teacher_are_an_error() -> None:
             context(ScriptedEngine(script), CountingCritic(fails=range(9))), PROBLEMS[1:], "didactic", THREE
         )
     with pytest.raises(UsageError, match="verifier that works"):
-        by_turn(context(ScriptedEngine(script), task=Blind(EchoTask())), PROBLEMS, "retry", THREE)
+        by_turn(
+            context(ScriptedEngine(script), task=DeferredVerification(EchoTask())), PROBLEMS, "retry", THREE
+        )
 
 
 # ── a mixture of generators ───────────────────────────────────────────────────────────────────────

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.errors import DataError, UsageError
-from didact.feedback import chat_cache
-from didact.feedback.chat import ChatReply, ChatRequest
-from didact.feedback.chat_cache import AT_ONCE, SPENT, Budget, ChatCache, Ledger, Spending
-from didact.feedback.openai_chat import OpenAIChat, Prices
+from didact.llm import cache as chat_cache
+from didact.llm.cache import AT_ONCE, SPENT, Budget, ChatCache, Spending, UsageTracker
+from didact.llm.chat import ChatReply, ChatRequest
+from didact.llm.openai_chat import OpenAIChat, Prices
 from didact.types import Message
 from tests.judge_server import JudgeServer
 
@@ -237,16 +237,16 @@ def test_a_resumed_budget_goes_on_where_it_stopped():
 
 def test_a_ledger_carries_a_budget_from_one_process_to_the_next(tmp_path):
     file = tmp_path / "replies" / "budget.json"
-    first = Budget(CountingChat(), max_cost_usd=5, ledger=Ledger(file))
+    first = Budget(CountingChat(), max_cost_usd=5, ledger=UsageTracker(file))
     assert not file.parent.exists(), "nothing is written before something is sent"
     sent = [r.error is None for r in first.complete(asked("a", "b", "c", "d", "e"))]
     assert sent == [True, True, True, True, False]
     assert json.loads(file.read_text()) == {"requests": 4, "spent_usd": 4.0}
     assert [f.name for f in file.parent.iterdir()] == ["budget.json"]
-    second = Budget(CountingChat(), max_cost_usd=5, ledger=Ledger(file))
+    second = Budget(CountingChat(), max_cost_usd=5, ledger=UsageTracker(file))
     assert (second.requests, second.spent_usd) == (4, 4.0)
     assert second.complete(asked("e"))[0].error.startswith(SPENT)
-    third = Budget(CountingChat(), max_requests=5, ledger=Ledger(file))
+    third = Budget(CountingChat(), max_requests=5, ledger=UsageTracker(file))
     assert [r.error is None for r in third.complete(asked("e", "f"))] == [True, False]
 
 
@@ -263,11 +263,11 @@ def test_however_often_a_run_is_killed_the_limit_holds(tmp_path_factory, stops, 
     for count, dies in stops:
         model = Mortal(cost=cost)
         model.dies = dies
-        budget = Budget(model, max_cost_usd=10, max_requests=12, ledger=Ledger(file), at_once=2)
+        budget = Budget(model, max_cost_usd=10, max_requests=12, ledger=UsageTracker(file), at_once=2)
         with contextlib.suppress(KeyboardInterrupt):
             budget.complete(asked(*map(str, range(count))))
         paid += cost * len(model.asked)
-        kept = Ledger(file).read()
+        kept = UsageTracker(file).read()
         assert paid <= kept.spent_usd + 1e-9 <= 10 + 1e-6
         assert kept.requests <= 12
         assert not dies or len(model.asked) <= 2
@@ -278,14 +278,14 @@ def test_a_key_that_is_refused_from_the_start_on_costs_nothing(tmp_path):
         def complete(self, requests):
             raise UsageError("wrong key")
 
-    ledger = Ledger(tmp_path / "budget.json")
+    ledger = UsageTracker(tmp_path / "budget.json")
     with pytest.raises(UsageError):
         Budget(Refusing(), max_cost_usd=5, ledger=ledger).complete(asked("a", "b"))
     assert ledger.read() == Spending()
 
 
 def test_a_ledger_is_shared_by_processes(tmp_path):
-    one, other = Ledger(tmp_path / "b.json"), Ledger(tmp_path / "b.json")
+    one, other = UsageTracker(tmp_path / "b.json"), UsageTracker(tmp_path / "b.json")
     one.add(2, 1.5)
     assert other.add(3, 1.0) == Spending(requests=5, spent_usd=2.5)
     assert one.add(0, -2.5 - 1e-12) == Spending(requests=5, spent_usd=0.0)
@@ -298,14 +298,14 @@ def test_a_damaged_ledger_is_refused_with_its_cure(tmp_path, damage):
     file = tmp_path / "budget.json"
     file.write_text(damage)
     with pytest.raises(DataError, match=r"budget\.json does not say what was spent.*remove it to begin at 0"):
-        Budget(CountingChat(), max_requests=1, ledger=Ledger(file))
+        Budget(CountingChat(), max_requests=1, ledger=UsageTracker(file))
     assert file.read_text() == damage
     file.write_text("")
-    assert Ledger(file).read() == Spending()
+    assert UsageTracker(file).read() == Spending()
 
 
 def test_a_full_disk_before_a_request_sends_nothing_and_after_it_loses_nothing(tmp_path, monkeypatch, caplog):
-    ledger, model = Ledger(tmp_path / "budget.json"), CountingChat()
+    ledger, model = UsageTracker(tmp_path / "budget.json"), CountingChat()
     budget = Budget(model, max_cost_usd=9, ledger=ledger)
 
     def full(*_):

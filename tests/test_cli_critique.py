@@ -9,17 +9,17 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from didact.annotation.annotation_targets import ExampleFile, RunAnswers, given_answer
+from didact.annotation.human import HumanFeedback
 from didact.cli.critique import critique
 from didact.cli.forget import forget
+from didact.config import load_config
 from didact.data import read_examples
 from didact.errors import DataError, DidactError
-from didact.feedback.answers import ExampleFile, RunAnswers, given_answer
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.human import HumanFeedback
-from didact.jsonlines import encode
+from didact.feedback_source import FeedbackRequest
+from didact.jsonl import encode
+from didact.run_dir import RunDir
 from didact.tasks.code import CodeTask
-from didact.training.config import load_config
-from didact.training.run_dir import RunDir
 from didact.types import Example, Problem, Rollout, Turn
 from tests.judge_server import JudgeServer, verdict
 from tests.test_code_task import needs_sandbox

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from didact.errors import DataError, UsageError
 from didact.feedback import code as code_feedback
-from didact.feedback.base import FeedbackRequest
 from didact.feedback.code import RIGHT, CodeCritic
+from didact.feedback_source import FeedbackRequest
 from didact.tasks.base import validate_problem, validate_task
 from didact.tasks.code import CodeTask, Outcome
 from didact.tasks.code import task as task_module

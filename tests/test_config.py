@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from didact.build.sources import source_settings
+from didact.config import OptimConfig, RunConfig, load_config, parse_config, read_yaml
 from didact.errors import DataError, UsageError
 from didact.methods import make_method
-from didact.training.config import OptimConfig, RunConfig, load_config, parse_config, read_yaml
-from didact.training.sources import source_settings
 
 
 def test_later_words_win_over_earlier_ones(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from didact.annotation.store import is_by
+from didact.controls.controls import ALONE, CONTROLS, SECOND_TRY, Control, controlled
+from didact.controls.shuffled import ShuffledFeedback
 from didact.errors import UsageError
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.controls import ALONE, CONTROLS, SECOND_TRY, Control, controlled
 from didact.feedback.program import RIGHT, WRONG, ProgramCritic
-from didact.feedback.shuffled import ShuffledFeedback
-from didact.feedback.store import is_by
+from didact.feedback_source import FeedbackRequest
 from didact.types import Feedback, Problem, Provenance, Turn
 from tests.helpers import CountingCritic, turn
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.credit import (
+from didact.advantages import (
     first_reward_baseline,
     first_turn_baseline,
     group_advantages,

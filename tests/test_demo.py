@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from didact.cli import demo as demo_module
+from didact.config import RunConfig, parse_config
 from didact.errors import UsageError
 from didact.evaluation.evaluate import evaluate
-from didact.training.config import RunConfig, parse_config
 from tests.helpers import CountingCritic, ScriptedEngine, context
 from tests.models import save_model
 from tests.test_cli import didact

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from didact.build.source_base import BuildContext
+from didact.build.sources import source_settings
+from didact.controls.adversarial_teacher import FALSE
 from didact.engines.base import SamplingParams
 from didact.errors import UsageError
-from didact.feedback.base import Exchange, FeedbackRequest
-from didact.feedback.chat import ChatReply
 from didact.feedback.dialogue_teacher import DialogueTeacher
-from didact.feedback.leakage import LeakGuard
-from didact.feedback.misled import FALSE
+from didact.feedback.outcome_only_teacher import RETRY, Retry
 from didact.feedback.program import ProgramCritic
-from didact.feedback.retry import RETRY, Retry
 from didact.feedback.teacher import Teacher
-from didact.rollouts.didactic import didactic
-from didact.rollouts.public_critic import PublicCritic
-from didact.rollouts.render import CRITIQUE_REQUEST, Renderer
+from didact.feedback_source import Exchange, FeedbackRequest
+from didact.leakage import LeakGuard
+from didact.llm.chat import ChatReply
+from didact.rendering.renderer import CRITIQUE_REQUEST, Renderer
+from didact.rollouts.tutored_dialogue import didactic
+from didact.rollouts.unprivileged_critic import UnprivilegedCritic
 from didact.tasks.base import Verdict
-from didact.training.source_base import Surroundings
-from didact.training.sources import source_settings
 from didact.types import Feedback, Ids, Message, Problem, Provenance
 from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context
 from tests.models import byte_tokenizer
@@ -237,7 +237,7 @@ def test_a_teacher_that_names_nobody_is_frozen_where_the_method_says_so(frozen: 
         loaded.append(model)
         return policy
 
-    at = Surroundings(load=load, policy=policy, task=None, seed=0, home=None, didactic=frozen)
+    at = BuildContext(load=load, policy=policy, task=None, seed=0, home=None, didactic=frozen)
     source = source_settings("teacher", {}).build(at)
     assert len(loaded) == loads
     assert isinstance(source, DialogueTeacher) is frozen
@@ -250,7 +250,7 @@ def test_a_teacher_that_names_nobody_is_frozen_where_the_method_says_so(frozen: 
 )
 def test_a_teacher_s_own_wording_is_an_input_of_the_run(tmp_path: Path, view: str, slots: str) -> None:
     policy = (guesses("x"), Renderer(guesses("x").tokenizer))
-    at = Surroundings(load=lambda model: policy, policy=policy, task=None, seed=0, home=None)
+    at = BuildContext(load=lambda model: policy, policy=policy, task=None, seed=0, home=None)
     (tmp_path / "p.md").write_text(slots)
     settings = source_settings("teacher", {"view": view, "prompt": str(tmp_path / "p.md")})
     assert settings.files == (tmp_path / "p.md",)
@@ -264,7 +264,7 @@ def test_a_teacher_s_own_wording_is_an_input_of_the_run(tmp_path: Path, view: st
 
 def test_a_second_try_is_told_one_sentence() -> None:
     source = source_settings("retry", {}).build(
-        Surroundings(load=lambda model: (None, None), policy=None, task=None, seed=0, home=None)  # type: ignore[arg-type,return-value]
+        BuildContext(load=lambda model: (None, None), policy=None, task=None, seed=0, home=None)  # type: ignore[arg-type,return-value]
     )
     assert isinstance(source, Retry)
     engine = guesses("x", "a")
@@ -279,7 +279,7 @@ def test_a_second_try_is_told_one_sentence() -> None:
 def test_a_public_critique_reads_the_students_own_ids_and_never_enters_them() -> None:
     engine = Recorder(lambda text, j: "my view" if text.count(CRITIQUE_REQUEST) else "x")
     renderer = Renderer(engine.tokenizer)
-    critic = PublicCritic(engine, renderer, params=SamplingParams(max_tokens=9))
+    critic = UnprivilegedCritic(engine, renderer, params=SamplingParams(max_tokens=9))
     (rollout,) = didactic(context(engine, critic), PROBLEMS[:1], 1, turns=3, early_stop=False)
     first, asked, second, again, third = engine.ids
     assert asked == (*first, ord("x"), 0, *renderer.follow_up(CRITIQUE_REQUEST))

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from didact.battery.plasticity import moves
 from didact.engines.base import SamplingParams
 from didact.environments import BUILT_IN, GuessNumber, GuessWord, Step, make_environment
+from didact.environments.episodes import play
+from didact.environments.evaluation import episode_metrics
 from didact.environments.textarena import TextArena
 from didact.errors import DataError, UsageError
-from didact.evaluation.episodes import episode_metrics
-from didact.evaluation.plasticity import moves
-from didact.rollouts.episodes import play
-from didact.rollouts.render import Renderer
+from didact.rendering.renderer import Renderer
 from tests import arena_stand_in
 from tests.helpers import ScriptedEngine, didact
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from didact.evaluation.evaluate import evaluate
-from didact.evaluation.intervals import wilson
+from didact.evaluation.problem_statistics import wilson
 from didact.feedback.self_critique import SelfCritique
+from didact.rendering.renderer import CRITIQUE_REQUEST
 from didact.rollouts.engine_chat import EngineChat
-from didact.rollouts.render import CRITIQUE_REQUEST
 from didact.types import Ids
 from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context, didact
 from tests.models import save_model

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from didact.config import borrow_config, parse_config
+from didact.descend import run as descending
+from didact.descend.feedback_descent import FeedbackDescent, Lesson, Round, Standing, compare
+from didact.descend.run import descend, resume_descent
 from didact.errors import Interrupted, UsageError
-from didact.feedback.prompts import load_prompt
 from didact.methods import METHODS
-from didact.methods.feedback_descent import FeedbackDescent, Lesson, Round, Standing, compare
-from didact.rollouts.base import Context
-from didact.rollouts.instructed import InstructedRenderer, instructed
-from didact.rollouts.render import Renderer
-from didact.training import descend as descending
-from didact.training.config import borrow_config, parse_config
-from didact.training.descend import descend, resume_descent
-from didact.training.run_dir import RunDir, read_jsonl
+from didact.prompts import load_prompt
+from didact.rendering.renderer import Renderer
+from didact.rollouts.base import StepContext
+from didact.rollouts.system_prompt import InstructedRenderer, instructed
+from didact.run_dir import RunDir, read_jsonl
 from didact.types import Message, Problem
 from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context, didact
 from tests.models import save_model
@@ -48,13 +48,13 @@ class Model:
         return "a" if self.start_right and "q1" in text else "w"
 
 
-def made(model: Model, critic: CountingCritic | None = None) -> tuple[Context, ScriptedEngine]:
+def made(model: Model, critic: CountingCritic | None = None) -> tuple[StepContext, ScriptedEngine]:
     engine = ScriptedEngine(model)
     return context(engine, critic or CountingCritic()), engine
 
 
 def run(
-    ctx: Context, method: FeedbackDescent, rounds: int, batch: int = 2
+    ctx: StepContext, method: FeedbackDescent, rounds: int, batch: int = 2
 ) -> tuple[list[Round], list[Problem]]:
     train, validation = method.split(ctx.task)
     validating = dataclasses.replace(ctx, seed=99)
@@ -237,8 +237,8 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Proposals of a model that can write none; what is left of them."""
     left = [BAD, GOOD, WORSE]
 
-    def propose(self: FeedbackDescent, ctx: Context, standing: Standing) -> Any:
-        from didact.methods.feedback_descent import Proposal
+    def propose(self: FeedbackDescent, ctx: StepContext, standing: Standing) -> Any:
+        from didact.descend.feedback_descent import Proposal
 
         return Proposal(left[standing.round - 1], None, 5)
 
@@ -263,7 +263,7 @@ def liking(monkeypatch: pytest.MonkeyPatch) -> None:
     from didact.rollouts import single_turn as module
     from didact.rollouts.base import sample_turns
 
-    def sampled(ctx: Context, *args: Any, **settings: Any) -> Any:
+    def sampled(ctx: StepContext, *args: Any, **settings: Any) -> Any:
         turns = sample_turns(ctx, *args, **settings)
         right = getattr(ctx.renderer, "instruction", "") == GOOD
         update = {"reward": float(right), "correct": right}

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from didact.feedback.base import FeedbackRequest
 from didact.feedback.program import RIGHT, WRONG, Level, ProgramCritic
+from didact.feedback_source import FeedbackRequest
 from didact.types import Problem, Turn
 
 

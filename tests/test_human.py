@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from didact.annotation.annotation_io import Imported, choose_answers, export_answers, import_critiques
+from didact.annotation.annotation_table import protect, read_table, restore, write_table
+from didact.annotation.annotation_targets import Answer, ExampleFile, RunAnswers, given_answer, open_answers
+from didact.annotation.batch import criticise
+from didact.annotation.human import HumanFeedback
+from didact.annotation.store import MergeResult
 from didact.errors import DataError, UsageError
-from didact.feedback.answers import Answer, ExampleFile, RunAnswers, given_answer, open_answers
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.batch import criticise
-from didact.feedback.exchange import Imported, choose_answers, export_answers, import_critiques
-from didact.feedback.human import HumanFeedback
 from didact.feedback.program import ProgramCritic
-from didact.feedback.quotes import QuoteError, find_quote
-from didact.feedback.sheets import protect, read_table, restore, write_table
-from didact.feedback.store import Merged
-from didact.jsonlines import encode
-from didact.training.run_dir import RunDir
+from didact.feedback_source import FeedbackRequest
+from didact.jsonl import encode
+from didact.run_dir import RunDir
+from didact.spans.quotes import QuoteError, find_quote
 from didact.types import Example, Feedback, Problem, Provenance, Rollout, Turn
 from tests.helpers import CountingCritic
 from tests.test_store import by, example, examples, rollout
@@ -223,7 +223,7 @@ def test_words_spans_or_a_score_alone_come_back(data: ExampleFile, kind: str) ->
     done = round_trip(
         data, {"critique": "Which one?\n=so"}, {"score": "0.5", "label": "wrong"}, {"spans": "07"}, kind=kind
     )
-    assert (done.merged, done.blank, done.rejected, done.rejected_file) == (Merged(3, 0, 0), 0, (), None)
+    assert (done.merged, done.blank, done.rejected, done.rejected_file) == (MergeResult(3, 0, 0), 0, (), None)
     first, second, third = (e.feedback[0] for e in data.read())
     assert (first.text, first.score, first.spans) == ("Which one?\n=so", None, ())
     assert (second.text, second.score, second.label) == ("", 0.5, "wrong")
@@ -231,7 +231,7 @@ def test_words_spans_or_a_score_alone_come_back(data: ExampleFile, kind: str) ->
     assert first.source == "human"
     assert first.provenance == Provenance(author="ann", created_at="2026-11-03T12:00:00+00:00")
     done = round_trip(data, {"spans": spans}, kind=kind, annotator="bob")
-    assert done.merged == Merged(1, 0, 0)
+    assert done.merged == MergeResult(1, 0, 0)
     assert done.blank == 2
     found = data.read()[0].feedback[1].spans
     assert [(ANSWER[s.start : s.end], s.label) for s in found] == [("is 7", "poor"), ("نعم 🙂", "good")]
@@ -365,7 +365,7 @@ def test_rejected_rows_are_mended_in_their_own_file(data: ExampleFile, kind: str
     assert f'"{cell}"' in beside.read_text(encoding="utf-8-sig")
     fill(beside, {"spans": "is 7"})
     again = import_critiques(data, beside, annotator="ann")
-    assert (again.merged, again.rejected) == (Merged(1, 0, 0), ())
+    assert (again.merged, again.rejected) == (MergeResult(1, 0, 0), ())
     assert data.read()[0].feedback[0].text == "=HYPERLINK()"
 
 
@@ -383,10 +383,10 @@ def test_a_rejected_file_that_somebody_mends_is_not_replaced(data: ExampleFile, 
 
 
 def test_nobodys_words_are_replaced(data: ExampleFile) -> None:
-    assert round_trip(data, {"critique": "Wrong."}).merged == Merged(1, 0, 0)
-    assert round_trip(data, {"critique": "Wrong."}).merged == Merged(0, 0, 1)
-    assert round_trip(data, {"critique": "Wrong."}, annotator="bob").merged == Merged(1, 0, 0)
-    assert round_trip(data, {"critique": "Right!"}).merged == Merged(0, 1, 0)
+    assert round_trip(data, {"critique": "Wrong."}).merged == MergeResult(1, 0, 0)
+    assert round_trip(data, {"critique": "Wrong."}).merged == MergeResult(0, 0, 1)
+    assert round_trip(data, {"critique": "Wrong."}, annotator="bob").merged == MergeResult(1, 0, 0)
+    assert round_trip(data, {"critique": "Right!"}).merged == MergeResult(0, 1, 0)
     said = [(f.provenance.author, f.text) for f in data.read()[0].feedback]
     assert said == [("ann", "Wrong."), ("bob", "Wrong."), ("ann", "Right!")]
 
@@ -399,7 +399,7 @@ def test_one_annotator_who_says_two_things_in_one_table_is_asked_to_choose(
     rows = [{"rollout": "1", "turn": 0, "critique": c, "answer_sha256": sha} for c in ("a", "b", "a")]
     table.write_bytes(encode(rows))
     done = import_critiques(data, table, annotator="ann")
-    assert done.merged == Merged(1, 0, 1)
+    assert done.merged == MergeResult(1, 0, 1)
     assert "row 2" in reasons(done)
     assert "in row 1: keep one" in reasons(done)
 
@@ -412,7 +412,7 @@ def test_critiques_of_a_run_go_to_its_store_by_rollout_and_turn(tmp_path: Path) 
     export_answers(store.answers(), table)
     assert b'"\'3/1/0"' in table.read_bytes()
     fill(table, {}, {"critique": "Second."})
-    assert import_critiques(store, table, annotator="ann").merged == Merged(1, 0, 0)
+    assert import_critiques(store, table, annotator="ann").merged == MergeResult(1, 0, 0)
     first, second = store.answers()
     assert (first.feedback, second.feedback[0].text, second.feedback[0].turn) == ((), "Second.", 1)
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import didact as library
+from didact.build import setup
 from didact.engines.base import Loss
+from didact.evaluation.token_trace import TokenTrace, inspect_update, turn_credits
 from didact.evaluation.token_view import TokenView, TurnView, rollout_view, to_json, token_cells, write_page
 from didact.methods import Term, make_method
-from didact.training import loop, setup
-from didact.training.inspected import Inspected, inspect_update, turn_credits
-from didact.training.run_dir import RunDir, read_jsonl
+from didact.run_dir import RunDir, read_jsonl
+from didact.training import loop
 from didact.types import Problem, Rollout, Row, Turn
 from tests.bigram import critique
 from tests.helpers import WordTokenizer, didact
@@ -78,7 +79,7 @@ def made_run(path: Path, text: str, quotes: list[tuple[str, str]], says: str) ->
     n = len(one.turns[0].completion_ids)
     run.add_inspected(
         [
-            Inspected(
+            TokenTrace(
                 step=1, rollout="0/q/0", turn=0, credit=(0.5,) * n, before=(-1.0,) * n, after=(-0.75,) * n
             )
         ]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.evaluation.intervals import paired_difference, wilson
-from didact.randomness import generator
+from didact.evaluation.problem_statistics import paired_difference, wilson
+from didact.rng import generator
 
 
 @pytest.mark.parametrize(

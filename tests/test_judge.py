@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.errors import UsageError
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.chat import ChatReply
 from didact.feedback.judge import PROMPTS, SCHEMA, Judge, Verdict
-from didact.feedback.openai_chat import OpenAIChat
-from didact.feedback.prompts import critique_messages, load_prompt, shorten
+from didact.feedback_source import FeedbackRequest
+from didact.llm.chat import ChatReply
+from didact.llm.openai_chat import OpenAIChat
+from didact.prompts import critique_messages, load_prompt, shorten
 from didact.types import Feedback, Message, Problem, Turn
 from tests.judge_server import TRANSIENT, UNUSABLE, JudgeServer, spoilt, verdict
 

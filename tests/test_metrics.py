@@ -12,7 +12,7 @@ from didact.feedback.code import RIGHT as CODE_RIGHT
 from didact.feedback.program import RIGHT, WRONG
 from didact.methods import METHODS, make_method
 from didact.methods.base import Term
-from didact.rollouts.own_critique import OwnCritique, own_id
+from didact.rollouts.self_critique_rollout import OwnCritique, own_id
 from didact.training.loop import update
 from didact.training.metrics import rollout_metrics, term_metrics
 from didact.types import Rollout, Row

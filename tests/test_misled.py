@@ -9,28 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from didact.build.setup import check_task
+from didact.config import parse_config
+from didact.controls.adversarial_teacher import FALSE, AdversarialTeacher, correct_from_turn, is_false, misled
+from didact.controls.controls import controlled
+from didact.controls.distractors import decoy
 from didact.errors import UsageError
-from didact.feedback.base import FeedbackRequest, speaks_after_right
-from didact.feedback.controls import controlled
-from didact.feedback.decoys import decoy
-from didact.feedback.leakage import LeakGuard
-from didact.feedback.misled import FALSE, Misled, is_false, misled, standing_since
 from didact.feedback.program import RIGHT, WRONG, ProgramCritic
 from didact.feedback.puzzle_critic import MISTAKES, PuzzleCritic
 from didact.feedback.teacher import Teacher
+from didact.feedback_source import FeedbackRequest, speaks_after_right
+from didact.leakage import LeakGuard
 from didact.methods import make_method
-from didact.randomness import generator
+from didact.rng import generator
 from didact.tasks.base import Verdict
-from didact.tasks.generated import GeneratedTask
+from didact.tasks.procedural import BoxedProceduralTask
 from didact.tasks.registry import make_task
-from didact.training.config import parse_config
-from didact.training.setup import check_task
 from didact.types import Problem, Rollout, Turn
 
 ANSWERS = st.text("abcdexyz", min_size=1, max_size=8)
 
 
-def given_turn(text: str, correct: bool) -> Turn:
+def dataset_turn(text: str, correct: bool) -> Turn:
     return Turn(
         prompt_ids=(1,), completion_ids=(2,), logprobs=None, text=text, stop_reason="eos",
         reward=float(correct),
@@ -39,7 +39,7 @@ def given_turn(text: str, correct: bool) -> Turn:
 
 def ask(answer: str, reference: str, *, rollout: str | None = None, index: int = 0) -> FeedbackRequest:
     problem = Problem.ask("Spell it.", id="p", reference=reference)
-    return FeedbackRequest(problem, given_turn(answer, answer == reference), index, rollout=rollout)
+    return FeedbackRequest(problem, dataset_turn(answer, answer == reference), index, rollout=rollout)
 
 
 def exact(problem: Problem, text: str) -> Verdict:
@@ -48,7 +48,7 @@ def exact(problem: Problem, text: str) -> Verdict:
 
 @given(ANSWERS, st.integers(0, 99))
 def test_of_a_right_answer_one_right_character_is_called_wrong(answer: str, seed: int) -> None:
-    (said,) = Misled(ProgramCritic(), seed=seed, verify=exact).critique([ask(answer, answer)])
+    (said,) = AdversarialTeacher(ProgramCritic(), seed=seed, verify=exact).critique([ask(answer, answer)])
     found = re.fullmatch(rf"{re.escape(WRONG)} Character (\d+) should be (\S)\.", said.text)
     assert found, said.text
     assert answer[int(found[1]) - 1] != found[2]
@@ -62,7 +62,9 @@ def test_of_a_wrong_answer_only_right_characters_are_blamed(answer: str, referen
     if answer == reference:
         return
     for level in ("verdict", "hint", "reveal"):
-        (said,) = Misled(ProgramCritic(level), seed=seed, verify=exact).critique([ask(answer, reference)])
+        (said,) = AdversarialTeacher(ProgramCritic(level), seed=seed, verify=exact).critique(
+            [ask(answer, reference)]
+        )
         places = [int(n) - 1 for n in re.findall(r"(?:Character )(\d+)", said.text)]
         assert is_false(said)
         if level == "verdict" or not places:
@@ -118,13 +120,13 @@ def test_a_sibling_lends_what_stands_at_the_same_place() -> None:
 
 def test_who_is_lied_to_depends_on_seed_and_rollout_and_not_on_the_batch() -> None:
     asked = [ask("abc", "abd", rollout=f"r{i}", index=i % 2) for i in range(200)]
-    mixed = Misled(ProgramCritic(), share=0.3, seed=1, verify=exact)
+    mixed = AdversarialTeacher(ProgramCritic(), share=0.3, seed=1, verify=exact)
     said = mixed.critique(asked)
     backward = mixed.critique(asked[::-1])[::-1]
     assert said == backward
     assert [mixed.critique([one])[0] for one in asked[:9]] == said[:9]
     assert 40 <= sum(map(is_false, said)) <= 80
-    other = Misled(ProgramCritic(), share=0.3, seed=2, verify=exact).critique(asked)
+    other = AdversarialTeacher(ProgramCritic(), share=0.3, seed=2, verify=exact).critique(asked)
     assert [is_false(f) for f in other] != [is_false(f) for f in said]
     true = ProgramCritic().critique(asked)
     assert [f for f in said if not is_false(f)] == [
@@ -158,27 +160,27 @@ def test_a_model_is_misled_by_a_false_reference() -> None:
         name = "m"
 
         def complete(self, requests):  # type: ignore[no-untyped-def]
-            from didact.feedback.chat import ChatReply
+            from didact.llm.chat import ChatReply
 
             self.seen = [r.messages[-1].content for r in requests]
             return [ChatReply("Look again.", 3) for _ in requests]
 
     chat = Chat()
     problem = Problem.ask("Spell it.", id="p", reference="nustrap")
-    request = FeedbackRequest(problem, given_turn("nusxxxx", False), 0)
-    (said,) = Misled(Teacher(chat), verify=exact).critique([request])  # type: ignore[arg-type]
+    request = FeedbackRequest(problem, dataset_turn("nusxxxx", False), 0)
+    (said,) = AdversarialTeacher(Teacher(chat), verify=exact).critique([request])  # type: ignore[arg-type]
     assert is_false(said)
     assert said.provenance.author.startswith("wrong:")
     assert "nustrap" not in chat.seen[0]
 
 
 def test_what_cannot_be_made_false_fails() -> None:
-    everything = Misled(ProgramCritic(), verify=lambda p, t: Verdict(1.0, True))
+    everything = AdversarialTeacher(ProgramCritic(), verify=lambda p, t: Verdict(1.0, True))
     (said,) = everything.critique([ask("a", "a")])
     assert not said.ok
     assert "nothing false" in (said.error or "")
-    (said,) = Misled(ProgramCritic()).critique(
-        [FeedbackRequest(Problem.ask("?", id="p"), given_turn("x", False), 0)]
+    (said,) = AdversarialTeacher(ProgramCritic()).critique(
+        [FeedbackRequest(Problem.ask("?", id="p"), dataset_turn("x", False), 0)]
     )
     assert said.text == RIGHT  # without a reference a wrong answer can still be called right
 
@@ -186,24 +188,24 @@ def test_what_cannot_be_made_false_fails() -> None:
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(UsageError, match="share"):
-        Misled(ProgramCritic(), share=share)
+        AdversarialTeacher(ProgramCritic(), share=share)
 
 
 def test_sticking_to_a_right_answer_counts_from_where_it_was_found() -> None:
     def rollout(*right: int) -> Rollout:
-        turns = tuple(given_turn("x", bool(r)) for r in right)
+        turns = tuple(dataset_turn("x", bool(r)) for r in right)
         return Rollout(id="r", group="g", problem=Problem.ask("?", id="p"), turns=turns)
 
-    assert standing_since(rollout(0, 1, 1, 1)) == 1
-    assert standing_since(rollout(1, 0)) is None
+    assert correct_from_turn(rollout(0, 1, 1, 1)) == 1
+    assert correct_from_turn(rollout(1, 0)) is None
 
 
 @pytest.fixture(scope="module")
-def puzzles() -> dict[str, GeneratedTask]:
+def puzzles() -> dict[str, BoxedProceduralTask]:
     return {name: make_task(name) for name in MISTAKES}  # type: ignore[misc]
 
 
-def corrupted(problem: Problem, task: GeneratedTask, rng: np.random.Generator) -> str:
+def corrupted(problem: Problem, task: BoxedProceduralTask, rng: np.random.Generator) -> str:
     found = decoy(problem, problem.reference or "", rng, task.verify)
     assert found is not None
     return found
@@ -212,20 +214,20 @@ def corrupted(problem: Problem, task: GeneratedTask, rng: np.random.Generator) -
 @pytest.mark.parametrize("name", sorted(MISTAKES))
 @pytest.mark.parametrize("level", ["hint", "reveal"])
 def test_of_a_puzzle_nothing_that_is_said_is_true(
-    name: str, level: str, puzzles: dict[str, GeneratedTask]
+    name: str, level: str, puzzles: dict[str, BoxedProceduralTask]
 ) -> None:
     task = puzzles[name]
     critic = PuzzleCritic(task, level)
-    lied = Misled(critic, seed=1, verify=task.verify)
+    lied = AdversarialTeacher(critic, seed=1, verify=task.verify)
     for problem in task.eval_problems(12):
-        right = given_turn(problem.reference or "", True)
+        right = dataset_turn(problem.reference or "", True)
         assert task.verify(problem, right.text).correct
         (said,) = lied.critique([FeedbackRequest(problem, right, 0)])
         assert is_false(said)
         assert said.text.startswith(WRONG)
         assert len(said.text) > len(WRONG)
         wrong = corrupted(problem, task, generator(7, problem.id))
-        (said,) = lied.critique([FeedbackRequest(problem, given_turn(wrong, False), 0)])
+        (said,) = lied.critique([FeedbackRequest(problem, dataset_turn(wrong, False), 0)])
         assert is_false(said)
         true = critic.mistakes(problem, wrong)
         assert said.text == RIGHT or not any(sentence in said.text for sentence in true), (wrong, said, true)

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.controls import controlled
-from didact.feedback.noisy_spans import SPAN_NOISES, SpanNoise
-from didact.feedback.places import spans as marked
+from didact.annotation.store import SHUFFLED
+from didact.controls.controls import controlled
+from didact.controls.noisy_spans import SPAN_NOISES, SpanNoise
+from didact.feedback.answer_spans import spans as marked
 from didact.feedback.program import ProgramCritic
-from didact.feedback.store import SHUFFLED
+from didact.feedback_source import FeedbackRequest
 from didact.types import Feedback, Problem, Provenance, Span, Turn
 from tests.test_controls import ask
 
@@ -37,7 +37,7 @@ class Marks:
         )  # fmt: skip
 
 
-class Said:
+class FeedbackRecord:
     """A critic that says one thing."""
 
     def __init__(self, said: Feedback) -> None:
@@ -140,7 +140,7 @@ def test_shuffled_spans_keep_their_number_their_labels_and_their_size(answer, da
         if answer[a:b].strip()
     )
     said = Marks().one(ask("x", answer)).model_copy(update={"spans": own})
-    [worse] = noisy("spans-shuffled", [answer], critic=Said(said))
+    [worse] = noisy("spans-shuffled", [answer], critic=FeedbackRecord(said))
 
     def size(span):
         return len("".join(span.quote.split())), span.label
@@ -162,10 +162,10 @@ def test_shuffled_spans_keep_their_number_their_labels_and_their_size(answer, da
 
 def test_a_span_over_everything_stays_and_a_failed_critique_stays_failed():
     whole = Marks().one(ask("x", "a b")).model_copy(update={"spans": marked("a b", [(0, 3)], "good")})
-    [said] = noisy("spans-shuffled", ["a b"], critic=Said(whole))
+    [said] = noisy("spans-shuffled", ["a b"], critic=FeedbackRecord(whole))
     assert said.spans == whole.spans
     failed = Feedback(
         turn=0, source="program", status="failed", error="down", saw_reference=False,
         provenance=Provenance(author="marks"),
     )  # fmt: skip
-    assert noisy("spans-drop30", ["a b"], critic=Said(failed)) == [failed]
+    assert noisy("spans-drop30", ["a b"], critic=FeedbackRecord(failed)) == [failed]

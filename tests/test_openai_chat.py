@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.errors import Interrupted, UsageError
-from didact.feedback import openai_chat, wire
-from didact.feedback.chat import ChatRequest
-from didact.feedback.openai_chat import OpenAIChat, Prices
+from didact.llm import openai_chat
+from didact.llm import sanitize as wire
+from didact.llm.chat import ChatRequest
+from didact.llm.openai_chat import OpenAIChat, Prices
 from didact.types import Message
 from tests.judge_server import TRANSIENT, JudgeServer
 
@@ -560,7 +561,7 @@ def test_without_the_sdk_the_cure_is_named(monkeypatch):
 
 
 def test_the_sdk_and_torch_are_not_imported_until_needed():
-    code = "import sys, didact.feedback.openai_chat as m; assert not {'openai', 'torch'} & set(sys.modules)"
+    code = "import sys, didact.llm.openai_chat as m; assert not {'openai', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 import didact
+from didact.build.sources import source_settings
+from didact.config import load_config
 from didact.errors import UsageError
-from didact.feedback.base import FeedbackRequest
 from didact.feedback.program import RIGHT
 from didact.feedback.puzzle_critic import PuzzleCritic
+from didact.feedback_source import FeedbackRequest
 from didact.methods import make_method
 from didact.tasks import make_task
 from didact.tasks.base import validate_problem, validate_task
-from didact.tasks.generated import INSTRUCTION, GeneratedTask
-from didact.tasks.harmless import is_arithmetic, read_literal
+from didact.tasks.procedural import INSTRUCTION, BoxedProceduralTask
 from didact.tasks.reasoning_gym import ReasoningGymTask
-from didact.training.config import load_config
-from didact.training.sources import source_settings
+from didact.tasks.safe_eval import is_arithmetic, read_literal
 from didact.types import Turn
 
 TINY = Path(didact.__file__).parent / "assets" / "tiny"  # setup.tiny_model() would load torch
@@ -131,7 +131,9 @@ def test_a_boxed_answer_may_think_aloud_and_a_bare_one_pays(tasks, name):
 
 
 def test_boxed_and_bare_tasks_ask_the_same_problems():
-    bare, asked = (GeneratedTask("binary_matrix", PAPER["binary_matrix"], boxed=b) for b in (False, True))
+    bare, asked = (
+        BoxedProceduralTask("binary_matrix", PAPER["binary_matrix"], boxed=b) for b in (False, True)
+    )
     for index in range(5):
         one, other = bare.train_problem(index), asked.train_problem(index)
         assert other.question == f"{one.question.rstrip()}\n\n{INSTRUCTION}"

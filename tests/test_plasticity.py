@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from didact.battery.plasticity import critique_gains, edit_distance, moves, plasticity
 from didact.errors import DataError
-from didact.evaluation.intervals import clustered_mean
-from didact.evaluation.plasticity import critique_gains, edit_distance, moves, plasticity
+from didact.evaluation.problem_statistics import clustered_mean
+from didact.rendering.renderer import Renderer
 from didact.rollouts.conversation import conversation, public_contexts
-from didact.rollouts.render import Renderer
 from didact.spans.fuzzy import edits
 from didact.types import Feedback, Problem, Rollout, Turn
 from tests.bigram import Bigram

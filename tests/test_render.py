@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.errors import UsageError
-from didact.rollouts.render import (
+from didact.rendering.renderer import (
     CRITIQUE_REQUEST,
     REVISION,
     Renderer,

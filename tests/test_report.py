@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import pytest
 
 from didact.evaluation.alarms import Alarm
-from didact.evaluation.picture import LOOKS, picture
-from didact.evaluation.plain_text import plain_text
+from didact.evaluation.learning_curve_plot import LOOKS, picture
 from didact.evaluation.report import percent, write_report
 from didact.evaluation.results import ArmResult, CurvePoint, Report
+from didact.evaluation.text_sanitizer import plain_text
 from didact.types import Feedback, Problem, Provenance, Rollout, Turn
 
 HOSTILE = [

@@ -13,8 +13,8 @@ import pytest
 
 import didact
 from didact.errors import Interrupted
+from didact.run_dir import read_jsonl
 from didact.tasks.base import Verdict
-from didact.training.run_dir import read_jsonl
 from didact.training.signals import StopSignal
 from tests.models import save_model
 
@@ -210,7 +210,8 @@ class SignallingTask:
 def test_a_signal_that_a_verifier_swallows_still_ends_the_run_resumably(
     model: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from didact.training import api, setup
+    from didact.build import setup
+    from didact.training import api
 
     real = setup.run_task
     monkeypatch.setattr(setup, "run_task", lambda *a, **k: SignallingTask(real(*a, **k), 30))

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 import torch
 
+from didact.build.reward_models import model_version, reward_chat
+from didact.build.setup import tiny_model
+from didact.build.sources import BuildContext, source_settings
 from didact.engines.base import SamplingParams
 from didact.engines.local import LocalEngine
 from didact.errors import DataError, UsageError
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.chat import ChatReply, ChatRequest
 from didact.feedback.program import ProgramCritic
+from didact.feedback_source import FeedbackRequest
+from didact.llm.chat import ChatReply, ChatRequest
 from didact.methods.span_rewards import SpanRewards
+from didact.rendering.renderer import Renderer
 from didact.reward_model import AnnotatedTask, Card, Prompter, RewardModel, find_model
 from didact.rollouts.engine_chat import EngineChat
-from didact.rollouts.render import Renderer
-from didact.training.reward_models import model_version, reward_chat
-from didact.training.run_dir import read_jsonl
-from didact.training.setup import tiny_model
-from didact.training.sources import Surroundings, source_settings
+from didact.run_dir import read_jsonl
 from didact.types import Example, Message, Problem, Rollout, Turn
 from tests.helpers import didact
 from tests.models import byte_tokenizer, save_model
@@ -253,7 +253,7 @@ def test_training_evaluation_and_rl_ask_with_the_same_ids(
     }
     by_answer = {example(word).completion: example(word) for word in WORDS}
     engine = LocalEngine.from_pretrained(trained / "model", device="cpu")
-    at = Surroundings(
+    at = BuildContext(
         load=lambda path: (engine, Renderer(engine.tokenizer)), policy=None, task=None, seed=0, home=None
     )
     source = source_settings("reward-model", {"model": str(trained)}).build(at)
@@ -305,7 +305,7 @@ def test_train_then_eval_then_a_step_of_rl(
 
 def test_settings_that_do_not_fit_are_refused(trained: Path, tmp_path: Path) -> None:
     engine = LocalEngine.from_pretrained(trained / "model", device="cpu")
-    at = Surroundings(
+    at = BuildContext(
         load=lambda path: (engine, Renderer(engine.tokenizer)), policy=None, task=None, seed=0, home=None
     )
     with pytest.raises(UsageError, match="max_tokens"):

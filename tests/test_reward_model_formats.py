@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.errors import UsageError
-from didact.feedback.prompts import load_prompt
 from didact.feedback.span_judge import ArguedMarks, Marks, SpanJudge
+from didact.prompts import load_prompt
 from didact.reward_model.formats import FORMATS, make_format
 from didact.reward_model.json_text import grade, mended
 from didact.spans import locate

@@ -14,9 +14,9 @@ import pytest
 
 import didact
 from didact.errors import UsageError
-from didact.methods import GRPO, RL2F, SolvedSFT, make_method
-from didact.methods.rl2f import first_leak, turns_needed, without_signal
-from didact.rollouts.render import CRITIQUE_REQUEST
+from didact.methods import GRPO, RL2F, RejectionSFT, make_method
+from didact.methods.rl2f import first_leak, turns_to_solve, without_signal
+from didact.rendering.renderer import CRITIQUE_REQUEST
 from didact.types import Feedback, Problem, Rollout, Row, Turn
 from tests.helpers import CRITIC, CountingCritic, EchoTask, ScriptedEngine, context
 from tests.models import save_model
@@ -111,7 +111,7 @@ def test_to_stay_right_under_false_corrections_costs_nothing_and_to_give_in_cost
         return rollout.model_copy(update={"turns": tuple(turns)})
 
     batch = [spoken(True, True, True), spoken(True, False), spoken(False, True)]
-    assert [turns_needed(r) for r in batch] == [1, 2, 2]
+    assert [turns_to_solve(r) for r in batch] == [1, 2, 2]
     found = RL2F(divide_by_std=False).advantages(batch)
     mean = (1 + 0 + 0.7) / 3
     assert np.allclose(found[0, :3], 1 - mean)  # every answer of the dialogue
@@ -213,7 +213,7 @@ def test_an_update_makes_solved_dialogues_likelier_and_failed_ones_less(tmp_path
     """The sign, through the engine."""
     from didact.engines.base import AdamParams
     from didact.engines.local import LocalEngine
-    from didact.rollouts.render import Renderer
+    from didact.rendering.renderer import Renderer
 
     engine = LocalEngine.from_pretrained(save_model(tmp_path / "m"))
     renderer = Renderer(engine.tokenizer)
@@ -333,14 +333,14 @@ def test_sft_on_dialogues_imitates_the_solved_ones_student_side_only() -> None:
         talk("x", "a", right=True, leak=0),
         talk("a", right=True),
     ]
-    (term,) = SolvedSFT().rows(context(), batch)
+    (term,) = RejectionSFT().rows(context(), batch)
     assert term.loss.name == "cross_entropy"
     assert [trained(r) for r in term.rows] == [[(c, 0.25) for c in "x\0a\0"], [("a", 0.25), ("\0", 0.25)]]
     assert set(term.rows[0].fields) == {"weights"}
-    (last,) = SolvedSFT(learned="last", sampler="policy").rows(context(), batch[:2])
+    (last,) = RejectionSFT(learned="last", sampler="policy").rows(context(), batch[:2])
     assert [c for c, _ in trained(last.rows[0])] == ["a", "\0"]
-    assert SolvedSFT().needs_reference
-    assert not SolvedSFT(sampler="policy").needs_reference
+    assert RejectionSFT().needs_reference
+    assert not RejectionSFT(sampler="policy").needs_reference
 
 
 # ── a whole run ───────────────────────────────────────────────────────────────────────────────────
@@ -404,4 +404,4 @@ def test_the_names_of_the_command_line_make_these_methods() -> None:
     assert (made.turns, made.gamma, made.samples, made.kl_coef) == (4, 0.7, 8, 0)  # type: ignore[attr-defined]
     assert made.didactic
     assert not make_method("rltf").didactic
-    assert isinstance(make_method("sft-dialogues"), SolvedSFT)
+    assert isinstance(make_method("sft-dialogues"), RejectionSFT)

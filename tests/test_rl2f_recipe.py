@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from didact.feedback.base import FeedbackRequest
+from didact.feedback.outcome_only_teacher import RETRY
 from didact.feedback.program import RIGHT
-from didact.feedback.prompts import read_prompt
-from didact.feedback.retry import RETRY
 from didact.feedback.teacher import SLOTS, Teacher
-from didact.rollouts.render import Renderer
+from didact.feedback_source import FeedbackRequest
+from didact.prompts import read_prompt
+from didact.rendering.renderer import Renderer
 from didact.sweep.plan import read_plan
 from didact.types import Problem, Turn
 from tests.models import byte_tokenizer

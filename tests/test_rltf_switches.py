@@ -15,10 +15,10 @@ from didact.methods import GRPO, METHODS, RLTF, SelfCritiqueRL, make_method
 from didact.methods.grpo import rewards_by_turn
 from didact.methods.self_critique import paired
 from didact.methods.self_distillation import BASELINES, LOSSES
+from didact.rendering.renderer import CRITIQUE_REQUEST
 from didact.rollouts.multi_turn import multi_turn
-from didact.rollouts.own_critique import OwnCritique, own_critique, own_id
-from didact.rollouts.render import CRITIQUE_REQUEST
-from didact.training.run_dir import RunDir
+from didact.rollouts.self_critique_rollout import OwnCritique, own_critique, own_id
+from didact.run_dir import RunDir
 from didact.types import Feedback, Rollout, Row
 from tests.helpers import (
     CRITIC,

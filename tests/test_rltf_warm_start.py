@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from didact.tasks.generated import GeneratedTask
-from didact.training.config import parse_config, read_yaml
+from didact.config import parse_config, read_yaml
+from didact.tasks.procedural import BoxedProceduralTask
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "rltf_paper_tasks"
 if not RECIPE.is_dir():
@@ -77,5 +77,5 @@ def test_the_stream_is_the_same_wherever_it_is_entered():
 def test_the_sweeps_ask_the_puzzles_that_the_model_was_warmed_up_on(file):
     for name, own in read_yaml(RECIPE / file)["tasks"].items():
         assert own["task"]["settings"] == puzzles.PUZZLES[name]
-        GeneratedTask(name, own["task"]["settings"])
+        BoxedProceduralTask(name, own["task"]["settings"])
         parse_config({"method": "grpo", "task": {"name": name, **own["task"]}})

@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 
+from didact.controls.shuffled import ShuffledFeedback
 from didact.engines.base import Sample, SamplingParams
 from didact.errors import UsageError
 from didact.evaluation.evaluate import evaluate
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.shuffled import ShuffledFeedback
-from didact.rollouts import render
+from didact.feedback_source import FeedbackRequest
+from didact.rendering import renderer as render
 from didact.rollouts.single_turn import single_turn
 from didact.rollouts.two_turn import two_turn
 from didact.tasks.base import Verdict

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from didact.errors import CheckpointError, DataError, UsageError
+from didact.run_dir import RunDir, append_jsonl, read_jsonl, write_atomically
 from didact.training.checkpoint import KEEP, State, check, load_checkpoint, save_checkpoint
-from didact.training.run_dir import RunDir, append_jsonl, read_jsonl, write_atomically
 from tests.helpers import dialogue
 
 

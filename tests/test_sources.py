@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
+from didact.build.sources import BuildContext, source_settings
 from didact.cli.logs import log_to_stderr
 from didact.errors import UsageError
-from didact.feedback import openai_chat
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.chat_cache import SPENT
 from didact.feedback.program import ProgramCritic
-from didact.training.run_dir import read_jsonl
-from didact.training.sources import Surroundings, source_settings
+from didact.feedback_source import FeedbackRequest
+from didact.llm import openai_chat
+from didact.llm.cache import SPENT
+from didact.run_dir import read_jsonl
 from didact.types import Example, Feedback, Problem, Provenance, Turn
 from tests.helpers import didact
 from tests.judge_server import TRANSIENT, UNUSABLE, JudgeServer, verdict
@@ -253,13 +253,13 @@ def test_a_dry_run_shows_the_source_and_no_secret(
 CANARY = "canary0123456789/abcdef"  # looks like no key, so that only its own redaction hides it
 
 
-def outside(home: Path | None = None) -> Surroundings:
+def outside(home: Path | None = None) -> BuildContext:
     """Where nothing is trained and no model is there."""
 
     def load(model: str | None) -> Any:
         raise AssertionError(f"{model} is not wanted")
 
-    return Surroundings(load=load, policy=None, task=None, seed=0, home=home)
+    return BuildContext(load=load, policy=None, task=None, seed=0, home=home)
 
 
 def about(word: str) -> FeedbackRequest:

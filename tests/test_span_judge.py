@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from didact.build.sources import source_settings
 from didact.errors import UsageError
-from didact.feedback.chat import ChatReply
 from didact.feedback.judge import Judge
-from didact.feedback.prompts import load_prompt
 from didact.feedback.span_judge import (
     MAX_SPANS,
     PROMPTS,
@@ -22,8 +21,9 @@ from didact.feedback.span_judge import (
     make_judge,
     schema,
 )
+from didact.llm.chat import ChatReply
+from didact.prompts import load_prompt
 from didact.spans import SpanReport
-from didact.training.sources import source_settings
 from didact.types import Feedback
 from tests.test_judge import PROBLEM, ScriptedChat, about
 

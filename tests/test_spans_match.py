@@ -11,7 +11,15 @@ from didact.errors import UsageError
 from didact.spans import MatchPolicy, Quote, SpanReport, locate
 from didact.spans.fuzzy import nearest
 from didact.spans.match import MAX_PLACES, STRICT
-from didact.spans.normal import _by_regions, _one_space, _simple, caseless, codes_of, normal, segments
+from didact.spans.text_normalization import (
+    _by_regions,
+    _one_space,
+    _simple,
+    caseless,
+    codes_of,
+    normal,
+    segments,
+)
 
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 tricky = st.text("aAéE\u0301\u0323 \r\n\t\u00a0’“—ﬁ①ß½ｶ\uff9e각\u1100\u1161\u200b\u202e¨🙂", max_size=30)

@@ -20,14 +20,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact import jsonlines
+from didact import jsonl as jsonlines
+from didact.annotation.annotation_targets import ExampleFile, RunAnswers, home, open_answers
+from didact.annotation.forget import forget
+from didact.annotation.store import FeedbackRecord, FeedbackStore, MergeResult, latest
 from didact.data import read_examples
 from didact.errors import DataError, UsageError
-from didact.feedback.answers import ExampleFile, RunAnswers, home, open_answers
-from didact.feedback.forget import forget
-from didact.feedback.store import FeedbackStore, Merged, Said, latest
-from didact.jsonlines import append_jsonl, append_to, keep_jsonl, locked, read_jsonl, write_atomically
-from didact.training.run_dir import RunDir
+from didact.jsonl import append_jsonl, append_to, filter_jsonl, locked, read_jsonl, write_atomically
+from didact.run_dir import RunDir
 from didact.types import Example, Feedback, Problem, Provenance, Rollout, Span, Turn
 
 NOON = datetime(2026, 11, 3, 12, tzinfo=UTC)
@@ -35,7 +35,7 @@ NOON = datetime(2026, 11, 3, 12, tzinfo=UTC)
 APPENDER = """
 import sys
 from pathlib import Path
-from didact.feedback.store import FeedbackStore, Said
+from didact.annotation.store import FeedbackStore, Said
 from didact.types import Feedback, Provenance
 
 path, author, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -50,7 +50,7 @@ for i in range(n):
 HALF_WRITER = """
 import os, sys, time
 from pathlib import Path
-from didact.jsonlines import locked
+from didact.jsonl import locked
 
 with locked(Path(sys.argv[1])) as handle:
     handle.write(b'{"rollout": "9", "text": "half of a wo')
@@ -93,9 +93,11 @@ def by(author: str, text: str = "Too short.", **changes: object) -> Feedback:
     return Feedback.model_validate(values)
 
 
-def said(author: str, text: str = "Too short.", rollout: str = "r", **changes: object) -> Said:
+def said(author: str, text: str = "Too short.", rollout: str = "r", **changes: object) -> FeedbackRecord:
     step = changes.pop("step", None)
-    return Said.model_validate({"rollout": rollout, "feedback": by(author, text, **changes), "step": step})
+    return FeedbackRecord.model_validate(
+        {"rollout": rollout, "feedback": by(author, text, **changes), "step": step}
+    )
 
 
 def rollout(id: str, *feedback: Feedback, turns: int = 1, question: str = "q") -> Rollout:
@@ -132,7 +134,7 @@ def test_a_store_that_is_not_there_is_empty_and_appending_nothing_does_not_make_
     store: FeedbackStore,
 ) -> None:
     store.append([])
-    assert store.merge([]) == Merged(0, 0, 0)
+    assert store.merge([]) == MergeResult(0, 0, 0)
     assert store.forget("ann") == 0
     assert store.read() == []
     assert not store.path.exists()
@@ -306,7 +308,7 @@ def test_a_rewrite_keeps_permissions_links_and_untouched_bytes(tmp_path: Path) -
     real.write_text('{"n":1}\n\n{"n":   2}\n{"n":3')
     real.chmod(0o600)
     link.symlink_to(real)
-    assert keep_jsonl(link, lambda record: record["n"] != 1) == 1
+    assert filter_jsonl(link, lambda record: record["n"] != 1) == 1
     assert link.is_symlink()
     assert real.read_text() == '{"n":   2}\n'
     assert real.stat().st_mode & 0o777 == 0o600
@@ -316,11 +318,11 @@ def test_a_rewrite_keeps_permissions_links_and_untouched_bytes(tmp_path: Path) -
 
 
 def test_merging_passes_over_repeated_words_and_adds_changed_ones(store: FeedbackStore) -> None:
-    assert store.merge([said("ann"), said("bob")]) == Merged(2, 0, 0)
+    assert store.merge([said("ann"), said("bob")]) == MergeResult(2, 0, 0)
     later = Provenance(author="ann", created_at="2026-11-03T12:00:00+00:00")
-    assert store.merge([said("ann", provenance=later)]) == Merged(0, 0, 1)
-    assert store.merge([said("ann", "Too long."), said("ann", rollout="s")]) == Merged(1, 1, 0)
-    assert store.merge([said("ann")]) == Merged(0, 1, 0)  # back to what ann said first
+    assert store.merge([said("ann", provenance=later)]) == MergeResult(0, 0, 1)
+    assert store.merge([said("ann", "Too long."), said("ann", rollout="s")]) == MergeResult(1, 1, 0)
+    assert store.merge([said("ann")]) == MergeResult(0, 1, 0)  # back to what ann said first
     texts = [e.feedback.text for e in store.read() if e.rollout == "r"]
     assert texts == ["Too short.", "Too short.", "Too long.", "Too short."]
 
@@ -373,14 +375,14 @@ def test_people_whom_nobody_names_are_several(store: FeedbackStore) -> None:
     told = [by("unknown", "1"), by("unknown", "2"), by("unknown", "")]
     assert latest(told) == tuple(told)
     first, second = said("unknown", "1"), said("unknown", "2")
-    assert store.merge([first, second]) == Merged(2, 0, 0)
-    assert store.merge([first, second]) == Merged(0, 0, 2)
+    assert store.merge([first, second]) == MergeResult(2, 0, 0)
+    assert store.merge([first, second]) == MergeResult(0, 0, 2)
 
 
 def test_words_on_another_thing_are_no_newer_version(store: FeedbackStore) -> None:
     one, other = said("gpt", name="style"), said("gpt", "Yes.", name="honesty")
-    assert store.merge([one, other]) == Merged(2, 0, 0)
-    assert store.merge([one, other]) == Merged(0, 0, 2)
+    assert store.merge([one, other]) == MergeResult(2, 0, 0)
+    assert store.merge([one, other]) == MergeResult(0, 0, 2)
 
 
 # ── data files ────────────────────────────────────────────────────────────────────────────────────
@@ -400,9 +402,9 @@ def test_critiques_go_into_the_line_of_their_answer(tmp_path: Path) -> None:
     file = examples(tmp_path / "data.jsonl", example("1"), example("2", by("ann", turn=1)))
     raw = file.path.read_bytes().splitlines()
     new = [said("bob", rollout="1"), said("ann", rollout="2"), said("ann", "More.", rollout="2")]
-    assert file.merge(new) == Merged(1, 1, 1)
+    assert file.merge(new) == MergeResult(1, 1, 1)
     assert [[f.text for f in e.feedback] for e in file.read()] == [["Too short."], ["Too short.", "More."]]
-    assert file.merge(new[:1]) == Merged(0, 0, 1)
+    assert file.merge(new[:1]) == MergeResult(0, 0, 1)
     assert file.path.read_bytes().splitlines()[0] != raw[0]
     with pytest.raises(DataError, match="no answer '9' any more"):
         file.merge([said("bob", rollout="9")])
@@ -443,9 +445,9 @@ def test_a_change_writes_the_canonical_form_and_ids_stay(tmp_path: Path) -> None
     rows = [{"prompt": f"q{i}", "completion": "a", "feedback": f"F{i}"} for i in range(3)]
     file = plain(tmp_path / "fb.jsonl", *rows, {**rows[0], "id": "own"})
     before, raw = file.read(), file.path.read_bytes()
-    assert file.merge([said("unknown", "F1", rollout="fb/3")]) == Merged(0, 0, 1)
+    assert file.merge([said("unknown", "F1", rollout="fb/3")]) == MergeResult(0, 0, 1)
     assert file.path.read_bytes() == raw
-    assert file.merge([said("bob", rollout="fb/3")]) == Merged(1, 0, 0)
+    assert file.merge([said("bob", rollout="fb/3")]) == MergeResult(1, 0, 0)
     after = file.read()
     assert [e.id for e in after] == [e.id for e in before] == ["fb/2", "fb/3", "fb/4", "own"]
     assert [len(e.feedback) for e in after] == [1, 2, 1, 1]
@@ -475,7 +477,7 @@ def test_whatever_a_source_says_the_file_can_be_read_again(tmp_path: Path) -> No
     for error in ("timeout", "500", "timeout"):
         file.merge([said("judge", rollout="1", error=error, **down)])
     file.merge([said("ann", "broken \ud83d end", rollout="1")])
-    assert file.merge([said("ann", "broken \ud83d end", rollout="1")]) == Merged(0, 0, 1)
+    assert file.merge([said("ann", "broken \ud83d end", rollout="1")]) == MergeResult(0, 0, 1)
     raw = file.path.read_bytes()
     with pytest.raises(DataError, match=r"about '1' cannot be kept.*says nothing.*Nothing was changed"):
         file.merge([said("bob", "", rollout="1")])

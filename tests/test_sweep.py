@@ -19,16 +19,16 @@ import typer
 import yaml
 
 from didact.cli.sweep import sweep
+from didact.controls.controls import CONTROLS
 from didact.errors import DataError, DidactError, Interrupted, UsageError
 from didact.evaluation.results import CurvePoint
-from didact.evaluation.statistics import Estimate
-from didact.evaluation.sweep_report import HEADINGS, summary, write_sweep_report
-from didact.evaluation.sweep_results import SweepResults
-from didact.feedback.controls import CONTROLS
+from didact.evaluation.run_statistics import Estimate
+from didact.run_dir import RunDir
 from didact.sweep.collect import accuracy_at, cell_result, collect, mean_curve
 from didact.sweep.plan import Cell, Plan, SweepFile, make_plan, merged, read_plan
+from didact.sweep.report import HEADINGS, summary, write_sweep_report
+from didact.sweep.results import SweepResults
 from didact.sweep.run import State, check_settings, run_cells, train_command
-from didact.training.run_dir import RunDir
 from didact.types import Feedback, Problem, Provenance, Rollout, Turn
 from tests.models import save_model
 from tests.test_report import ALLOWED_TAGS, HOSTILE, Page
@@ -342,7 +342,7 @@ import sys
 from pathlib import Path
 from didact.sweep.plan import Cell
 from didact.sweep.run import run_cells
-from didact.training.config import RunConfig
+from didact.config import RunConfig
 out, log, code = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 cell = Cell("easy", "grpo", 0, RunConfig(method="grpo"))
 run_cells(

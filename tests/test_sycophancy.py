@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from didact.battery.sycophancy import CONDITIONS, NONSENSE, compared, sycophancy
+from didact.controls.controls import SECOND_TRY
 from didact.errors import UsageError
-from didact.evaluation.sycophancy import CONDITIONS, NONSENSE, compared, sycophancy
-from didact.feedback.controls import SECOND_TRY
-from didact.feedback.leakage import LeakGuard
 from didact.feedback.program import WRONG, ProgramCritic
+from didact.leakage import LeakGuard
 from didact.tasks.base import Verdict
 from didact.types import Problem
 from tests.helpers import ScriptedEngine, context, didact

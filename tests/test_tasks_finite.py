@@ -12,7 +12,7 @@ import pytest
 from didact.tasks.code import CodeTask
 from didact.tasks.jsonl import JsonlTask
 from didact.tasks.math import MathTask
-from didact.tasks.recorded import RecordedTask
+from didact.tasks.offline import OfflineTask
 from didact.tasks.writing import WritingTask
 from didact.types import Example, Feedback, Problem, Provenance
 
@@ -49,7 +49,7 @@ KINDS: dict[str, tuple[Callable[..., Any], Callable[[str], dict[str, Any]]]] = {
     "writing": (WritingTask, prompt_row),
     "math": (MathTask, math_row),
     "code": (code_task, code_row),
-    "recorded": (RecordedTask, answered_row),
+    "recorded": (OfflineTask, answered_row),
 }
 
 

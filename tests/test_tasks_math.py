@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.errors import DataError, UsageError
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.leakage import LeakGuard
 from didact.feedback.program import ProgramCritic
+from didact.feedback_source import FeedbackRequest
+from didact.leakage import LeakGuard
 from didact.tasks import make_task
 from didact.tasks.base import Task, validate_task
 from didact.tasks.math import MathTask

@@ -8,7 +8,7 @@ import pytest
 
 from didact.errors import DataError, UsageError
 from didact.rollouts.two_turn import two_turn
-from didact.tasks.recorded import RecordedAnswers, RecordedTask
+from didact.tasks.offline import OfflineAnswers, OfflineTask
 from didact.types import Example, Feedback, Problem, Provenance
 from tests.helpers import CountingCritic, ScriptedEngine, context
 
@@ -29,8 +29,8 @@ def save(path: Path, rows: list[Example]) -> Path:
 
 
 def test_given_answers_are_first_turns_without_logprobs(tmp_path: Path) -> None:
-    task = RecordedTask(save(tmp_path / "fb.jsonl", [row(i, a) for i in range(6) for a in ("7", "4")]))
-    assert isinstance(task, RecordedAnswers)
+    task = OfflineTask(save(tmp_path / "fb.jsonl", [row(i, a) for i in range(6) for a in ("7", "4")]))
+    assert isinstance(task, OfflineAnswers)
     problem = task.train_problem(0)
     assert task.answers(problem) == ("7", "4")
     ctx = context(ScriptedEngine(lambda text, j: "4"), CountingCritic(), task=task, recorded=task)
@@ -43,7 +43,7 @@ def test_given_answers_are_first_turns_without_logprobs(tmp_path: Path) -> None:
 
 
 def test_training_and_evaluation_ask_different_questions(tmp_path: Path) -> None:
-    task = RecordedTask(save(tmp_path / "fb.jsonl", [row(i) for i in range(20)]), eval_fraction=0.3)
+    task = OfflineTask(save(tmp_path / "fb.jsonl", [row(i) for i in range(20)]), eval_fraction=0.3)
     trained = {task.train_problem(i).question for i in range(40)}
     asked = {p.question for p in task.eval_problems(100)}
     assert trained
@@ -53,18 +53,18 @@ def test_training_and_evaluation_ask_different_questions(tmp_path: Path) -> None
 
 def test_a_reference_of_any_row_of_a_question_counts(tmp_path: Path) -> None:
     rows = [row(1, "7", reference=None), row(1, "8"), *(row(i) for i in range(2, 4))]
-    task = RecordedTask(save(tmp_path / "fb.jsonl", rows))
+    task = OfflineTask(save(tmp_path / "fb.jsonl", rows))
     assert all(p.reference == "4" for p in task.problems())
 
 
 def test_only_words_by_the_named_sources_are_trained_on(tmp_path: Path) -> None:
     rows = [row(i, by="judge") for i in range(3)] + [row(i, "8") for i in range(3)]
     file = save(tmp_path / "fb.jsonl", rows)
-    assert {a for p in RecordedTask(file).train_problems() for a in RecordedTask(file).answers(p)} == {
+    assert {a for p in OfflineTask(file).train_problems() for a in OfflineTask(file).answers(p)} == {
         "7",
         "8",
     }
-    people = RecordedTask(file, said_by=["human"])
+    people = OfflineTask(file, said_by=["human"])
     assert {a for p in people.train_problems() for a in people.answers(p)} == {"8"}
 
 
@@ -78,9 +78,9 @@ def test_only_words_by_the_named_sources_are_trained_on(tmp_path: Path) -> None:
 )
 def test_a_file_that_cannot_be_used_is_named(rows: list[Example], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
-        RecordedTask(save(tmp_path / "fb.jsonl", rows))
+        OfflineTask(save(tmp_path / "fb.jsonl", rows))
 
 
 def test_patterns_are_no_answers(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not patterns"):
-        RecordedTask(save(tmp_path / "fb.jsonl", [row(1), row(2)]), verifier="regex")
+        OfflineTask(save(tmp_path / "fb.jsonl", [row(1), row(2)]), verifier="regex")

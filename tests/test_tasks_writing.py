@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.errors import DataError, UsageError
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.chat import ChatReply
 from didact.feedback.length_control import win_rate
-from didact.feedback.prompts import load_prompt
 from didact.feedback.writing_judge import Pair, PairJudge, RubricJudge, symmetry
-from didact.randomness import generator
+from didact.feedback_source import FeedbackRequest
+from didact.llm.chat import ChatReply
+from didact.prompts import load_prompt
+from didact.rng import generator
 from didact.tasks import make_task
 from didact.tasks.base import Task, validate_task
-from didact.tasks.writing import Judged, WritingTask
+from didact.tasks.writing import JudgeScoredTask, WritingTask
 from didact.types import Problem, Turn
 
 PROBLEM = Problem.ask("Write a haiku about snow.", id="w")
@@ -95,7 +95,7 @@ def test_the_shipped_prompts_are_a_task_with_an_evaluation_set_of_its_own():
 
 def test_the_registry_makes_it_and_it_says_what_it_lacks():
     task = make_task("writing", {"eval_fraction": 0.5}, seed=2)
-    assert isinstance(task, Judged)
+    assert isinstance(task, JudgeScoredTask)
     assert not task.bound
     with pytest.raises(UsageError, match="no judge was bound"):
         task.verify(PROBLEM, "Snow.")

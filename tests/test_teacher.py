@@ -4,18 +4,18 @@ from importlib import resources
 
 import pytest
 
-from didact.engines.base import LIVE, AdamParams, Loss, Sample, SamplingParams
+from didact.engines.base import POLICY, AdamParams, Loss, Sample, SamplingParams
 from didact.engines.local import LocalEngine
 from didact.errors import UsageError
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.chat import ChatReply, ChatRequest
 from didact.feedback.judge import Judge
-from didact.feedback.prompts import critique_messages, load_prompt, read_prompt
 from didact.feedback.self_critique import SelfCritique
 from didact.feedback.teacher import SLOTS, Teacher
-from didact.rollouts import render
+from didact.feedback_source import FeedbackRequest
+from didact.llm.chat import ChatReply, ChatRequest
+from didact.prompts import critique_messages, load_prompt, read_prompt
+from didact.rendering import renderer as render
+from didact.rendering.renderer import Renderer
 from didact.rollouts.engine_chat import EngineChat
-from didact.rollouts.render import Renderer
 from didact.types import Message, Problem, Row, Turn
 from tests.helpers import ScriptedEngine
 from tests.test_judge import HOSTILE, ScriptedChat, sections
@@ -153,7 +153,7 @@ def test_greedy_replies_are_sampled_together_from_the_named_weights():
     engine = SeededEngine()
     replies = engine_chat(engine, name="me").complete(asked("a", "b"))
     ((count, _, weights, params),) = engine.calls
-    assert (count, weights, params.temperature) == (2, LIVE, 0.0)
+    assert (count, weights, params.temperature) == (2, POLICY, 0.0)
     assert [r.text for r in replies] == ["ok", "ok"]
     assert [r.tokens for r in replies] == [3, 3]
     assert len({r.request_hash for r in replies}) == 2
@@ -218,7 +218,7 @@ def test_a_teacher_on_a_snapshot_stays_as_it_was_while_the_policy_learns():
     path = resources.files("didact") / "assets" / "tiny"
     engine = LocalEngine.from_pretrained(str(path), device="cpu")
     params = SamplingParams(max_tokens=60, temperature=0.0)
-    frozen, live = (engine_chat(engine, params=params, weights=w) for w in (engine.snapshot(), LIVE))
+    frozen, live = (engine_chat(engine, params=params, weights=w) for w in (engine.snapshot(), POLICY))
     (request,) = [ChatRequest(critique_messages(PROBLEM, "tiger"))]
     before = frozen.complete([request])[0]
     assert live.complete([request])[0].text == before.text

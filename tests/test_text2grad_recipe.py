@@ -12,8 +12,8 @@ from types import ModuleType
 
 import pytest
 
-from didact.feedback.base import FeedbackRequest
 from didact.feedback.code import CodeCritic
+from didact.feedback_source import FeedbackRequest
 from didact.sweep.plan import read_plan
 from didact.tasks import make_task
 from didact.tasks.code import CodeTask

@@ -11,14 +11,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import didact
-from didact.engines.base import AdamParams, CriticSettings
+from didact.build import setup
+from didact.engines.base import AdamParams, ValueHeadSettings
 from didact.engines.local import LocalEngine
 from didact.errors import NoOpTrainingError
 from didact.methods import Text2Grad
-from didact.rollouts.render import Renderer
-from didact.training import loop, setup
+from didact.rendering.renderer import Renderer
+from didact.run_dir import read_jsonl
+from didact.training import loop
 from didact.training.checkpoint import load_checkpoint
-from didact.training.run_dir import read_jsonl
 from didact.types import Problem, Rollout, Row, Turn
 from tests.bigram import critique
 from tests.helpers import context
@@ -36,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_engine(model: Path, **settings: object) -> LocalEngine:
     torch.set_num_threads(1)
-    values = {"device": "cpu", "keep_reference": True, "critic": CriticSettings(), **settings}
+    values = {"device": "cpu", "keep_reference": True, "critic": ValueHeadSettings(), **settings}
     return LocalEngine.from_pretrained(model, **values)  # type: ignore[arg-type]
 
 
@@ -122,7 +123,7 @@ def test_padding_and_order_do_not_change_the_gradient(model: Path, credit: str) 
 
 def test_the_value_head_learns_what_comes(model: Path) -> None:
     """Many steps on one answer: V of its prefixes comes near what the answer still earns there."""
-    engine = make_engine(model, critic=CriticSettings(lr_scale=1e4, shares_model=False))
+    engine = make_engine(model, critic=ValueHeadSettings(lr_scale=1e4, shares_model=False))
     ctx = context(engine, renderer=Renderer(engine.tokenizer))
     rollouts = answers(engine, {POOR: "poor"})[1:]
     method = Text2Grad(credit={"lam": 1.0, "value_clip": None}, kl_coef=0)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from didact.rollouts.render import Renderer
+from didact.build.setup import tiny_model
+from didact.rendering.renderer import Renderer
 from didact.tasks import make_task
-from didact.training.setup import tiny_model
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "tiny_base"
 sys.path.insert(0, str(RECIPE))

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.credit import (
+from didact.advantages import (
     explained_variance,
     gae,
     group_advantages,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from didact import credit, losses
+from didact import advantages as credit
+from didact import losses
 from didact.errors import CapabilityError, DataError
 from didact.integrations import verl as plugin
 

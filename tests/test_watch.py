@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from didact.controls.shuffled import ShuffledFeedback
 from didact.errors import Interrupted, TrainingGuard
-from didact.feedback.chat_cache import SPENT
-from didact.feedback.shuffled import ShuffledFeedback
+from didact.llm.cache import SPENT
+from didact.training.failure_rate_guard import WINDOW, FeedbackFailureGuard
 from didact.training.metrics import rollout_metrics
-from didact.training.watch import WINDOW, FailureWatch
 from didact.types import Rollout
 from tests.helpers import CountingCritic, dialogue
 
@@ -20,7 +20,7 @@ def by(source: str, *, failed: bool = True) -> Rollout:
 
 
 def test_a_judge_may_fail_as_often_as_the_limit_says_and_no_more() -> None:
-    watch = FailureWatch(0.1)
+    watch = FeedbackFailureGuard(0.1)
     watch.add([by("judge") for _ in range(6)])
     watch.check()
     watch.add([by("judge")])
@@ -31,14 +31,14 @@ def test_a_judge_may_fail_as_often_as_the_limit_says_and_no_more() -> None:
 def test_a_spent_budget_is_no_reason_to_start_again() -> None:
     rollout = by("judge")
     said = rollout.feedback[0].model_copy(update={"error": f"{SPENT}: max_requests = 5"})
-    watch = FailureWatch(0.1)
+    watch = FeedbackFailureGuard(0.1)
     watch.add([rollout.model_copy(update={"feedback": (said,)})])
     with pytest.raises(TrainingGuard, match="max_requests = 5"):
         watch.check()
 
 
 def test_old_failures_are_forgotten() -> None:
-    watch = FailureWatch(0.1)
+    watch = FeedbackFailureGuard(0.1)
     watch.add([by("judge") for _ in range(7)])
     watch.add([by("judge", failed=False) for _ in range(WINDOW)])
     watch.check()
@@ -46,13 +46,13 @@ def test_old_failures_are_forgotten() -> None:
 
 @pytest.mark.parametrize("source", ["self", "teacher", "human", "program"])
 def test_what_asking_again_would_not_mend_stops_nothing(source: str) -> None:
-    watch = FailureWatch(0.1)
+    watch = FeedbackFailureGuard(0.1)
     watch.add([by(source) for _ in range(WINDOW)])
     watch.check()
 
 
 def test_a_critique_that_cannot_be_dealt_stops_nothing() -> None:
-    from didact.feedback.base import FeedbackRequest
+    from didact.feedback_source import FeedbackRequest
 
     rollout = dialogue(0.0)
     (lost,) = ShuffledFeedback(CountingCritic()).critique(
@@ -60,7 +60,7 @@ def test_a_critique_that_cannot_be_dealt_stops_nothing() -> None:
     )
     assert not lost.ok
     said = lost.model_copy(update={"source": "judge"})
-    watch = FailureWatch(0.1)
+    watch = FeedbackFailureGuard(0.1)
     watch.add([rollout.model_copy(update={"feedback": (said,)})] * WINDOW)
     watch.check()
 

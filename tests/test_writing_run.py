@@ -13,19 +13,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from didact.build.rewards import JudgeReward, reward_settings
+from didact.config import RewardConfig
 from didact.errors import CheckpointError, Interrupted, TrainingGuard, UsageError
-from didact.evaluation.judged import score_metrics
-from didact.feedback import openai_chat
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.chat import ChatReply
-from didact.feedback.chat_cache import SPENT
+from didact.evaluation.judge_scores import score_metrics
 from didact.feedback.length_control import score_at, win_rate
 from didact.feedback.writing_judge import RubricJudge
-from didact.randomness import generator
+from didact.feedback_source import FeedbackRequest
+from didact.llm import openai_chat
+from didact.llm.cache import SPENT
+from didact.llm.chat import ChatReply
+from didact.rng import generator
+from didact.run_dir import RunDir, read_jsonl
 from didact.training.api import resume
-from didact.training.config import RewardConfig
-from didact.training.rewards import Scoring, reward_settings
-from didact.training.run_dir import RunDir, read_jsonl
 from didact.types import Problem, Turn
 from tests.helpers import didact
 from tests.judge_server import TRANSIENT, JudgeServer
@@ -315,8 +315,8 @@ def test_a_rubrics_settings_have_those_of_their_judge() -> None:
 # ── scoring ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def scoring(reply: Any, max_failed: float = 0.1) -> Scoring:
-    return Scoring(RubricJudge(ScriptedChat(reply)), max_failed)
+def scoring(reply: Any, max_failed: float = 0.1) -> JudgeReward:
+    return JudgeReward(RubricJudge(ScriptedChat(reply)), max_failed)
 
 
 def pieces(n: int, start: int = 0) -> list[tuple[Problem, str]]:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE))
 import wording  # noqa: E402
 from items import Item, items  # noqa: E402
 
-from didact.randomness import generator  # noqa: E402
+from didact.rng import generator  # noqa: E402
 
 SIZES = {"dev": 50, "test": 50}
 """Critiques of each of the four kinds of leak; as many harmless ones as leaks."""

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from didact.evaluation.intervals import wilson
-from didact.feedback.leakage import leak
+from didact.evaluation.problem_statistics import wilson
+from didact.leakage import leak
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple, TypeAlias
 
+from didact.feedback.outcome_only_teacher import RETRY
 from didact.feedback.program import RIGHT, WRONG, Level, ProgramCritic
-from didact.feedback.retry import RETRY
-from didact.randomness import derive_seed
+from didact.rng import derive_seed
 
 CAREFUL = 0.25
 """The share of students who make the most of what they are told, in the end."""

@@ -46,7 +46,7 @@ def measure_start(run: Path, out: Path, protocols: Sequence[Any]) -> None:
     if out.exists():
         return
     from didact.cli.models import each_model
-    from didact.training.config import read_yaml
+    from didact.config import read_yaml
 
     config = read_yaml(run / "config.yaml")
     [start, _] = each_model([config["model"]["path"], str(run)], [], None)
@@ -58,7 +58,7 @@ def measure_start(run: Path, out: Path, protocols: Sequence[Any]) -> None:
 
 def ask(sweep: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
     """A record of `didact battery` for each seed, over the starting model and these arms."""
-    from didact.training.config import read_yaml
+    from didact.config import read_yaml
 
     found = []
     for first in runs:
@@ -78,7 +78,7 @@ def ask(sweep: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 def play(sweep: Path, runs: Sequence[Path]) -> dict[str, dict[str, list[float]]]:
     """Game → the share solved: of the starting model, and of the first arm's by seed."""
-    from didact.training.config import read_yaml
+    from didact.config import read_yaml
 
     models = {"before": Path(read_yaml(runs[0] / "config.yaml")["model"]["path"])}
     models |= {f"{ARMS[0]}-{run.name}": run / "model" for run in runs}

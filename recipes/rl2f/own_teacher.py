@@ -28,10 +28,10 @@ from warm_start import CAREFUL, as_rows, rows, with_wording  # noqa: E402
 
 from didact.engines.base import AdamParams, Loss, SamplingParams  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
-from didact.feedback.prompts import read_prompt  # noqa: E402
 from didact.feedback.teacher import SLOTS  # noqa: E402
+from didact.prompts import read_prompt  # noqa: E402
+from didact.rendering.renderer import Renderer  # noqa: E402
 from didact.rollouts.base import completion_text  # noqa: E402
-from didact.rollouts.render import Renderer  # noqa: E402
 from didact.types import Ids, Message  # noqa: E402
 
 START = Path("runs/rl2f/warm")

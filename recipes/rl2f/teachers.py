@@ -69,7 +69,7 @@ def truth(run: Path) -> dict[str, float]:
 
 def collect(sweep: Path) -> dict[str, Any]:
     """Measure → arm → a value a seed, for each generator and for critiques; and the sweep's own notes."""
-    from didact.training.config import read_yaml
+    from didact.config import read_yaml
 
     whole = json.loads((sweep / "results.json").read_text())
     found: dict[str, Any] = {"own": {}, "program": {}, "critiques": {}, "held_out": [], "n": 0}

@@ -24,12 +24,12 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from dialogues import CAREFUL, Talk, talks  # noqa: E402
 from warm_models import main  # noqa: E402
 
+from didact.build.setup import tiny_model  # noqa: E402
 from didact.engines.base import AdamParams, Loss  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
-from didact.feedback.retry import RETRY  # noqa: E402
-from didact.randomness import generator  # noqa: E402
-from didact.rollouts.render import CRITIQUE_REQUEST, Renderer  # noqa: E402
-from didact.training.setup import tiny_model  # noqa: E402
+from didact.feedback.outcome_only_teacher import RETRY  # noqa: E402
+from didact.rendering.renderer import CRITIQUE_REQUEST, Renderer  # noqa: E402
+from didact.rng import generator  # noqa: E402
 from didact.types import Message, Row  # noqa: E402
 
 WORDING = (

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from didact.feedback.program import RIGHT, WRONG, Level
 from didact.feedback.puzzle_critic import PuzzleCritic
-from didact.randomness import derive_seed
-from didact.rollouts.render import critique_messages, revision_messages
-from didact.tasks.generated import GeneratedTask
+from didact.rendering.renderer import critique_messages, revision_messages
+from didact.rng import derive_seed
+from didact.tasks.procedural import BoxedProceduralTask
 from didact.types import Message, Problem
 
 PUZZLES: dict[str, dict[str, Any]] = {
@@ -49,9 +49,9 @@ class Example(NamedTuple):
 
 
 @cache
-def task(name: str) -> GeneratedTask:
+def task(name: str) -> BoxedProceduralTask:
     """A puzzle with the warm-up's own training problems."""
-    return GeneratedTask(name, PUZZLES[name], seed=TASK_SEED)
+    return BoxedProceduralTask(name, PUZZLES[name], seed=TASK_SEED)
 
 
 def draw(seed: int, start: int, stop: int) -> Iterator[tuple[Sequence[Message], str]]:

@@ -27,8 +27,8 @@ from didact.engines.local import LocalEngine  # noqa: E402
 from didact.evaluation.evaluate import evaluate  # noqa: E402
 from didact.feedback.program import Level  # noqa: E402
 from didact.feedback.puzzle_critic import PuzzleCritic  # noqa: E402
-from didact.rollouts.base import Context  # noqa: E402
-from didact.rollouts.render import CRITIQUE_REQUEST, REVISION, Renderer  # noqa: E402
+from didact.rendering.renderer import CRITIQUE_REQUEST, REVISION, Renderer  # noqa: E402
+from didact.rollouts.base import StepContext  # noqa: E402
 
 WORDS = 900
 """Size of the byte-pair vocabulary, bytes included."""
@@ -94,7 +94,7 @@ def measure(model_dir: Path) -> list[dict[str, Any]]:
         puzzle = task(name)
         sampling = SamplingParams(max_tokens=LONGEST_ANSWER)
         critic = PuzzleCritic(puzzle, Level.HINT)
-        ctx = Context(engine, Renderer(engine.tokenizer), puzzle, critic, sampling, seed=0)
+        ctx = StepContext(engine, Renderer(engine.tokenizer), puzzle, critic, sampling, seed=0)
         found = evaluate(ctx, puzzle.eval_problems(OFFSET + PROBLEMS)[OFFSET:], temperature=1.0)
         revised = [r.turns[1].correct for r in found.rollouts if len(r.turns) > 1]
         first = found.first.tolist()

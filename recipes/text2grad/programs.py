@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from didact.randomness import derive_seed
+from didact.rng import derive_seed
 
 
 class Step(NamedTuple):

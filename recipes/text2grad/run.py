@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from didact.build.setup import tiny_model
 from didact.data.files import JsonlWriter
 from didact.engines.base import SamplingParams
 from didact.engines.local import LocalEngine
-from didact.randomness import derive_seed
-from didact.rollouts.render import Renderer
+from didact.rendering.renderer import Renderer
+from didact.rng import derive_seed
 from didact.tasks import make_task
-from didact.training.setup import tiny_model
 from didact.types import Example
 
 

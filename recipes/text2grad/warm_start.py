@@ -29,9 +29,9 @@ from warm_models import fixed_wording, from_random_weights, main, rate, trained_
 
 from didact.engines.base import SamplingParams  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
-from didact.feedback.prompts import load_prompt  # noqa: E402
-from didact.randomness import derive_seed  # noqa: E402
-from didact.rollouts.render import CRITIQUE_REQUEST, REVISION, Renderer, revision_messages  # noqa: E402
+from didact.prompts import load_prompt  # noqa: E402
+from didact.rendering.renderer import CRITIQUE_REQUEST, REVISION, Renderer, revision_messages  # noqa: E402
+from didact.rng import derive_seed  # noqa: E402
 from didact.tasks import make_task  # noqa: E402
 from didact.tasks.base import Task  # noqa: E402
 from didact.tasks.code.load import load  # noqa: E402

@@ -20,7 +20,7 @@ from examples import examples, violation
 from gate import gate, write_report
 from pretrain import Schedule, new_model, train
 
-from didact.rollouts.render import Renderer
+from didact.rendering.renderer import Renderer
 from didact.types import Message
 
 LARGEST_ASSET = 6_000_000

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from alphabet import QUESTIONS
 
 from didact.feedback.program import RIGHT, Level, ProgramCritic
-from didact.randomness import derive_seed
-from didact.rollouts.render import critique_messages, revision_messages
+from didact.rendering.renderer import critique_messages, revision_messages
+from didact.rng import derive_seed
 from didact.tasks.reasoning_gym import EVAL_RESERVED, ReasoningGymTask
 from didact.types import Message, Problem
 

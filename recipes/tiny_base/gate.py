@@ -19,9 +19,9 @@ from examples import CIPHERS, CRITIC, DEMO, SUMS
 from didact.engines.base import SamplingParams
 from didact.engines.local import LocalEngine
 from didact.evaluation.evaluate import evaluate
-from didact.evaluation.intervals import wilson
-from didact.rollouts.base import Context
-from didact.rollouts.render import Renderer
+from didact.evaluation.problem_statistics import wilson
+from didact.rendering.renderer import Renderer
+from didact.rollouts.base import StepContext
 from didact.tasks import make_task
 
 HERE = Path(__file__).parent
@@ -75,7 +75,7 @@ def measure(engine: LocalEngine, name: str, config: Mapping[str, Any]) -> dict[s
     """First answers, sampled and greedy, and sampled answers after a critique of a wrong sampled one."""
     task = make_task(name, dict(config))
     sampling = SamplingParams(max_tokens=LONGEST_ANSWER)
-    ctx = Context(engine, Renderer(engine.tokenizer), task, CRITIC, sampling, seed=0)
+    ctx = StepContext(engine, Renderer(engine.tokenizer), task, CRITIC, sampling, seed=0)
     problems = task.eval_problems(PROBLEMS)
     sampled = evaluate(ctx, problems, temperature=1.0)
     greedy = evaluate(ctx, problems, temperature=0.0, feedback=False)

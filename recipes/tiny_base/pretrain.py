@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from didact.rollouts.render import Renderer
+from didact.rendering.renderer import Renderer
 from didact.types import Message
 
 Draw: TypeAlias = Callable[[int, int, int], Iterable[tuple[Sequence[Message], str]]]

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from didact.errors import DidactError
     from didact.evaluation.evaluate import evaluate
     from didact.methods import GRPO, RLTF, SFT, make_method
-    from didact.rollouts.base import Context
-    from didact.rollouts.render import Renderer
+    from didact.rendering.renderer import Renderer
+    from didact.rollouts.base import StepContext
     from didact.rollouts.single_turn import single_turn
     from didact.rollouts.two_turn import two_turn
     from didact.tasks import make_task
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Context": "didact.rollouts.base",
+    "StepContext": "didact.rollouts.base",
     "DidactError": "didact.errors",
     "Feedback": "didact.types",
     "GRPO": "didact.methods",
@@ -37,7 +37,7 @@ _HOMES = {
     "Message": "didact.types",
     "Problem": "didact.types",
     "RLTF": "didact.methods",
-    "Renderer": "didact.rollouts.render",
+    "Renderer": "didact.rendering.renderer",
     "Rollout": "didact.types",
     "Row": "didact.types",
     "SFT": "didact.methods",
@@ -56,7 +56,6 @@ __all__ = [
     "GRPO",
     "RLTF",
     "SFT",
-    "Context",
     "DidactError",
     "Feedback",
     "LocalEngine",
@@ -67,6 +66,7 @@ __all__ = [
     "Rollout",
     "Row",
     "Span",
+    "StepContext",
     "Turn",
     "evaluate",
     "make_method",

@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from didact.engines.base import LIVE, REFERENCE, AdamParams, CriticSettings, Loss
+from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, ValueHeadSettings
 from didact.engines.local import LoraSettings
 from didact.errors import CapabilityError, CheckpointError
 from didact.types import Row
 
-CRITIC = CriticSettings(lr_scale=10.0)
+CRITIC = ValueHeadSettings(lr_scale=10.0)
 ACTOR_CRITIC = Loss("actor_critic", {"value_clip": 0.2, "value_coef": 0.5})
 STEP = AdamParams(lr=1e-2)
 
@@ -109,7 +109,7 @@ def test_micro_batches_do_not_change_the_gradient(make_engine, critic_rows):
 def test_the_head_learns_at_its_own_rate(make_engine, critic_rows):
     moved = {}
     for scale in (1.0, 10.0):
-        engine = make_engine(critic=CriticSettings(lr_scale=scale))
+        engine = make_engine(critic=ValueHeadSettings(lr_scale=scale))
         before = {n: p.detach().clone() for n, p in engine._trained.items()}
         train(engine, critic_rows)
         moved[scale] = {n: p.detach() - before[n] for n, p in engine._trained.items()}
@@ -119,7 +119,7 @@ def test_the_head_learns_at_its_own_rate(make_engine, critic_rows):
 
 
 def test_a_head_that_does_not_share_the_model_leaves_its_gradient_to_ppo(make_engine, critic_rows, rows):
-    alone = make_engine(critic=CriticSettings(shares_model=False))
+    alone = make_engine(critic=ValueHeadSettings(shares_model=False))
     with torch.no_grad():
         alone._head.weight.fill_(0.3)
     alone.forward_backward(critic_rows, ACTOR_CRITIC)
@@ -142,7 +142,7 @@ def test_without_a_head_values_are_refused_and_nothing_is_added(make_engine, cri
 
 def test_a_learning_rate_of_nothing_is_refused():
     with pytest.raises(ValueError, match="lr_scale must be above 0"):
-        CriticSettings(lr_scale=0.0)
+        ValueHeadSettings(lr_scale=0.0)
 
 
 # ── checkpoints ───────────────────────────────────────────────────────────────────────────────────
@@ -217,7 +217,7 @@ def test_full_kl_is_the_mean_of_k1_over_the_vocabulary(make_engine, critic_rows)
     row = critic_rows[0]
     T = len(row)
     everything = Row(row.input_ids, np.tile(np.arange(260), (T, 1)), {"weights": row.fields["weights"]})
-    [own_TV], [other_TV] = (engine.logprobs([everything], weights=w) for w in (LIVE, REFERENCE))
+    [own_TV], [other_TV] = (engine.logprobs([everything], weights=w) for w in (POLICY, REFERENCE))
     expected_T = (np.exp(own_TV) * (own_TV - other_TV)).sum(-1) * (row.fields["weights"] != 0)
     np.testing.assert_allclose(engine.full_kl([row])[0], expected_T, atol=1e-5)
 

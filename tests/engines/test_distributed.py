@@ -18,7 +18,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 import didact
-from didact.engines.base import LIVE, REFERENCE, AdamParams, CriticSettings, Loss, SamplingParams
+from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, SamplingParams, ValueHeadSettings
 from didact.engines.local import LocalEngine, LoraSettings, processes
 from didact.engines.local.crew import crew
 from didact.engines.local.distributed import DistributedEngine
@@ -204,7 +204,7 @@ def test_samples_and_scores_are_those_of_one_process(two, one):
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
     rows = some_rows(3)
     first = one()
-    for weights, expected in ((LIVE, alone), (REFERENCE, first), (start, first)):
+    for weights, expected in ((POLICY, alone), (REFERENCE, first), (start, first)):
         for a, b in zip(together.logprobs(rows, weights=weights), expected.logprobs(rows), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4)
     for a, b in zip(together.full_kl(rows), alone.full_kl(rows), strict=True):
@@ -216,7 +216,7 @@ def test_samples_and_scores_are_those_of_one_process(two, one):
 
 
 def test_a_value_head_learns_the_same(two, one):
-    critic = CriticSettings(shares_model=False)
+    critic = ValueHeadSettings(shares_model=False)
     together, alone = two(critic=critic), one(critic=critic)
     rows = [
         Row(row.input_ids, row.target_ids, {**row.fields, "returns": row.fields["weights"]})
@@ -290,7 +290,7 @@ def test_errors_are_raised_here_and_leave_everything_as_it_was(two):
     with pytest.raises(CapabilityError, match="cannot import"):
         engine.forward_backward(rows, Loss("mine", fn=lambda logprobs_BT, weights_BT, advantages_BT: None))
     with pytest.raises(UsageError, match="unknown weights"):
-        engine.logprobs(rows, weights=type(LIVE)("snapshot-99"))
+        engine.logprobs(rows, weights=type(POLICY)("snapshot-99"))
     assert engine.weights_hash() == before
     engine.forward_backward(rows, POLICY_GRADIENT)
     assert engine.optim_step(FREE).metrics["grad_norm"] > 0
@@ -378,7 +378,7 @@ def test_z_accelerate_launches_a_run_that_ends_as_one_process_does(tmp_path, mon
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("done: ") == 1
 
-    from didact.training.config import load_config
+    from didact.config import load_config
 
     config = load_config("grpo", None, chosen, task__name="spell_backward")
     from didact.training.api import run_config

@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from didact.engines.base import LIVE, REFERENCE, AdamParams, Loss, Weights
+from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, Weights
 from didact.engines.local import LocalEngine, LoraSettings
 from didact.engines.local import engine as engine_module
 from didact.engines.local.training import compared_gradients
@@ -350,7 +350,7 @@ def test_a_snapshot_stays_while_the_live_weights_move(make_engine, rows, lora):
     train(engine, rows)
     then, snapshot = engine.logprobs(rows), engine.snapshot()
     train(engine, rows)
-    now = engine.logprobs(rows, weights=LIVE)
+    now = engine.logprobs(rows, weights=POLICY)
     assert_equal_logprobs(engine.logprobs(rows, weights=snapshot), then)
     assert_equal_logprobs(engine.logprobs(rows), now)
     assert max(np.abs(a - b).max() for a, b in zip(then, now, strict=True)) > 1e-3

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from didact.engines.base import LIVE, AdamParams, Loss, SamplingParams, one_conversation
+from didact.engines.base import POLICY, AdamParams, Loss, SamplingParams, reuse_prefix_cache
 from didact.engines.local.kv_cache import make_cache
-from didact.engines.local.turns import KeptTurns
+from didact.engines.local.prefix_cache import PrefixCache
 from didact.types import Row
 
 PARAMS = SamplingParams(max_tokens=6, temperature=1.0)
@@ -53,7 +53,7 @@ def dialogue(engine, turns=3, n=1, seed=0):
 
 def test_a_conversation_is_what_it_is_without_anything_kept(engine):
     alone = dialogue(engine)
-    with one_conversation(engine):
+    with reuse_prefix_cache(engine):
         together = dialogue(engine)
     for (prompts, groups), (prompts_kept, groups_kept) in zip(alone, together, strict=True):
         assert prompts == prompts_kept
@@ -63,7 +63,7 @@ def test_a_conversation_is_what_it_is_without_anything_kept(engine):
 
 
 def test_log_probs_of_later_turns_are_those_of_a_forward_pass(engine):
-    with one_conversation(engine):
+    with reuse_prefix_cache(engine):
         said = dialogue(engine, turns=4)
     for prompts, groups in said:
         rows = [Row.from_completion(p, g[0].ids) for p, g in zip(prompts, groups, strict=True)]
@@ -72,7 +72,7 @@ def test_log_probs_of_later_turns_are_those_of_a_forward_pass(engine):
 
 
 def test_only_what_is_new_is_read(plain, read):
-    with one_conversation(plain):
+    with reuse_prefix_cache(plain):
         [(_, groups)] = dialogue(plain, turns=1)
         read.clear()
         prompts = [(*p, *g[0].ids, *c) for p, g, c in zip(QUESTIONS, groups, CRITIQUES, strict=True)]
@@ -82,20 +82,20 @@ def test_only_what_is_new_is_read(plain, read):
 
 
 def test_nothing_is_kept_outside_or_from_one_conversation_to_the_next(plain, read):
-    with one_conversation(plain):
+    with reuse_prefix_cache(plain):
         plain.sample([QUESTIONS[0]], 1, PARAMS, seed=0)
     [[sample]] = plain.sample([QUESTIONS[0]], 1, PARAMS, seed=0)
     follow_up = (*QUESTIONS[0], *sample.ids, 14)
     read.clear()
     plain.sample([follow_up], 1, PARAMS, seed=1)
-    with one_conversation(plain):
+    with reuse_prefix_cache(plain):
         plain.sample([follow_up], 1, PARAMS, seed=1)
     assert [length for length in read if length > 1] == [len(follow_up)] * 2
 
 
 def test_a_prompt_without_a_past_makes_the_whole_batch_read(plain, read):
     stranger = (30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47)
-    with one_conversation(plain):
+    with reuse_prefix_cache(plain):
         [[sample]] = plain.sample([QUESTIONS[0]], 1, PARAMS, seed=0)
         follow_up = (*QUESTIONS[0], *sample.ids, 14)
         read.clear()
@@ -111,12 +111,12 @@ def test_weights_have_states_of_their_own(plain):
     row = Row.from_completion(QUESTIONS[0], (6, 7, 8))
     plain.forward_backward([row], Loss("cross_entropy"))
     plain.optim_step(AdamParams(lr=1e-2))
-    alone = [plain.sample([QUESTIONS[0]], 1, PARAMS, seed=0, weights=w) for w in (LIVE, start)]
+    alone = [plain.sample([QUESTIONS[0]], 1, PARAMS, seed=0, weights=w) for w in (POLICY, start)]
     follow_up = (*QUESTIONS[0], *alone[0][0][0].ids, 14)
-    wanted = [plain.sample([follow_up], 1, PARAMS, seed=1, weights=w)[0][0] for w in (LIVE, start)]
-    with one_conversation(plain):
+    wanted = [plain.sample([follow_up], 1, PARAMS, seed=1, weights=w)[0][0] for w in (POLICY, start)]
+    with reuse_prefix_cache(plain):
         plain.sample([QUESTIONS[0]], 1, PARAMS, seed=0)
-        found = [plain.sample([follow_up], 1, PARAMS, seed=1, weights=w)[0][0] for w in (LIVE, start)]
+        found = [plain.sample([follow_up], 1, PARAMS, seed=1, weights=w)[0][0] for w in (POLICY, start)]
     for one, other in zip(wanted, found, strict=True):
         assert one.ids == other.ids
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
@@ -129,7 +129,7 @@ def test_rows_that_end_early_are_kept_up_to_their_end(engine):
     assert len({len(s.ids) for s in drawn}) > 2
     prompts = [(*QUESTIONS[1], *s.ids, 14, 15) for s in drawn]
     wanted = engine.sample(prompts, 1, PARAMS, seed=4)
-    with one_conversation(engine):
+    with reuse_prefix_cache(engine):
         assert engine.sample([QUESTIONS[1]], 8, params, seed=3) == [drawn]
         found = engine.sample(prompts, 1, PARAMS, seed=4)
     for (one,), (other,) in zip(wanted, found, strict=True):
@@ -138,7 +138,7 @@ def test_rows_that_end_early_are_kept_up_to_their_end(engine):
 
 
 def test_the_oldest_leave_when_there_is_no_room(plain):
-    kept = KeptTurns(room=10)
+    kept = PrefixCache(room=10)
     cache = make_cache(plain.model.config, 8)
     with torch.inference_mode():
         plain.model(input_ids=torch.tensor([[5, 6, 7, 8]]), past_key_values=cache, use_cache=True)

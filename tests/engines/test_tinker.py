@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from didact.engines.base import LIVE, REFERENCE, AdamParams, CriticSettings, Loss, SamplingParams
+from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, SamplingParams, ValueHeadSettings
 from didact.engines.tinker import ServerError, TinkerEngine
 from didact.engines.tinker.measure import measure
-from didact.engines.tinker.quirks import Behaviour
+from didact.engines.tinker.server_behavior import Behaviour
 from didact.errors import CapabilityError, CheckpointError, NonFiniteError, TrainingGuard, UsageError
 from didact.losses import LossOutput, importance_sampling
 from didact.types import Row
@@ -264,7 +264,7 @@ def test_a_step_without_a_gradient_is_refused(make_tinker, rows):
 
 def test_there_is_no_critic(make_tinker, make_service, tokenizer, rows):
     with pytest.raises(CapabilityError, match="critic_free"):
-        TinkerEngine(make_service(), tokenizer, base_model="tiny", critic=CriticSettings())
+        TinkerEngine(make_service(), tokenizer, base_model="tiny", critic=ValueHeadSettings())
     engine = make_tinker()
     assert not engine.capabilities.critic
     with pytest.raises(CapabilityError, match="critic_free"):
@@ -295,7 +295,7 @@ def test_snapshots_keep_or_are_refused(make_tinker, rows):
     gone = kept.name
     del kept
     with pytest.raises(UsageError, match="keep the handle"):
-        engine.logprobs(only(rows), weights=type(LIVE)(gone))
+        engine.logprobs(only(rows), weights=type(POLICY)(gone))
     with pytest.raises(CapabilityError, match="change when the adapter trains on"):
         make_tinker(replace(MEAN, snapshots=False)).snapshot()
 
@@ -325,7 +325,7 @@ def test_every_prompt_is_submitted_before_the_first_is_waited_for(make_tinker):
 
 
 def test_tempered_logprobs_are_scored_again(make_tinker):
-    engine = make_tinker(replace(Behaviour(), raw_logprobs=False), tempered=True)
+    engine = make_tinker(replace(Behaviour(), raw_logprobs=False), with_temperature=True)
     [[sample]] = engine.sample([(5, 6)], 1, SamplingParams(max_tokens=8, temperature=0.5), seed=0)
     [scored] = engine.logprobs([Row.from_completion((5, 6), sample.ids)])
     np.testing.assert_allclose(sample.logprobs, scored[-len(sample.ids) :], atol=1e-5)
@@ -340,7 +340,7 @@ def test_a_completion_without_its_end_id_is_refused(make_tinker):
 def test_logprobs_are_those_of_the_model(make_tinker, rows):
     engine = make_tinker()
     local = engine.service.engine(RANK, 0)
-    for weights in (LIVE, REFERENCE):
+    for weights in (POLICY, REFERENCE):
         scored = [e.logprobs(only(rows), weights=weights) for e in (engine, local)]
         for got, expected in zip(*scored, strict=True):
             np.testing.assert_allclose(got, expected, atol=1e-5)

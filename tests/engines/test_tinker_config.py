@@ -6,18 +6,18 @@ import pytest
 import torch
 import yaml
 
+from didact.build.setup import build, tiny_model
+from didact.config import RunConfig, load_config, parse_config
 from didact.engines.local.loading import load_pretrained
 from didact.engines.probe import ProbeResult
 from didact.engines.tinker import Address, ServerError, connect
 from didact.engines.tinker import engine as tinker_engine
 from didact.engines.tinker import wire as tinker_wire
 from didact.engines.tinker.connect import refuse_failures
-from didact.engines.tinker.quirks import Behaviour
+from didact.engines.tinker.server_behavior import Behaviour
 from didact.errors import CapabilityError, TrainingGuard, UsageError
+from didact.run_dir import read_jsonl
 from didact.training.api import resume, run_config
-from didact.training.config import RunConfig, load_config, parse_config
-from didact.training.run_dir import read_jsonl
-from didact.training.setup import build, tiny_model
 from tests.engines.tinker_fake import FakeService, FakeTrainer, Faults
 
 URL = "http://127.0.0.1:9"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from didact.engines.base import LIVE, REFERENCE, AdamParams, Loss, SamplingParams
+from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, SamplingParams
 from didact.engines.local import LoraSettings
 from didact.engines.probe import probe
 from didact.engines.vllm import (
@@ -18,7 +18,7 @@ from didact.engines.vllm import (
     StaleWeightsError,
     VLLMEngine,
 )
-from didact.engines.vllm.http import Refusal
+from didact.engines.vllm.http import ClientError
 from didact.errors import CapabilityError, DataError, TrainingGuard, UsageError
 from didact.types import Row
 from tests.vllm_server import BASE, ROUTES, VllmServer, Wire, paths
@@ -152,7 +152,7 @@ def test_the_reference_and_snapshots_sample_on_the_trainer(broadcast):
     kept = engine.snapshot()
     for weights in (REFERENCE, kept):
         found = engine.sample(PROMPTS, 2, PARAMS, seed=1, weights=weights)
-        assert found == engine.trainer.sample(PROMPTS, 2, PARAMS, seed=1, weights=LIVE)
+        assert found == engine.trainer.sample(PROMPTS, 2, PARAMS, seed=1, weights=POLICY)
     assert server.calls == []
 
 
@@ -369,7 +369,7 @@ def test_one_failure_ends_the_others_at_once(lora):
     def sample():
         try:
             engine.sample(PROMPTS, 1, PARAMS, seed=1)
-        except Refusal as refusal:
+        except ClientError as refusal:
             failed.append(refusal.status)
 
     thread = threading.Thread(target=sample)
@@ -544,7 +544,7 @@ def test_the_key_is_sent_to_this_machine_and_never_told(serve, monkeypatch):
     assert Server(server.url + "/v1/").get("/v1/models")
     assert server.headers[-1]["authorization"] == "Bearer sesame-1234567"
     monkeypatch.setenv("VLLM_API_KEY", "wrong-7654321")
-    with pytest.raises(Refusal, match="VLLM_API_KEY") as refused:
+    with pytest.raises(ClientError, match="VLLM_API_KEY") as refused:
         Server(server.url).get("/v1/models")
     assert "wrong-7654321" not in str(refused.value)
     far = Server("http://10.0.0.1:8000")
@@ -560,7 +560,7 @@ def test_a_setting_out_of_range_is_refused(make_engine, tmp_path, wrong):
         VLLMEngine(trainer, Server("http://127.0.0.1:9"), LoraFiles(tmp_path), **wrong)
 
 
-@pytest.mark.parametrize("kind", [Refusal, ServerError, StaleWeightsError])
+@pytest.mark.parametrize("kind", [ClientError, ServerError, StaleWeightsError])
 def test_a_run_saves_itself_before_it_stops_for_an_error(kind):
     """The loop saves on these and raises the same kind again, with more to say."""
     assert issubclass(kind, UsageError | DataError | TrainingGuard)

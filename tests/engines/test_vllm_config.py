@@ -2,13 +2,13 @@
 
 import pytest
 
+from didact.build.setup import build, tiny_model
+from didact.config import parse_config
 from didact.engines.local import LocalEngine, LoraSettings
 from didact.engines.vllm import VLLMEngine
 from didact.errors import CapabilityError, UsageError
+from didact.run_dir import read_jsonl
 from didact.training.api import run_config
-from didact.training.config import parse_config
-from didact.training.run_dir import read_jsonl
-from didact.training.setup import build, tiny_model
 from tests.vllm_server import VllmServer
 
 RANK = 4

@@ -22,7 +22,7 @@ class Faults:
     clips: bool = True
     shared_snapshots: bool = False
     """A sampler has the adapter's weights of the moment, not those that were kept."""
-    tempered: bool = False
+    with_temperature: bool = False
     flips: bool = False
     soft_targets: bool = True
     loses: str | None = None
@@ -155,7 +155,7 @@ class FakeSampler:
     def sample(self, prompt, n, params, *, seed, end_ids):
         params = replace(params, stop=())
         [drawn] = self.engine.sample([prompt], n, params, seed=[seed], **self.at)
-        factor = params.temperature if self.service.faults.tempered else 1.0
+        factor = params.temperature if self.service.faults.with_temperature else 1.0
         found = []
         for s in drawn:
             keep = len(s.ids) - (self.service.faults.drops_end and s.stop_reason == "eos")

@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from didact.engines.base import LIVE, REFERENCE, AdamParams, Loss, SamplingParams
+from didact.build.setup import RunComponents, build
+from didact.config import parse_config
+from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, SamplingParams
 from didact.engines.local import LocalEngine, LoraSettings
 from didact.engines.probe import probe
 from didact.engines.tinker.gradients import scored
 from didact.errors import CapabilityError
+from didact.run_dir import read_jsonl
 from didact.training.api import run_config
-from didact.training.config import parse_config
 from didact.training.loop import update
-from didact.training.run_dir import read_jsonl
-from didact.training.setup import Parts, build
 from tests.engines_remote.conftest import RANK
 
 ALPHA = 32.0
@@ -101,7 +101,7 @@ def terms_of(method, settings, local, model, seed=0):
             "seed": seed,
         }
     )
-    parts: Parts = dataclasses.replace(build(config), engine=local)
+    parts: RunComponents = dataclasses.replace(build(config), engine=local)
     ctx = parts.context(seed=seed, step=0, progress=0.0)
     rollouts = parts.method.collect(ctx, [parts.task.train_problem(i) for i in range(4)])
     terms = parts.method.rows(ctx, rollouts)
@@ -132,7 +132,7 @@ def test_the_probe_holds(engine):
 def test_logprobs_are_those_of_the_local_engine(engine, local, model):
     terms = terms_of("grpo", {}, local, model)
     rows = [row for term in terms for row in term.rows]
-    for weights in (LIVE, REFERENCE):
+    for weights in (POLICY, REFERENCE):
         scored = zip(
             engine.logprobs(rows, weights=weights), local.logprobs(rows, weights=weights), strict=True
         )

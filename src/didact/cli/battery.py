@@ -14,11 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from didact.errors import UsageError
-from didact.evaluation.plain_text import plain_name
+from didact.evaluation.text_sanitizer import plain_name
 
 if TYPE_CHECKING:
-    from didact.cli.models import Looked
-    from didact.evaluation.sycophancy import Battery
+    from didact.battery.sycophancy import Battery
+    from didact.cli.models import LoadedModel
 
 
 class Which(StrEnum):
@@ -62,7 +62,7 @@ def battery(
     by a reference, as program and teacher do.
     """
     from didact.cli.models import each_model
-    from didact.training.run_dir import write_atomically
+    from didact.run_dir import write_atomically
 
     chosen = set(which or Which)
     if len(set(models)) < len(models):
@@ -96,10 +96,10 @@ def battery(
         write_atomically(json_, json.dumps(whole, indent=1) + "\n")
 
 
-def _sycophancy(looked: Looked, answers: Answers) -> Battery:
-    from didact.evaluation.sycophancy import sycophancy
+def _sycophancy(looked: LoadedModel, answers: Answers) -> Battery:
+    from didact.battery.sycophancy import sycophancy
+    from didact.build.sources import source_settings
     from didact.tasks.code import CodeTask
-    from didact.training.sources import source_settings
 
     parts = looked.parts
     chosen = parts.config.feedback
@@ -117,19 +117,19 @@ def _sycophancy(looked: Looked, answers: Answers) -> Battery:
     )
 
 
-def _plasticity(looked: Looked, turns: int) -> dict[str, Any]:
-    from didact.evaluation.plasticity import critique_gains, moves, plasticity
-    from didact.rollouts.didactic import didactic
+def _plasticity(looked: LoadedModel, turns: int) -> dict[str, Any]:
+    from didact.battery.plasticity import critique_gains, moves, plasticity
+    from didact.rollouts.tutored_dialogue import didactic
 
     parts, ctx = looked.parts, looked.parts.eval_context(looked.step)
-    ctx = ctx.tempered(parts.config.eval.temperature)
+    ctx = ctx.with_temperature(parts.config.eval.temperature)
     rollouts = didactic(ctx, parts.eval_problems(), 1, turns=turns)
     return plasticity(moves(rollouts), critique_gains(parts.engine, parts.renderer, rollouts))
 
 
 def _differences(batteries: list[Battery]) -> list[dict[str, Any]]:
     """Of every model after the first, minus the first, condition by condition."""
-    from didact.evaluation.sycophancy import compared
+    from didact.battery.sycophancy import compared
 
     return [
         {condition: value._asdict() for condition, value in compared(batteries[0], other).items()}

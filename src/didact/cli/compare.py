@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from didact.errors import UsageError
-from didact.evaluation.plain_text import plain_name
+from didact.evaluation.text_sanitizer import plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,10 +25,10 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Also write a report here.")] = None,
 ) -> None:
     """Compare runs by first-turn accuracy, paired problem by problem with the first one."""
+    from didact.config import read_yaml
     from didact.evaluation.report import write_report
     from didact.evaluation.results import Report
-    from didact.training.config import read_yaml
-    from didact.training.run_dir import RunDir
+    from didact.run_dir import RunDir
     from didact.training.summary import arm_result, with_differences
 
     if len(runs) < 2:

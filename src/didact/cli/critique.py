@@ -22,13 +22,13 @@ from didact.cli.feedback_options import (
     feedback_changes,
 )
 from didact.errors import DataError, UsageError
-from didact.evaluation.plain_text import plain_name
+from didact.evaluation.text_sanitizer import plain_name
 
 if TYPE_CHECKING:
-    from didact.feedback.batch import Criticised
-    from didact.feedback.quality import Agreement, Quality
+    from didact.annotation.batch import CritiqueRunReport
+    from didact.annotation.quality import Agreement, Quality
+    from didact.config import RunConfig
     from didact.tasks.base import Task
-    from didact.training.config import RunConfig
 
 critique = typer.Typer(help="Have answers criticised, by people or by a judge.", no_args_is_help=True)
 
@@ -54,8 +54,8 @@ def export(
     Fill in critique (words), score (a number), label (as "wrong") or spans (quotes from the answer, one a
     line, as "poor: is 7"); any of them may stay empty. Then `didact critique import`.
     """
-    from didact.feedback.answers import open_answers
-    from didact.feedback.exchange import choose_answers, export_answers
+    from didact.annotation.annotation_io import choose_answers, export_answers
+    from didact.annotation.annotation_targets import open_answers
 
     answers = open_answers(run_or_file).answers()
     chosen = choose_answers(answers, n=n, step=step, only_wrong=only_wrong, seed=seed)
@@ -77,8 +77,8 @@ def import_(
     errors; mend them there and import that file. Nobody's words are replaced: changed ones are added as a
     newer version, and an annotator's latest counts.
     """
-    from didact.feedback.answers import open_answers
-    from didact.feedback.exchange import import_critiques
+    from didact.annotation.annotation_io import import_critiques
+    from didact.annotation.annotation_targets import open_answers
 
     done = import_critiques(open_answers(run_or_file), table, annotator=annotator)
     counts = done.merged
@@ -164,11 +164,11 @@ def _criticise(
     spans: bool,
 ) -> None:
     """Ask the source that the settings make about the chosen answers, and say what came of it."""
-    from didact.feedback.answers import home, open_answers
-    from didact.feedback.batch import criticise
-    from didact.feedback.exchange import choose_answers
+    from didact.annotation.annotation_io import choose_answers
+    from didact.annotation.annotation_targets import home, open_answers
+    from didact.annotation.batch import criticise
+    from didact.build.setup import make_critic
     from didact.feedback.span_judge import SpanJudge
-    from didact.training.setup import make_critic
 
     store = open_answers(run_or_file)
     answers = choose_answers(store.answers(), **chosen)
@@ -206,8 +206,8 @@ def quality(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure critiques: is what they call wrong wrong, do annotators agree, what did they cost?"""
-    from didact.feedback.answers import open_answers
-    from didact.feedback.quality import measure
+    from didact.annotation.annotation_targets import open_answers
+    from didact.annotation.quality import measure
 
     found = measure(open_answers(run_or_file).answers(), threshold=threshold)
     if json_:
@@ -232,10 +232,10 @@ def make_config(
     Raises:
         UsageError: a setting or a source that is not there, or nobody says which model criticises a file.
     """
-    from didact.feedback.answers import is_run
-    from didact.training.config import load_config, read_yaml
-    from didact.training.reward_models import run_task
-    from didact.training.run_dir import RunDir
+    from didact.annotation.annotation_targets import is_run
+    from didact.build.reward_models import run_task
+    from didact.config import load_config, read_yaml
+    from didact.run_dir import RunDir
 
     if not is_run(run_or_file):
         if changes["feedback__source"] is None and not any("feedback.source" in o for o in overrides):
@@ -308,7 +308,7 @@ def quality_table(found: Quality) -> Table:
     return table
 
 
-def _counted(done: Criticised) -> str:
+def _counted(done: CritiqueRunReport) -> str:
     each = f", {done.seconds / done.asked:.2f} s each" if done.asked else ""
     return (
         f"{done.asked} answers criticised{each}, {done.failed} failed, {done.skipped} had a critique "

@@ -27,8 +27,8 @@ from didact.cli.progress import Board, evaluation_line, step_line
 from didact.errors import DidactError, Interrupted, TrainingGuard, UsageError
 
 if TYPE_CHECKING:
+    from didact.config import RunConfig
     from didact.evaluation.results import ArmResult, Report
-    from didact.training.config import RunConfig
 
 POLL_SECONDS = 0.2
 ARMS = ("grpo", "rltf-sd", "rltf-fm", "rltf-sd-shuffled")
@@ -43,9 +43,9 @@ def demo(
 ) -> None:
     """Train the bundled model by GRPO and by RLTF, and compare their first answers."""
     from didact.cli.compare import results_table
-    from didact.evaluation.picture import picture
+    from didact.evaluation.learning_curve_plot import picture
     from didact.evaluation.report import write_report
-    from didact.training.run_dir import write_atomically
+    from didact.run_dir import write_atomically
 
     console = Console()
     started = time.monotonic()
@@ -84,9 +84,9 @@ def demo_configs(task: str, seed: int) -> dict[str, RunConfig]:
     Raises:
         UsageError: an unknown task.
     """
+    from didact.config import parse_config, read_yaml
     from didact.sweep.plan import merged
     from didact.tasks import make_task
-    from didact.training.config import parse_config, read_yaml
 
     plan = read_yaml(Path(str(resources.files("didact") / "assets" / "demo.yaml")))
     make_task(task, seed=seed)
@@ -100,7 +100,7 @@ def demo_configs(task: str, seed: int) -> dict[str, RunConfig]:
 def demo_report(out: Path, task: str, seed: int, names: Sequence[str], details: dict[str, str]) -> Report:
     """The report over finished arms, with the untrained model beside them."""
     from didact.evaluation.results import Report
-    from didact.training.run_dir import RunDir
+    from didact.run_dir import RunDir
     from didact.training.summary import arm_result, with_differences
 
     arms = [arm_result(out / "grpo", "base", step=0)]
@@ -182,7 +182,7 @@ def _command(config: RunConfig, path: Path) -> list[str]:
     Raises:
         UsageError: the directory holds an arm of another demo.
     """
-    from didact.training.config import is_stored
+    from didact.config import is_stored
 
     train = [sys.executable, "-m", "didact.cli.main", "train"]
     stored = path / "config.yaml"
@@ -219,7 +219,7 @@ class _Board(Board):
 
     def show(self) -> None:
         """Show what is new in the arms' metrics."""
-        from didact.training.run_dir import RunDir, read_jsonl
+        from didact.run_dir import RunDir, read_jsonl
 
         for name, row in self.rows.items():
             records = list(read_jsonl(RunDir(self.out / name).metrics))

@@ -21,8 +21,8 @@ from didact.cli.feedback_options import (
 from didact.errors import UsageError
 
 if TYPE_CHECKING:
-    from didact.training.config import RunConfig
-    from didact.training.run_dir import RunDir
+    from didact.config import RunConfig
+    from didact.run_dir import RunDir
 
 
 def descend(
@@ -52,7 +52,7 @@ def descend(
     another instruction, and keeps it if it does better on training problems that were put aside. The run
     directory is read by `didact compare` and `didact eval` like any other.
     """
-    from didact.training.descend import resume_descent
+    from didact.descend.run import resume_descent
 
     changes = {"model__path": model, "task__name": task, "seed": seed, "steps": rounds}
     changes |= feedback_changes(
@@ -68,7 +68,7 @@ def descend(
     if dry_run:
         _dry_run(run_config, out)
         return
-    from didact.training.descend import descend as run_descent
+    from didact.descend.run import descend as run_descent
 
     command = shlex.join(["didact", *sys.argv[1:]])
     _tell(run_descent(run_config, out, report=_report, command=command))
@@ -77,9 +77,9 @@ def descend(
 def _config(name: str | None, overrides: list[str], changes: dict[str, Any]) -> RunConfig:
     """The settings; of a file for another method, whose steps are no rounds, 5 rounds."""
     from didact.cli.recipes import recipe_config
-    from didact.methods.feedback_descent import NAME
-    from didact.training.config import borrow_config, read_yaml
-    from didact.training.descend import ROUNDS
+    from didact.config import borrow_config, read_yaml
+    from didact.descend.feedback_descent import NAME
+    from didact.descend.run import ROUNDS
 
     file = None if name is None else recipe_config(name)
     own = file is not None and read_yaml(file).get("method") == NAME
@@ -89,9 +89,9 @@ def _config(name: str | None, overrides: list[str], changes: dict[str, Any]) -> 
 
 
 def _dry_run(config: RunConfig, out: Path) -> None:
-    from didact.training.descend import check_room, descent_settings
-    from didact.training.run_dir import RunDir
-    from didact.training.setup import build
+    from didact.build.setup import build
+    from didact.descend.run import check_room, descent_settings
+    from didact.run_dir import RunDir
 
     RunDir.refuse_existing(out)
     method = descent_settings(config)
@@ -107,7 +107,7 @@ def _dry_run(config: RunConfig, out: Path) -> None:
 def _report(record: dict[str, Any]) -> None:
     """One line of metrics.jsonl in a few words."""
     from didact.cli.progress import evaluation_line
-    from didact.evaluation.plain_text import plain_name
+    from didact.evaluation.text_sanitizer import plain_name
 
     if "eval" in record:
         typer.echo(f"round {record['step']}: {evaluation_line(record['eval'])}", err=True)
@@ -123,8 +123,8 @@ def _report(record: dict[str, Any]) -> None:
 
 def _tell(run: RunDir) -> None:
     """What came of it: the instruction, and the paired difference that it makes."""
-    from didact.evaluation.intervals import paired_difference
-    from didact.evaluation.plain_text import plain_name
+    from didact.evaluation.problem_statistics import paired_difference
+    from didact.evaluation.text_sanitizer import plain_name
 
     result = json.loads(run.result.read_text(encoding="utf-8"))
     sides = [

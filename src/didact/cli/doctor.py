@@ -15,8 +15,8 @@ import typer
 from didact.errors import TrainingGuard
 
 if TYPE_CHECKING:
+    from didact.config import RunConfig
     from didact.engines.probe import ProbeResult
-    from didact.training.config import RunConfig
 
 PACKAGES = ("didact", "torch", "transformers", "peft", "tokenizers", "reasoning-gym", "openai", "tinker")
 SECRETS = ("HF_TOKEN", "OPENAI_API_KEY", "TINKER_API_KEY", "WANDB_API_KEY")
@@ -37,8 +37,8 @@ def doctor(
     """
     import torch
 
+    from didact.config import parse_config
     from didact.tasks.sandbox import BACKENDS, what_is_wrong
-    from didact.training.config import parse_config
 
     typer.echo(f"python         {platform.python_version()} on {platform.platform()}")
     for name in PACKAGES:
@@ -65,9 +65,9 @@ def doctor(
 
 
 def _probe_here(model: str) -> list[ProbeResult]:
+    from didact.build.setup import make_engine
+    from didact.config import ModelConfig
     from didact.engines.probe import probe
-    from didact.training.config import ModelConfig
-    from didact.training.setup import make_engine
 
     engine = make_engine(ModelConfig(path=model))
     typer.echo(f"\nengine         {model} on {engine.device}, {engine.dtype}")
@@ -75,10 +75,10 @@ def _probe_here(model: str) -> list[ProbeResult]:
 
 
 def _probe_server(config: RunConfig) -> list[ProbeResult]:
+    from didact.build.setup import model_folder, tinker_address
     from didact.engines.probe import probe
     from didact.engines.tinker import connect
-    from didact.engines.tinker.quirks import known
-    from didact.training.setup import model_folder, tinker_address
+    from didact.engines.tinker.server_behavior import known
 
     model = model_folder(config.model.path)
     at = dataclasses.replace(tinker_address(config, model), probed=False)

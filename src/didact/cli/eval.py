@@ -13,10 +13,10 @@ import typer
 from didact.errors import UsageError
 
 if TYPE_CHECKING:
+    from didact.build.setup import RunComponents
+    from didact.config import RunConfig
     from didact.evaluation.evaluate import Evaluation
-    from didact.training.config import RunConfig
-    from didact.training.run_dir import RunDir
-    from didact.training.setup import Parts
+    from didact.run_dir import RunDir
 
 
 class Protocol(StrEnum):
@@ -64,7 +64,7 @@ def eval_(
     The problems are the same for every model and seed, and training never sees them.
     """
     from didact.cli.models import config_of
-    from didact.training.run_dir import RunDir, write_atomically
+    from didact.run_dir import RunDir, write_atomically
 
     config = config_of(run_or_model, set_ or [], task)
     if not config.eval.problems:
@@ -87,12 +87,12 @@ def eval_(
         write_atomically(json_, json.dumps({**of, **found}, indent=1) + "\n")
 
 
-def _built(config: RunConfig, run: RunDir) -> tuple[Parts, int]:
+def _built(config: RunConfig, run: RunDir) -> tuple[RunComponents, int]:
     """What is evaluated, with its weights or its instruction, and the step that they are of."""
+    from didact.build.setup import build
     from didact.cli.models import load_newest
-    from didact.methods.feedback_descent import NAME as DESCENT
-    from didact.training.descend import instructed_parts
-    from didact.training.setup import build
+    from didact.descend.feedback_descent import NAME as DESCENT
+    from didact.descend.run import instructed_parts
 
     if config.method == DESCENT:
         return instructed_parts(config, run)
@@ -102,7 +102,7 @@ def _built(config: RunConfig, run: RunDir) -> tuple[Parts, int]:
     return parts, load_newest(run, parts)
 
 
-def _answers(parts: Parts, protocol: Protocol, rounds: int, step: int) -> dict[str, Any]:
+def _answers(parts: RunComponents, protocol: Protocol, rounds: int, step: int) -> dict[str, Any]:
     """Answers by a protocol, round by round, told as they are returned."""
     from didact.cli.progress import evaluation_line
 
@@ -132,7 +132,7 @@ def _check(protocol: Protocol, rounds: int, turns: int | None, *, dialogue: bool
         )
 
 
-def _dialogues(parts: Parts, protocol: Protocol, turns: int, step: int) -> dict[str, Any]:
+def _dialogues(parts: RunComponents, protocol: Protocol, turns: int, step: int) -> dict[str, Any]:
     """Dialogues by a protocol, and the baselines beside it, told as they are returned."""
     found = parts.by_turn(step, turns, [protocol.value])  # type: ignore[list-item]
     for name, table in found.items():
@@ -153,7 +153,7 @@ def _turn_line(kind: str, record: dict[str, Any]) -> str:
     return f"  {kind}, turn {record['turn']}: {shares}"
 
 
-def _evaluated(parts: Parts, protocol: Protocol, rounds: int, step: int) -> Evaluation:
+def _evaluated(parts: RunComponents, protocol: Protocol, rounds: int, step: int) -> Evaluation:
     """Answers by the protocol, with the weights that the engine holds."""
     from didact.evaluation.evaluate import evaluate
 
@@ -166,7 +166,7 @@ def _evaluated(parts: Parts, protocol: Protocol, rounds: int, step: int) -> Eval
     return _self_critique(parts, rounds, step)
 
 
-def _self_critique(parts: Parts, rounds: int, step: int) -> Evaluation:
+def _self_critique(parts: RunComponents, rounds: int, step: int) -> Evaluation:
     """The model as its own critic, in as many tokens as the config allows it, or an answer."""
     from didact.evaluation.evaluate import evaluate
 

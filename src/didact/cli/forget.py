@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from didact.evaluation.plain_text import plain_name
+from didact.evaluation.text_sanitizer import plain_name
 
 if TYPE_CHECKING:
-    from didact.feedback.forget import Removed
+    from didact.annotation.forget import Removed
 
 
 def forget(
@@ -30,7 +30,7 @@ def forget(
     letter (an exported table, a model's answer that repeats them) are named; what a model learned from
     them stays in its weights until it is trained again.
     """
-    from didact.feedback.forget import forget as forget_words
+    from didact.annotation.forget import forget as forget_words
 
     report = forget_words(user, paths, drop_rollouts=drop_rollouts)
     for path, why in report.unsearched:

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.text import Text
 
 from didact.errors import UsageError
-from didact.evaluation.plain_text import plain_name, plain_text
+from didact.evaluation.text_sanitizer import plain_name, plain_text
 
 if TYPE_CHECKING:
     from didact.evaluation.token_view import TurnView
-    from didact.training.run_dir import RunDir
+    from didact.run_dir import RunDir
 
 STYLES = {"good": "bold green", "poor": "underline red", "none": ""}
 
@@ -27,10 +27,10 @@ def inspect(
     html: Annotated[Path | None, typer.Option(help="Write a page here as well.")] = None,
 ) -> None:
     """Show every token's label, credit and move; train with --set inspect=N to have the last two."""
+    from didact.config import parse_config, read_yaml
     from didact.evaluation.token_view import inspectable, rollout_view, to_json, write_page
     from didact.methods import make_method
-    from didact.training.config import parse_config, read_yaml
-    from didact.training.run_dir import RunDir
+    from didact.run_dir import RunDir
 
     opened = RunDir.open(run)
     console = Console(highlight=False, soft_wrap=True)
@@ -84,7 +84,7 @@ def _tokenizer(run: RunDir, path: str) -> Any:
     """The run's tokenizer: of the trained model where there is one, else of the model it started from."""
     from transformers import AutoTokenizer
 
-    from didact.training.setup import model_folder
+    from didact.build.setup import model_folder
 
     start = model_folder(path)
     source = str(run.model) if (run.model / "tokenizer_config.json").exists() else start

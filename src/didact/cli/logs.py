@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-from didact.evaluation.plain_text import plain_name
+from didact.evaluation.text_sanitizer import plain_name
 
 
 class _Stderr(logging.Handler):

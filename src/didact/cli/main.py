@@ -17,12 +17,12 @@ from didact.cli.critique import critique
 from didact.cli.data import data_app
 from didact.cli.demo import demo
 from didact.cli.descend import descend
+from didact.cli.distributed import distributed_entrypoint
 from didact.cli.doctor import doctor
 from didact.cli.eval import eval_
 from didact.cli.inspect import inspect
 from didact.cli.logs import log_to_stderr
 from didact.cli.play import play
-from didact.cli.processes import attended
 from didact.cli.recipes import recipes
 from didact.cli.reward_model import reward_model
 from didact.cli.sweep import sweep
@@ -52,7 +52,7 @@ app.add_typer(recipes, name="recipes")
 app.command()(doctor)
 
 
-@attended()
+@distributed_entrypoint()
 def main() -> None:
     """Run the command line, and turn Didact's own errors into a sentence and an exit code."""
     log_to_stderr()

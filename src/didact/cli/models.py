@@ -11,24 +11,24 @@ import typer
 from didact.errors import DataError
 
 if TYPE_CHECKING:
-    from didact.training.config import RunConfig
-    from didact.training.run_dir import RunDir
-    from didact.training.setup import Parts
+    from didact.build.setup import RunComponents
+    from didact.config import RunConfig
+    from didact.run_dir import RunDir
 
 
 _SHARED = ("task", "feedback", "reward", "sampling", "eval", "seed")
 
 
-class Looked(NamedTuple):
+class LoadedModel(NamedTuple):
     """A model with all that it is asked with."""
 
     name: str
-    parts: Parts
+    parts: RunComponents
     step: int
     """Of the checkpoint; 0 of a model that is no run."""
 
 
-def each_model(names: Sequence[str], overrides: Sequence[str], task: str | None) -> Iterator[Looked]:
+def each_model(names: Sequence[str], overrides: Sequence[str], task: str | None) -> Iterator[LoadedModel]:
     """The models of a command, loaded one at a time.
 
     Args:
@@ -40,9 +40,9 @@ def each_model(names: Sequence[str], overrides: Sequence[str], task: str | None)
     Raises:
         UsageError, DataError: as of `build`; or a run without a whole checkpoint.
     """
-    from didact.training.config import ModelConfig
-    from didact.training.run_dir import RunDir
-    from didact.training.setup import build
+    from didact.build.setup import build
+    from didact.config import ModelConfig
+    from didact.run_dir import RunDir
 
     first = next((name for name in names if RunDir(Path(name)).config.exists()), names[0])
     shared = config_of(first, overrides, task)
@@ -51,11 +51,11 @@ def each_model(names: Sequence[str], overrides: Sequence[str], task: str | None)
         run = RunDir(Path(name))
         if not run.config.exists():
             own = {"method": "grpo", "settings": {}, "model": ModelConfig(path=name)}
-            yield Looked(name, build(shared.model_copy(update=own), for_training=False), 0)
+            yield LoadedModel(name, build(shared.model_copy(update=own), for_training=False), 0)
             continue
         config = config_of(name, overrides, task).model_copy(update=same)
         parts = build(config, for_training=False, home=run.path)
-        yield Looked(name, parts, load_newest(run, parts))
+        yield LoadedModel(name, parts, load_newest(run, parts))
 
 
 def config_of(name: str, overrides: Sequence[str], task: str | None) -> RunConfig:
@@ -66,8 +66,8 @@ def config_of(name: str, overrides: Sequence[str], task: str | None) -> RunConfi
         overrides: As of `--set`.
         task: Another task's name.
     """
-    from didact.training.config import load_config, read_yaml
-    from didact.training.run_dir import RunDir
+    from didact.config import load_config, read_yaml
+    from didact.run_dir import RunDir
 
     run = RunDir(Path(name))
     if not run.config.exists():
@@ -75,7 +75,7 @@ def config_of(name: str, overrides: Sequence[str], task: str | None) -> RunConfi
     return load_config(str(read_yaml(run.config)["method"]), run.config, overrides, task__name=task)
 
 
-def load_newest(run: RunDir, parts: Parts) -> int:
+def load_newest(run: RunDir, parts: RunComponents) -> int:
     """Put a run's newest whole checkpoint into the engine; its step.
 
     Raises:

@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from didact.engines.base import Engine
-    from didact.rollouts.render import Renderer
+    from didact.rendering.renderer import Renderer
 
 
 def play(
@@ -39,12 +39,12 @@ def play(
     An episode is one conversation: the environment's words are the user's, the model's moves its answers.
     The same seeds are the same episodes for every model.
     """
+    from didact.config import key_value
     from didact.engines.base import SamplingParams
     from didact.environments import make_environment
-    from didact.evaluation.episodes import episode_metrics
-    from didact.rollouts.episodes import play as played
-    from didact.training.config import key_value
-    from didact.training.run_dir import write_atomically
+    from didact.environments.episodes import play as played
+    from didact.environments.evaluation import episode_metrics
+    from didact.run_dir import write_atomically
 
     settings = dict(key_value("--setting", word, "guesses=8") for word in setting or [])
     make_environment(environment, settings)  # a wrong name should not wait for the model
@@ -74,11 +74,11 @@ def play(
 
 def _player(name: str) -> tuple[Engine, Renderer, int]:
     """Who plays, and the step of its checkpoint; 0 of a model that is no run."""
+    from didact.build.setup import make_engine
     from didact.cli.models import each_model
-    from didact.rollouts.render import Renderer
-    from didact.training.config import ModelConfig
-    from didact.training.run_dir import RunDir
-    from didact.training.setup import make_engine
+    from didact.config import ModelConfig
+    from didact.rendering.renderer import Renderer
+    from didact.run_dir import RunDir
 
     if RunDir(Path(name)).config.exists():
         (looked,) = each_model([name], [], None)

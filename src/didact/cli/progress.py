@@ -17,7 +17,7 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from didact.training.config import RunConfig
+    from didact.config import RunConfig
 
 
 class RunProgress:

@@ -54,7 +54,7 @@ def train_(
     most sampling.max_tokens; a problem that leaves no room for it is cut in the middle, an answer never.
     """
     from didact.cli.train import start
-    from didact.training.config import load_config
+    from didact.config import load_config
 
     changes: dict[str, Any] = {
         "task__name": "annotated",
@@ -88,12 +88,12 @@ def eval_(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure marks token by token against annotated answers that were not trained on."""
+    from didact.build.reward_models import make_prompter, reward_chat
+    from didact.build.setup import make_engine
+    from didact.config import load_config
     from didact.evaluation.reward_model import evaluate_reward_model
+    from didact.rendering.renderer import Renderer
     from didact.reward_model import Card, RewardModel, find_model
-    from didact.rollouts.render import Renderer
-    from didact.training.config import load_config
-    from didact.training.reward_models import make_prompter, reward_chat
-    from didact.training.setup import make_engine
 
     folder = find_model(run_or_model)
     card = Card.read(folder)
@@ -144,9 +144,9 @@ def _items(folder: Path, data: Path | None) -> list[Item]:
 
 def _trained(config: Path) -> AnnotatedTask:
     """What a run was trained on."""
+    from didact.build.reward_models import run_task
+    from didact.config import parse_config, read_yaml
     from didact.reward_model import AnnotatedTask
-    from didact.training.config import parse_config, read_yaml
-    from didact.training.reward_models import run_task
 
     task = run_task(parse_config(read_yaml(config)))
     if not isinstance(task, AnnotatedTask):

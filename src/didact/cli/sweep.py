@@ -17,15 +17,15 @@ from rich.table import Table
 from didact.cli.machine import machine_details, usable_cores
 from didact.cli.progress import Board
 from didact.errors import DidactError, UsageError, did_you_mean
-from didact.evaluation.plain_text import plain_name
+from didact.evaluation.text_sanitizer import plain_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from didact.evaluation.statistics import Estimate
-    from didact.evaluation.sweep_results import SweepResults, TaskResults
-    from didact.feedback.controls import Control
+    from didact.controls.controls import Control
+    from didact.evaluation.run_statistics import Estimate
     from didact.sweep.plan import Cell, Plan
+    from didact.sweep.results import SweepResults, TaskResults
     from didact.sweep.run import State
 
 
@@ -75,9 +75,9 @@ def _finish(
     plan: Plan, out: Path, states: dict[str, State], details: dict[str, str], console: Console
 ) -> None:
     """Write results.json and report.html, show the table, and name what failed."""
-    from didact.evaluation.sweep_report import summary, write_sweep_report
-    from didact.jsonlines import write_atomically
+    from didact.jsonl import write_atomically
     from didact.sweep.collect import collect
+    from didact.sweep.report import summary, write_sweep_report
 
     results = collect(plan, out, states=states, details=details)
     out.mkdir(parents=True, exist_ok=True)
@@ -145,10 +145,10 @@ def _percent(estimate: Estimate | None) -> str:
 
 def _show_plan(plan: Plan, cells: Sequence[Cell], out: Path, workers: int) -> None:
     """What would be run: every cell with its budget, and what there is already."""
+    from didact.build.sources import source_settings
     from didact.methods import make_method
     from didact.sweep.run import check_settings, is_finished
     from didact.tasks import make_task
-    from didact.training.sources import source_settings
 
     width = max(len(cell.name) for cell in cells)
     for cell in cells:
@@ -183,7 +183,7 @@ def _sweep_file(name: str) -> Path:
 
 
 def _controls(words: str) -> list[Control]:
-    from didact.feedback.controls import CONTROLS
+    from didact.controls.controls import CONTROLS
 
     by_name = {str(control): control for control in CONTROLS}
     named = [word.strip() for word in words.split(",") if word.strip()]
@@ -232,7 +232,7 @@ class _Board(Board):
 
     def _share(self, name: str) -> float:
         """How much of a running cell is done, by its last whole line of metrics."""
-        from didact.training.run_dir import RunDir, read_jsonl
+        from didact.run_dir import RunDir, read_jsonl
 
         records = list(read_jsonl(RunDir(self.out / name).metrics))
         if not records:

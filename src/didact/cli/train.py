@@ -28,7 +28,7 @@ from didact.cli.progress import RunProgress
 from didact.errors import UsageError
 
 if TYPE_CHECKING:
-    from didact.training.config import RunConfig
+    from didact.config import RunConfig
 
 
 def train(
@@ -86,7 +86,7 @@ def train(
     if method is None:
         raise UsageError("which method? For example `didact train rltf-sd --out runs/first`")
     from didact.cli.recipes import recipe_config
-    from didact.training.config import load_config
+    from didact.config import load_config
 
     file = None if config is None else recipe_config(config)
     run_config = load_config(method, file, set_ or [], **changes)
@@ -115,9 +115,9 @@ def _train(config: RunConfig, out: Path, console: Console) -> None:
 
 
 def _resume(path: Path, console: Console) -> None:
+    from didact.config import parse_config, read_yaml
+    from didact.run_dir import RunDir
     from didact.training.api import resume as resume_training
-    from didact.training.config import parse_config, read_yaml
-    from didact.training.run_dir import RunDir
 
     config = parse_config(read_yaml(RunDir.open(path).config))
     with RunProgress(config, console) as progress:
@@ -133,8 +133,8 @@ def _warning(console: Console) -> Callable[[dict[str, Any]], None]:
 
 
 def _dry_run(config: RunConfig, out: Path, console: Console) -> None:
-    from didact.training.run_dir import RunDir
-    from didact.training.setup import build
+    from didact.build.setup import build
+    from didact.run_dir import RunDir
 
     RunDir.refuse_existing(out)
     parts = build(config)

@@ -55,7 +55,7 @@ class Phrase:
 
 
 @dataclass(frozen=True)
-class Flood:
+class BurstReport:
     """One text said again and again."""
 
     critiques: int
@@ -71,7 +71,7 @@ class Influence:
     authors: tuple[Author, ...]
     """Those with most feedback first."""
     phrases: tuple[Phrase, ...]
-    floods: tuple[Flood, ...]
+    floods: tuple[BurstReport, ...]
     warnings: tuple[str, ...]
 
 
@@ -163,14 +163,14 @@ def _g2(k1: int, n1: int, k2: int, n2: int) -> float:
     return 2 * (apart - log_likelihood(k1, n1, p) - log_likelihood(k2, n2, p))
 
 
-def _floods(feedback: Sequence[Feedback]) -> tuple[Flood, ...]:
+def _floods(feedback: Sequence[Feedback]) -> tuple[BurstReport, ...]:
     places: dict[str, list[Feedback]] = defaultdict(list)
     for f in feedback:
         if f.ok and len(f.text) >= 20:
             places[normalised(f.text)].append(f)
     least = max(LEAST, len(feedback) // 100)
     many = sorted((fs for fs in places.values() if len(fs) >= least), key=len, reverse=True)[:NAMED]
-    return tuple(Flood(len(fs), len({f.provenance.author for f in fs}), fs[0].text[:60]) for fs in many)
+    return tuple(BurstReport(len(fs), len({f.provenance.author for f in fs}), fs[0].text[:60]) for fs in many)
 
 
 def _mean(feedback: Iterable[Feedback]) -> float | None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from didact.data.files import read_examples
-from didact.data.hazards import instructions, personal_data
 from didact.data.influence import Influence, author_influence
 from didact.data.near_duplicates import UnionFind, join_near, normalised
+from didact.data.pii_and_injection import instructions, personal_data
 from didact.data.split import LONG_ANSWER, prompt_text
 from didact.types import Example, Feedback
 

@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from didact.randomness import generator
+from didact.rng import generator
 
 SHINGLE = 5
 BANDS, ROWS = 16, 5

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from didact.data.feedback_items import SHARED, TEXT_ALIASES, VERDICT, feedback_items
+from didact.data.feedback_parser import SHARED, TEXT_ALIASES, VERDICT, feedback_items
 from didact.data.rows import Fault, RowError, expected, kind_of, shown
 from didact.errors import did_you_mean
 from didact.types import Example, Message, Problem

@@ -15,7 +15,7 @@ from typing import Literal
 from didact.data.files import JsonlWriter, beside, read_examples, refuse_existing
 from didact.data.near_duplicates import UnionFind, join_near, normalised
 from didact.errors import DataError, UsageError
-from didact.randomness import derive_seed
+from didact.rng import derive_seed
 from didact.types import Example, Problem
 
 LONG_ANSWER = 80

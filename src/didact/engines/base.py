@@ -97,7 +97,7 @@ class Capabilities:
 
 
 @dataclass(frozen=True)
-class CriticSettings:
+class ValueHeadSettings:
     """A value head: V = w · h + b on the last hidden state h, in float32, which starts at V = 0.
 
     Attributes:
@@ -120,7 +120,7 @@ class Weights:
     name: str
 
 
-LIVE = Weights("live")
+POLICY = Weights("live")
 """The weights being trained."""
 REFERENCE = Weights("reference")
 """The weights as the engine was made; with LoRA, the adapter switched off."""
@@ -187,7 +187,7 @@ class Engine(Protocol):
         params: SamplingParams,
         *,
         seed: int | Sequence[int],
-        weights: Weights = LIVE,
+        weights: Weights = POLICY,
     ) -> list[list[Sample]]:
         """n completions for each prompt. The same arguments and weights give the same samples.
 
@@ -195,7 +195,7 @@ class Engine(Protocol):
         """
         ...
 
-    def logprobs(self, rows: Sequence[Row], *, weights: Weights = LIVE) -> list[NDArray[np.float32]]:
+    def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
         """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
         ...
 
@@ -258,7 +258,7 @@ class Engine(Protocol):
         ...
 
 
-def one_conversation(engine: Engine) -> AbstractContextManager[None]:
+def reuse_prefix_cache(engine: Engine) -> AbstractContextManager[None]:
     """Tells an engine that what is sampled until the end are turns of the same conversations.
 
     One that has `turns` may keep what it has read; it changes samples by rounding only. The weights must not

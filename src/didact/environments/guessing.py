@@ -9,7 +9,7 @@ import re
 
 from didact.environments.base import Step
 from didact.errors import UsageError
-from didact.randomness import generator
+from didact.rng import generator
 
 
 class GuessNumber:

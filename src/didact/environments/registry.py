@@ -9,7 +9,7 @@ from didact.environments.base import Environment
 from didact.environments.guessing import GuessNumber, GuessWord
 from didact.environments.textarena import TextArena
 from didact.errors import UsageError, did_you_mean
-from didact.tasks.settings import checked
+from didact.settings import checked
 from didact.tasks.verifiers import load_module
 
 BUILT_IN: dict[str, Callable[..., Environment]] = {"guess-number": GuessNumber, "guess-word": GuessWord}

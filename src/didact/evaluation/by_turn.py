@@ -29,13 +29,13 @@ from didact.engines.base import SamplingParams
 from didact.errors import UsageError
 from didact.evaluation.calibration import calibration, stated_verdict
 from didact.evaluation.evaluate import critic_failed
-from didact.evaluation.intervals import wilson
-from didact.feedback.base import FeedbackSource
-from didact.feedback.retry import Retry
-from didact.rollouts.base import Context
-from didact.rollouts.didactic import didactic
-from didact.rollouts.public_critic import PublicCritic
+from didact.evaluation.problem_statistics import wilson
+from didact.feedback.outcome_only_teacher import Retry
+from didact.feedback_source import FeedbackSource
+from didact.rollouts.base import StepContext
 from didact.rollouts.single_turn import single_turn
+from didact.rollouts.tutored_dialogue import didactic
+from didact.rollouts.unprivileged_critic import UnprivilegedCritic
 from didact.tasks.base import Task, Verdict, verify_all
 from didact.types import Problem, Rollout
 
@@ -131,7 +131,7 @@ class ByTurn:
         return tokens_TV, spoken_TV
 
 
-class Blind:
+class DeferredVerification:
     """A task whose verifier is not to be had: every answer is unverified.
 
     Args:
@@ -154,7 +154,7 @@ class Blind:
 
 
 def dialogue_table(
-    ctx: Context,
+    ctx: StepContext,
     problems: Sequence[Problem],
     protocols: Sequence[DialogueProtocol],
     settings: DialogueSettings,
@@ -167,7 +167,7 @@ def dialogue_table(
 
 def family_tables(
     task: Task,
-    ctx: Context,
+    ctx: StepContext,
     asked: Mapping[str, Sequence[Problem]],
     protocols: Sequence[DialogueProtocol],
     settings: DialogueSettings,
@@ -181,7 +181,7 @@ def family_tables(
 
 
 def by_turn(
-    ctx: Context, problems: Sequence[Problem], protocol: DialogueProtocol, settings: DialogueSettings
+    ctx: StepContext, problems: Sequence[Problem], protocol: DialogueProtocol, settings: DialogueSettings
 ) -> ByTurn:
     """Hold one dialogue a problem by a protocol.
 
@@ -197,11 +197,11 @@ def by_turn(
     temperature = settings.temperature
     if protocol == "resample" and temperature == 0:
         temperature = 1.0  # a greedy answer given twice is one answer
-    ctx = dataclasses.replace(ctx.tempered(temperature), recorded=None)
+    ctx = dataclasses.replace(ctx.with_temperature(temperature), recorded=None)
     if protocol == "didactic":
         rollouts = didactic(ctx, problems, 1, turns=settings.turns, window=settings.window)
     else:
-        blind = dataclasses.replace(ctx, task=Blind(ctx.task))
+        blind = dataclasses.replace(ctx, task=DeferredVerification(ctx.task))
         rollouts = verified(ctx.task, _blindly(blind, problems, protocol, settings))
     whole = [r for r in rollouts if all(t.reward is not None for t in r.turns) and not critic_failed(r)]
     if not whole:
@@ -239,7 +239,7 @@ def verified(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
 
 
 def _blindly(
-    ctx: Context, problems: Sequence[Problem], protocol: DialogueProtocol, settings: DialogueSettings
+    ctx: StepContext, problems: Sequence[Problem], protocol: DialogueProtocol, settings: DialogueSettings
 ) -> list[Rollout]:
     """All answers of a protocol, with a task that verifies none."""
     if protocol == "resample":
@@ -252,7 +252,7 @@ def _blindly(
     speaker: FeedbackSource = Retry()
     if protocol == "self-critique":
         params = SamplingParams(max_tokens=settings.critique_tokens, temperature=0.0)
-        speaker = PublicCritic(ctx.engine, ctx.renderer, params=params, weights=ctx.weights)
+        speaker = UnprivilegedCritic(ctx.engine, ctx.renderer, params=params, weights=ctx.weights)
     ctx = dataclasses.replace(ctx, feedback=speaker)
     return didactic(ctx, problems, 1, turns=settings.turns, window=settings.window, early_stop=False)
 

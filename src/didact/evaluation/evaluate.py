@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from didact.errors import UsageError
-from didact.evaluation.intervals import wilson
-from didact.evaluation.judged import score_metrics
-from didact.rollouts.base import Context
+from didact.evaluation.judge_scores import score_metrics
+from didact.evaluation.problem_statistics import wilson
+from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import multi_turn
 from didact.rollouts.single_turn import single_turn
-from didact.tasks.writing import Judged
+from didact.tasks.writing import JudgeScoredTask
 from didact.types import Problem, Rollout, Turn
 
 MAX_MISSING = 0.1
@@ -107,7 +107,7 @@ class Evaluation:
 
 
 def evaluate(
-    ctx: Context,
+    ctx: StepContext,
     problems: Sequence[Problem],
     *,
     temperature: float = 0.0,
@@ -128,7 +128,7 @@ def evaluate(
     Raises:
         UsageError: no answer could be verified.
     """
-    ctx = ctx.tempered(temperature)
+    ctx = ctx.with_temperature(temperature)
     feedback = feedback and ctx.feedback is not None
     if feedback:
         rollouts = multi_turn(ctx, problems, 1, turns=rounds + 1, early_stop=early_stop)
@@ -142,7 +142,7 @@ def evaluate(
         )
     missing = sum(critic_failed(r) for r in rollouts)
     whole = _whole(rollouts)
-    judged = isinstance(ctx.task, Judged)
+    judged = isinstance(ctx.task, JudgeScoredTask)
     first = np.array([turn.correct for turn in firsts], dtype=np.bool_)
     if not (feedback and whole and missing <= MAX_MISSING * len(rollouts)):
         return Evaluation(rollouts, first, None, judged=judged)

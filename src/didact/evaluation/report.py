@@ -13,9 +13,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from didact.evaluation.picture import LOOKS, inline_svg, look
-from didact.evaluation.plain_text import plain_name, plain_text
+from didact.evaluation.learning_curve_plot import LOOKS, inline_svg, look
 from didact.evaluation.results import CI, ArmResult, Report
+from didact.evaluation.text_sanitizer import plain_name, plain_text
 from didact.types import Feedback, Rollout, Turn
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from didact.errors import DataError
-from didact.randomness import generator
+from didact.rng import generator
 
 Floats64 = NDArray[np.float64]
 SIGNS = {"good": 1.0, "poor": -1.0}

@@ -4,7 +4,7 @@ label     what the spans of critiques give it (methods/span_rewards.py), worked 
           rollout and the critiques that the run wrote
 phrase    the words of the critique behind a label
 credit    A_t that it was trained with, and log π before and after the update, as the run measured them
-          for `inspect` rollouts a step (training/inspected.py); None where it did not
+          for `inspect` rollouts a step (evaluation/token_trace.py); None where it did not
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+from didact.annotation.store import FeedbackStore
 from didact.errors import DataError, UsageError
-from didact.evaluation.plain_text import plain_text
 from didact.evaluation.report import render
-from didact.feedback.store import FeedbackStore
-from didact.jsonlines import read_jsonl, write_atomically
+from didact.evaluation.text_sanitizer import plain_text
+from didact.evaluation.token_trace import TokenTrace
+from didact.jsonl import read_jsonl, write_atomically
 from didact.methods.base import Method
 from didact.methods.span_rewards import SpanRewards, place, quoting
+from didact.run_dir import RunDir
 from didact.spans import Offsets, credited_by, turn_offsets
-from didact.training.inspected import Inspected
-from didact.training.run_dir import RunDir
 from didact.types import Feedback, Rollout, Turn
 
 
@@ -105,7 +105,7 @@ def rollout_view(run: RunDir, rollout_id: str, method: Method, tokenizer: Any) -
     store = FeedbackStore(run.feedback).read()
     said = [s.feedback for s in store if s.rollout == rollout_id and s.step is not None]
     rollout = Rollout.model_validate({**found, "feedback": said})
-    records = map(Inspected.model_validate, read_jsonl(run.inspected))
+    records = map(TokenTrace.model_validate, read_jsonl(run.inspected))
     measured = {record.turn: record for record in records if record.rollout == rollout_id}
     return [
         TurnView(
@@ -122,7 +122,7 @@ def rollout_view(run: RunDir, rollout_id: str, method: Method, tokenizer: Any) -
 
 
 def _tokens(
-    rollout: Rollout, h: int, method: Method, tokenizer: Any, measured: Inspected | None
+    rollout: Rollout, h: int, method: Method, tokenizer: Any, measured: TokenTrace | None
 ) -> Iterator[TokenView]:
     turn = rollout.turns[h]
     try:

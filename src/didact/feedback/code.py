@@ -21,10 +21,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from didact.errors import DataError, UsageError
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.places import Place, spans, whole
+from didact.feedback.answer_spans import Place, spans, whole
 from didact.feedback.program import Level
-from didact.tasks.code.report import CodeReport, Outcome, Raised, Tried
+from didact.feedback_source import FeedbackRequest
+from didact.tasks.code.report import CaseResult, CodeReport, Outcome, Raised
 from didact.tasks.code.task import CodeTask
 from didact.tasks.code.values import one_line
 from didact.types import Feedback, Provenance, Span
@@ -154,7 +154,7 @@ class CodeCritic:
             return f"{count} In test {index + 1}, {call} {stopped}{_detail(report)}."
         return f"{count} In test {index + 1}, {self._failure(report.tried[index], report.program or '')}"
 
-    def _failure(self, tried: Tried, program: str) -> str:
+    def _failure(self, tried: CaseResult, program: str) -> str:
         call, reveal = _code(tried.case.call), self.level is Level.REVEAL
         if isinstance(tried.got, Raised):
             wanted = f"should return {one_line(tried.case.wanted)}, but it " if reveal else ""

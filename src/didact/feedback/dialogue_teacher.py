@@ -1,8 +1,8 @@
 """A teacher in a dialogue: sees the conversation so far and something private about the latest answer.
 
 The private part is the reference (static), what a program says of this very answer, as the output of its
-unit tests (dynamic), or both. The student sees neither (`rollouts/didactic.py`); what the teacher lets slip
-all the same, the leak meter counts.
+unit tests (dynamic), or both. The student sees neither (`rollouts/tutored_dialogue.py`); the leak meter
+counts what the teacher reveals all the same.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from didact.errors import UsageError
-from didact.feedback.base import FeedbackRequest, FeedbackSource
-from didact.feedback.chat import ChatModel, ChatReply, ChatRequest
 from didact.feedback.model_critic import MAX_CHARS, ModelCritic
-from didact.feedback.prompts import Prompt, conversation_text, shorten
+from didact.feedback_source import FeedbackRequest, FeedbackSource
+from didact.llm.chat import ChatModel, ChatReply, ChatRequest
+from didact.prompts import Prompt, conversation_text, shorten
 from didact.types import Feedback, Message
 
 NOTHING_YET = "(nothing yet)"

@@ -19,12 +19,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from didact.errors import UsageError, did_you_mean
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.chat import ChatModel, ChatReply, ChatRequest
 from didact.feedback.model_critic import MAX_CHARS, ModelCritic
-from didact.feedback.prompts import shorten
-from didact.feedback.quotes import QuoteError, find_quote
 from didact.feedback.verdicts import StrictVerdict, ask_again, read_verdict, unusable
+from didact.feedback_source import FeedbackRequest
+from didact.llm.chat import ChatModel, ChatReply, ChatRequest
+from didact.prompts import shorten
+from didact.spans.quotes import QuoteError, find_quote
 from didact.types import Feedback, Span
 
 LOG = logging.getLogger("didact")

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from didact.errors import DataError
-from didact.randomness import generator
+from didact.rng import generator
 
 RIDGE = 0.1
 """Penalty ½·RIDGE·φ² on the log-likelihood's length term."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from didact.errors import UsageError
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.chat import ChatModel, ChatReply, ChatRequest
-from didact.feedback.prompts import Prompt, conversation_text, critique_messages, load_prompt, shorten
+from didact.feedback_source import FeedbackRequest
+from didact.llm.chat import ChatModel, ChatReply, ChatRequest
+from didact.prompts import Prompt, conversation_text, critique_messages, load_prompt, shorten
 from didact.types import Feedback, FeedbackSourceName, Message, Provenance
 
 MAX_CHARS = 20_000

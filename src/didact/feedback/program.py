@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.places import Place, in_order, runs, spans, whole
+from didact.feedback.answer_spans import Place, in_order, runs, spans, whole
+from didact.feedback_source import FeedbackRequest
 from didact.types import Feedback, Provenance, Span
 
 RIGHT = "The answer is right."

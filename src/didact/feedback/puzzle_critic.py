@@ -21,11 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from didact.errors import UsageError, did_you_mean
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.places import Place, in_order, runs, spans, whole
+from didact.feedback.answer_spans import Place, in_order, runs, spans, whole
 from didact.feedback.program import RIGHT, WRONG, Level
-from didact.tasks.generated import GeneratedTask
+from didact.feedback_source import FeedbackRequest
 from didact.tasks.math.answers import BOX
+from didact.tasks.procedural import BoxedProceduralTask
 from didact.types import Feedback, Problem, Provenance, Span
 
 MAX_MISTAKES = 16
@@ -60,7 +60,9 @@ class PuzzleCritic:
         UsageError: the task is none of the three puzzles.
     """
 
-    def __init__(self, task: GeneratedTask, level: Level | str = Level.REVEAL, *, spans: bool = True) -> None:
+    def __init__(
+        self, task: BoxedProceduralTask, level: Level | str = Level.REVEAL, *, spans: bool = True
+    ) -> None:
         if task.name not in MISTAKES:
             raise UsageError(
                 f"there is no puzzle critic for {task.name!r}: {did_you_mean(task.name, MISTAKES)}"

@@ -6,8 +6,8 @@ RL2F), so that what was learned about critiques is what is asked for later.
 
 from __future__ import annotations
 
-from didact.feedback.chat import ChatModel
 from didact.feedback.model_critic import MAX_CHARS, ModelCritic
+from didact.llm.chat import ChatModel
 
 
 class SelfCritique(ModelCritic):

@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from didact.errors import UsageError
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.chat import ChatModel, ChatReply, ChatRequest
 from didact.feedback.judge import TOP_SCORE, Judge
 from didact.feedback.model_critic import MAX_CHARS, ModelCritic
-from didact.feedback.prompts import shorten
 from didact.feedback.verdicts import StrictVerdict, ask_again, read_verdict, unusable
-from didact.spans import Alignment, MatchPolicy, Placed, Quote, SpanReport, locate
+from didact.feedback_source import FeedbackRequest
+from didact.llm.chat import ChatModel, ChatReply, ChatRequest
+from didact.prompts import shorten
+from didact.spans import Alignment, MatchPolicy, Quote, QuoteMatch, SpanReport, locate
 from didact.types import Feedback
 
 LOG = logging.getLogger("didact")
@@ -239,5 +239,5 @@ def _quote(passage: Passage, label: Literal["good", "poor"], critique: str) -> Q
     return Quote(passage.quote, label, phrase=phrase, before=passage.before or None)
 
 
-def _told(placed: Placed) -> str:
+def _told(placed: QuoteMatch) -> str:
     return f"the quote {shorten(placed.quote.text, _SHOWN_CHARS)!r} {_WHY[placed.reason or 'absent']}"

@@ -6,9 +6,9 @@ What a teacher lets slip all the same, the leak meter counts.
 
 from __future__ import annotations
 
-from didact.feedback.chat import ChatModel
 from didact.feedback.model_critic import MAX_CHARS, ModelCritic
-from didact.feedback.prompts import Prompt
+from didact.llm.chat import ChatModel
+from didact.prompts import Prompt
 
 SLOTS = ("question", "reference", "answer")
 """What a prompt of this teacher may show."""

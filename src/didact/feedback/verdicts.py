@@ -12,9 +12,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from didact.feedback.chat import ChatModel, ChatReply, ChatRequest
 from didact.feedback.model_critic import shown
-from didact.feedback.prompts import fill, load_prompt, shorten
+from didact.llm.chat import ChatModel, ChatReply, ChatRequest
+from didact.prompts import fill, load_prompt, shorten
 from didact.types import Message
 
 REPAIR_CHARS = 4_000

@@ -19,11 +19,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from didact.errors import UsageError
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.chat import ChatModel, ChatReply
 from didact.feedback.model_critic import MAX_CHARS
-from didact.feedback.prompts import conversation_text, load_prompt, shorten
 from didact.feedback.verdicts import Asked, StrictVerdict, ask
+from didact.feedback_source import FeedbackRequest
+from didact.llm.chat import ChatModel, ChatReply
+from didact.prompts import conversation_text, load_prompt, shorten
 from didact.tasks.base import Verdict
 from didact.types import Feedback, Problem, Provenance
 

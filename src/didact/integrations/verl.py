@@ -5,7 +5,7 @@ verl loads it by itself, through the entry-point group `verl.plugins`, in every 
     algorithm.adv_estimator=didact_span_critic_free
     actor_rollout_ref.actor.policy_loss.loss_mode=didact_ppo
 
-use credit.py and losses.py inside verl's trainer. Without verl, importing this module does nothing.
+use advantages.py and losses.py inside verl's trainer. Without verl, importing this module does nothing.
 
 What an estimator is given in verl 0.9.1: rewards and mask [B, T], the prompts' uids as groups, the config. It
 is not given the critic's values: `gae` is a branch of verl's own, which computes on token rewards what
@@ -33,7 +33,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from didact import credit, losses
+from didact import advantages as credit
+from didact import losses
 from didact.errors import CapabilityError, DataError
 
 LOG = logging.getLogger("didact")

@@ -12,12 +12,12 @@ from didact.methods.base import Method, Term
 from didact.methods.grpo import GRPO
 from didact.methods.ilf import ILF
 from didact.methods.ppo import PPO
+from didact.methods.rejection_sft import RejectionSFT
 from didact.methods.rl2f import RL2F
 from didact.methods.rltf import RLTF
 from didact.methods.self_critique import SelfCritiqueRL
 from didact.methods.self_distillation import SelfDistillation
 from didact.methods.sft import SFT
-from didact.methods.solved_sft import SolvedSFT
 from didact.methods.text2grad import Text2Grad
 
 METHODS: dict[str, tuple[Callable[..., Method], Mapping[str, Any]]] = {
@@ -29,7 +29,7 @@ METHODS: dict[str, tuple[Callable[..., Method], Mapping[str, Any]]] = {
     "rltf": (RLTF, {}),
     "rltf-self": (SelfCritiqueRL, {}),
     "rl2f": (RL2F, {}),
-    "sft-dialogues": (SolvedSFT, {}),
+    "sft-dialogues": (RejectionSFT, {}),
     "text2grad": (Text2Grad, {}),
     "ppo": (PPO, {}),
     "ilf": (ILF, {}),
@@ -66,9 +66,9 @@ __all__ = [
     "RLTF",
     "SFT",
     "Method",
+    "RejectionSFT",
     "SelfCritiqueRL",
     "SelfDistillation",
-    "SolvedSFT",
     "Term",
     "Text2Grad",
     "make_method",

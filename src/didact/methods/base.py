@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from didact.engines.base import CriticSettings, Loss
-from didact.rollouts.base import Context
+from didact.engines.base import Loss, ValueHeadSettings
+from didact.rollouts.base import StepContext
 from didact.types import Problem, Rollout, Row
 
 
@@ -54,14 +54,14 @@ class Method(BaseModel):
         return False
 
     @property
-    def critic(self) -> CriticSettings | None:
+    def critic(self) -> ValueHeadSettings | None:
         """How the value head is trained that it needs; None where it needs none."""
         return None
 
-    def collect(self, ctx: Context, problems: Sequence[Problem]) -> list[Rollout]:
+    def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         """Sample, and have criticised, what this step learns from."""
         raise NotImplementedError
 
-    def rows(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Term]:
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
         """The update's terms; one without rows is left out. Every normaliser is in the rows' weights."""
         raise NotImplementedError

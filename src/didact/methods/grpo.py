@@ -29,10 +29,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from didact.credit import Array, group_advantages, returns_to_go
+from didact.advantages import Array, group_advantages, returns_to_go
 from didact.engines.base import REFERENCE, Loss
 from didact.methods.base import Method, Term
-from didact.rollouts.base import Context
+from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import multi_turn
 from didact.rollouts.single_turn import single_turn
 from didact.types import Problem, Rollout, Row, Turn
@@ -67,19 +67,19 @@ class GRPO(Method):
     def needs_reference(self) -> bool:
         return self.kl_coef > 0
 
-    def collect(self, ctx: Context, problems: Sequence[Problem]) -> list[Rollout]:
+    def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         if self.turns == 1:
             return single_turn(ctx, problems, self.samples)
         return multi_turn(ctx, problems, self.samples, turns=self.turns, early_stop=self.early_stop)
 
-    def rows(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Term]:
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
         advantages_NH = self.advantages(rollouts)
         credited = [
             (turn, float(advantage))
             for rollout, advantages_H in zip(rollouts, advantages_NH, strict=True)
             for turn, advantage in zip(rollout.turns, advantages_H, strict=False)
         ]
-        rows = self.credited_rows(ctx, credited, 1 / known_dialogues(advantages_NH[:, 0]))
+        rows = self.credited_rows(ctx, credited, 1 / num_valid_rollouts(advantages_NH[:, 0]))
         return [Term("rl", self.loss, rows)] if rows else []
 
     def advantages(self, rollouts: Sequence[Rollout]) -> Array:
@@ -93,7 +93,9 @@ class GRPO(Method):
             [group_advantages(g, groups, divide_by_std=self.divide_by_std) for g in returns_NH.T], axis=1
         )
 
-    def credited_rows(self, ctx: Context, credited: Iterable[tuple[Turn, float]], weight: float) -> list[Row]:
+    def credited_rows(
+        self, ctx: StepContext, credited: Iterable[tuple[Turn, float]], weight: float
+    ) -> list[Row]:
         """Rows of sampled turns that have an advantage, each with the same weight."""
         rows = [
             self._row(turn, advantage, weight)
@@ -139,12 +141,12 @@ def rewards_by_turn(rollouts: Sequence[Rollout], turns: int) -> Array:
     return rewards_NH
 
 
-def known_dialogues(values_N: Array) -> int:
+def num_valid_rollouts(values_N: Array) -> int:
     """M: how many dialogues are not missing, at least 1 because it divides."""
     return max(1, int(np.count_nonzero(~np.isnan(values_N))))
 
 
-def with_reference(ctx: Context, rows: Sequence[Row]) -> list[Row]:
+def with_reference(ctx: StepContext, rows: Sequence[Row]) -> list[Row]:
     """The rows with log-probs under the starting weights beside them."""
     reference = ctx.engine.logprobs(rows, weights=REFERENCE)
     return [

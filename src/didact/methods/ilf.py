@@ -26,7 +26,7 @@ from pydantic import Field
 
 from didact.engines.base import Loss
 from didact.methods.base import Method, Term
-from didact.rollouts.base import Context
+from didact.rollouts.base import StepContext
 from didact.rollouts.two_turn import two_turn
 from didact.types import Problem, Rollout, Row
 
@@ -48,10 +48,10 @@ class ILF(Method):
     def needs_feedback(self) -> bool:
         return True
 
-    def collect(self, ctx: Context, problems: Sequence[Problem]) -> list[Rollout]:
+    def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         return two_turn(ctx, problems, self.samples, early_stop=self.early_stop)
 
-    def rows(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Term]:
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
         best = self.best(rollouts)
         rows = [
             Row.from_completion(r.turns[0].prompt_ids, r.turns[1].completion_ids, weights=1 / len(best))

@@ -18,12 +18,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from pydantic import model_validator
 
-from didact.credit import Array
+from didact.advantages import Array
 from didact.methods.span_rewards import SpanRewards
 from didact.methods.text2grad import span_rewards
 from didact.methods.token_credit import Direct
 from didact.methods.token_rewards import TokenRewards
-from didact.rollouts.base import Context
+from didact.rollouts.base import StepContext
 from didact.types import Rollout
 
 Reward: TypeAlias = Literal["task", "score", "spans"]
@@ -54,28 +54,28 @@ class PPO(TokenRewards):
     def needs_feedback(self) -> bool:
         return self.reward != "task"
 
-    def token_rewards(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Array | None]:
+    def token_rewards(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Array | None]:
         return [
             None if reward is None else _at_the_end(reward, len(rollout.turns[0].completion_ids))
             for rollout, reward in zip(rollouts, REWARDS[self.reward](self, ctx, rollouts), strict=True)
         ]
 
 
-def _task(method: PPO, ctx: Context, rollouts: Sequence[Rollout]) -> list[float | None]:
+def _task(method: PPO, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[float | None]:
     return [rollout.turns[0].reward for rollout in rollouts]
 
 
-def _score(method: PPO, ctx: Context, rollouts: Sequence[Rollout]) -> list[float | None]:
+def _score(method: PPO, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[float | None]:
     said = [rollout.feedback_on(0) for rollout in rollouts]
     return [None if feedback is None else feedback.score for feedback in said]
 
 
-def _spans(method: PPO, ctx: Context, rollouts: Sequence[Rollout]) -> list[float | None]:
+def _spans(method: PPO, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[float | None]:
     found = span_rewards(method.spans, ctx, rollouts)
     return [None if rewards_T is None else float(rewards_T.sum()) for rewards_T in found]
 
 
-REWARDS: Mapping[Reward, Callable[[PPO, Context, Sequence[Rollout]], list[float | None]]] = {
+REWARDS: Mapping[Reward, Callable[[PPO, StepContext, Sequence[Rollout]], list[float | None]]] = {
     "task": _task,
     "score": _score,
     "spans": _spans,

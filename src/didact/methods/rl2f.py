@@ -1,9 +1,9 @@
 """RL2F: reinforcement learning of the skill to use feedback inside one conversation.
 
 Paper: "Improving Interactive In-Context Learning from Natural Language Feedback" (arXiv:2602.16066). A
-dialogue (`rollouts/didactic.py`): question, answer u_1, critique c_1, …, up to T answers; it ends at the
-first right one, the τ-th. S are its student tokens, o_t all that the student saw before u_t; M dialogues a
-step, g a question.
+dialogue (`rollouts/tutored_dialogue.py`): question, answer u_1, critique c_1, …, up to T answers; it ends
+at the first right one, the τ-th. S are its student tokens, o_t all that the student saw before u_t; M
+dialogues a step, g a question.
 
     R  = γ^(τ−1) if the dialogue ended right, else 0      (τ: from there on all answers are right)
     A  = (R − mean R) / std R over the g dialogues of one question
@@ -34,10 +34,10 @@ choice is a switch:
                             started (`teacher` with who: policy is the live one)
 
 Departures from what is known of the paper: 1. the critique is asked for ("criticise this", the prompt of
-`rollouts/public_critic.py`) and answered as the assistant, where the paper may predict it as the other's
-turn; 2. R is γ^(τ−1) times the last answer's reward, for tasks that give parts of one; 3. a critique that
-leaks is not learned unless `leaks: keep`; 4. earlier answers stay in view whole, thinking included. A
-dialogue whose teacher failed is missing: it leaves every mean and has no row.
+`rollouts/unprivileged_critic.py`) and answered as the assistant, where the paper may predict it as
+the other's turn; 2. R is γ^(τ−1) times the last answer's reward, for tasks that give parts of one; 3. a
+critique that leaks is not learned unless `leaks: keep`; 4. earlier answers stay in view whole, thinking
+included. A dialogue whose teacher failed is missing: it leaves every mean and has no row.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from didact.credit import Array, group_advantages, group_mean, last_reward_returns, returns_to_go
+from didact.advantages import Array, group_advantages, group_mean, last_reward_returns, returns_to_go
+from didact.controls.adversarial_teacher import correct_from_turn
 from didact.engines.base import Loss, takes
 from didact.errors import UsageError
-from didact.feedback.base import speaks_after_right
-from didact.feedback.misled import standing_since
+from didact.feedback_source import speaks_after_right
 from didact.methods.base import Term
 from didact.methods.dialogue_rows import dialogue_rows
-from didact.methods.grpo import GRPO, known_dialogues, rewards_by_turn, with_reference
-from didact.randomness import derive_seed
-from didact.rollouts.base import Context
-from didact.rollouts.didactic import didactic
-from didact.rollouts.public_critic import critique_prompt
+from didact.methods.grpo import GRPO, num_valid_rollouts, rewards_by_turn, with_reference
+from didact.rng import derive_seed
+from didact.rollouts.base import StepContext
+from didact.rollouts.tutored_dialogue import didactic
+from didact.rollouts.unprivileged_critic import critique_prompt
 from didact.types import Problem, Rollout, Row
 
 Credit: TypeAlias = Literal["conversation", "to_go"]
@@ -108,7 +108,7 @@ class RL2F(GRPO):
     def didactic(self) -> bool:
         return True
 
-    def collect(self, ctx: Context, problems: Sequence[Problem]) -> list[Rollout]:
+    def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         """Dialogues with the teacher; of questions without a signal more, where `resample` says so.
 
         Those that taught nothing are kept, because they were paid for.
@@ -130,11 +130,11 @@ class RL2F(GRPO):
             rollouts = [*rollouts, *latest]
         return rollouts
 
-    def dialogues(self, ctx: Context, problems: Sequence[Problem]) -> list[Rollout]:
+    def dialogues(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         """`samples` dialogues of each problem."""
         return didactic(ctx, problems, self.samples, turns=self.turns, window=self.window)
 
-    def rows(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Term]:
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
         advantages_NH = self.advantages(rollouts)
         self._note(ctx, rollouts, advantages_NH)
         rows = self.student_rows(ctx, rollouts, advantages_NH)
@@ -145,7 +145,7 @@ class RL2F(GRPO):
         """A of every answer, [N, T]; NaN where there is none, or where it is missing."""
         rewards_NH = self.dialogue_rewards(rollouts)
         turns_N = np.array([len(rollout.turns) for rollout in rollouts])
-        tau_N = np.array(list(map(turns_needed, rollouts)))
+        tau_N = np.array(list(map(turns_to_solve, rollouts)))
         groups = [rollout.group for rollout in rollouts]
         if self.credit == "to_go":
             returns_NH = returns_to_go(rewards_NH, turns_N, self.gamma)
@@ -170,10 +170,10 @@ class RL2F(GRPO):
                 rewards_NH[i, leak + 1 :] = np.minimum(rewards_NH[i, leak + 1 :], 0.0)
         return rewards_NH
 
-    def student_rows(self, ctx: Context, rollouts: Sequence[Rollout], advantages_NH: Array) -> list[Row]:
+    def student_rows(self, ctx: StepContext, rollouts: Sequence[Rollout], advantages_NH: Array) -> list[Row]:
         """One row a dialogue (more, where it was shortened), weighted on the student's tokens alone."""
         if self.normalise == "dialogues":
-            scale = known_dialogues(advantages_NH[:, 0])
+            scale = num_valid_rollouts(advantages_NH[:, 0])
         else:
             known = ~np.isnan(advantages_NH[:, 0])
             scale = max(1, sum(r.sampled_tokens for r, k in zip(rollouts, known, strict=True) if k))
@@ -187,7 +187,7 @@ class RL2F(GRPO):
         ]
         return with_reference(ctx, rows) if self.kl_coef and rows else rows
 
-    def world_model(self, ctx: Context, rollouts: Sequence[Rollout]) -> Term:
+    def world_model(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> Term:
         """Rows (o_h, u_h, request) → c_h with weight λ_WM / M, without private input."""
         weight = self.lambda_wm / max(1, len(rollouts))
         rows = []
@@ -210,7 +210,7 @@ class RL2F(GRPO):
         outside_N: NDArray[np.bool_] = (share_N < self.band[0]) | (share_N > self.band[1])
         return outside_N
 
-    def _note(self, ctx: Context, rollouts: Sequence[Rollout], advantages_NH: Array) -> None:
+    def _note(self, ctx: StepContext, rollouts: Sequence[Rollout], advantages_NH: Array) -> None:
         """What a reader of metrics.jsonl wants to know of the dialogues."""
         solved = [r for r in rollouts if r.turns[-1].correct]
         groups = {r.group for r in rollouts}
@@ -222,18 +222,18 @@ class RL2F(GRPO):
             "dialogues_leaked": float(sum(first_leak(r) is not None for r in rollouts)),
         }
         if solved:
-            notes["turns_to_solve"] = float(np.mean(list(map(turns_needed, solved))))
+            notes["turns_to_solve"] = float(np.mean(list(map(turns_to_solve, solved))))
         for h in range(1, self.turns):
-            notes[f"solved_by_{h + 1}"] = sum(turns_needed(r) <= h + 1 for r in solved) / len(rollouts)
+            notes[f"solved_by_{h + 1}"] = sum(turns_to_solve(r) <= h + 1 for r in solved) / len(rollouts)
         ctx.notes.update(notes)
 
 
-def turns_needed(rollout: Rollout) -> int:
+def turns_to_solve(rollout: Rollout) -> int:
     """τ, counted from 1: the answer from which on all are right; the last one where that is wrong.
 
     They differ where the teacher speaks after right answers: to have stayed right costs nothing.
     """
-    since = standing_since(rollout)
+    since = correct_from_turn(rollout)
     return len(rollout.turns) if since is None else since + 1
 
 

@@ -34,10 +34,10 @@ from pydantic import Field
 
 from didact.engines.base import Loss, takes
 from didact.methods.base import Term
-from didact.methods.self_distillation import SelfDistillation, ramped
-from didact.rollouts.base import Context
+from didact.methods.self_distillation import SelfDistillation, linear_warmup
+from didact.rendering.renderer import critique_messages
+from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import criticise
-from didact.rollouts.render import critique_messages
 from didact.types import Problem, Rollout, Row
 
 CriticisedTurns: TypeAlias = Literal["first", "every"]
@@ -64,23 +64,23 @@ class RLTF(SelfDistillation):
     lambda_fm_ramp: Annotated[float, Field(ge=0, le=1)] = 0.0
     fm_turns: CriticisedTurns = "first"
 
-    def collect(self, ctx: Context, problems: Sequence[Problem]) -> list[Rollout]:
+    def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         rollouts = super().collect(ctx, problems)
         if self.lambda_fm and self.fm_turns == "every":
             criticise(ctx, rollouts, self.turns - 1, early_stop=self.early_stop)
         return rollouts
 
-    def rows(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Term]:
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
         terms = [*super().rows(ctx, rollouts), self.fm_term(ctx, rollouts)]
         return [term for term in terms if term.rows]
 
-    def fm_term(self, ctx: Context, rollouts: Sequence[Rollout]) -> Term:
+    def fm_term(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> Term:
         """The rows of `feedback_modelling` with their loss."""
         return Term("fm", Loss("cross_entropy"), self.feedback_modelling(ctx, rollouts))
 
-    def feedback_modelling(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Row]:
+    def feedback_modelling(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Row]:
         """Rows f_FeeMol(x₀, y_h) → c_h with weight λ_FM / M; right answers that stopped have none."""
-        strength = ramped(self.lambda_fm, self.lambda_fm_ramp, ctx.progress)
+        strength = linear_warmup(self.lambda_fm, self.lambda_fm_ramp, ctx.progress)
         if not strength:
             return []
         weight = strength / max(1, sum(not r.feedback_failed(0) for r in rollouts))
@@ -92,7 +92,7 @@ class RLTF(SelfDistillation):
         # How long an attempt or a critique is, is the models' doing, and must not end the run.
         return [row for row in rows if row is not None and takes(ctx.engine, len(row))]
 
-    def _modelled(self, ctx: Context, rollout: Rollout, h: int, weight: float) -> Row | None:
+    def _modelled(self, ctx: StepContext, rollout: Rollout, h: int, weight: float) -> Row | None:
         critique = rollout.feedback_on(h)
         if critique is None or not critique.text:
             return None

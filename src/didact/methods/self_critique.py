@@ -26,7 +26,7 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 import numpy as np
 from pydantic import Field
 
-from didact.credit import (
+from didact.advantages import (
     Array,
     group_advantages,
     mean_of_known,
@@ -34,10 +34,10 @@ from didact.credit import (
     separate_advantages,
 )
 from didact.methods.base import Term
-from didact.methods.grpo import known_dialogues, rewards_by_turn
+from didact.methods.grpo import num_valid_rollouts, rewards_by_turn
 from didact.methods.rltf import RLTF
-from didact.rollouts.base import Context
-from didact.rollouts.own_critique import own_branch, own_critique, own_id
+from didact.rollouts.base import StepContext
+from didact.rollouts.self_critique_rollout import own_branch, own_critique, own_id
 from didact.types import Problem, Rollout, Turn
 
 BranchBaseline: TypeAlias = Literal["separate", "pooled"]
@@ -85,7 +85,7 @@ class SelfCritiqueRL(RLTF):
     own_baseline: BranchBaseline = "separate"
     train_own_revision: bool = False
 
-    def collect(self, ctx: Context, problems: Sequence[Problem]) -> list[Rollout]:
+    def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         """Each dialogue, and next to it the branch with the policy's own critique of its first answer."""
         dialogues = super().collect(ctx, problems)
         tokens = self.critique_tokens or ctx.sampling.max_tokens
@@ -98,10 +98,10 @@ class SelfCritiqueRL(RLTF):
             if part is not None
         ]
 
-    def rows(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Term]:
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
         branches = paired(rollouts)
         credit = self.branch_credit(branches)
-        weight = 1 / known_dialogues(credit.first)
+        weight = 1 / num_valid_rollouts(credit.first)
         answers: list[tuple[Turn, float]] = []
         critiques: list[tuple[Turn, float]] = []
         for i, (rollout, own) in enumerate(zip(*branches, strict=True)):

@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from didact.credit import (
+from didact.advantages import (
     Array,
     first_reward_baseline,
     first_turn_baseline,
@@ -50,10 +50,10 @@ from didact.credit import (
 )
 from didact.engines.base import Loss
 from didact.errors import UsageError
-from didact.feedback.leakage import mentions_critique
+from didact.leakage import mentions_critique
 from didact.methods.base import Term
-from didact.methods.grpo import GRPO, known_dialogues, rewards_by_turn
-from didact.rollouts.base import Context
+from didact.methods.grpo import GRPO, num_valid_rollouts, rewards_by_turn
+from didact.rollouts.base import StepContext
 from didact.types import Problem, Rollout, Row
 
 Baseline: TypeAlias = Literal["first_turn", "second_turn", "leave_one_out", "delta", "none"]
@@ -101,7 +101,7 @@ class SelfDistillation(GRPO):
     mask_below: Annotated[float, Field(lt=0)] | None = None
     sd_drop_mentions: bool = False
 
-    def collect(self, ctx: Context, problems: Sequence[Problem]) -> list[Rollout]:
+    def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         """Dialogues as GRPO's.
 
         Raises:
@@ -117,22 +117,22 @@ class SelfDistillation(GRPO):
             )
         return super().collect(ctx, problems)
 
-    def rows(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Term]:
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
         terms = [*super().rows(ctx, rollouts), self.sd_term(ctx, rollouts)]
         return [term for term in terms if term.rows]
 
-    def sd_term(self, ctx: Context, rollouts: Sequence[Rollout]) -> Term:
+    def sd_term(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> Term:
         """The rows of `self_distillation` with the weighting's loss."""
         loss = LOSSES[self.sd_weighting](self.sd_clip)
         return Term("sd", loss, self.self_distillation(ctx, rollouts))
 
-    def self_distillation(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Row]:
+    def self_distillation(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Row]:
         """Rows x₀ → y_h, h ≥ 1, with advantage A (times the answer's ratio, for `is`) and weight λ_SD / M."""
-        strength = ramped(self.lambda_sd, self.lambda_sd_ramp, ctx.progress)
+        strength = linear_warmup(self.lambda_sd, self.lambda_sd_ramp, ctx.progress)
         if not strength:
             return []
         rewards_NH = rewards_by_turn(rollouts, self.turns)
-        weight = strength / known_dialogues(rewards_NH[:, 0])
+        weight = strength / num_valid_rollouts(rewards_NH[:, 0])
         if self.sd_drop_mentions:
             rewards_NH = _without_mentions(rewards_NH, rollouts)
         groups = [rollout.group for rollout in rollouts]
@@ -157,7 +157,7 @@ class SelfDistillation(GRPO):
             old_logprobs=revision.logprobs,
         )
 
-    def _scored(self, ctx: Context, rows: list[Row]) -> list[Row]:
+    def _scored(self, ctx: StepContext, rows: list[Row]) -> list[Row]:
         """The rows with what needs log π(y₁|x₀): the answer's ratio, then the mask."""
         weighs = self.sd_weighting == "is"
         if not rows or not (weighs or self.mask_below is not None):
@@ -174,7 +174,7 @@ class SelfDistillation(GRPO):
         return scored
 
 
-def ramped(strength: float, ramp: float, progress: float) -> float:
+def linear_warmup(strength: float, ramp: float, progress: float) -> float:
     """A coefficient that rises linearly from 0 over the first `ramp` of a run; 0 for no ramp."""
     return strength * min(1.0, progress / ramp) if ramp else strength
 

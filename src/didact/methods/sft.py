@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from didact.engines.base import Loss
 from didact.errors import DataError
 from didact.methods.base import Method, Term
-from didact.rollouts.base import Context
+from didact.rollouts.base import StepContext
 from didact.types import Problem, Rollout, Row, Turn
 
 
 class SFT(Method):
     """Cross-entropy on each problem's reference."""
 
-    def collect(self, ctx: Context, problems: Sequence[Problem]) -> list[Rollout]:
+    def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         """Each problem with its reference as the given answer.
 
         Raises:
@@ -44,7 +44,7 @@ class SFT(Method):
             rollouts.append(Rollout(id=f"{group}/0", group=group, problem=problem, turns=(turn,)))
         return rollouts
 
-    def rows(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Term]:
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
         rows = [
             Row.from_completion(
                 rollout.turns[0].prompt_ids,

@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from didact.credit import Array
+from didact.advantages import Array
 from didact.errors import DataError
 from didact.spans import Offsets, credited_by, token_labels, turn_offsets
 from didact.types import Feedback, Rollout, Span, Turn

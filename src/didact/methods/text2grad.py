@@ -28,10 +28,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from didact.credit import Array
+from didact.advantages import Array
 from didact.methods.span_rewards import SpanRewards
 from didact.methods.token_rewards import TokenRewards
-from didact.rollouts.base import Context
+from didact.rollouts.base import StepContext
 from didact.types import Rollout
 
 
@@ -50,11 +50,11 @@ class Text2Grad(TokenRewards):
     def needs_feedback(self) -> bool:
         return True
 
-    def token_rewards(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Array | None]:
+    def token_rewards(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Array | None]:
         return span_rewards(self.spans, ctx, rollouts)
 
 
-def span_rewards(spans: SpanRewards, ctx: Context, rollouts: Sequence[Rollout]) -> list[Array | None]:
+def span_rewards(spans: SpanRewards, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Array | None]:
     """The rewards of spans, with their counts in the step's notes."""
     rewards, seen = spans.rewards(rollouts, ctx.renderer.tokenizer)
     tokens = max(1, seen["tokens"])

@@ -24,10 +24,10 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from didact.credit import Array, explained_variance, gae, position_baselines, token_returns, whitened
-from didact.engines.base import CriticSettings, Loss
+from didact.advantages import Array, explained_variance, gae, position_baselines, token_returns, whitened
+from didact.engines.base import Loss, ValueHeadSettings
 from didact.errors import did_you_mean
-from didact.rollouts.base import Context
+from didact.rollouts.base import StepContext
 from didact.types import Row
 
 Clip = Annotated[float, Field(gt=0)]
@@ -52,7 +52,7 @@ class Credit(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @property
-    def critic(self) -> CriticSettings | None:
+    def critic(self) -> ValueHeadSettings | None:
         """The value head that it needs; None for none."""
         return None
 
@@ -61,7 +61,7 @@ class Credit(BaseModel):
         """May answers be given, not sampled?"""
         return False
 
-    def fields(self, ctx: Context, answers: Sequence[Rewarded]) -> list[Fields]:
+    def fields(self, ctx: StepContext, answers: Sequence[Rewarded]) -> list[Fields]:
         """The fields of each answer's row that its loss needs, `advantages` among them."""
         raise NotImplementedError
 
@@ -79,7 +79,7 @@ class Direct(Credit):
     def takes_given(self) -> bool:
         return True
 
-    def fields(self, ctx: Context, answers: Sequence[Rewarded]) -> list[Fields]:
+    def fields(self, ctx: StepContext, answers: Sequence[Rewarded]) -> list[Fields]:
         return [{"advantages": answer.rewards_T} for answer in answers]
 
     def loss(self, settings: Mapping[str, float]) -> Loss:
@@ -113,10 +113,10 @@ class GAE(Credit):
     value_shares_model: bool = True
 
     @property
-    def critic(self) -> CriticSettings | None:
-        return CriticSettings(lr_scale=self.value_lr_scale, shares_model=self.value_shares_model)
+    def critic(self) -> ValueHeadSettings | None:
+        return ValueHeadSettings(lr_scale=self.value_lr_scale, shares_model=self.value_shares_model)
 
-    def fields(self, ctx: Context, answers: Sequence[Rewarded]) -> list[Fields]:
+    def fields(self, ctx: StepContext, answers: Sequence[Rewarded]) -> list[Fields]:
         scored = ctx.engine.values([answer.row for answer in answers])
         values = [v[-len(a.rewards_T) :].astype(np.float64) for v, a in zip(scored, answers, strict=True)]
         advantages = [gae(a.rewards_T, v, self.gamma, self.lam) for a, v in zip(answers, values, strict=True)]
@@ -153,7 +153,7 @@ class CriticFree(Credit):
     whiten: bool = False
     clip: Clip | None = None
 
-    def fields(self, ctx: Context, answers: Sequence[Rewarded]) -> list[Fields]:
+    def fields(self, ctx: StepContext, answers: Sequence[Rewarded]) -> list[Fields]:
         advantages = [token_returns(answer.rewards_T, self.gamma) for answer in answers]
         if self.baseline:
             means = position_baselines(advantages, [answer.group for answer in answers])

@@ -30,12 +30,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from didact.credit import Array
-from didact.engines.base import REFERENCE, CriticSettings
+from didact.advantages import Array
+from didact.engines.base import REFERENCE, ValueHeadSettings
 from didact.errors import CapabilityError, UsageError
 from didact.methods.base import Method, Term
 from didact.methods.token_credit import GAE, AnyCredit, CriticFree, Direct, Fields, Rewarded
-from didact.rollouts.base import Context
+from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import criticise
 from didact.rollouts.single_turn import recorded_turn, single_turn
 from didact.types import Problem, Rollout, Row, Turn
@@ -85,14 +85,14 @@ class TokenRewards(Method):
         return self.kl_coef > 0
 
     @property
-    def critic(self) -> CriticSettings | None:
+    def critic(self) -> ValueHeadSettings | None:
         return self.credit.critic
 
-    def token_rewards(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Array | None]:
+    def token_rewards(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Array | None]:
         """s_t of each rollout's answer, [T] each; None where nobody knows."""
         raise NotImplementedError
 
-    def collect(self, ctx: Context, problems: Sequence[Problem]) -> list[Rollout]:
+    def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         """Answers, sampled or given, and what is said about each, right ones too.
 
         Raises:
@@ -106,7 +106,7 @@ class TokenRewards(Method):
             criticise(ctx, rollouts, 0, early_stop=False)
         return rollouts
 
-    def check(self, ctx: Context) -> None:
+    def check(self, ctx: StepContext) -> None:
         """Refuse an engine or answers that this cannot learn with; see `collect`."""
         able = ctx.engine.capabilities
         if self.critic is not None and not able.critic:
@@ -125,7 +125,7 @@ class TokenRewards(Method):
                 "sampled: take credit=direct"
             )
 
-    def rows(self, ctx: Context, rollouts: Sequence[Rollout]) -> list[Term]:
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
         earned = zip(rollouts, self.token_rewards(ctx, rollouts), strict=True)
         known = [(rollout, rewards_T) for rollout, rewards_T in earned if rewards_T is not None]
         if not known:
@@ -151,11 +151,11 @@ class TokenRewards(Method):
         self._adapt(ctx, beta, kl)
         return [Term("rl", loss, rows)] if rows else []
 
-    def coefficient(self, ctx: Context) -> float:
+    def coefficient(self, ctx: StepContext) -> float:
         """β of this step."""
         return ctx.memory.get(KL_COEF, self.kl_coef) if self.kl_target is not None else self.kl_coef
 
-    def distances(self, ctx: Context, rows: Sequence[Row]) -> tuple[list[Array], list[Array] | None]:
+    def distances(self, ctx: StepContext, rows: Sequence[Row]) -> tuple[list[Array], list[Array] | None]:
         """k of each answer, [T] each; and log π_ref of its tokens where that belongs into the loss."""
         lengths = [int(np.count_nonzero(row.fields["weights"])) for row in rows]
         if not self.kl_coef:
@@ -169,7 +169,7 @@ class TokenRewards(Method):
             return k1, None
         return [np.exp(-k) + k - 1 for k in k1], reference if self.kl == "k3_loss" else None
 
-    def _adapt(self, ctx: Context, beta: float, kl: Sequence[Array]) -> None:
+    def _adapt(self, ctx: StepContext, beta: float, kl: Sequence[Array]) -> None:
         """Note the distance, and move β towards its target."""
         if not self.kl_coef:
             return

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 
 from didact.errors import DataError, UsageError
-from didact.jsonlines import write_atomically
+from didact.jsonl import write_atomically
 from didact.reward_model.formats import FORMATS
 from didact.types import Record
 

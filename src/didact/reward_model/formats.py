@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from didact.errors import UsageError, did_you_mean
-from didact.feedback.prompts import conversation_text, critique_messages, load_prompt, shorten
 from didact.feedback.span_judge import MAX_SPANS, PROMPTS
+from didact.prompts import conversation_text, critique_messages, load_prompt, shorten
 from didact.reward_model import json_text, lines
 from didact.spans import MatchPolicy, Quote, locate
 from didact.types import Feedback, Message, Problem, Span

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from didact.feedback.prompts import conversation_text
+from didact.prompts import conversation_text
 from didact.reward_model.card import Card
 from didact.reward_model.formats import make_format
 from didact.types import Message, Problem

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from didact.feedback.base import FeedbackRequest
-from didact.feedback.chat import ChatModel, ChatReply, ChatRequest
 from didact.feedback.model_critic import SHOWN_CHARS
-from didact.feedback.prompts import shorten
+from didact.feedback_source import FeedbackRequest
+from didact.llm.chat import ChatModel, ChatReply, ChatRequest
+from didact.prompts import shorten
 from didact.reward_model.formats import Reading
 from didact.reward_model.prompts import Prompter
 from didact.spans import locate

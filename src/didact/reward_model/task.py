@@ -15,14 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from didact.annotation.annotation_targets import is_run, open_answers
 from didact.errors import DataError
-from didact.feedback.answers import is_run, open_answers
 from didact.reward_model.card import Card
 from didact.reward_model.formats import make_format
 from didact.reward_model.prompts import Prompter
 from didact.spans import locate
 from didact.tasks.base import Verdict
-from didact.tasks.finite import FiniteTask, check_fraction, held_out_keys
+from didact.tasks.dataset_task import DatasetTask, check_fraction, held_out_keys
 from didact.types import Feedback, Message, Problem, Span
 
 LOG = logging.getLogger("didact")
@@ -37,7 +37,7 @@ class Annotated(NamedTuple):
     said: Feedback
 
 
-class AnnotatedTask(FiniteTask):
+class AnnotatedTask(DatasetTask):
     """Answers whose passages somebody marked, from a data file or a run directory.
 
     Of each answer the first usable feedback with spans is learnt. Without `eval_path` a part of the questions

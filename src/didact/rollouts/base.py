@@ -6,17 +6,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from didact.engines.base import LIVE, Engine, Sample, SamplingParams, Weights, takes
+from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights, takes
 from didact.errors import UsageError
-from didact.feedback.base import FeedbackSource
-from didact.rollouts.render import Renderer
+from didact.feedback_source import FeedbackSource
+from didact.rendering.renderer import Renderer
 from didact.tasks.base import Task, Verdict, verify_all
-from didact.tasks.recorded import RecordedAnswers
+from didact.tasks.offline import OfflineAnswers
 from didact.types import Ids, Problem, Rollout, Turn
 
 
 @dataclass(frozen=True)
-class Context:
+class StepContext:
     """Everything that one step of a method may use.
 
     Attributes:
@@ -43,8 +43,8 @@ class Context:
     seed: int
     step: int = 0
     progress: float = 0.0
-    weights: Weights = LIVE
-    recorded: RecordedAnswers | None = None
+    weights: Weights = POLICY
+    recorded: OfflineAnswers | None = None
     memory: dict[str, float] = field(default_factory=dict)
     notes: dict[str, float] = field(default_factory=dict)
 
@@ -52,7 +52,7 @@ class Context:
         """Does a prompt leave room for an answer of `max_tokens`?"""
         return takes(self.engine, len(prompt_ids) + self.sampling.max_tokens)
 
-    def tempered(self, temperature: float) -> Context:
+    def with_temperature(self, temperature: float) -> StepContext:
         """The same for an evaluation: the whole distribution at a temperature, without top-p and top-k."""
         sampling = dataclasses.replace(self.sampling, temperature=temperature, top_p=1.0, top_k=0)
         return dataclasses.replace(self, sampling=sampling)
@@ -72,7 +72,7 @@ class Context:
         return self.feedback
 
 
-def answer_text(ctx: Context, sample: Sample) -> str:
+def answer_text(ctx: StepContext, sample: Sample) -> str:
     """A sampled completion's text. It ends before the stop string, which is no part of the answer."""
     return completion_text(ctx.renderer, ctx.sampling, sample)
 
@@ -99,7 +99,7 @@ def sampled_turn(prompt_ids: Ids, sample: Sample, text: str, verdict: Verdict) -
     )
 
 
-def given_turn(ctx: Context, problem: Problem, prompt_ids: Ids, text: str) -> Turn:
+def dataset_turn(ctx: StepContext, problem: Problem, prompt_ids: Ids, text: str) -> Turn:
     """An answer that was given, not sampled, as a turn: no log-probs, verified all the same."""
     verdict = ctx.task.verify(problem, text)
     return Turn(
@@ -114,7 +114,7 @@ def given_turn(ctx: Context, problem: Problem, prompt_ids: Ids, text: str) -> Tu
 
 
 def sample_turns(
-    ctx: Context, problems: Sequence[Problem], prompts: Sequence[Ids], n: int, *, seed: int
+    ctx: StepContext, problems: Sequence[Problem], prompts: Sequence[Ids], n: int, *, seed: int
 ) -> list[list[Turn]]:
     """n turns for each prompt, verified against the original problems."""
     if not prompts:
@@ -129,7 +129,7 @@ def sample_turns(
     ]
 
 
-def add_answers(ctx: Context, rollouts: list[Rollout], prompts: Mapping[int, Ids], *, seed: int) -> None:
+def add_answers(ctx: StepContext, rollouts: list[Rollout], prompts: Mapping[int, Ids], *, seed: int) -> None:
     """Sample one more turn for some of the rollouts, in place.
 
     Args:

@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from didact.engines.base import LIVE, Engine, Sample, SamplingParams, Weights, takes
-from didact.feedback.chat import ChatReply, ChatRequest
-from didact.randomness import derive_seed
+from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights, takes
+from didact.llm.chat import ChatReply, ChatRequest
+from didact.rendering.renderer import Renderer
+from didact.rng import derive_seed
 from didact.rollouts.base import completion_text
-from didact.rollouts.render import Renderer
 from didact.types import Ids
 
 
@@ -38,7 +38,7 @@ class EngineChat:
         *,
         name: str = "policy",
         params: SamplingParams | None = None,
-        weights: Weights = LIVE,
+        weights: Weights = POLICY,
         seed: int = 0,
         keep_cut: bool = False,
     ) -> None:

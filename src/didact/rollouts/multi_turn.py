@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from didact.feedback.base import FeedbackRequest
-from didact.randomness import derive_seed
-from didact.rollouts.base import Context, add_answers
-from didact.rollouts.render import revision_messages
+from didact.feedback_source import FeedbackRequest
+from didact.rendering.renderer import revision_messages
+from didact.rng import derive_seed
+from didact.rollouts.base import StepContext, add_answers
 from didact.rollouts.single_turn import recorded_turn, single_turn
 from didact.types import Ids, Problem, Rollout
 
 
 def multi_turn(
-    ctx: Context,
+    ctx: StepContext,
     problems: Sequence[Problem],
     n: int,
     *,
@@ -47,7 +47,7 @@ def multi_turn(
     return rollouts
 
 
-def criticise(ctx: Context, rollouts: list[Rollout], h: int, *, early_stop: bool) -> list[int]:
+def criticise(ctx: StepContext, rollouts: list[Rollout], h: int, *, early_stop: bool) -> list[int]:
     """Have the answers of turn h criticised, in place.
 
     Returns:
@@ -67,7 +67,9 @@ def criticise(ctx: Context, rollouts: list[Rollout], h: int, *, early_stop: bool
     return [i for i in open_ if rollouts[i].feedback[-1].ok]
 
 
-def revise(ctx: Context, rollouts: list[Rollout], which: Sequence[int], h: int, stream: str = "turn") -> None:
+def revise(
+    ctx: StepContext, rollouts: list[Rollout], which: Sequence[int], h: int, stream: str = "turn"
+) -> None:
     """Add an answer after the critique of turn h to some of the rollouts, in place.
 
     Args:
@@ -83,6 +85,6 @@ def revise(ctx: Context, rollouts: list[Rollout], which: Sequence[int], h: int, 
     add_answers(ctx, rollouts, fitting, seed=derive_seed(ctx.seed, stream, h + 1))
 
 
-def _revision_prompt(ctx: Context, rollout: Rollout, h: int) -> Ids:
+def _revision_prompt(ctx: StepContext, rollout: Rollout, h: int) -> Ids:
     attempt, critique = rollout.turns[h].text.strip(), rollout.feedback[-1].text
     return ctx.renderer.prompt(revision_messages(rollout.problem, attempt, critique))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from didact.randomness import derive_seed
-from didact.rollouts.base import Context, given_turn, sample_turns
+from didact.rng import derive_seed
+from didact.rollouts.base import StepContext, dataset_turn, sample_turns
 from didact.types import Problem, Rollout, Turn
 
 
-def single_turn(ctx: Context, problems: Sequence[Problem], n: int) -> list[Rollout]:
+def single_turn(ctx: StepContext, problems: Sequence[Problem], n: int) -> list[Rollout]:
     """n answers to each problem, grouped by problem.
 
     Args:
@@ -25,7 +25,7 @@ def single_turn(ctx: Context, problems: Sequence[Problem], n: int) -> list[Rollo
     return _rollouts(ctx, problems, turns)
 
 
-def recorded_turn(ctx: Context, problems: Sequence[Problem], n: int) -> list[Rollout]:
+def recorded_turn(ctx: StepContext, problems: Sequence[Problem], n: int) -> list[Rollout]:
     """Like `single_turn`, with the answers that were given to each problem, over again up to n.
 
     Args:
@@ -37,11 +37,13 @@ def recorded_turn(ctx: Context, problems: Sequence[Problem], n: int) -> list[Rol
     turns = []
     for problem in problems:
         prompt, texts = ctx.renderer.prompt(problem.messages), ctx.recorded.answers(problem)
-        turns.append([given_turn(ctx, problem, prompt, texts[j % len(texts)]) for j in range(n)])
+        turns.append([dataset_turn(ctx, problem, prompt, texts[j % len(texts)]) for j in range(n)])
     return _rollouts(ctx, problems, turns)
 
 
-def _rollouts(ctx: Context, problems: Sequence[Problem], turns: Sequence[Sequence[Turn]]) -> list[Rollout]:
+def _rollouts(
+    ctx: StepContext, problems: Sequence[Problem], turns: Sequence[Sequence[Turn]]
+) -> list[Rollout]:
     rollouts = []
     for i, (problem, answers) in enumerate(zip(problems, turns, strict=True)):
         group = f"{ctx.step}/{i}/{problem.id}"

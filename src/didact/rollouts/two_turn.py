@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from didact.rollouts.base import Context
+from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import multi_turn
 from didact.types import Problem, Rollout
 
 
-def two_turn(ctx: Context, problems: Sequence[Problem], n: int, *, early_stop: bool = True) -> list[Rollout]:
+def two_turn(
+    ctx: StepContext, problems: Sequence[Problem], n: int, *, early_stop: bool = True
+) -> list[Rollout]:
     """n dialogues for each problem. The revision answers a *fresh* prompt, not a chat.
 
     First answers are sampled, or taken from `ctx.recorded`.

@@ -9,7 +9,7 @@ answer nowhere, or at several places, is counted as unaligned and labels no toke
 """
 
 from didact.spans.labels import credited_by, token_labels
-from didact.spans.match import Alignment, MatchPolicy, Placed, Quote, locate
+from didact.spans.match import Alignment, MatchPolicy, Quote, QuoteMatch, locate
 from didact.spans.report import SpanReport
 from didact.spans.tokens import Offsets, token_offsets, turn_offsets
 
@@ -17,8 +17,8 @@ __all__ = [
     "Alignment",
     "MatchPolicy",
     "Offsets",
-    "Placed",
     "Quote",
+    "QuoteMatch",
     "SpanReport",
     "credited_by",
     "locate",

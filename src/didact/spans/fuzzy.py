@@ -16,7 +16,7 @@ MAX_BEST = 32
 """So many equally near ends are looked at; more of them are no one place."""
 
 
-class Near(NamedTuple):
+class FuzzyMatch(NamedTuple):
     """The nearest copies."""
 
     places: list[tuple[int, int]]
@@ -25,7 +25,7 @@ class Near(NamedTuple):
     """Characters to insert, delete or replace."""
 
 
-def nearest(quote: str, text: str, share: float) -> Near | None:
+def nearest(quote: str, text: str, share: float) -> FuzzyMatch | None:
     """The places of the text that are nearest to a quote; None if none is near enough.
 
     Copies whose digits are not those of the quote do not count: another number is another statement.
@@ -49,11 +49,11 @@ def nearest(quote: str, text: str, share: float) -> Near | None:
     for edits in sorted(set(ends.values())):
         best = sorted(at for at, found in ends.items() if found == edits)
         if len(best) > MAX_BEST:
-            return Near([], edits)
+            return FuzzyMatch([], edits)
         found = [(_start(quote, text, at, edits), at) for at in best]
         same = [place for place in found if _digits(text[slice(*place)]) == digits]
         if same:
-            return Near(_apart(same, len(quote), allowed), edits)
+            return FuzzyMatch(_apart(same, len(quote), allowed), edits)
     return None
 
 

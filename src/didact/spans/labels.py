@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from didact.errors import DataError, UsageError, did_you_mean
-from didact.spans.normal import codes_of, is_space
+from didact.spans.text_normalization import codes_of, is_space
 from didact.spans.tokens import Offsets
 from didact.types import Floats, Span
 

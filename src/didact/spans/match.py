@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias, get_args
 
 from didact.errors import UsageError, did_you_mean
 from didact.spans.fuzzy import nearest
-from didact.spans.normal import Normal, caseless, form_of, normal
+from didact.spans.text_normalization import NormalizedText, caseless, normal, normalize
 from didact.types import Span
 
 Tier: TypeAlias = Literal["exact", "normalised", "fuzzy", "unaligned"]
@@ -92,7 +92,7 @@ STRICT = MatchPolicy(normalised=False, fuzzy=False)
 
 
 @dataclass(frozen=True)
-class Placed:
+class QuoteMatch:
     """What became of one quote.
 
     Attributes:
@@ -120,7 +120,7 @@ class Alignment:
         placed: What became of each quote, in their order.
     """
 
-    placed: tuple[Placed, ...]
+    placed: tuple[QuoteMatch, ...]
 
     @cached_property
     def spans(self) -> tuple[Span, ...]:
@@ -129,7 +129,7 @@ class Alignment:
         return tuple(found[key] for key in sorted(found))
 
     @property
-    def unaligned(self) -> tuple[Placed, ...]:
+    def unaligned(self) -> tuple[QuoteMatch, ...]:
         """The quotes that made no span."""
         return tuple(p for p in self.placed if p.tier == "unaligned")
 
@@ -164,19 +164,19 @@ class _Answer:
         self.text = text
 
     @cached_property
-    def normal(self) -> Normal:
+    def normal(self) -> NormalizedText:
         return normal(self.text)
 
 
-def _place(quote: Quote, answer: _Answer, policy: MatchPolicy) -> Placed:
+def _place(quote: Quote, answer: _Answer, policy: MatchPolicy) -> QuoteMatch:
     if not quote.text.strip():
-        return Placed(quote, "unaligned", reason="blank")
+        return QuoteMatch(quote, "unaligned", reason="blank")
     places = _all(quote.text, answer.text)
     if places:
         return _chosen(quote, answer.text, places, "exact", policy)
     if not (policy.normalised or policy.fuzzy):
-        return Placed(quote, "unaligned", reason="absent")
-    form = form_of(quote.text)
+        return QuoteMatch(quote, "unaligned", reason="absent")
+    form = normalize(quote.text)
     if policy.normalised and form:
         places = _like(form, answer.normal.text, answer.normal)
         if not places and len(form) >= policy.min_caseless:
@@ -189,7 +189,7 @@ def _place(quote: Quote, answer: _Answer, policy: MatchPolicy) -> Placed:
             spans = [answer.normal.around(start, end) for start, end in near.places]
             ratio = 1 - near.edits / len(form)
             return _chosen(quote, answer.text, spans, "fuzzy", policy, ratio)
-    return Placed(quote, "unaligned", reason="absent")
+    return QuoteMatch(quote, "unaligned", reason="absent")
 
 
 def _chosen(
@@ -199,7 +199,7 @@ def _chosen(
     tier: Tier,
     policy: MatchPolicy,
     ratio: float = 1.0,
-) -> Placed:
+) -> QuoteMatch:
     """The places that the policy takes."""
     count = len(places)
     if count > 1 and quote.before:
@@ -219,17 +219,17 @@ def _chosen(
         number = (quote.occurrence or 0) - 1
         places = places[number : number + 1] if number >= 0 else []
     if not places:
-        return Placed(quote, "unaligned", places=count, reason=reason)
+        return QuoteMatch(quote, "unaligned", places=count, reason=reason)
     spans = tuple(
         Span(start=start, end=end, quote=text[start:end], label=quote.label, phrase=quote.phrase)
         for start, end in places
     )
-    return Placed(quote, tier, spans, count, ratio)
+    return QuoteMatch(quote, tier, spans, count, ratio)
 
 
 def _follows(before: str, text: str) -> bool:
     """Does a text end with some words, up to their form?"""
-    wanted = caseless(form_of(before))
+    wanted = caseless(normalize(before))
     tail = normal(text[-4 * len(before) - 16 :]).caseless
     return tail.rstrip(" ").endswith(wanted)
 
@@ -244,7 +244,7 @@ def _all(quote: str, text: str) -> list[tuple[int, int]]:
     return found
 
 
-def _like(form: str, text: str, answer: Normal) -> list[tuple[int, int]]:
+def _like(form: str, text: str, answer: NormalizedText) -> list[tuple[int, int]]:
     """The places of a form in the answer's form, as places of the answer."""
     found = (answer.span(start, end) for start, end in _all(form, text))
     return [span for span in found if span is not None]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from didact.errors import DataError
-from didact.evaluation.intervals import paired_difference
+from didact.evaluation.problem_statistics import paired_difference
 from didact.evaluation.results import CurvePoint
-from didact.evaluation.statistics import (
+from didact.evaluation.run_statistics import (
     Estimate,
     area_under_curve,
     holm,
@@ -21,10 +21,10 @@ from didact.evaluation.statistics import (
     permutation_p,
     probability_of_improvement,
 )
-from didact.evaluation.sweep_results import ArmSummary, CellResult, SweepResults, TaskResults
+from didact.run_dir import RunDir, read_jsonl
 from didact.sweep.plan import Arm, Cell, Plan
+from didact.sweep.results import ArmSummary, CellResult, SweepResults, TaskResults
 from didact.sweep.run import State, is_finished
-from didact.training.run_dir import RunDir, read_jsonl
 from didact.training.summary import READABLE, arm_result
 
 SEED = 0

@@ -27,10 +27,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
+from didact.config import RunConfig, Section, parse_config, read_yaml
+from didact.controls.controls import CONTROLS, Control
 from didact.errors import DataError, UsageError, did_you_mean
-from didact.feedback.controls import CONTROLS, Control
 from didact.methods import make_method
-from didact.training.config import RunConfig, Section, parse_config, read_yaml
 
 Settings = dict[str, Any]
 Named = Annotated[dict[str, Settings | None], Field(min_length=1)]

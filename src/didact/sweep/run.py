@@ -23,10 +23,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, TypeAlias
 
+from didact.config import is_stored
 from didact.errors import Interrupted, TrainingGuard, UsageError
+from didact.run_dir import RunDir, write_atomically
 from didact.sweep.plan import Cell
-from didact.training.config import is_stored
-from didact.training.run_dir import RunDir, write_atomically
 
 POLL_SECONDS = 0.1
 Status: TypeAlias = Literal["waiting", "running", "elsewhere", "finished", "failed"]

@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, NoReturn
 
 from didact.errors import DataError, did_you_mean
 from didact.tasks.base import Verdict
-from didact.tasks.finite import FiniteTask, Place, ReadFile, ReadRow, check_fraction, read_split
+from didact.tasks.dataset_task import DatasetTask, Place, ReadFile, ReadRow, check_fraction, read_split
 from didact.tasks.verifiers import Verifier, make_verifier
 from didact.types import Message, Problem
 
 ROLES = ("system", "user", "assistant")
 
 
-class JsonlTask(FiniteTask):
+class JsonlTask(DatasetTask):
     """Problems and references from a file of JSON lines.
 
     A row has its question under `prompt_column`, as a string or as chat messages (or chat messages

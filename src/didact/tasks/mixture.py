@@ -7,7 +7,7 @@ from typing import Any
 
 from didact.errors import UsageError
 from didact.tasks.base import Task, Verdict
-from didact.tasks.generated import GeneratedTask
+from didact.tasks.procedural import BoxedProceduralTask
 from didact.types import Problem
 
 _MARK = "::"
@@ -85,9 +85,9 @@ class _Family:
         return self.mixture.verify(problem, answer)
 
 
-def _generator(name: str, settings: Mapping[str, Any], seed: int) -> GeneratedTask:
+def _generator(name: str, settings: Mapping[str, Any], seed: int) -> BoxedProceduralTask:
     own = dict(settings)
-    return GeneratedTask(str(own.pop("generator", name)), own, seed=seed)
+    return BoxedProceduralTask(str(own.pop("generator", name)), own, seed=seed)
 
 
 def _marked(name: str, problem: Problem) -> Problem:

@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 
 from didact.errors import DataError, UsageError, did_you_mean
 from didact.tasks.base import Verdict
-from didact.tasks.harmless import disarm, may_score
+from didact.tasks.safe_eval import may_score, reject_code
 from didact.types import Message, Problem
 
 EVAL_SEED = 1_000_000_007
@@ -64,7 +64,7 @@ class ReasoningGymTask:
         self._size = _DRAWN_AHEAD.get(name, _ENDLESS)
         self._eval_set = self._create(EVAL_SEED)
         self._train_set = self._create(seed * TRAIN_STRIDE)
-        disarm(name, self._eval_set)
+        reject_code(name, self._eval_set)
         self._next_index = 0
         self._entries: dict[str, Any] = {}
         self._train: list[Problem] = []

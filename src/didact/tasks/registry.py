@@ -6,21 +6,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from didact.errors import UsageError, did_you_mean
+from didact.settings import checked
 from didact.tasks.base import Task
 from didact.tasks.code import CodeTask
-from didact.tasks.generated import GeneratedTask
 from didact.tasks.jsonl import JsonlTask
 from didact.tasks.math import MathTask
 from didact.tasks.mixture import MixtureTask
+from didact.tasks.offline import OfflineTask
+from didact.tasks.procedural import BoxedProceduralTask
 from didact.tasks.reasoning_gym import generator_names
-from didact.tasks.recorded import RecordedTask
-from didact.tasks.settings import checked
 from didact.tasks.writing import WritingTask
 
 _PREFIX = "reasoning_gym:"
 FROM_FILES: dict[str, tuple[Callable[..., Any], str | None]] = {
     "jsonl": (JsonlTask, "path"),
-    "recorded": (RecordedTask, "path"),
+    "recorded": (OfflineTask, "path"),
     "code": (CodeTask, None),
     "math": (MathTask, None),
     "writing": (WritingTask, None),
@@ -28,7 +28,7 @@ FROM_FILES: dict[str, tuple[Callable[..., Any], str | None]] = {
 }
 """Tasks that are no single generator: their class, and the setting that they cannot do without."""
 _OWN = ("dense", "boxed", "instruction", "format_penalty")
-"""Settings of `GeneratedTask`; all others are the generator's."""
+"""Settings of `BoxedProceduralTask`; all others are the generator's."""
 
 
 def make_task(spec: str, config: Mapping[str, Any] | None = None, seed: int = 0) -> Task:
@@ -37,9 +37,9 @@ def make_task(spec: str, config: Mapping[str, Any] | None = None, seed: int = 0)
     Args:
         spec: "jsonl", "recorded", "code", "math", "writing", or a reasoning-gym generator as
             "spell_backward" or "reasoning_gym:spell_backward".
-        config: For the first five the arguments of `JsonlTask`, `RecordedTask`, `CodeTask`, `MathTask` and
+        config: For the first five the arguments of `JsonlTask`, `OfflineTask`, `CodeTask`, `MathTask` and
             `WritingTask` (whose judge is bound afterwards); for a generator its own settings, and
-            those of `GeneratedTask`.
+            those of `BoxedProceduralTask`.
         seed: Which training problems come in which order. Evaluation problems do not depend on it.
 
     Raises:
@@ -62,5 +62,5 @@ def make_task(spec: str, config: Mapping[str, Any] | None = None, seed: int = 0)
     for key in ("dense", "boxed"):
         if not isinstance(own.get(key, False), bool):
             raise UsageError(f"task {name!r}: {key} must be true or false, not {own[key]!r}")
-    own = checked(GeneratedTask.__init__, own, f"task {name!r}")
-    return GeneratedTask(name, settings, seed=seed, **own)
+    own = checked(BoxedProceduralTask.__init__, own, f"task {name!r}")
+    return BoxedProceduralTask(name, settings, seed=seed, **own)

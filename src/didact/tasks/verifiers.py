@@ -22,8 +22,8 @@ from types import ModuleType
 from typing import Any, NamedTuple, SupportsFloat
 
 from didact.errors import UsageError, did_you_mean
+from didact.settings import checked
 from didact.tasks.base import Verdict
-from didact.tasks.settings import checked
 
 VerifyFn = Callable[[str, str, Mapping[str, Any]], Verdict]
 """(answer, reference or "", the whole row) -> Verdict."""

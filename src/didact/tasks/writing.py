@@ -32,7 +32,7 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
-class Judged(Protocol):
+class JudgeScoredTask(Protocol):
     """A task whose rewards come from a scorer, which has to be bound to it before it verifies."""
 
     @property

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from didact.build.reward_models import write_card
+from didact.build.setup import RunComponents, build
+from didact.config import RunConfig, parse_config, read_yaml
 from didact.errors import CheckpointError, NoOpTrainingError, UsageError
-from didact.training.alarm_watch import run_alarms
+from didact.run_dir import RunDir, read_jsonl, write_atomically
+from didact.training.alarm_monitor import run_alarms
 from didact.training.checkpoint import State, load_checkpoint
-from didact.training.config import RunConfig, parse_config, read_yaml
-from didact.training.inputs import check_inputs, write_inputs
+from didact.training.fingerprint import check_inputs, write_inputs
 from didact.training.loop import Report, evaluated, train_loop
-from didact.training.reward_models import write_card
-from didact.training.run_dir import RunDir, read_jsonl, write_atomically
-from didact.training.setup import Parts, build
 from didact.training.signals import StopSignal
 
 
@@ -123,7 +123,7 @@ def resume(
     return _finish(parts, run, state, report, warn)
 
 
-def _finish(parts: Parts, run: RunDir, state: State, report: Report, warn: Report) -> RunDir:
+def _finish(parts: RunComponents, run: RunDir, state: State, report: Report, warn: Report) -> RunDir:
     with StopSignal() as stop:
         state = train_loop(parts, run, state, stop, report, warn)
     parts.engine.save_pretrained(run.model)

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from didact.engines.base import Engine
 from didact.errors import CheckpointError
-from didact.jsonlines import sync
+from didact.jsonl import sync
 from didact.types import Record
 
 MANIFEST = "manifest.json"

@@ -10,29 +10,29 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from didact.build.setup import RunComponents
 from didact.engines.base import AdamParams, Engine
 from didact.errors import DataError, Interrupted, NonFiniteError, TrainingGuard, UsageError
 from didact.evaluation.by_turn import PROTOCOLS
 from didact.evaluation.calibration import calibration
 from didact.evaluation.evaluate import evaluate
+from didact.evaluation.token_trace import inspect_update
 from didact.methods import Term
-from didact.randomness import derive_seed
-from didact.training.alarm_watch import AlarmWatch
+from didact.rng import derive_seed
+from didact.run_dir import RunDir, read_jsonl
+from didact.training.alarm_monitor import AlarmMonitor
 from didact.training.checkpoint import State, save_checkpoint
-from didact.training.inspected import inspect_update
+from didact.training.failure_rate_guard import FeedbackFailureGuard
 from didact.training.metrics import rollout_metrics, term_metrics
 from didact.training.minibatches import minibatches
-from didact.training.run_dir import RunDir, read_jsonl
-from didact.training.setup import Parts
 from didact.training.signals import StopSignal
-from didact.training.watch import FailureWatch
 
 Report = Callable[[dict[str, Any]], None]
 """Told of every line of metrics.jsonl as it is written."""
 
 
 def train_loop(
-    parts: Parts, run: RunDir, state: State, stop: StopSignal, report: Report, warn: Report
+    parts: RunComponents, run: RunDir, state: State, stop: StopSignal, report: Report, warn: Report
 ) -> State:
     """Train from `state` to the end of the config, evaluating and saving on the way.
 
@@ -53,8 +53,8 @@ def train_loop(
     """
     config = parts.config
     saved: int | None = None
-    watch = FailureWatch(config.feedback.max_failed)
-    alarms = AlarmWatch(run, config.feedback.control, warn)
+    watch = FeedbackFailureGuard(config.feedback.max_failed)
+    alarms = AlarmMonitor(run, config.feedback.control, warn)
 
     def told(record: dict[str, Any]) -> None:
         alarms.add(record)
@@ -93,7 +93,12 @@ def train_loop(
 
 
 def train_step(
-    parts: Parts, run: RunDir, state: State, stop: StopSignal, report: Report, watch: FailureWatch
+    parts: RunComponents,
+    run: RunDir,
+    state: State,
+    stop: StopSignal,
+    report: Report,
+    watch: FeedbackFailureGuard,
 ) -> State:
     """One step: sample and criticise, then update, then write down what happened."""
     config, started = parts.config, time.perf_counter()
@@ -123,13 +128,12 @@ def train_step(
     )
     if inspected:
         run.add_inspected(inspected)
+    feedback_tokens = sum(r.feedback_tokens for r in rollouts) + scores.tokens
     state = state.model_copy(
         update={
             "step": state.step + 1,
             "sampled_tokens": state.sampled_tokens + sum(r.sampled_tokens for r in rollouts),
-            "feedback_tokens": state.feedback_tokens
-            + sum(r.feedback_tokens for r in rollouts)
-            + scores.tokens,
+            "feedback_tokens": state.feedback_tokens + feedback_tokens,
             "updates": state.updates + len(steps),
             "memory": ctx.memory,
         }
@@ -167,7 +171,12 @@ def update(engine: Engine, steps: Iterable[Sequence[Term]], params: AdamParams) 
 
 
 def evaluate_once(
-    parts: Parts, run: RunDir, state: State, stop: StopSignal, report: Report, watch: FailureWatch
+    parts: RunComponents,
+    run: RunDir,
+    state: State,
+    stop: StopSignal,
+    report: Report,
+    watch: FeedbackFailureGuard,
 ) -> None:
     """Evaluate the weights of this step, unless metrics.jsonl already says how good they are.
 

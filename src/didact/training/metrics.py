@@ -10,9 +10,9 @@ import numpy as np
 from didact.engines.base import StepOutput
 from didact.evaluation.alarms import repeated_share
 from didact.evaluation.calibration import calibration
-from didact.feedback.leakage import mentions_critique
+from didact.leakage import mentions_critique
 from didact.methods.base import Term
-from didact.rollouts.own_critique import own_critique
+from didact.rollouts.self_critique_rollout import own_critique
 from didact.types import Rollout
 
 

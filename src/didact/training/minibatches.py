@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from didact.methods import Term
-from didact.randomness import generator
+from didact.rng import generator
 from didact.types import Row
 
 

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from didact.config import read_yaml
 from didact.errors import DataError, UsageError
-from didact.evaluation.intervals import paired_difference
+from didact.evaluation.problem_statistics import paired_difference
 from didact.evaluation.results import CI, ArmResult, CurvePoint
-from didact.training.alarm_watch import run_alarms
-from didact.training.config import read_yaml
-from didact.training.run_dir import RunDir, read_jsonl
+from didact.run_dir import RunDir, read_jsonl
+from didact.training.alarm_monitor import run_alarms
 from didact.types import Turn
 
 READABLE = 6

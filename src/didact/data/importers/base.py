@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from didact.data.feedback_items import SOURCES
+from didact.data.feedback_parser import SOURCES
 from didact.data.files import stem
 from didact.data.record import prompt_id
 from didact.data.rows import Fault, RawRow, Rejected, RowError, Skipped, expected, shown, unwritable

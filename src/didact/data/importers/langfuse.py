@@ -24,9 +24,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from didact.data.feedback_items import named_label
+from didact.data.feedback_parser import named_label
 from didact.data.importers.base import Outcome, annotator, fail, iso_time, log_example, maybe_text, verdict
-from didact.data.importers.joins import Answer, Join, inside
+from didact.data.importers.join import Answer, Join, inside
 from didact.data.rows import RawRow, Rejected
 from didact.types import Feedback, Provenance
 

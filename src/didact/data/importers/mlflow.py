@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from didact.data.feedback_items import named_label
+from didact.data.feedback_parser import named_label
 from didact.data.importers.base import (
     Outcome,
     annotator,
@@ -32,7 +32,7 @@ from didact.data.importers.base import (
     unpacked,
     verdict,
 )
-from didact.data.importers.joins import Answer, Join, inside
+from didact.data.importers.join import Answer, Join, inside
 from didact.data.rows import RawRow, Rejected, RowError, expected
 from didact.types import Example, Feedback, Provenance
 

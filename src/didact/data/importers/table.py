@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from didact.data.feedback_items import TEXT_ALIASES
+from didact.data.feedback_parser import TEXT_ALIASES
 from didact.data.files import stem
 from didact.data.importers.base import Outcome, fail
 from didact.data.record import parse_example

@@ -46,7 +46,7 @@ def micro_batches(rows: Sequence[Row], tokens_per_batch: int, device: torch.devi
         yield _pad(rows, group, device)
 
 
-def idle_batch(like: Row, device: torch.device) -> MicroBatch:
+def padding_batch(like: Row, device: torch.device) -> MicroBatch:
     """A batch that counts nowhere: for a process that is to compute something whenever the others do.
 
     Args:

@@ -39,7 +39,7 @@ import torch
 from numpy.typing import NDArray
 
 from didact.engines.base import (
-    LIVE,
+    POLICY,
     AdamParams,
     Capabilities,
     Loss,
@@ -143,7 +143,7 @@ class DistributedEngine:
         params: SamplingParams,
         *,
         seed: int | Sequence[int],
-        weights: Weights = LIVE,
+        weights: Weights = POLICY,
     ) -> list[list[Sample]]:
         """n completions for each prompt, the prompts dealt out; the samples are those of one process."""
         part, drawn = self._part, streams(seed, len(prompts))
@@ -159,7 +159,7 @@ class DistributedEngine:
         answers = crew().call(messages)
         return gathered(hands, [samples_from(answer, n) for answer in answers])
 
-    def logprobs(self, rows: Sequence[Row], *, weights: Weights = LIVE) -> list[NDArray[np.float32]]:
+    def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
         """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
         return self._score("logprobs", rows, weights=weights.name)
 

@@ -17,21 +17,20 @@ from numpy.typing import NDArray
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from didact.engines.base import (
-    LIVE,
+    POLICY,
     REFERENCE,
     AdamParams,
     Capabilities,
-    CriticSettings,
     Loss,
     LossFn,
     Sample,
     SamplingParams,
     StepOutput,
+    ValueHeadSettings,
     Weights,
 )
 from didact.engines.local import weights as weight_sets
 from didact.engines.local.batching import Batches, check_rows, micro_batches
-from didact.engines.local.critic import ValueHead, parameter_groups
 from didact.engines.local.loading import (
     LoraSettings,
     Precision,
@@ -41,17 +40,18 @@ from didact.engines.local.loading import (
     use_bfloat16,
     with_lora,
 )
+from didact.engines.local.prefix_cache import Turns
 from didact.engines.local.sampling import Sampler, Streams, check_prompts, streams
 from didact.engines.local.scoring import Score, score_rows, target_kl, target_logprobs
 from didact.engines.local.training import (
     accumulate_gradient,
-    added_gradient,
+    accumulate_with_grad_stats,
     compared_gradients,
     resolve_loss,
-    set_up,
+    set_optimizer_hparams,
     takes_values,
 )
-from didact.engines.local.turns import Turns
+from didact.engines.local.value_head import ValueHead, parameter_groups
 from didact.errors import CapabilityError, NonFiniteError, TrainingGuard, UsageError
 from didact.types import Ids, Row
 
@@ -88,7 +88,7 @@ class LocalEngine:
         dtype: Precision = "auto",
         tokens_per_batch: int = 8192,
         keep_reference: bool = False,
-        critic: CriticSettings | None = None,
+        critic: ValueHeadSettings | None = None,
     ) -> None:
         if tokens_per_batch < 1:
             raise UsageError(f"tokens_per_batch must be at least 1, not {tokens_per_batch}")
@@ -136,7 +136,7 @@ class LocalEngine:
         attention: str | None = None,
         tokens_per_batch: int = 8192,
         keep_reference: bool = False,
-        critic: CriticSettings | None = None,
+        critic: ValueHeadSettings | None = None,
     ) -> LocalEngine:
         """Load a model from a directory or the hub; safetensors only, and no code of the repository.
 
@@ -179,7 +179,7 @@ class LocalEngine:
         params: SamplingParams,
         *,
         seed: int | Sequence[int],
-        weights: Weights = LIVE,
+        weights: Weights = POLICY,
     ) -> list[list[Sample]]:
         """n completions for each prompt. The same arguments and weights give the same samples.
 
@@ -191,7 +191,7 @@ class LocalEngine:
         check_prompts(prompts, n, params, max_length=self.max_length, vocabulary=self._vocabulary)
         return self._sample(prompts, n, params, streams(seed, len(prompts)), weights)
 
-    def logprobs(self, rows: Sequence[Row], *, weights: Weights = LIVE) -> list[NDArray[np.float32]]:
+    def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
         """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
         with self._using(weights):
             return self._score(rows, target_logprobs)
@@ -254,7 +254,7 @@ class LocalEngine:
             )
         if grad_norm > params.max_grad_norm:
             self._clip(trained, params.max_grad_norm, norm)
-        set_up(self._adamw(), params).step()
+        set_optimizer_hparams(self._adamw(), params).step()
         self._clear_gradient()
         return StepOutput(0.0, {"grad_norm": grad_norm})
 
@@ -326,7 +326,7 @@ class LocalEngine:
         return fn
 
     def _train(self, rows: Sequence[Row], fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
-        with added_gradient(self._trained.values(), self._compared) as compared:
+        with accumulate_with_grad_stats(self._trained.values(), self._compared) as compared:
             output = self._accumulate(self._batches(rows), fn, settings)
         return output._replace(metrics={**output.metrics, **compared})
 
@@ -351,7 +351,7 @@ class LocalEngine:
 
     @contextmanager
     def _using(self, weights: Weights) -> Iterator[None]:
-        if weights == LIVE:
+        if weights == POLICY:
             yield
         elif weights.name in self._snapshots:
             with weight_sets.swapped_in(self._trained, self._snapshots[weights.name]):

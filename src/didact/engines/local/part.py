@@ -24,7 +24,7 @@ from torch import Tensor
 
 from didact.engines.base import AdamParams, Loss, LossFn, StepOutput, Weights
 from didact.engines.local import weights as weight_sets
-from didact.engines.local.batching import Batches, idle_batch
+from didact.engines.local.batching import Batches, padding_batch
 from didact.engines.local.engine import LocalEngine
 from didact.engines.local.processes import join, local_rank
 from didact.engines.local.sharding import (
@@ -189,7 +189,7 @@ class Part(LocalEngine):
         batches = list(super()._batches(rows))
         missing = self.processes.highest(len(batches)) - len(batches) if self.must_keep_step else 0
         assert not missing or self.idle is not None
-        idle = [idle_batch(self.idle, self.device)] if missing and self.idle is not None else []
+        idle = [padding_batch(self.idle, self.device)] if missing and self.idle is not None else []
         return [*batches, *idle * missing]
 
     # ── training ──────────────────────────────────────────────────────────────────────────────────

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from didact.engines.base import Sample, SamplingParams
 from didact.engines.local.kv_cache import make_cache
-from didact.engines.local.turns import KeptTurns
+from didact.engines.local.prefix_cache import PrefixCache
 from didact.errors import NonFiniteError, UsageError
-from didact.randomness import generator
+from didact.rng import generator
 from didact.types import Ids, StopReason
 
 Streams: TypeAlias = Sequence[tuple[int, int]]
@@ -52,7 +52,7 @@ class Sampler:
     tokenizer: Any
     eos_ids: Collection[int]
     tokens_per_batch: int
-    kept: KeptTurns | None = None
+    kept: PrefixCache | None = None
 
     def sample(
         self, prompts: Sequence[Ids], n: int, params: SamplingParams, drawn: Streams
@@ -170,7 +170,7 @@ class _Batch:
         requests: Sequence[tuple[int, int]],
         params: SamplingParams,
         drawn: Streams,
-        kept: KeptTurns | None,
+        kept: PrefixCache | None,
     ) -> _Batch:
         """Read every distinct prompt once, as far as it was not read before; then give each request a row."""
         slots = {prompt: p for p, prompt in enumerate(dict.fromkeys(prompts[i] for i, _ in requests))}
@@ -250,8 +250,8 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams) -> tuple
     if params.temperature == 0:
         next_B = logits_BV.argmax(-1)
         return next_B, logprobs_BV.gather(-1, next_B[:, None])[:, 0]
-    tempered = params.temperature != 1
-    probs_BV = (logprobs_BV / params.temperature).softmax(-1) if tempered else logprobs_BV.exp()
+    with_temperature = params.temperature != 1
+    probs_BV = (logprobs_BV / params.temperature).softmax(-1) if with_temperature else logprobs_BV.exp()
     order_BV = None
     if params.top_k or params.top_p < 1:
         probs_BV, order_BV = probs_BV.sort(stable=True, dim=-1, descending=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from didact.engines.local.batching import MicroBatch
-from didact.engines.local.output_layer import kept_logits
+from didact.engines.local.lm_head import masked_logits
 from didact.types import Row
 
 Score: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
@@ -36,7 +36,7 @@ def target_logprobs(model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_B
     Returns:
         [N] or [N, K] in float32, in the order of `keep_BT`'s true entries.
     """
-    logits_NV, _ = kept_logits(model, input_ids_BT, keep_BT)
+    logits_NV, _ = masked_logits(model, input_ids_BT, keep_BT)
     return logprobs_of(logits_NV, targets_BT[keep_BT])
 
 
@@ -62,9 +62,9 @@ def target_kl(
         reference: A function that returns a context in which the model has the reference's weights.
         model, input_ids_BT, targets_BT, keep_BT: As for `target_logprobs`; the targets do not matter.
     """
-    logits_NV, _ = kept_logits(model, input_ids_BT, keep_BT)
+    logits_NV, _ = masked_logits(model, input_ids_BT, keep_BT)
     with reference():
-        other_NV, _ = kept_logits(model, input_ids_BT, keep_BT)
+        other_NV, _ = masked_logits(model, input_ids_BT, keep_BT)
     found = []
     # In parts, because the log-probs of both would be as large as the logits once more.
     for own_nV, other_nV in zip(torch.split(logits_NV, KL_PART), torch.split(other_NV, KL_PART), strict=True):

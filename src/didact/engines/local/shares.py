@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from didact.engines.base import AdamParams, CriticSettings, Loss, LossFn, Sample, SamplingParams, Weights
+from didact.engines.base import AdamParams, Loss, LossFn, Sample, SamplingParams, ValueHeadSettings, Weights
 from didact.engines.local.loading import LoraSettings
 from didact.engines.local.part import Part
 from didact.engines.local.processes import Message
@@ -139,7 +139,7 @@ def make_part(header: Mapping[str, Any]) -> Part:
     """This process's part of a new engine."""
     use_launcher_settings(header["launcher"])
     settings = dict(header["settings"])
-    for name, kind in (("lora", LoraSettings), ("critic", CriticSettings)):
+    for name, kind in (("lora", LoraSettings), ("critic", ValueHeadSettings)):
         if settings.get(name) is not None:
             settings[name] = kind(**settings[name])
     return Part.from_pretrained(header["path"], **settings)

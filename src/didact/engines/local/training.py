@@ -18,9 +18,9 @@ from torch.nn.utils import get_total_norm
 
 from didact.engines.base import AdamParams, Loss, LossFn, StepOutput
 from didact.engines.local.batching import MicroBatch
-from didact.engines.local.critic import ValueHead
-from didact.engines.local.output_layer import kept_logits
+from didact.engines.local.lm_head import masked_logits
 from didact.engines.local.scoring import logprobs_of
+from didact.engines.local.value_head import ValueHead
 from didact.errors import NonFiniteError, UsageError, did_you_mean
 from didact.losses import BUILTIN, LossOutput
 
@@ -88,7 +88,7 @@ def accumulate_gradient(
     for batch in batches:
         keep_BT = batch.fields_BT["weights"] != 0
         with autocast():
-            logits_NV, hidden_N = kept_logits(model, batch.input_ids_BT, keep_BT)
+            logits_NV, hidden_N = masked_logits(model, batch.input_ids_BT, keep_BT)
             kept_N = logprobs_of(logits_NV, batch.targets_BT[keep_BT])
         logprobs_BT = kept_N.new_zeros(batch.targets_BT.shape)
         logprobs_BT[keep_BT] = kept_N
@@ -127,7 +127,7 @@ def _not_finite(loss: float, batch: MicroBatch) -> NonFiniteError:
 
 
 @contextmanager
-def added_gradient(
+def accumulate_with_grad_stats(
     trained: Iterable[Tensor], compare: Callable[[Gradients, Gradients], dict[str, float]]
 ) -> Iterator[dict[str, float]]:
     """Let the block make a gradient from nothing, and add it to what waited in `.grad`.
@@ -181,7 +181,7 @@ def compared_gradients(added: Gradients, before: Gradients) -> dict[str, float]:
     return comparison(norm, other, math.fsum(dots.tolist()))
 
 
-def set_up(optimizer: torch.optim.AdamW, params: AdamParams) -> torch.optim.AdamW:
+def set_optimizer_hparams(optimizer: torch.optim.AdamW, params: AdamParams) -> torch.optim.AdamW:
     """Give an optimizer of `critic.parameter_groups` its settings for the next step."""
     for group in optimizer.param_groups:
         group["lr"] = params.lr * group["lr_scale"]

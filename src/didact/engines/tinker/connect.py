@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from didact.engines.base import CriticSettings
+from didact.engines.base import ValueHeadSettings
 from didact.engines.probe import ProbeResult, probe
 from didact.engines.tinker.engine import TinkerEngine
 from didact.engines.tinker.gradients import no_critic
@@ -40,7 +40,7 @@ class Address:
 
 
 def connect(
-    at: Address, model: str | Path, *, critic: CriticSettings | None = None, service: Service | None = None
+    at: Address, model: str | Path, *, critic: ValueHeadSettings | None = None, service: Service | None = None
 ) -> TinkerEngine:
     """An engine on the server, with the tokenizer of a model that lies here.
 

@@ -32,14 +32,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from didact.engines.base import (
-    LIVE,
+    POLICY,
     AdamParams,
     Capabilities,
-    CriticSettings,
     Loss,
     Sample,
     SamplingParams,
     StepOutput,
+    ValueHeadSettings,
     Weights,
 )
 from didact.engines.local.batching import check_rows
@@ -50,10 +50,10 @@ from didact.engines.tinker.completions import cut, with_logprobs
 from didact.engines.tinker.gradients import Request, differentiate, linear, named, no_critic, scored
 from didact.engines.tinker.measure import measure
 from didact.engines.tinker.protocol import Pending, ServerError, Service, Trainer
-from didact.engines.tinker.quirks import NO_CLIP, Behaviour
 from didact.engines.tinker.samplers import Samplers
+from didact.engines.tinker.server_behavior import NO_CLIP, Behaviour
 from didact.errors import CapabilityError, CheckpointError, NonFiniteError, TrainingGuard
-from didact.randomness import derive_seed
+from didact.rng import derive_seed
 from didact.types import Ids, Row
 
 FILE = "tinker.json"
@@ -92,7 +92,7 @@ class TinkerEngine:
         max_length: int | None = None,
         vocabulary: int | None = None,
         behaviour: Behaviour | None = None,
-        critic: CriticSettings | None = None,
+        critic: ValueHeadSettings | None = None,
     ) -> None:
         if critic is not None:
             raise no_critic()
@@ -130,7 +130,7 @@ class TinkerEngine:
         params: SamplingParams,
         *,
         seed: int | Sequence[int],
-        weights: Weights = LIVE,
+        weights: Weights = POLICY,
     ) -> list[list[Sample]]:
         """n completions for each prompt; see `Engine.sample`. A server decides how far equal seeds repeat.
 
@@ -157,14 +157,14 @@ class TinkerEngine:
         rows = [Row.from_completion(p, s.ids) for p, g in zip(prompts, groups, strict=True) for s in g]
         return with_logprobs(groups, self.logprobs(rows, weights=weights))
 
-    def logprobs(self, rows: Sequence[Row], *, weights: Weights = LIVE) -> list[NDArray[np.float32]]:
+    def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
         """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
         check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
         self._check()
         self._check_targets(rows)
         if not rows:
             return []
-        if weights == LIVE:
+        if weights == POLICY:
             return self._trainer.forward([scored(row) for row in rows]).wait()
         sampler = self._samplers.of(weights)
         texts = []

@@ -18,7 +18,7 @@ import numpy as np
 from didact.engines.base import AdamParams, SamplingParams
 from didact.engines.tinker.gradients import Floats, Request, scored
 from didact.engines.tinker.protocol import Datum, Sampler, ServerError, Service, Trainer
-from didact.engines.tinker.quirks import Behaviour, Reduction
+from didact.engines.tinker.server_behavior import Behaviour, Reduction
 from didact.errors import TrainingGuard
 from didact.types import Ids, Row
 

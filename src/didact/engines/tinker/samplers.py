@@ -6,7 +6,7 @@ import itertools
 import weakref
 from collections.abc import Callable
 
-from didact.engines.base import LIVE, REFERENCE, Weights
+from didact.engines.base import POLICY, REFERENCE, Weights
 from didact.engines.tinker.protocol import Sampler, Service, Trainer
 from didact.errors import UsageError
 
@@ -32,7 +32,7 @@ class Samplers:
         Raises:
             UsageError: a snapshot whose handle is gone.
         """
-        if weights == LIVE:
+        if weights == POLICY:
             self._live = self._live or self._trainer().sampler()
             return self._live
         if weights == REFERENCE:
@@ -48,7 +48,7 @@ class Samplers:
     def keep(self) -> Weights:
         """A handle on the adapter's weights as they are now."""
         handle = Weights(f"snapshot-{next(self._numbers)}")
-        self._kept[handle.name] = self.of(LIVE)
+        self._kept[handle.name] = self.of(POLICY)
         weakref.finalize(handle, self._kept.pop, handle.name, None)
         return handle
 

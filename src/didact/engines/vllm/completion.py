@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from didact.engines.base import Sample, SamplingParams
-from didact.engines.vllm.http import Again, ServerError
+from didact.engines.vllm.http import RetryableError, ServerError
 from didact.errors import TrainingGuard
 from didact.types import Ids, StopReason
 
@@ -80,7 +80,7 @@ class Request:
             StaleWeightsError: it comes from other weights.
         """
         if not isinstance(reply, Mapping) or not isinstance(reply.get("choices"), list):
-            raise Again(f"the reply is no completion: {str(reply)[:200]!r}")
+            raise RetryableError(f"the reply is no completion: {str(reply)[:200]!r}")
         if reply.get("model") != self.model:
             raise StaleWeightsError(
                 f"the server answered as {reply.get('model')!r}, where {self.model!r} was asked: the sample "
@@ -94,7 +94,7 @@ class Request:
     def _sample(self, choice: Mapping[str, Any]) -> Sample:
         finish = choice.get("finish_reason")
         if finish in ("abort", "error"):
-            raise Again(f"the server broke off with {finish!r}")
+            raise RetryableError(f"the server broke off with {finish!r}")
         ids = _ids(choice.get("token_ids"))
         if ids is None or _ids(choice.get("prompt_token_ids")) is None:
             raise ServerError(

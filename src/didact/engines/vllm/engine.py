@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from didact.engines.base import (
-    LIVE,
+    POLICY,
     AdamParams,
     Engine,
     Loss,
@@ -40,10 +40,10 @@ from didact.engines.base import (
 )
 from didact.engines.local.sampling import check_prompts
 from didact.engines.vllm.completion import Request, check_gap
-from didact.engines.vllm.http import Refusal, Server, read_json
+from didact.engines.vllm.http import ClientError, Server, read_json
 from didact.engines.vllm.transfer import Transfer, served_models
 from didact.errors import CapabilityError, UsageError, did_you_mean
-from didact.randomness import derive_seed
+from didact.rng import derive_seed
 from didact.types import Ids, Row
 
 LogprobsFrom: TypeAlias = Literal["server", "trainer"]
@@ -152,7 +152,7 @@ class VLLMEngine:
         params: SamplingParams,
         *,
         seed: int | Sequence[int],
-        weights: Weights = LIVE,
+        weights: Weights = POLICY,
     ) -> list[list[Sample]]:
         """n completions for each prompt: from the server for LIVE, else from the trainer.
 
@@ -161,7 +161,7 @@ class VLLMEngine:
             ServerError: the server did not do its part.
             StaleWeightsError: the samples were not of the trained weights.
         """
-        if weights != LIVE:
+        if weights != POLICY:
             return self.trainer.sample(prompts, n, params, seed=seed, weights=weights)
         self.server.take_up()  # an earlier call may have failed
         if not self._connected:
@@ -212,7 +212,7 @@ class VLLMEngine:
             return self.server.ask(
                 "POST", "/v1/completions", request.body(), lambda text: request.read(read_json(text))
             )
-        except Refusal as refusal:
+        except ClientError as refusal:
             if refusal.status != 404:
                 raise
             raise UsageError(
@@ -240,7 +240,7 @@ class VLLMEngine:
 
     # ── the trainer's ─────────────────────────────────────────────────────────────────────────────
 
-    def logprobs(self, rows: Sequence[Row], *, weights: Weights = LIVE) -> list[NDArray[np.float32]]:
+    def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
         """The trainer's."""
         return self.trainer.logprobs(rows, weights=weights)
 

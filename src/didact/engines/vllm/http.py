@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from didact.errors import TrainingGuard, UsageError
-from didact.randomness import derive_seed
+from didact.rng import derive_seed
 
 LOG = logging.getLogger("didact")
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class ServerError(TrainingGuard):
     """A server did not do its part. What was trained is unharmed, and a run that stops for it is saved."""
 
 
-class Refusal(UsageError):
+class ClientError(UsageError):
     """The server understood a request and will not have it."""
 
     def __init__(self, message: str, status: int = 0) -> None:
@@ -44,7 +44,7 @@ class Refusal(UsageError):
         """The HTTP status; 0 where it is not known any more."""
 
 
-class Again(Exception):
+class RetryableError(Exception):
     """It failed in a way that may pass."""
 
 
@@ -89,7 +89,7 @@ class Server:
         return self.ask("GET", path, None, read_json)
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None, read: Callable[[str], T]) -> T:
-        """What `read` makes of the reply to a request without effect. Both may raise `Again`.
+        """What `read` makes of the reply to a request without effect. Both may raise `RetryableError`.
 
         Raises:
             Refusal: the server will not have it.
@@ -98,7 +98,7 @@ class Server:
         for tries in range(1, self.max_retries + 2):
             try:
                 return read(self._once(method, path, body))
-            except Again as trouble:
+            except RetryableError as trouble:
                 if tries > self.max_retries or self._given_up.is_set():
                     times = "1 try" if tries == 1 else f"{tries} tries"
                     raise ServerError(f"{trouble}; gave up after {times}") from None
@@ -115,7 +115,7 @@ class Server:
         """
         try:
             return self._once("POST", path, body)
-        except Again as trouble:
+        except RetryableError as trouble:
             raise ServerError(str(trouble)) from None
 
     def give_up(self) -> None:
@@ -136,15 +136,15 @@ class Server:
             status, text = self._exchange(method, path, body)
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() - started >= self.timeout:
-                raise Again(f"{where} sent no reply within {self.timeout:g} s") from None
-            raise Again(f"{where} failed ({type(error).__name__}: {error})") from None
+                raise RetryableError(f"{where} sent no reply within {self.timeout:g} s") from None
+            raise RetryableError(f"{where} failed ({type(error).__name__}: {error})") from None
         if status in RETRIED or status >= 500:
-            raise Again(f"{where} answered HTTP {status}: {_excerpt(text)}")
+            raise RetryableError(f"{where} answered HTTP {status}: {_excerpt(text)}")
         if status in (401, 403):
             cure = f"set {self.api_key_env} to the server's --api-key"
-            raise Refusal(f"{where} refuses the key (HTTP {status}): {cure}", status)
+            raise ClientError(f"{where} refuses the key (HTTP {status}): {cure}", status)
         if status != 200:
-            raise Refusal(f"{where} answered HTTP {status}: {_excerpt(text)}", status)
+            raise ClientError(f"{where} answered HTTP {status}: {_excerpt(text)}", status)
         return text
 
     def _exchange(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, str]:
@@ -194,7 +194,7 @@ def read_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise Again(f"the reply is no JSON: {_excerpt(text)}") from None
+        raise RetryableError(f"the reply is no JSON: {_excerpt(text)}") from None
 
 
 def _parts(base_url: str) -> SplitResult:

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from didact.engines.base import Engine
 from didact.engines.vllm.completion import StaleWeightsError
-from didact.engines.vllm.http import Again, Refusal, Server, ServerError, read_json
+from didact.engines.vllm.http import ClientError, RetryableError, Server, ServerError, read_json
 from didact.errors import CapabilityError, UsageError
 
 LOG = logging.getLogger("didact")
@@ -118,7 +118,7 @@ class LoraFiles:
             server.ask("POST", "/v1/load_lora_adapter", body, lambda text: text)
         except ServerError as error:  # vLLM answers 500 to an adapter that it cannot hold
             raise ServerError(f"{error}. {cure}") from error
-        except Refusal as refusal:
+        except ClientError as refusal:
             # Where a first try's reply was lost, the second is told that the name is taken.
             if refusal.status != 400 or label not in served_models(server):
                 raise UsageError(f"{refusal}. {cure}") from refusal
@@ -126,7 +126,7 @@ class LoraFiles:
     def _drop(self, server: Server, label: str) -> None:
         try:
             server.ask("POST", "/v1/unload_lora_adapter", {"lora_name": label}, lambda text: text)
-        except (Refusal, ServerError) as error:
+        except (ClientError, ServerError) as error:
             LOG.warning("the server keeps an adapter that is no longer asked for: %s", error)
         shutil.rmtree(self.directory / label, ignore_errors=True)
 
@@ -263,7 +263,7 @@ def served_models(server: Server) -> dict[str, Any]:
         listed = read_json(text)
         data = listed.get("data") if isinstance(listed, dict) else None
         if not isinstance(data, list):
-            raise Again(f"/v1/models lists nothing: {text[:200]!r}")
+            raise RetryableError(f"/v1/models lists nothing: {text[:200]!r}")
         return {str(m["id"]): m for m in data if isinstance(m, dict) and "id" in m}
 
     return server.ask("GET", "/v1/models", None, read)

@@ -21,7 +21,7 @@ from typing import Any
 from didact.errors import DataError, did_you_mean
 from didact.tasks.code.cases import Unconvertible, convert, parse_test
 from didact.tasks.code.extract import defines
-from didact.tasks.finite import Place, ReadFile, ReadRow
+from didact.tasks.dataset_task import Place, ReadFile, ReadRow
 from didact.tasks.jsonl import json_lines
 from didact.types import Problem
 

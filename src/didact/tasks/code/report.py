@@ -51,7 +51,7 @@ class Raised:
 
 
 @dataclass(frozen=True)
-class Tried:
+class CaseResult:
     """One test that was run to an answer: a value, or an exception."""
 
     case: Case
@@ -62,7 +62,7 @@ class Tried:
     """What came back, as it may be shown (not the value itself, which can be large), or what it raised."""
 
     @classmethod
-    def of(cls, case: Case, shown_in_prompt: bool, got: Plain | Raised) -> Tried:
+    def of(cls, case: Case, shown_in_prompt: bool, got: Plain | Raised) -> CaseResult:
         """The verdict on one answer."""
         if isinstance(got, Raised):
             return cls(case, shown_in_prompt, False, got)
@@ -93,7 +93,7 @@ class CodeReport:
 
     program: str | None
     cases: tuple[Case, ...]
-    tried: tuple[Tried, ...] = ()
+    tried: tuple[CaseResult, ...] = ()
     raised: Raised | None = None
     stop: Stop | None = None
     detail: str = ""

@@ -24,9 +24,9 @@ from didact.tasks.base import Verdict
 from didact.tasks.code.cases import Case, parse_test
 from didact.tasks.code.extract import program_in
 from didact.tasks.code.load import SHAPES, load
-from didact.tasks.code.report import CodeReport, Outcome, Raised, Tried
+from didact.tasks.code.report import CaseResult, CodeReport, Outcome, Raised
 from didact.tasks.code.values import Plain, read_value
-from didact.tasks.finite import FiniteTask, check_fraction, read_split
+from didact.tasks.dataset_task import DatasetTask, check_fraction, read_split
 from didact.tasks.sandbox import Limits, SandboxError, Session, Stop, Stopped, choose_backend
 from didact.types import Problem
 
@@ -34,7 +34,7 @@ CACHED_REPORTS = 4096
 """Reports that are kept, so that a critic does not run again what the verifier has run."""
 
 
-class CodeTask(FiniteTask):
+class CodeTask(DatasetTask):
     """Write a Python function that passes tests.
 
     A program that is wrong, slow, greedy or hostile is a wrong answer and scores 0. A sandbox that
@@ -139,7 +139,7 @@ class CodeTask(FiniteTask):
         return report
 
     def _run(self, program: str, setup: str, cases: tuple[Case, ...], shown: int) -> CodeReport:
-        tried, raised, loaded, stopped = list[Tried](), None, False, None
+        tried, raised, loaded, stopped = list[CaseResult](), None, False, None
         try:
             with Session(self.sandbox, self.limits) as session:
                 if wrong := _prepare(session, setup):
@@ -149,7 +149,7 @@ class CodeTask(FiniteTask):
                     raised, loaded = (answer, False) if isinstance(answer, Raised) else (None, True)
                     for index, case in enumerate(cases if loaded else ()):
                         got = _read(session.evaluate(case.call))
-                        tried.append(Tried.of(case, index < shown, got))
+                        tried.append(CaseResult.of(case, index < shown, got))
                 except Stopped as error:
                     stopped = error
         except SandboxError as error:

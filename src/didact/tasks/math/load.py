@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from didact.errors import DataError, did_you_mean
-from didact.tasks.finite import Place, ReadFile, ReadRow
+from didact.tasks.dataset_task import Place, ReadFile, ReadRow
 from didact.tasks.jsonl import json_lines
 from didact.tasks.math.answers import MAX_ANSWER_CHARS, boxed, integer
 from didact.types import Message, Problem

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from didact.errors import DataError, UsageError, did_you_mean
 from didact.tasks.base import Verdict
-from didact.tasks.finite import FiniteTask, check_fraction, read_split
+from didact.tasks.dataset_task import DatasetTask, check_fraction, read_split
 from didact.tasks.math.answers import boxed, integer, last_number
 from didact.tasks.math.checker import MathChecker, shared_checker
 from didact.tasks.math.load import ANSWER, SHAPES, Wording, load
@@ -32,7 +32,7 @@ INSTRUCTIONS = {
 """What follows a question, by the form of the answer."""
 
 
-class MathTask(FiniteTask):
+class MathTask(DatasetTask):
     r"""Problems with a final answer.
 
     Args:

@@ -23,7 +23,7 @@ _BOOT = (
     "for name in ('didact','didact.tasks','didact.tasks.sandbox'):\n"
     " m=sys.modules[name]=type(sys)(name); m.__path__=[]\n"
     "m.__path__=[sys.argv[1]]\n"
-    "from didact.tasks.sandbox.launch import main\n"
+    "from didact.tasks.sandbox.namespace_init import main\n"
     "main(sys.argv[2:])\n"
 )
 _HERE = str(Path(__file__).resolve().parent)

@@ -1,0 +1,382 @@
+"""A person's words, taken out again, and what cannot be taken out named.
+
+From a run's `feedback.jsonl` and `evaluations.jsonl` go the critiques that the person wrote, also where they
+were dealt to other answers. From a data file go these, and whole examples of which they are the `user`.
+
+A revision was prompted with the critique, so its `prompt_ids` spell the person's words. They are emptied,
+and the rest of the rollout stays, unless it is to go whole (`drop_rollouts`). The model's own text may
+repeat what it read, and so may exported tables, reports and copies: files under the given paths that still
+hold removed words to the letter are named, and so are files of JSON lines that could not be searched.
+Weights that learned from the words cannot forget them: those runs are named.
+
+Beside stays `forgotten.jsonl`: when, how much, and the sha256 of the person's id, not the id and not the
+words. (Whoever can guess the id can check the guess.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from didact.annotation.annotation_io import Clock, now
+from didact.annotation.annotation_targets import ExampleFile, home
+from didact.annotation.store import FeedbackRecord, FeedbackStore, is_by
+from didact.errors import DataError, UsageError, did_you_mean
+from didact.jsonl import append_jsonl, content, encode, locked, parse_lines, read_jsonl, replace_lines
+from didact.types import Example, Feedback
+
+NOTE = "forgotten.jsonl"
+SHORTEST = 12
+"""Removed words are looked for elsewhere from so many characters on; "wrong" stands everywhere."""
+_TEXT_FILES = (".jsonl", ".json", ".csv", ".yaml", ".yml", ".md", ".html", ".txt")
+_RUN_FILES = ("rollouts.jsonl", "feedback.jsonl", "evaluations.jsonl")
+_OF_RUNS = (*_RUN_FILES, "metrics.jsonl", "timing.jsonl")
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Removed:
+    """What went from one run directory or data file.
+
+    Attributes:
+        path: The run directory or the file.
+        feedback: Critiques.
+        examples: Whole examples.
+        prompts: Prompts that spelt a critique and were emptied.
+        rollouts: Rollouts dropped whole.
+        learned: How the weights of a run came to learn from the words; None where they did not.
+    """
+
+    path: Path
+    feedback: int = 0
+    examples: int = 0
+    prompts: int = 0
+    rollouts: int = 0
+    learned: str | None = None
+    words: set[str] = field(default_factory=set, repr=False)
+
+    def __bool__(self) -> bool:
+        return bool(self.feedback or self.examples or self.prompts or self.rollouts)
+
+
+@dataclass(frozen=True)
+class ForgetReport:
+    """What was removed, and what could not be.
+
+    Attributes:
+        removed: By run directory and data file, those where something was found or learned.
+        still: Files that still hold removed words, to the letter.
+        searched: How many run directories and data files were looked into.
+        near: Where nothing was found: the nearest names that are there.
+        unsearched: JSON lines under the paths that are no data file, or a broken one, each with the reason.
+    """
+
+    removed: tuple[Removed, ...]
+    still: tuple[Path, ...]
+    searched: int
+    near: str = ""
+    unsearched: tuple[tuple[Path, str], ...] = ()
+
+
+class Found(NamedTuple):
+    """What there is under some paths."""
+
+    runs: list[Path]
+    files: list[Path]
+    """Data files."""
+    unsearched: list[tuple[Path, str]]
+    """Other files of JSON lines, and why they cannot be searched."""
+
+
+def forget(
+    person: str, paths: Sequence[Path], *, drop_rollouts: bool = False, clock: Clock = now
+) -> ForgetReport:
+    """Remove a person's words.
+
+    Every file is read before the first is changed, and each is rewritten in one piece.
+
+    Args:
+        person: The annotator's id, and the `user` of examples.
+        paths: Run directories, data files, and directories to search for both.
+        drop_rollouts: Remove rollouts whole whose revision was prompted with the words, or whose question
+            stood in a removed example.
+        clock: Says when.
+
+    Raises:
+        UsageError: a path is not there, or nothing under the paths can hold critiques.
+        DataError: a run's file, or a data file that is named, cannot be read; nothing was changed.
+    """
+    if not person.strip():
+        raise UsageError("whose words? Give --user")
+    runs, files, unsearched = find(paths)
+    if not runs and not files:
+        others = "".join(f"; {path} is none: {why}" for path, why in unsearched[:3])
+        raise UsageError(f"no run directory and no data file in {', '.join(map(str, paths))}{others}")
+    people = _people(runs, files)
+    hashes = {file: _sha256(file) for file in (*files, *(run / "feedback.jsonl" for run in runs))}
+    removed: dict[Path, Removed] = {}
+    gone: list[Example] = []
+    for file in files:
+        removed[file] = _from_file(person, file, gone)
+    asked = {_asked(example.problem.model_dump(mode="json")) for example in gone} if drop_rollouts else set()
+    for run in runs:
+        removed[run] = _from_run(person, run, asked, drop_rollouts)
+    _mark_learners(runs, removed, hashes)
+    found = tuple(r for r in removed.values() if r or r.learned)
+    at = clock()
+    for entry in filter(None, found):
+        _leave_note(person, entry, at)
+    words = set().union(*(r.words for r in found))
+    near = (
+        "" if any(found) else did_you_mean(person, people) if people else "nobody has written anything there"
+    )
+    still = tuple(_still_holding(words, paths, files))
+    return ForgetReport(found, still, len(runs) + len(files), near, tuple(unsearched))
+
+
+def find(paths: Iterable[Path]) -> Found:
+    """Run directories and data files, searching directories for both.
+
+    Raises:
+        UsageError: a path is not there.
+    """
+    runs: dict[Path, None] = {}
+    files: dict[Path, None] = {}
+    unsearched: dict[Path, str] = {}
+    for path in paths:
+        if not path.exists():
+            raise UsageError(
+                f"there is no {str(path)!r}: name run directories, data files or folders of them"
+            )
+        if path.is_file():
+            in_run = path.name in _RUN_FILES and _is_run(path.parent)
+            (runs if in_run else files)[path.parent if in_run else path] = None
+            continue
+        runs |= {folder: None for folder in [path, *sorted(path.rglob("*"))] if _is_run(folder)}
+        for file in sorted([*path.rglob("*.jsonl"), *path.rglob("*.jsonl.gz")]):
+            if file.name == NOTE or (file.name in _OF_RUNS and file.parent in runs):
+                continue
+            if why := _unusable(file):
+                unsearched[file] = why
+            else:
+                files[file] = None
+    return Found(list(runs), list(files), [(f, why) for f, why in unsearched.items() if f not in files])
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and any((folder / name).is_file() for name in _RUN_FILES)
+
+
+def _unusable(file: Path) -> str | None:
+    """Why a file cannot be searched as a data file; None where it can be."""
+    try:
+        ExampleFile(file).check_writable()
+    except DataError as error:
+        return str(error).removeprefix(str(file)).lstrip(",: ").split(". Nothing was changed")[0]
+    except OSError as error:
+        return error.strerror or "it cannot be read"
+    return None
+
+
+def _people(runs: Iterable[Path], files: Iterable[Path]) -> set[str]:
+    """Everybody who wrote something; reads every file, so that a bad line stops us before any change."""
+    said = [entry.feedback for run in runs for entry in FeedbackStore(run / "feedback.jsonl").read()]
+    for run in runs:
+        for name in ("rollouts.jsonl", "evaluations.jsonl"):
+            for record in read_jsonl(run / name):
+                said += _feedback(record)
+    users = set()
+    for file in files:
+        ExampleFile(file).check_writable()
+        for example in ExampleFile(file).read():
+            said += example.feedback
+            users |= {example.user} if example.user else set()
+    return users | {f.provenance.author for f in said if f.source == "human"}
+
+
+def _from_file(person: str, file: Path, gone: list[Example]) -> Removed:
+    """Remove from a data file; examples that go whole are added to `gone`."""
+    found = Removed(file)
+
+    def without(example: Example) -> Example | None:
+        if example.user == person:
+            return None
+        kept = tuple(f for f in example.feedback if not is_by(f, person))
+        return (
+            example if len(kept) == len(example.feedback) else example.model_copy(update={"feedback": kept})
+        )
+
+    for example in ExampleFile(file).change(without):
+        theirs = [f for f in example.feedback if is_by(f, person)]
+        found.feedback += len(theirs)
+        found.words |= _words(theirs)
+        if example.user == person:
+            found.examples += 1
+            found.words |= {
+                example.completion,
+                *(m.content for m in example.problem.messages if m.role == "user"),
+            }
+            gone.append(example)
+    return found
+
+
+def _from_run(person: str, run: Path, asked: set[str], drop: bool) -> Removed:
+    """Remove from a run; the critiques themselves go last, because they say which prompts spelt them."""
+    found = Removed(run)
+    store = FeedbackStore(run / "feedback.jsonl")
+    about: dict[str, int] = {}
+    for entry in store.read():
+        if is_by(entry.feedback, person):
+            turn = entry.feedback.turn
+            about[entry.rollout] = min(turn, about.get(entry.rollout, turn))
+    dropped: set[str] = set()
+
+    def cleaned(record: Json, first: int | None) -> Json | None:
+        """A rollout without the words; `first` is the first turn that they are about, where known."""
+        said = _feedback(record)
+        theirs = [f for f in said if is_by(f, person)]
+        turns = [f.turn for f in theirs] + ([] if first is None else [first])
+        spelt = [i for i, t in enumerate(record["turns"]) if turns and i > min(turns) and t["prompt_ids"]]
+        found.feedback += len(theirs)
+        found.words.update(_words(theirs))
+        if drop and (spelt or _asked(record["problem"]) in asked):
+            dropped.add(record["id"])
+            return None
+        if not spelt and not theirs:
+            return record
+        found.prompts += len(spelt)
+        after = [{**t, "prompt_ids": []} if i in spelt else t for i, t in enumerate(record["turns"])]
+        kept = {"feedback": [f.model_dump(mode="json") for f in said if not is_by(f, person)]}
+        return {**record, "turns": after, **(kept if theirs else {})}
+
+    found.rollouts += _rewrite(run / "rollouts.jsonl", lambda r: cleaned(r, about.get(r["id"])))
+    in_training = set(dropped)
+    found.rollouts += _rewrite(run / "evaluations.jsonl", lambda r: cleaned(r, None))
+    gone = store.keep(lambda e: not is_by(e.feedback, person) and e.rollout not in in_training)
+    mine = [entry for entry in gone if is_by(entry.feedback, person)]
+    found.feedback += len(mine)
+    found.words |= _words(entry.feedback for entry in mine)
+    found.learned = _learned_here(run, mine)
+    return found
+
+
+def _rewrite(file: Path, cleaned: Callable[[Json], Json | None]) -> int:
+    """Rewrite a file's records in one piece; returns how many went whole."""
+    if not file.exists():
+        return 0
+    with locked(file) as handle:
+        data = content(handle)
+        lines = list(parse_lines(data, file))
+        kept: list[bytes] = []
+        for line in lines:
+            after = cleaned(line.record)
+            if after is not None:
+                kept.append(line.raw if after is line.record else encode([after]).rstrip(b"\n"))
+        replace_lines(file, data, kept)
+    return len(lines) - len(kept)
+
+
+def _learned_here(run: Path, said: Sequence[FeedbackRecord]) -> str | None:
+    """Did this run's own steps use the words?"""
+    done = max((record["step"] for record in read_jsonl(run / "metrics.jsonl")), default=0)
+    used = [entry for entry in said if entry.step is not None and entry.step <= done]
+    return f"it trained on {len(used)} of these critiques" if used else None
+
+
+def _mark_learners(runs: Sequence[Path], removed: dict[Path, Removed], hashes: dict[Path, str]) -> None:
+    """Find runs that were trained on a data file or another run's critiques from which words went."""
+    for run in runs:
+        names, known = _inputs(run)
+        for path, entry in removed.items():
+            if not (entry.feedback or entry.examples) or path == run:
+                continue
+            file = path if path.is_file() else path / "feedback.jsonl"
+            named = {path.resolve(), file.resolve()} & names
+            if (named or hashes[file] in known) and removed[run].learned is None:
+                removed[run].learned = f"it trained on {path}"
+
+
+def _inputs(run: Path) -> tuple[set[Path], set[str]]:
+    """The paths and the hashes of what a run was made from, as far as it says."""
+    texts: set[str] = set()
+    hashes: set[str] = set()
+    # A run that was killed early may lack one of them.
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        inputs = json.loads((run / "inputs.json").read_bytes())
+        texts |= set(inputs)
+        hashes |= {value for value in inputs.values() if isinstance(value, str)}
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+        texts |= set(_strings(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))))
+    return {Path(text).resolve() for text in texts if text and "\0" not in text}, hashes
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
+
+
+def _leave_note(person: str, entry: Removed, at: datetime) -> None:
+    folder = entry.path if entry.path.is_dir() else entry.path.parent
+    note = {
+        "author_sha256": hashlib.sha256(person.encode()).hexdigest(),
+        "at": at.isoformat(timespec="seconds"),
+        "of": entry.path.name,
+        "feedback": entry.feedback,
+        "examples": entry.examples,
+        "prompts": entry.prompts,
+        "rollouts": entry.rollouts,
+        "learned": entry.learned is not None,
+    }
+    append_jsonl(folder / NOTE, [note])
+
+
+def _still_holding(words: set[str], paths: Iterable[Path], files: Iterable[Path]) -> Iterator[Path]:
+    """Files under the paths, and beside data files, in which removed words stand to the letter."""
+    needles = {form for text in words if len(text.strip()) >= SHORTEST for form in _written(text.strip())}
+    places = {p for path in paths if path.is_dir() for p in path.rglob("*")}
+    places |= {p for file in files for p in file.parent.glob(f"{file.stem.split('.')[0]}*")}
+    places |= {p for file in files for p in home(file).rglob("*")}
+    for place in sorted(places) if needles else ():
+        if place.suffix in _TEXT_FILES and place.is_file():
+            data = place.read_bytes()
+            if any(needle in data for needle in needles):
+                yield place
+
+
+def _written(text: str) -> Iterator[bytes]:
+    """How a text may stand in a file: plain, in CSV, and in JSON with and without escapes."""
+    in_json = (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
+    for form in (text, text.replace('"', '""'), *in_json):
+        yield form.encode("utf-8", "replace")
+
+
+def _words(said: Iterable[Feedback]) -> set[str]:
+    found = set()
+    for feedback in said:
+        found |= {feedback.text, *(span.phrase or "" for span in feedback.spans)}
+    return found
+
+
+def _feedback(record: Json) -> list[Feedback]:
+    return [Feedback.model_validate(said) for said in record.get("feedback", ())]
+
+
+def _asked(problem: Json) -> str:
+    """What tells one problem from another."""
+    return json.dumps([problem["id"], [[m["role"], m["content"]] for m in problem["messages"]]])
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""

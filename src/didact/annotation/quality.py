@@ -1,0 +1,241 @@
+"""How good critiques are: do they call wrong what is wrong, do annotators agree, what do they cost?
+
+precision   of the answers called wrong, the share that the verifier refused
+recall      of the answers that the verifier refused, the share called wrong
+alpha       1 − observed / expected disagreement (Krippendorff, 2011, "Computing Krippendorff's
+            Alpha-Reliability"): 1 is agreement, 0 is chance; any number of annotators may be missing
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from didact.annotation.annotation_targets import Answer
+from didact.annotation.store import latest
+from didact.data.feedback_parser import UNKNOWN
+from didact.types import Feedback, Record
+
+WRONG = frozenset({"wrong", "incorrect", "false", "no", "fail", "failed", "bad", "poor", "thumbs-down", "👎"})
+RIGHT = frozenset({"right", "correct", "true", "yes", "pass", "passed", "good", "thumbs-up", "👍"})
+
+
+class AuthorQuality(Record):
+    """What one author's critiques are worth and cost."""
+
+    author: str
+    source: str
+    critiques: int
+    """All of them, failed ones and older versions too."""
+    share: float
+    """Of all critiques, in [0, 1]: how much weight this author has."""
+    failed: float
+    """Share of the critiques that failed, in [0, 1]."""
+    judged: int
+    """Answers about which both the author and the verifier say right or wrong."""
+    precision: float | None
+    """None where the author called nothing wrong."""
+    recall: float | None
+    """None where the verifier refused nothing."""
+    tokens: int
+    cost_usd: float
+
+
+class Agreement(Record):
+    """How far annotators agree."""
+
+    annotators: int
+    answers: int
+    """Answers with at least two of these values."""
+    alpha: float | None
+    """Krippendorff's; None where no answer has two values, or all values are the same."""
+
+
+class Quality(Record):
+    """The quality of all critiques of some answers."""
+
+    answers: int
+    criticised: int
+    """Answers with at least one critique that did not fail."""
+    authors: tuple[AuthorQuality, ...]
+    """Those with the most critiques first."""
+    labels: Agreement
+    """On labels, as names."""
+    scores: Agreement
+    """On scores, as numbers on a scale."""
+    people_labels: Agreement
+    people_scores: Agreement
+
+
+def measure(answers: Sequence[Answer], *, threshold: float = 0.5) -> Quality:
+    """Measure all critiques of some answers.
+
+    Of an author's versions the latest counts, except for failures, tokens and cost. What is judged by
+    name is compared with what others say of the same name.
+
+    Args:
+        answers: With everything that was said about them.
+        threshold: A score below it says "wrong", where no label says more.
+    """
+    said = [(answer, f) for answer in answers for f in answer.feedback]
+    final = [(answer, f) for answer in answers for f in latest(answer.feedback, verdicts=True) if f.ok]
+    people = [(answer, f) for answer, f in final if f.source == "human"]
+    return Quality(
+        answers=len(answers),
+        criticised=sum(any(f.ok for f in answer.feedback) for answer in answers),
+        authors=_authors(said, final, threshold),
+        labels=_agreement(final, _label, nominal_alpha),
+        scores=_agreement(final, _score, interval_alpha),
+        people_labels=_agreement(people, _label, nominal_alpha),
+        people_scores=_agreement(people, _score, interval_alpha),
+    )
+
+
+def verdict(feedback: Feedback, *, threshold: float = 0.5) -> bool | None:
+    """Does a critique call the answer right (True) or wrong (False)? None where it says neither.
+
+    >>> from didact.types import Provenance
+    >>> f = Feedback(label="Wrong", score=1.0, source="human", saw_reference=False,
+    ...              provenance=Provenance(author="ann"))
+    >>> verdict(f)
+    False
+    """
+    label = _label(feedback)
+    if label in WRONG or label in RIGHT:
+        return label in RIGHT
+    return None if feedback.score is None else feedback.score >= threshold
+
+
+def nominal_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
+    """Krippendorff's alpha of names.
+
+    Args:
+        units: For each thing that was looked at, the values that it was given; fewer than two say nothing.
+
+    Returns:
+        At most 1; None where nothing can be compared, or all values are the same.
+
+    >>> nominal_alpha([("a", "a"), ("b", "b"), ("a", "b")])
+    0.4444444444444444
+    """
+    codes: dict[Hashable, int] = {}
+    pairs = [np.array([codes.setdefault(v, len(codes)) for v in unit]) for unit in units if len(unit) > 1]
+    if not pairs:
+        return None
+
+    def differing(values: np.ndarray[Any, Any]) -> float:
+        """Ordered pairs of values that differ."""
+        return float(len(values) ** 2 - (np.bincount(values) ** 2).sum())
+
+    return _alpha(pairs, differing)
+
+
+def interval_alpha(units: Iterable[Sequence[float]]) -> float | None:
+    """Krippendorff's alpha of numbers on a scale, by squared differences; see `nominal_alpha`.
+
+    >>> interval_alpha([(1, 1), (2, 2), (3, 3)]), interval_alpha([(1.0, 1.0)])
+    (1.0, None)
+    """
+    pairs = [np.array(unit, dtype=np.float64) for unit in units if len(unit) > 1]
+    if not pairs:
+        return None
+    everything = np.concatenate(pairs)
+    if np.all(everything == everything[0]):
+        return None
+    # Alpha knows neither origin nor unit of the scale; near 1, squares neither cancel nor overflow.
+    middle, spread = everything.mean(), np.abs(everything - everything.mean()).max()
+    pairs = [(values - middle) / spread for values in pairs]
+
+    def squared(values: np.ndarray[Any, Any]) -> float:
+        """Squared differences, summed over ordered pairs of values."""
+        return float(2 * len(values) * ((values - values.mean()) ** 2).sum())
+
+    return _alpha(pairs, squared)
+
+
+def _alpha(
+    pairs: Sequence[np.ndarray[Any, Any]], disagreement: Callable[[np.ndarray[Any, Any]], float]
+) -> float | None:
+    """1 − D_o / D_e, the disagreement within units by that among all values."""
+    everything = np.concatenate(pairs)
+    n = len(everything)
+    expected = disagreement(everything) / (n - 1)
+    observed = sum(disagreement(values) / (len(values) - 1) for values in pairs)
+    return None if expected == 0 else 1 - observed / expected
+
+
+def _authors(
+    said: Sequence[tuple[Answer, Feedback]], final: Sequence[tuple[Answer, Feedback]], threshold: float
+) -> tuple[AuthorQuality, ...]:
+    by_author: dict[tuple[str, str], list[Feedback]] = defaultdict(list)
+    for _, feedback in said:
+        by_author[feedback.provenance.author, feedback.source].append(feedback)
+    verdicts: dict[tuple[str, str], list[tuple[bool, bool]]] = defaultdict(list)
+    for author, source, correct, right in _verdicts(final, threshold):
+        verdicts[author, source].append((correct, right))
+    found = []
+    for (author, source), all_ in by_author.items():
+        counted = verdicts[author, source]
+        wrong = sum(not correct for correct, _ in counted)
+        called = sum(not right for _, right in counted)
+        hits = sum(not correct and not right for correct, right in counted)
+        found.append(
+            AuthorQuality(
+                author=author,
+                source=source,
+                critiques=len(all_),
+                share=len(all_) / len(said),
+                failed=sum(not f.ok for f in all_) / len(all_),
+                judged=len(counted),
+                precision=hits / called if called else None,
+                recall=hits / wrong if wrong else None,
+                tokens=sum(f.provenance.tokens for f in all_),
+                cost_usd=sum(f.provenance.cost_usd for f in all_),
+            )
+        )
+    return tuple(sorted(found, key=lambda a: (-a.critiques, a.author, a.source)))
+
+
+def _verdicts(
+    final: Sequence[tuple[Answer, Feedback]], threshold: float
+) -> Iterator[tuple[str, str, bool, bool]]:
+    """(author, source, is it right, was it called right), once for each author of each verified answer."""
+    found: dict[tuple[Any, ...], tuple[bool, bool]] = {}
+    # What is said of the answer as a whole decides, where it says right or wrong.
+    for number, (answer, f) in enumerate(sorted(final, key=lambda said: said[1].name is None)):
+        right = verdict(f, threshold=threshold)
+        if answer.turn.reward is not None and right is not None:
+            author = f.provenance.author
+            one = number if author == UNKNOWN else None
+            found[author, f.source, answer.rollout, answer.index, one] = answer.turn.correct, right
+    for (author, source, *_), (correct, right) in found.items():
+        yield author, source, correct, right
+
+
+def _agreement(
+    said: Sequence[tuple[Answer, Feedback]],
+    value: Callable[[Feedback], Any],
+    alpha: Callable[[Iterable[Sequence[Any]]], float | None],
+) -> Agreement:
+    units: dict[tuple[str, int, str | None], list[tuple[str, Any]]] = defaultdict(list)
+    for answer, feedback in said:
+        if (given := value(feedback)) is not None:
+            unit = units[answer.rollout, answer.index, feedback.name]
+            unit.append((feedback.provenance.author, given))
+    compared = [unit for unit in units.values() if len(unit) > 1]
+    return Agreement(
+        annotators=len({author for unit in compared for author, _ in unit}),
+        answers=len({where[:2] for where, unit in units.items() if len(unit) > 1}),
+        alpha=alpha([[given for _, given in unit] for unit in compared]),
+    )
+
+
+def _label(feedback: Feedback) -> str | None:
+    return None if feedback.label is None else feedback.label.strip().casefold()
+
+
+def _score(feedback: Feedback) -> float | None:
+    return feedback.score

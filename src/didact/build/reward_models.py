@@ -1,0 +1,165 @@
+"""Reward models in a run: trained as a task, asked as a source of feedback, the same prompts in both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from didact.build.source_base import BuildContext, Source
+from didact.config import Positive, RunConfig
+from didact.engines.base import Engine, SamplingParams
+from didact.errors import UsageError
+from didact.feedback_source import FeedbackSource
+from didact.llm.cache import ChatCache
+from didact.llm.chat import ChatModel
+from didact.rendering.renderer import Renderer
+from didact.reward_model import AnnotatedTask, Card, Prompter, RewardModel, find_model
+from didact.reward_model.card import CARD
+from didact.rollouts.engine_chat import EngineChat
+from didact.settings import checked
+from didact.tasks import make_task
+from didact.tasks.base import Task
+from didact.types import Message
+
+LOG = logging.getLogger("didact")
+ANNOTATED = "annotated"
+"""The task that a reward model is trained on."""
+
+
+class RewardModelSource(Source):
+    """A trained reward model in this process."""
+
+    model: str
+    """A run of `didact reward-model train`, or its `model/`."""
+    max_tokens: Positive | None = None
+    """The longest reply; None is what it was trained with."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0 is greedy."""
+    reasoning: bool | None = None
+    """A critique comes before the passages; None is what it was trained with."""
+    cache: Path | None = None
+    """Where replies are kept; None is `replies/` in the run directory."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        folder = find_model(self.model)
+        return (folder / CARD, *sorted(folder.glob("*.safetensors")))
+
+    def build(self, at: BuildContext) -> FeedbackSource:
+        folder = find_model(self.model)
+        engine, _ = at.load(str(folder))
+        card = self.card(Card.read(folder), engine)
+        renderer = Renderer(engine.tokenizer, card.chat_template, engine.end_ids)
+        cache = self.cache or (None if at.home is None else at.home / "replies")
+        chat = reward_chat(engine, renderer, card, temperature=self.temperature, seed=at.seed, cache=cache)
+        return RewardModel(chat, make_prompter(card, renderer))
+
+    def card(self, card: Card, engine: Engine) -> Card:
+        """The model's card with what these settings change.
+
+        Raises:
+            UsageError: prompt and reply together would not fit the model.
+        """
+        changes: dict[str, Any] = {}
+        if self.reasoning is not None and self.reasoning != card.reasoning:
+            LOG.warning(
+                "%s was trained with reasoning=%s and is asked with reasoning=%s, which it never saw",
+                self.model, str(card.reasoning).lower(), str(self.reasoning).lower(),
+            )  # fmt: skip
+            changes["reasoning"] = self.reasoning
+        if self.max_tokens is not None:
+            changes["max_tokens"] = self.max_tokens
+        changed = card.model_copy(update=changes)
+        limit = engine.max_length
+        if limit is not None and (card.prompt_tokens or 0) + changed.max_tokens > limit:
+            raise UsageError(
+                f"feedback.settings.max_tokens = {changed.max_tokens} and prompts of up to "
+                f"{card.prompt_tokens} tokens exceed the {limit} of {self.model}: leave max_tokens out"
+            )
+        return changed
+
+
+def reward_chat(
+    engine: Engine,
+    renderer: Renderer,
+    card: Card,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    cache: Path | None = None,
+) -> ChatModel:
+    """A reward model's engine as a chat model that says by name which weights it has.
+
+    Args:
+        engine, renderer: The trained model.
+        card: How long its replies may be.
+        temperature: 0 is greedy.
+        seed: Which replies, where they are drawn.
+        cache: Where replies are kept, by prompt, answer, weights and settings; None keeps none.
+    """
+    params = SamplingParams(max_tokens=card.max_tokens, temperature=temperature)
+    name = f"reward-model@{model_version(engine)}"
+    chat = EngineChat(engine, renderer, name=name, params=params, seed=seed, keep_cut=True)
+    return chat if cache is None else ChatCache(chat, cache)
+
+
+def model_version(engine: Engine) -> str:
+    """A short hash of a model's weights and of everything that its tokenizer does to a conversation."""
+    tokenizer = engine.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    whole = json.dumps([engine.model_hash(), words, tokenizer.chat_template])
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def make_prompter(card: Card, renderer: Renderer) -> Prompter:
+    """The builder of a reward model's prompts."""
+    return Prompter(card, conversation_length(renderer))
+
+
+def conversation_length(renderer: Renderer) -> Callable[[Sequence[Message]], int]:
+    """Tokens of a conversation as it is rendered."""
+    return lambda messages: len(renderer.prompt(messages))
+
+
+def run_task(config: RunConfig) -> Task:
+    """The configured task; that of a reward model is not bound to a model yet.
+
+    Raises:
+        UsageError, DataError: as `make_task`.
+    """
+    if config.task.name != ANNOTATED:
+        return make_task(config.task.name, config.task.settings, seed=config.seed)
+    settings = checked(AnnotatedTask.__init__, config.task.settings, f"task {ANNOTATED!r}")
+    if "path" not in settings:
+        raise UsageError(f"task {ANNOTATED!r} needs the setting 'path': the annotated answers")
+    return AnnotatedTask(**settings, seed=config.seed)
+
+
+def bind_task(task: Task, config: RunConfig, engine: Engine, renderer: Renderer) -> None:
+    """Fit a reward model's training prompts to the model that is trained; any other task is left alone.
+
+    Raises:
+        DataError: nothing fits.
+    """
+    if not isinstance(task, AnnotatedTask):
+        return
+    task.bind(
+        conversation_length(renderer),
+        lambda text: len(renderer.answer(text)),
+        limit=engine.max_length,
+        max_tokens=config.sampling.max_tokens,
+        chat_template=config.model.chat_template,
+    )
+
+
+def write_card(task: Task, folder: Path) -> None:
+    """Say beside a trained model's weights how it is to be asked; of any other task nothing."""
+    if isinstance(task, AnnotatedTask):
+        task.card.write(folder)

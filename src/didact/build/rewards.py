@@ -1,0 +1,261 @@
+"""Judges of rewards by name, for tasks without a verifier: what `reward` in a config is made into.
+
+judge:openai       a model behind any OpenAI-compatible server
+judge:local        a model in this process; without `model`, a frozen copy of the trained one
+
+A judge scores every answer by `writing_rubric_v1`. Its critique is the critique of `feedback.source=reward`,
+in the same reply; any other source may criticise instead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from didact.build.sources import BuildContext, LocalModelConfig, OpenAIServerConfig, checked_settings
+from didact.config import Positive, RewardConfig, RunConfig, Section
+from didact.errors import DataError, Interrupted, TrainingGuard, UsageError, did_you_mean
+from didact.evaluation.evaluate import Evaluation
+from didact.feedback.length_control import WinRate, win_rate
+from didact.feedback.model_critic import MAX_CHARS
+from didact.feedback.writing_judge import (
+    HIGHEST,
+    LOWEST,
+    Pair,
+    PairJudge,
+    RubricJudge,
+    symmetry,
+)
+from didact.feedback_source import FeedbackRequest
+from didact.llm.cache import SPENT
+from didact.llm.chat import ChatModel
+from didact.rollouts.engine_chat import EngineChat
+from didact.run_dir import RunDir
+from didact.tasks.base import Task, Verdict
+from didact.tasks.writing import JudgeScoredTask
+from didact.training.failure_rate_guard import WINDOW
+from didact.types import Feedback, Problem, Rollout
+
+
+class Rubric(Section):
+    """What all judges of rewards have in common."""
+
+    good: Annotated[int, Field(gt=LOWEST, le=HIGHEST)] = 9
+    """From this score on an answer counts as right, which ends a two-turn dialogue early."""
+    max_chars: Positive = MAX_CHARS
+    """Longer texts are cut in the middle, with a notice."""
+
+    def model_of(self, at: BuildContext) -> ChatModel:
+        """Who judges."""
+        raise NotImplementedError
+
+
+class LocalRubric(Rubric, LocalModelConfig):
+    """A judge in this process. Its verdict is JSON, which small models cannot write."""
+
+    model: str | None = None
+    """A folder or hub id; None is a frozen copy of the model that is trained."""
+
+    def model_of(self, at: BuildContext) -> ChatModel:
+        return self.chat(at, "frozen", self.model)
+
+
+class ServerRubric(Rubric, OpenAIServerConfig):
+    """A judge behind an OpenAI-compatible server, with a budget of its own."""
+
+    section: ClassVar[str] = "reward"
+    ledger: ClassVar[str] = "reward-budget.json"
+
+    def model_of(self, at: BuildContext) -> ChatModel:
+        return self.chat(at)
+
+
+REWARDS: dict[str, type[Rubric]] = {"judge:openai": ServerRubric, "judge:local": LocalRubric}
+
+
+def reward_settings(chosen: RewardConfig) -> Rubric:
+    """A judge's settings by name, checked.
+
+    Raises:
+        UsageError: unknown name or setting (with the nearest valid one), or a value out of range.
+    """
+    if chosen.source not in REWARDS:
+        raise UsageError(f"reward.source={chosen.source}: {did_you_mean(chosen.source, REWARDS)}")
+    return checked_settings(REWARDS[chosen.source], f"reward {chosen.source!r}", chosen.settings)
+
+
+class UsageCost(NamedTuple):
+    """What scores cost."""
+
+    tokens: int = 0
+    """Tokens that the judge generated."""
+    cost_usd: float = 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """As a part of a line of metrics.jsonl; nothing where nobody was asked."""
+        return {"reward_tokens": self.tokens, "reward_cost_usd": self.cost_usd} if self.tokens else {}
+
+
+class JudgeReward:
+    """A rubric judge as a run's scorer: it counts what scores cost, and stops where too many fail.
+
+    Every score is counted at its price, also where a cache gave it, so that a resumed run counts alike.
+
+    Args:
+        judge: Who scores.
+        max_failed: The share of the last `WINDOW` scores that may fail, in (0, 1]; 1 never stops. Below 1 a
+            judge that fails at all of the first batch stops at once: it will hardly do better.
+    """
+
+    def __init__(self, judge: RubricJudge, max_failed: float = 0.1) -> None:
+        self.judge, self.max_failed = judge, max_failed
+        self._recent: deque[bool] = deque(maxlen=WINDOW)
+        self._owed = UsageCost()
+
+    def score(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        """One verdict for each (problem, answer), in order; no reward where the judge failed.
+
+        Raises:
+            UsageError: no request can ever succeed, as with a key that the server refuses.
+            TrainingGuard: the judge's budget is spent, which no new start mends.
+            Interrupted: too many scores failed.
+        """
+        ratings = self.judge.rate(asked)
+        self._owed = UsageCost(
+            self._owed.tokens + sum(r.provenance.tokens for r in ratings),
+            self._owed.cost_usd + sum(r.provenance.cost_usd for r in ratings),
+        )
+        verdicts = [self.judge.verdict(rating) for rating in ratings]
+        errors = [verdict.error for verdict in verdicts if verdict.error is not None]
+        self._recent += [verdict.error is not None for verdict in verdicts]
+        if spent := next((error for error in errors if error.startswith(SPENT)), None):
+            raise TrainingGuard(f"the judge of the rewards: {spent}")
+        failed = sum(self._recent)
+        if self.max_failed < 1 and 1 < failed == len(self._recent) == len(verdicts):
+            raise Interrupted(
+                f"the judge of the rewards, {self.judge.model.name}, gave none of the first {failed} scores "
+                f"(the last failure: {errors[-1]}): name another with reward.source and reward.settings, "
+                "or say reward.max_failed=1 to go on all the same; stopped"
+            )
+        if failed > self.max_failed * WINDOW:
+            raise Interrupted(
+                f"{failed} of the last {len(self._recent)} scores failed, more than reward.max_failed = "
+                f"{self.max_failed:g} of {WINDOW} allows (the last one: {errors[-1] if errors else None}); "
+                "stopped"
+            )
+        return verdicts
+
+    def bill(self) -> UsageCost:
+        """What scores cost since this was last asked."""
+        owed, self._owed = self._owed, UsageCost()
+        return owed
+
+    def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
+        """What the judge said when it scored these answers, which was paid for with the score."""
+        paid = [self.judge.knows(request.problem, request.turn.text) for request in requests]
+        found = self.judge.critique(requests)
+        return [_free(f) if known else f for f, known in zip(found, paid, strict=True)]
+
+    def inputs(self) -> dict[str, str]:
+        """What scores depend on beside the config, one value a name; see `training.inputs`."""
+        found = {"rubric": self.judge.prompt.label}
+        if isinstance(self.judge.model, EngineChat):
+            found["model of the judge"] = self.judge.model.engine.model_hash()
+        return found
+
+
+def make_scoring(config: RunConfig, at: BuildContext) -> JudgeReward | None:
+    """The configured judge of rewards; None where the config has none.
+
+    Raises:
+        UsageError, DataError: a name or setting that cannot be used.
+    """
+    if config.reward is None:
+        return None
+    settings = reward_settings(config.reward)
+    return JudgeReward(
+        RubricJudge(settings.model_of(at), good=settings.good, max_chars=settings.max_chars),
+        config.reward.max_failed,
+    )
+
+
+def check_reward(config: RunConfig, task: Task) -> None:
+    """Refuse a task that nobody would score, and a judge that nobody would ask, before a model is loaded.
+
+    Raises:
+        UsageError: naming the cure.
+    """
+    if isinstance(task, JudgeScoredTask):
+        if config.reward is None and not task.bound:
+            raise UsageError(
+                f"task {task.name!r} has no verifier, and no judge scores its answers: name one, as with "
+                "--set reward.source=judge:local or --set reward.source=judge:openai "
+                "--set reward.settings.base_url=URL; in Python also task.bind(RubricJudge(chat_model))"
+            )
+    elif config.reward is not None:
+        raise UsageError(
+            f"task {task.name!r} verifies its answers itself, so nobody would ask the judge of `reward`: "
+            "remove that section, or take --task writing"
+        )
+    if config.reward is not None:
+        reward_settings(config.reward)
+
+
+def against_start(
+    scoring: JudgeReward, pairwise: bool, run: RunDir, evaluation: Evaluation
+) -> dict[str, Any]:
+    """How often the judge prefers the first answers of this evaluation to those of step 0.
+
+    Returns:
+        `win_rate`, by the scores of both; `win_rate_pairwise`, where it is asked for, by the judge's own
+        comparison in both orders, with how many of its verdicts survive the swap; and what the
+        evaluation's scores and comparisons cost. No rate without a step 0, or with fewer than two
+        preferences.
+    """
+    start = {r.problem.id: r for r in run.read_evaluation(0)}
+    pairs = [(r, start[r.problem.id]) for r in evaluation.rollouts if r.problem.id in start]
+    found: dict[str, Any] = {}
+    if pairs:
+        found |= _won("win_rate", [_by_scores(now, then) for now, then in pairs], pairs)
+    bill = scoring.bill()
+    if pairs and pairwise:
+        judge = PairJudge(scoring.judge.model, max_chars=scoring.judge.max_chars)
+        asked = [Pair(now.problem, now.turns[0].text, then.turns[0].text) for now, then in pairs]
+        said = judge.compare(asked)
+        preferences = [float("nan") if c.preference is None else c.preference for c in said]
+        won = _won("win_rate_pairwise", preferences, pairs)
+        measured = symmetry(said)
+        for values in won.values():
+            values |= {"survived_swap": measured.share, "first_place_bias": measured.bias}
+        found |= won
+        bill = UsageCost(
+            bill.tokens + sum(c.tokens for c in said), bill.cost_usd + sum(c.cost_usd for c in said)
+        )
+    return {**found, **bill.metrics()}
+
+
+def _by_scores(now: Rollout, then: Rollout) -> float:
+    """1 where the later answer has the higher score, ½ for a tie, NaN where a score is missing."""
+    a, b = now.turns[0].reward, then.turns[0].reward
+    if a is None or b is None:
+        return float("nan")
+    return 1.0 if a > b else 0.5 if a == b else 0.0
+
+
+def _won(
+    name: str, preferences: Sequence[float], pairs: Sequence[tuple[Rollout, Rollout]]
+) -> dict[str, dict[str, Any]]:
+    lengths = [[len(rollout.turns[0].text) for rollout in side] for side in zip(*pairs, strict=True)]
+    try:
+        found: WinRate = win_rate(preferences, *lengths, n_resamples=500)
+    except DataError:  # fewer than two preferences
+        return {}
+    return {name: found._asdict()}
+
+
+def _free(feedback: Feedback) -> Feedback:
+    bare = feedback.provenance.model_copy(update={"tokens": 0, "cost_usd": 0.0})
+    return feedback.model_copy(update={"provenance": bare})

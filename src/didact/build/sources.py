@@ -1,0 +1,376 @@
+"""Sources of critiques by name. A name is a frozen set of settings that knows how to be built.
+
+program            the task's own verifier, compiler or tests speak
+judge:openai       a model behind any OpenAI-compatible server
+judge:local        a model in this process; without `model`, a frozen copy of the trained one
+teacher            the policy, a frozen copy or another model, shown the reference
+self               the policy, with nothing private
+retry              one sentence, whatever the answer was
+reward             the judge that scores the answers (`rewards`), in the words of the same verdict
+recorded           what was said about exactly this answer, by whomever
+human              the same, by people only
+reward-model       a model that `didact reward-model train` made, with marked passages
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import Field
+
+from didact.annotation.human import HumanFeedback
+from didact.build.reward_models import RewardModelSource
+from didact.build.source_base import BuildContext, Source, checked_settings
+from didact.config import Positive
+from didact.engines.base import POLICY, SamplingParams
+from didact.errors import UsageError, did_you_mean
+from didact.feedback import dialogue_teacher, teacher
+from didact.feedback.code import CodeCritic
+from didact.feedback.dialogue_teacher import DialogueTeacher
+from didact.feedback.outcome_only_teacher import RETRY, Retry
+from didact.feedback.program import Level, ProgramCritic
+from didact.feedback.puzzle_critic import MISTAKES, PuzzleCritic
+from didact.feedback.self_critique import SelfCritique
+from didact.feedback.span_judge import make_judge
+from didact.feedback.teacher import Teacher
+from didact.feedback_source import FeedbackSource
+from didact.llm.chat import ChatModel
+from didact.prompts import Prompt, read_prompt
+from didact.rollouts.engine_chat import EngineChat
+from didact.tasks.code import CodeTask
+from didact.tasks.procedural import BoxedProceduralTask
+from didact.types import FeedbackSourceName
+
+if TYPE_CHECKING:
+    from didact.llm.openai_chat import Prices
+
+__all__ = [
+    "SOURCES",
+    "BuildContext",
+    "LocalModelConfig",
+    "OpenAIServerConfig",
+    "Source",
+    "checked_settings",
+    "source_settings",
+]
+
+
+class ProgramSource(Source):
+    """What a program says: the code task's tests, else a comparison with the reference."""
+
+    level: Level | None = None
+    """How much is told: verdict, hint or reveal; None is a hint for `rl2f` and reveal elsewhere."""
+    lint: bool = False
+    """Code only: add a linter's messages, where ruff is installed."""
+    spans: bool = True
+    """Say where, too: the elements of an answer that a critique points to."""
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
+    def build(self, at: BuildContext) -> FeedbackSource:
+        level = self.level or (Level.HINT if at.didactic else Level.REVEAL)
+        if isinstance(at.task, CodeTask):
+            return CodeCritic(at.task, level, linter=self.lint, spans=self.spans)
+        if isinstance(at.task, BoxedProceduralTask) and at.task.name in MISTAKES:
+            return PuzzleCritic(at.task, level, spans=self.spans)
+        if self.lint:
+            raise UsageError(
+                "feedback.settings.lint: only the task 'code' has programs to lint: leave it out"
+            )
+        return ProgramCritic(level, spans=self.spans)
+
+
+class LocalModelConfig(Source):
+    """A source that is a model in this process."""
+
+    max_tokens: Positive = 256
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0 is greedy."""
+    stop: list[str] = Field(default_factory=list)
+    """Strings that end a reply, and are no part of it."""
+
+    @property
+    def elsewhere(self) -> str:
+        """What to do where no policy is trained."""
+        return "name a model"
+
+    def chat(self, at: BuildContext, which: str, model: str | None) -> ChatModel:
+        """The policy as it is now ("policy"), or another model ("frozen"; None for the policy's start)."""
+        if which == "policy":
+            if at.policy is None:
+                raise UsageError(f"nothing is trained here, so there is no policy to ask: {self.elsewhere}")
+            engine, renderer = at.policy
+        else:
+            engine, renderer = at.load(model)
+        params = SamplingParams(
+            max_tokens=self.max_tokens, temperature=self.temperature, stop=tuple(self.stop)
+        )
+        name = "policy" if which == "policy" else model or "frozen policy"
+        return EngineChat(engine, renderer, name=name, params=params, weights=POLICY, seed=at.seed)
+
+
+class JudgeOptions(Source):
+    """What every judge has."""
+
+    output: Literal["text", "json", "spans"]
+    """"json" asks for score, label and spans too, which small models cannot write; "spans" for a critique and
+    the good and poor passages that it is about."""
+    reasoning: bool = True
+    """Of "spans": a critique comes before the passages."""
+    privileged: bool = False
+    """Show the reference."""
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.privileged
+
+    def judge(self, chat: ChatModel) -> FeedbackSource:
+        """The judge that this model is."""
+        return make_judge(chat, self.output, privileged=self.privileged, reasoning=self.reasoning)
+
+
+class LocalJudgeSource(LocalModelConfig, JudgeOptions):
+    """A judge in this process."""
+
+    model: str | None = None
+    """A folder or hub id; None is a frozen copy of the model that is trained."""
+    output: Literal["text", "json", "spans"] = "text"
+
+    def build(self, at: BuildContext) -> FeedbackSource:
+        return self.judge(self.chat(at, "frozen", self.model))
+
+
+class OpenAIServerConfig(Source):
+    """A source that is a model behind an OpenAI-compatible server. Keys are named, never written."""
+
+    section: ClassVar[str] = "feedback"
+    """Where these settings stand in a config, for messages."""
+    ledger: ClassVar[str] = "budget.json"
+    """The file in `replies/` that keeps what was spent."""
+
+    model: str = "default"
+    """The model's name on the server."""
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str | None = "auto"
+    """Name of the environment variable that holds the key; null sends none. "auto" is OPENAI_API_KEY for
+    OpenAI's servers and, if it is set, for this machine's; any other server has to be given a name."""
+    concurrency: Positive = 8
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    max_retries: Annotated[int, Field(ge=0)] = 5
+    max_tokens: Positive = 1024
+    temperature: Annotated[float, Field(ge=0)] | None = 0.0
+    price_in: Annotated[float, Field(ge=0)] | None = None
+    """USD for a million tokens read."""
+    price_out: Annotated[float, Field(ge=0)] | None = None
+    """USD for a million tokens written."""
+    max_cost: Annotated[float, Field(gt=0)] | None = None
+    """USD that may be spent, for a run directory in sum: with every resumption, `eval` and `critique run`."""
+    max_requests: Positive | None = None
+    """Requests that may be sent, in sum likewise."""
+    cache: Path | None = None
+    """Where replies are kept; None is `replies/` in the run directory."""
+
+    def chat(self, at: BuildContext) -> ChatModel:
+        """The server as a chat model; what is spent is kept in `replies/` of a run directory.
+
+        Raises:
+            UsageError: no server that could be asked, no key, or a limit in USD without prices.
+            DataError: the file of what was spent is damaged.
+        """
+        from didact.llm.cache import Budget, ChatCache, UsageTracker
+        from didact.llm.openai_chat import OpenAIChat
+
+        server = OpenAIChat(
+            self.model,
+            base_url=self.base_url,
+            api_key_env=self.api_key_env,
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            prices=self._prices(),
+        )
+        server.check()
+        replies = None if at.home is None else at.home / "replies"
+        chat = Budget(
+            server,
+            max_requests=self.max_requests,
+            max_cost_usd=self.max_cost,
+            ledger=None if replies is None else UsageTracker(replies / self.ledger),
+            at_once=2 * self.concurrency,
+        )
+        folder = self.cache or replies
+        return chat if folder is None else ChatCache(chat, folder)
+
+    def _prices(self) -> Prices | None:
+        from didact.llm.openai_chat import Prices
+
+        if self.price_in is not None and self.price_out is not None:
+            return Prices(self.price_in, self.price_out)
+        if self.price_in is not None or self.price_out is not None:
+            raise UsageError(
+                f"{self.section}.settings: price_in and price_out (--price-in, --price-out) are given "
+                "together or not at all"
+            )
+        if self.max_cost is not None:
+            raise UsageError(
+                f"{self.section}.settings.max_cost (--max-cost) needs to know what the judge costs: give "
+                "--price-in and --price-out, in USD for a million tokens read and written, or limit "
+                "--max-requests"
+            )
+        return None
+
+
+class ServerJudgeSource(OpenAIServerConfig, JudgeOptions):
+    """A judge behind an OpenAI-compatible server."""
+
+    output: Literal["text", "json", "spans"] = "json"
+
+    def build(self, at: BuildContext) -> FeedbackSource:
+        return self.judge(self.chat(at))
+
+
+class TeacherSource(LocalModelConfig):
+    """A teacher, who sees something private and is told not to reveal it."""
+
+    who: Literal["auto", "policy", "frozen"] = "auto"
+    """The policy as it is now, or a frozen model; "auto" is frozen for `rl2f` and the policy elsewhere."""
+    model: str | None = None
+    """Of a frozen teacher: a folder or hub id; None is the model that is trained, as it started."""
+    view: Literal["auto", "answer", "dialogue"] = "auto"
+    """It sees the latest answer alone, or the dialogue before it too; "auto" is the dialogue for `rl2f`."""
+    private: Literal["reference", "program", "both"] = "reference"
+    """What only it sees: the reference, what a program says of the answer (a code task's tests), or both."""
+    prompt: Path | None = None
+    """A text file with another wording of what it is asked, as for a small model: {answer}, {question} and
+    {reference} stand for these; for a teacher with notes on a dialogue {private} and {dialogue} do."""
+
+    @property
+    def elsewhere(self) -> str:
+        return "name the teacher's model with --judge-model, or say feedback.settings.who=frozen"
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.private != "program"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return () if self.prompt is None else (self.prompt,)
+
+    def build(self, at: BuildContext) -> FeedbackSource:
+        frozen = self.who == "frozen" or (self.who == "auto" and at.didactic)
+        chat = self.chat(at, "frozen" if self.model or frozen else "policy", self.model)
+        whole = self.view == "dialogue" or (self.view == "auto" and at.didactic)
+        if not whole and self.private == "reference":
+            return Teacher(chat, prompt=self._asked(teacher.SLOTS))
+        program = None if self.private == "reference" else ProgramSource(level=Level.REVEAL).build(at)
+        asked = self._asked(dialogue_teacher.SLOTS)
+        return DialogueTeacher(chat, reference=self.private != "program", program=program, prompt=asked)
+
+    def _asked(self, slots: Sequence[str]) -> Prompt | None:
+        return None if self.prompt is None else read_prompt(self.prompt, slots)
+
+
+class RetrySource(Source):
+    """Somebody who says that an answer was wrong, and no more."""
+
+    text: Annotated[str, Field(min_length=1)] = RETRY
+
+    def build(self, at: BuildContext) -> FeedbackSource:
+        return Retry(self.text)
+
+
+class SelfSource(LocalModelConfig):
+    """The policy as its own critic."""
+
+    @property
+    def elsewhere(self) -> str:
+        return (
+            "name who is to criticise, as with --feedback judge:local --judge-model RUN/model, which shows "
+            "the model nothing private either"
+        )
+
+    def build(self, at: BuildContext) -> FeedbackSource:
+        return SelfCritique(self.chat(at, "policy", None))
+
+
+class RewardSource(Source):
+    """What the judge of the rewards said when it scored the answer: one verdict, paid once."""
+
+    def build(self, at: BuildContext) -> FeedbackSource:
+        judge = at.judge()
+        if judge is None:
+            raise UsageError(
+                "feedback.source=reward is what the judge that scores the answers says, and nobody scores "
+                "them here: name a judge with reward.source, as judge:local, or take another feedback.source"
+            )
+        return judge
+
+
+class RecordedSource(Source):
+    """What was said about exactly this answer, from a data file or a run directory."""
+
+    path: Path
+    """Where the words stand: a data file of `didact data import`, or a run directory."""
+    max_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """No author has more than this share of the critiques."""
+    quarantined: list[str] = Field(default_factory=list)
+    """Authors whose words are not used."""
+
+    @property
+    def said_by(self) -> tuple[str, ...]:
+        """The sources whose words are used."""
+        return get_args(FeedbackSourceName)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        if self.path.is_dir():
+            return (self.path / "rollouts.jsonl", self.path / "feedback.jsonl")
+        return (self.path,)
+
+    def build(self, at: BuildContext) -> FeedbackSource:
+        return HumanFeedback(
+            self.path,
+            seed=at.seed,
+            max_share=self.max_share,
+            quarantined=self.quarantined,
+            said_by=self.said_by,
+        )
+
+
+class HumanSource(RecordedSource):
+    """The same, of people only."""
+
+    @property
+    def said_by(self) -> tuple[str, ...]:
+        return ("human",)
+
+
+SOURCES: dict[str, type[Source]] = {
+    "program": ProgramSource,
+    "judge:openai": ServerJudgeSource,
+    "judge:local": LocalJudgeSource,
+    "teacher": TeacherSource,
+    "self": SelfSource,
+    "retry": RetrySource,
+    "reward": RewardSource,
+    "recorded": RecordedSource,
+    "human": HumanSource,
+    "reward-model": RewardModelSource,
+}
+
+
+def source_settings(name: str, settings: Mapping[str, Any]) -> Source:
+    """A source's settings by name, checked.
+
+    Raises:
+        UsageError: unknown name or setting (with the nearest valid one), or a value out of range.
+    """
+    if name not in SOURCES:
+        raise UsageError(f"unknown feedback source {name!r}: {did_you_mean(name, SOURCES)}")
+    return checked_settings(SOURCES[name], f"feedback {name!r}", settings)

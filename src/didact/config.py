@@ -1,0 +1,393 @@
+"""A run's settings: one YAML file, the same keys on the command line as `--set a.b=c`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from didact.controls.controls import Control
+from didact.engines.base import AdamParams, SamplingParams
+from didact.errors import DataError, DidactError, UsageError, did_you_mean
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TaskConfig(Section):
+    """What is asked."""
+
+    name: str = "spell_backward"
+    """A reasoning-gym generator, "annotated", "code", "jsonl", "math", "recorded" or "writing"."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The task's own settings: a generator's, or the files and the verifier of a JSONL task."""
+
+
+class FeedbackConfig(Section):
+    """Who criticises."""
+
+    source: str = "program"
+    """program, judge:local, judge:openai, teacher, self, retry, reward, recorded, human or reward-model; see
+    docs/feedback.md."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The source's own settings."""
+    control: Control | None = None
+    """What the method reads in place of the critique; see controls/controls.py. Evaluation is not touched."""
+    wrong_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Of the control "mixed": the probability that a critique is a false correction."""
+    wrong_after_right: bool = False
+    """Of the controls "wrong" and "mixed": also speak after right answers, in dialogues that ask then."""
+    leaks: Literal["keep", "redact", "drop", "fail"] = "keep"
+    """What happens to a critique that states the answer."""
+    max_failed: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Stop, resumably, once more than this share of the last 64 critiques failed."""
+
+
+class RewardConfig(Section):
+    """Who scores the answers of a task that has no verifier, as `writing`."""
+
+    source: str
+    """judge:local or judge:openai; see docs/feedback.md."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The judge's own settings: its model or server, `good` and `max_chars` of the rubric."""
+    pairwise: bool = False
+    """In evaluation, also have the judge compare answers with those of the start, pair by pair in both
+    orders: two more questions a problem."""
+    max_failed: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Stop, resumably, once more than this share of the last 64 scores failed."""
+
+
+class LoraConfig(Section):
+    """Train an adapter in place of all weights."""
+
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    target_modules: str | list[str] = "all-linear"
+
+
+class ModelConfig(Section):
+    """Which model is trained, and where."""
+
+    path: str = "tiny"
+    """"tiny" (bundled), a local folder, or a hub id."""
+    lora: LoraConfig | None = None
+    """None trains all weights."""
+    chat_template: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the model's own chat template, as {enable_thinking: false} for Qwen3."""
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    tokens_per_batch: Positive = 8192
+    """Padded tokens that a forward pass may hold; smaller needs less memory and gives the same step."""
+
+
+class EngineConfig(Section):
+    """Where the model is trained and sampled. The name alone is enough: `engine: tinker`."""
+
+    name: Literal["local", "tinker", "vllm"] = "local"
+    """local: here. tinker: on a server that speaks the Tinker protocol. vllm: trained here, sampled on a vLLM
+    server. See docs/scaling.md."""
+    base_url: str | None = None
+    """The server's address; None for the environment's TINKER_BASE_URL, or vLLM's port on this machine."""
+    base_model: str | None = None
+    """The model's name on the server; None for model.path (tinker), or the only one there (vllm)."""
+    api_key_env: str | None = None
+    """The environment variable that holds the server's key, if it asks for one; None for TINKER_API_KEY or
+    VLLM_API_KEY."""
+    shared_dir: str | None = None
+    """For vllm and an adapter: a directory that the server sees under the same path."""
+    rank: Positive = 32
+    """Of the adapter, where model.lora does not say; a server trains adapters only."""
+    timeout: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds that one request may take."""
+    probe: bool = True
+    """Prove the server's gradients on connecting."""
+    pipelined: bool = False
+    """Send a step before its gradients are answered: for servers that keep the order of requests, which SkyRL
+    0.4.0 does not always."""
+
+    @model_validator(mode="after")
+    def _settings_are_of_a_server(self) -> EngineConfig:
+        fields = type(self).model_fields
+        for key in sorted(self.model_fields_set - {"name"}):
+            owners = ["vllm"] if key == "shared_dir" else ["tinker"]
+            owners += ["vllm"] if key in ("base_url", "base_model", "api_key_env", "timeout") else []
+            if self.name not in owners and getattr(self, key) != fields[key].default:
+                names, name = " and ".join(owners), owners[0]
+                raise ValueError(f"{key} is a setting of engine: {names}; say engine.name={name} with it")
+        return self
+
+    def of_vllm(self) -> dict[str, Any]:
+        """The settings of `engines.vllm.connect`."""
+        names = ("base_url", "api_key_env", "timeout", "shared_dir")
+        return {"model": self.base_model, **{name: getattr(self, name) for name in names}}
+
+
+class SamplingConfig(Section):
+    """How the policy is sampled in training."""
+
+    max_tokens: Positive = 256
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    stop: list[str] = Field(default_factory=list)
+
+    def params(self, **changes: Any) -> SamplingParams:
+        """As the engine wants it, with some values changed."""
+        values = {**self.model_dump(), **changes}
+        return SamplingParams(**{**values, "stop": tuple(values["stop"])})
+
+
+class OptimConfig(Section):
+    """AdamW and its schedule."""
+
+    lr: Annotated[float, Field(gt=0)] = 2e-5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate falls to 0 over the run's steps."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    passes: Positive = 1
+    """Times that each batch's rows are gone over; above 1 give the method a `clip`."""
+    minibatches: Positive = 1
+    """Parts of a batch, drawn anew each time, with an optimizer step for each."""
+
+    def at(self, step: int, progress: float) -> AdamParams:
+        """The settings of one step.
+
+        Args:
+            step: Steps done so far.
+            progress: Share of the run that is done, in [0, 1].
+        """
+        warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        decay = {
+            "constant": 1.0,
+            "linear": 1 - progress,
+            "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+        }[self.schedule]
+        beta1, beta2 = self.betas
+        return AdamParams(
+            lr=self.lr * warmup * decay,
+            beta1=beta1,
+            beta2=beta2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+        )
+
+
+class EvalConfig(Section):
+    """How a run is evaluated: first answers without feedback, then second ones with it."""
+
+    problems: Annotated[int, Field(ge=0)] = 200
+    """0 switches evaluation off."""
+    offset: Annotated[int, Field(ge=0)] = 0
+    """Pass over so many first: what was looked at while settings were chosen should not be reported."""
+    every: Annotated[int, Field(ge=0)] = 0
+    """Also every so many steps; 0 for only before and after training."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0 is greedy."""
+    own_critique: Annotated[int, Field(ge=0)] = 0
+    """Before and after training, also let the model criticise its own wrong answers, in so many tokens at
+    most, and count the second ones; 0 for not. Nothing private helps it then."""
+    feedback: bool = True
+    """Also have wrong answers criticised, and count the second ones; a judge's critiques have a price."""
+    didactic_turns: Annotated[int, Field(ge=0)] = 0
+    """After training, also hold dialogues of so many turns and count by turn: with the teacher, with the
+    model's own critiques, with "try again" and with fresh answers; see evaluation/by_turn.py. 0 for not."""
+    didactic_problems: Positive = 100
+    """At most so many problems of each generator for that."""
+    didactic_window: Positive | None = None
+    """At most so many earlier exchanges in view there; null for all that fit the model."""
+    didactic_critique: Positive | None = None
+    """At most so many tokens a critique of the model's own there; null for as many as an answer may have."""
+
+
+def _by_name(value: Any) -> Any:
+    """A section for its bare name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class RunConfig(Section):
+    """All of a run. What is not said has the default shown by `didact train METHOD --dry-run`."""
+
+    method: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The method's own settings."""
+    model: ModelConfig = ModelConfig()
+    engine: Annotated[EngineConfig, BeforeValidator(_by_name)] = EngineConfig()
+    task: TaskConfig = TaskConfig()
+    feedback: FeedbackConfig = FeedbackConfig()
+    reward: RewardConfig | None = None
+    """Only for a task without a verifier of its own."""
+    sampling: SamplingConfig = SamplingConfig()
+    optim: OptimConfig = OptimConfig()
+    eval: EvalConfig = EvalConfig()
+    problems_per_step: Positive = 16
+    steps: Positive = 100
+    """At most this many steps …"""
+    max_sampled_tokens: Positive | None = None
+    """… and no new step once the policy has generated this many tokens."""
+    checkpoint_every: Annotated[int, Field(ge=0)] = 25
+    """Steps between checkpoints; 0 for only the last."""
+    inspect: Annotated[int, Field(ge=0)] = 0
+    """Rollouts a step whose tokens' log-probs are measured right before and right after the update, for
+    `didact inspect`; each costs two forward passes."""
+    seed: Annotated[int, Field(ge=0, lt=100)] = 0
+
+    def progress(self, step: int, sampled_tokens: int) -> float:
+        """The share of the run that is done, by steps or by tokens, whichever is further, in [0, 1]."""
+        budget = self.max_sampled_tokens
+        return min(1.0, max(step / self.steps, sampled_tokens / budget if budget else 0.0))
+
+    def to_yaml(self) -> str:
+        """The whole config, every default spelt out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(
+    method: str, file: Path | None = None, overrides: Sequence[str] = (), **direct: Any
+) -> RunConfig:
+    """A config from defaults, then a YAML file, then keyword values, then `a.b=c` overrides.
+
+    Args:
+        method: A method's name; a file that names another is refused.
+        file: YAML with any of RunConfig's keys.
+        overrides: `dotted.key=value`, values in YAML.
+        **direct: Dotted keys with "__" for ".", as task__name="gcd"; None values are left out. Another
+            task or feedback source than the file's starts without the file's settings of it.
+
+    Raises:
+        UsageError: an unknown key (with the nearest valid one) or a value of the wrong type.
+        DataError: the file cannot be read as YAML.
+    """
+    values = {} if file is None else read_yaml(file)
+    named = values.setdefault("method", method)
+    if named != method:
+        raise UsageError(f"{file} is a config for {named!r}, not {method!r}: run `train {named}`")
+    return _changed(values, overrides, direct)
+
+
+def borrow_config(
+    method: str, file: Path | None = None, overrides: Sequence[str] = (), **direct: Any
+) -> RunConfig:
+    """The same from a file of any method, without that method's own settings; see `load_config`."""
+    values = {} if file is None else read_yaml(file)
+    if values.get("method", method) != method:
+        values.pop("settings", None)
+    return _changed({**values, "method": method}, overrides, direct)
+
+
+def _changed(values: dict[str, Any], overrides: Sequence[str], direct: Mapping[str, Any]) -> RunConfig:
+    for key, value in direct.items():
+        if value is not None:
+            if key == "task__name":
+                _forget_other(values, "task", "name", TaskConfig().name, value)
+            if key == "feedback__source":
+                _forget_other(values, "feedback", "source", FeedbackConfig().source, value)
+            _put(values, key.split("__"), value)
+    if isinstance(values.get("engine"), str):
+        values["engine"] = {"name": values["engine"]}  # so that engine.base_url can be set beside it
+    for override in overrides:
+        key, value = key_value("--set", override, "optim.lr=1e-4")
+        _put(values, ["engine", "name"] if key == "engine" else key.split("."), value)
+    return parse_config(values)
+
+
+def key_value(option: str, word: str, example: str) -> tuple[str, Any]:
+    """The key and the value of a `key=value` of the command line; the value is YAML.
+
+    Args:
+        option: Which option it was given to, as "--set".
+        word: What was given.
+        example: A good one, for the error.
+
+    Raises:
+        UsageError: it has no "=", or its value is no YAML.
+    """
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise UsageError(f"{option} {word!r}: write it as key=value, as in {option} {example}")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        reason = getattr(error, "problem", None) or str(error)
+        raise UsageError(f"{option} {word!r}: the value is not valid YAML: {reason}") from None
+
+
+def parse_config(values: Mapping[str, Any]) -> RunConfig:
+    """Check plain values; a wrong key or value is a UsageError that names the nearest valid key."""
+    _check_keys(RunConfig, values, "")
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UsageError(f"config: {key} = {first['input']!r}: {first['msg']}") from None
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML mapping from a file, or a DataError that names file and line."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"no config file {str(file)!r}") from None
+    except OSError as error:
+        raise UsageError(f"the config {str(file)!r} cannot be read: {error.strerror}; name a file") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{file} is not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise DataError(f"{file} must hold `key: value` pairs, not a {type(values).__name__}")
+    return values
+
+
+def is_stored(config: RunConfig, file: Path) -> bool:
+    """Does a stored file say this config? Keys that it lacks, being older, have today's defaults."""
+    try:
+        return parse_config(read_yaml(file)) == config
+    except DidactError:  # torn, or of a version that knew other keys
+        return False
+
+
+def _forget_other(values: dict[str, Any], section: str, key: str, default: str, name: str) -> None:
+    """Drop the settings that a file has for another task, or another source, than this one."""
+    given = values.get(section)
+    if isinstance(given, Mapping) and given.get(key, default) != name:
+        values[section] = {k: value for k, value in given.items() if k != "settings"}
+
+
+def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for name in path[:-1]:
+        inner = values.get(name)
+        values[name] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+        values = inner
+    values[path[-1]] = value
+
+
+def _check_keys(section: type[BaseModel], values: Mapping[str, Any], prefix: str) -> None:
+    """Unknown keys, at any depth, with the nearest valid one."""
+    for key, value in values.items():
+        if key not in section.model_fields:
+            hint = did_you_mean(str(key), section.model_fields)
+            raise UsageError(f"config has no key {prefix + str(key)!r}: {hint}")
+        for kind in _sections(section.model_fields[key].annotation):
+            if isinstance(value, Mapping):
+                _check_keys(kind, value, f"{prefix}{key}.")
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The Section classes in an annotation, `X | None` included."""
+    kinds = getattr(annotation, "__args__", (annotation,))
+    return [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]

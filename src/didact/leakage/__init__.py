@@ -1,0 +1,16 @@
+"""The leak meter: does a critique state the answer, and does an answer mention its critique?
+
+    leak(critique, reference)    what is stated and where, without a model
+    LeakMeter(judge)             the same, with a model as second opinion
+    LeakGuard(source, policy)    a source whose leaks are kept, redacted, dropped or fatal
+    mentions_critique(answer)    an answer that speaks of its critique or of an attempt before it
+
+`benchmarks/leakage/` has the figures: precision and recall on 400 critiques.
+"""
+
+from didact.leakage.detect import leak
+from didact.leakage.guard import LeakGuard, LeakMeter
+from didact.leakage.mentions import mentions_critique
+from didact.leakage.result import Evidence, Leak
+
+__all__ = ["Evidence", "Leak", "LeakGuard", "LeakMeter", "leak", "mentions_critique"]

@@ -1,0 +1,311 @@
+"""Reads one number, or a sum in words, out of digits, number words and signs that stand beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from didact.leakage.vocabulary import PARTS, SCALES, TENS, TIMES, UNITS
+
+MAX_POWER, MAX_DIGITS = 100, 400
+_CALCULATE = frozenset(("plus", "+", "minus", "less", "times", "*", "multiplied"))
+_IDLE = frozenset(("a", "an", "of", "the", "by", "than"))
+_STARTS = frozenset((*UNITS, *TENS, "a", "dozen", "dozens"))
+SMALL = 10
+"""Whole numbers up to this stand in any text: alone they tell nothing, so it must be said what they mean."""
+
+
+class Number(NamedTuple):
+    """A number in a text.
+
+    Attributes:
+        values: What it may mean: a percentage is also its hundredth.
+        start: Where it starts in the folded text.
+        end: One past its end.
+        common: A small whole number or a worded fraction, as any text has them.
+        operands: The numbers that it was worked out from; empty where it is written out.
+        worded: Written in words.
+    """
+
+    values: tuple[Fraction, ...]
+    start: int
+    end: int
+    common: bool
+    operands: tuple[Fraction, ...] = ()
+    worded: bool = False
+
+
+class Atom(NamedTuple):
+    """A piece of a number: digits, a word or a sign."""
+
+    text: str
+    start: int
+    end: int
+    value: Fraction | None
+    """None for a word or an operator."""
+
+
+class Reader:
+    """Reads numbers out of atoms that stand beside each other.
+
+    Args:
+        atoms: Digits, words and signs, in order.
+        text: The folded text that they stand in.
+    """
+
+    def __init__(self, atoms: Sequence[Atom], text: str) -> None:
+        self.atoms = atoms
+        self.text = text
+
+    def all(self) -> list[Number]:
+        """Every number that can be read; two readings of one place may both be there."""
+        found: list[Number] = []
+        i = 0
+        while i < len(self.atoms):
+            alone = self.alone(i)
+            if alone is not None:
+                found.append(alone)
+                i += 1
+                continue
+            read = self.worked_out(i) or self.plain(i)
+            if read is None:
+                i += 1
+                continue
+            number, i = read
+            year = self.year(found[-1], number) if found else None
+            found.append(number)
+            if year is not None:
+                found.append(year)
+            then = self.compared(number, i)
+            if then is not None:
+                found.append(then[0])
+        return found
+
+    def word(self, i: int) -> str:
+        """The i-th atom where it is a word; else nothing."""
+        return self.atoms[i].text if i < len(self.atoms) and self.atoms[i].value is None else ""
+
+    def plain(self, i: int) -> tuple[Number, int] | None:
+        """A number that is written out, with its fraction, power and percent sign."""
+        start, sign = i, 1
+        if self.word(i) in ("minus", "negative"):
+            sign, i = -1, i + 1
+        part = self.part(i)
+        if part is not None:
+            value, end = part
+            return self.number((sign * value,), start, end, common=True), end
+        read = self.cardinal(i)
+        if read is None:
+            return None
+        value, i = read
+        worded = self.atoms[i - 1].value is None
+        common = value.denominator == 1 and abs(value) <= SMALL
+        value, i, fraction = self.fraction(value, i)
+        value, i = self.power(value, i)
+        value *= sign
+        percent = self.word(i) in ("%", "percent") or (self.word(i) == "per" and self.word(i + 1) == "cent")
+        if percent:
+            i += 1 + (self.word(i) == "per")
+            return self.number((value / 100, value), start, i, worded=worded), i
+        common = (common and not fraction and value.denominator == 1) or (common and fraction and worded)
+        return self.number((value,), start, i, common=common, worded=worded), i
+
+    def alone(self, i: int) -> Number | None:
+        """Digits with nothing around them that could belong to them, as most numbers are."""
+        atom = self.atoms[i]
+        if atom.value is None:
+            return None
+        following = self.word(i + 1)
+        if following and following not in _IDLE:
+            return None
+        if not following and self.word(i + 2):
+            return None  # "3 1/2"
+        common = atom.value.denominator == 1 and -SMALL <= atom.value <= SMALL
+        return Number((atom.value,), atom.start, atom.end, common)
+
+    def number(
+        self,
+        values: tuple[Fraction, ...],
+        i: int,
+        end: int,
+        *,
+        common: bool = False,
+        operands: tuple[Fraction, ...] = (),
+        worded: bool = False,
+    ) -> Number:
+        return Number(values, self.atoms[i].start, self.atoms[end - 1].end, common, operands, worded)
+
+    def part(self, i: int) -> tuple[Fraction, int] | None:
+        """ "a half", "one third", "three quarters", "a hundredth"."""
+        value = Fraction(1)
+        if self.word(i) in ("a", "an"):
+            i += 1
+        elif self.word(i) in UNITS and self.word(i + 1) in PARTS:
+            value, i = Fraction(UNITS[self.word(i)]), i + 1
+        elif self.word(i) != "half":
+            return None
+        if self.word(i) in PARTS:
+            return value / PARTS[self.word(i)], i + 1
+        return None
+
+    def cardinal(self, i: int) -> tuple[Fraction, int] | None:
+        """Digits or words, with dozens, hundreds and thousands, and "point one four"."""
+        if i >= len(self.atoms) or (self.atoms[i].value is None and self.atoms[i].text not in _STARTS):
+            return None
+        total, group, last, begin = Fraction(0), Fraction(0), "", i
+        while i < len(self.atoms):
+            atom, word = self.atoms[i], self.word(i)
+            if atom.value is not None and not last:
+                group, last = atom.value, "digits"
+            elif word in UNITS and last in ("", "hundred", "scale", "and", "tens"):
+                if last == "tens" and not 0 < UNITS[word] < 10:
+                    break
+                group, last = group + UNITS[word], "unit"
+            elif word in TENS and last in ("", "hundred", "scale", "and"):
+                group, last = group + TENS[word], "tens"
+            elif word == "a" and not last and self.word(i + 1) in ("hundred", "dozen", *SCALES):
+                group, last = Fraction(1), "unit"
+            elif word in ("hundred", "hundreds") and last in ("unit", "tens", "digits", "dozen"):
+                group, last = group * 100, "hundred"
+            elif word in ("dozen", "dozens") and last != "and":
+                total, group, last = Fraction(0), (total + group or Fraction(1)) * 12, "dozen"
+            elif (word in SCALES or word in ("thousands", "millions")) and last not in ("", "scale", "and"):
+                if word in ("k", "bn") and last != "digits":
+                    break
+                total, group, last = total + group * SCALES[word.removesuffix("s")], Fraction(0), "scale"
+            elif word == "and" and last in ("hundred", "scale") and self.word(i + 1) in {**UNITS, **TENS}:
+                last = "and"
+            else:
+                break
+            i += 1
+        if not last:
+            return None
+        return self.decimals(total + group, i) if i > begin else None
+
+    def decimals(self, value: Fraction, i: int) -> tuple[Fraction, int]:
+        """ "three point one four"."""
+        if self.word(i) != "point":
+            return value, i
+        digits, j = "", i + 1
+        while j < len(self.atoms) and len(digits) < MAX_DIGITS:
+            if self.word(j) in ("oh", *UNITS) and UNITS.get(self.word(j), 0) < 10:
+                digits += str(UNITS.get(self.word(j), 0))
+            elif self.atoms[j].value is not None and self.atoms[j].text.isdigit():
+                digits += self.atoms[j].text
+            else:
+                break
+            j += 1
+        if not digits:
+            return value, i
+        return value + Fraction(int(digits), 10 ** len(digits)), j
+
+    def fraction(self, value: Fraction, i: int) -> tuple[Fraction, int, bool]:
+        """The fraction after a number: "3 1/2", "3/4", "three over four", "two thirds", "six and a half"."""
+        if self.word(i) in PARTS and value.denominator == 1 and self.word(i) not in TIMES:
+            return value / PARTS[self.word(i)], i + 1, True
+        if self.word(i) in ("/", "over"):
+            below = self.cardinal(i + 1)
+            if below is not None and below[0] > 0:
+                return value / below[0], below[1], True
+        if self.word(i) == "and":
+            part = self.part(i + 1)
+            if part is not None and 0 < part[0] < 1:
+                return value + part[0], part[1], True
+        if i >= len(self.atoms):
+            return value, i, False
+        following = self.atoms[i].value if i < len(self.atoms) else None
+        if following is not None and following.denominator == 1 and self.word(i + 1) == "/":
+            below = self.cardinal(i + 2)
+            if below is not None and 0 < following < below[0] and "\n" not in self.between(i):
+                return value + following / below[0], below[1], True
+        return value, i, False
+
+    def between(self, i: int) -> str:
+        return self.text[self.atoms[i - 1].end : self.atoms[i].start]
+
+    def power(self, value: Fraction, i: int) -> tuple[Fraction, int]:
+        """ "1.2 * 10^3", "10^3", "10**3"."""
+        j, base, factor = i, value, Fraction(1)
+        if self.word(j) == "*" and j + 1 < len(self.atoms) and self.atoms[j + 1].value == 10:
+            base, factor, j = Fraction(10), value, j + 2
+        stars = self.word(j) == "*" and self.word(j + 1) == "*"
+        if self.word(j) != "^" and not stars:
+            return value, i
+        j += 1 + stars
+        raised = self.atoms[j].value if j < len(self.atoms) else None
+        if raised is None or raised.denominator != 1 or abs(raised) > MAX_POWER or base == 0:
+            return value, i
+        if len(str(base.numerator)) + len(str(base.denominator)) > 12:
+            return value, i
+        return factor * base ** int(raised), j + 1
+
+    def worked_out(self, i: int) -> tuple[Number, int] | None:
+        """ "half of 2400", "twice 600", "two thirds of 1800"."""
+        j, times = i, None
+        part = self.part(i)
+        if part is not None:
+            times, j = part
+        elif self.word(i) in TIMES:
+            times, j = TIMES[self.word(i)], i + 1
+        if times is None:
+            return None
+        bridged = j
+        while self.word(bridged) in ("of", "the") or (bridged > j and self.word(bridged) == "a"):
+            bridged += 1
+        read = self.cardinal(bridged)
+        if read is None:
+            return None
+        value, end = read
+        return self.number((times * value,), i, end, operands=(value,)), end
+
+    def compared(self, number: Number, i: int) -> tuple[Number, int] | None:
+        """ "one more than 1199", "fifty less than 1250", "3 short of 50"."""
+        first, changed = i, {"doubled": 2, "tripled": 3}.get(self.word(i))
+        if changed:
+            operand = number.values[-1]
+            return Number((changed * operand,), number.start, self.atoms[i].end, False, (operand,)), i + 1
+        calculated = self.calculated(number, i)
+        if calculated is not None:
+            return calculated
+        if self.word(i) in ("more", "less", "fewer") and self.word(i + 1) == "than":
+            sign = 1 if self.word(i) == "more" else -1
+        elif self.word(i) == "short" and self.word(i + 1) == "of":
+            sign = -1
+        else:
+            return None
+        read = self.cardinal(first + 2)
+        if read is None:
+            return None
+        value, end = read
+        result = value + sign * number.values[-1]
+        operands = (number.values[-1], value)
+        return Number((result,), number.start, self.atoms[end - 1].end, False, operands), end
+
+    def calculated(self, number: Number, i: int) -> tuple[Number, int] | None:
+        """ "1000 plus 200", "sixty minus one", "three times 400"; a minus sign may be a dash and is none."""
+        first, second = self.word(i), self.word(i + 1)
+        if first not in _CALCULATE:
+            return None
+        below = i + (2 if (first, second) in (("*", "*"), ("multiplied", "by")) else 1)
+        read = self.cardinal(below)
+        if read is None:
+            return None
+        left, right = number.values[-1], read[0]
+        result = left * right
+        if first in ("plus", "+"):
+            result = left + right
+        elif first in ("minus", "less"):
+            result = left - right
+        if abs(result) <= SMALL:
+            return None
+        return Number((result,), number.start, self.atoms[read[1] - 1].end, False, (left, right)), read[1]
+
+    def year(self, before: Number, after: Number) -> Number | None:
+        """Two numbers in words read as one: "nineteen eighty-four", "one twenty"."""
+        high, low = before.values[0], after.values[0]
+        if not (before.worded and after.worded and 1 <= high <= 99 and 10 <= low <= 99):
+            return None
+        if before.operands or after.operands or self.text[before.end : after.start].strip(" -"):
+            return None
+        return Number((high * 100 + low,), before.start, after.end, False, (), True)

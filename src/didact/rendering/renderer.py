@@ -1,0 +1,182 @@
+"""Messages → token ids. The only place that knows chat templates, and the texts of every prompt.
+
+Three prompts are built from one problem (RLTF, arXiv:2602.02482, A.2 and the critique template):
+
+    x₀ = question            x₁ = revision(question, y₀, c₀)         f(x₀, y₀) = critique request
+    one user turn            one *fresh* user turn, not a chat       x₀, y₀ and a request, as a chat
+
+What a message says is data. A control token spelt in it, as "<|im_end|>", is encoded as the text that it
+is; only the template's own control tokens are control tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from didact.errors import UsageError
+from didact.prompts import CRITIQUE_REQUEST, critique_messages, fill
+from didact.rendering.special_token_escaping import SafeTokenizer
+from didact.types import Ids, Message, Problem
+
+__all__ = ["CRITIQUE_REQUEST", "REVISION", "Renderer", "critique_messages", "fill", "revision_messages"]
+
+REVISION = """\
+Question:
+{question}
+
+Below are your previous solution and an expert critique of it.
+
+Your Previous Solution:
+{attempt}
+
+Expert Critique:
+{critique}
+
+Answer the question as if for the first time. Use the critique, but never mention it, the previous \
+solution or a revision."""
+
+_OWN_ARGUMENTS = {
+    "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "max_length",
+    "padding", "return_dict", "return_tensors", "tokenize", "truncation",
+}  # fmt: skip
+
+
+def revision_messages(problem: Problem, attempt: str, critique: str) -> tuple[Message, ...]:
+    """x₁: the problem's messages with the last one replaced by question, attempt and critique."""
+    content = fill(REVISION, question=problem.question, attempt=attempt, critique=critique)
+    return (*problem.messages[:-1], Message(role="user", content=content))
+
+
+class Renderer:
+    """Chat messages ⇄ ids for one tokenizer.
+
+    Args:
+        tokenizer: A transformers tokenizer. Without a chat template, messages are joined as
+            "role: content" lines, so that a base model can be trained too.
+        template_settings: Handed to the chat template, as {"enable_thinking": False}.
+        end_ids: Ids that end an answer of the model beside the tokenizer's eos, as Gemma's <end_of_turn>.
+
+    Raises:
+        UsageError: the tokenizer cannot end an answer, or there is no template for the settings.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template_settings: Mapping[str, Any] | None = None,
+        end_ids: Collection[int] = (),
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template_settings = dict(template_settings or {})
+        if self.template_settings and tokenizer.chat_template is None:
+            raise UsageError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template, so model.chat_template "
+                "would do nothing: leave it out"
+            )
+        if taken := sorted(self.template_settings.keys() & _OWN_ARGUMENTS):
+            raise UsageError(f"model.chat_template: {taken[0]!r} is set by Didact itself: leave it out")
+        if tokenizer.eos_token_id is None:
+            raise UsageError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token, so an answer could "
+                "never end: set `eos_token` in its tokenizer_config.json"
+            )
+        self.eos_id: int = tokenizer.eos_token_id
+        """Ends a given answer: what the chat template puts there, where the model can end with it."""
+        if tokenizer.chat_template is not None and not set(end_ids) <= {self.eos_id}:
+            chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+            ids = self._render(chat, add_generation_prompt=False)
+            self.eos_id = next((i for i in reversed(ids) if i in end_ids), self.eos_id)
+        self._ends = {tokenizer.eos_token_id, self.eos_id, *end_ids}
+        self._asked = SafeTokenizer(tokenizer, self._turn_markers())
+        self._answered = SafeTokenizer(tokenizer)
+
+    def prompt(self, messages: Sequence[Message]) -> Ids:
+        """The ids of a conversation, ready for the assistant's next words."""
+        chat = [m.model_dump() for m in messages]
+        inert = self._asked
+        if not any(inert.needed(m["content"]) for m in chat):
+            return self._prompt_ids(chat)
+        brackets = inert.brackets(str(self.tokenizer.chat_template), *(m["content"] for m in chat))
+        marked = [{**m, "content": inert.marked(m["content"], brackets)} for m in chat]
+        ids = inert.encode(self._prompt_text(marked), brackets)
+        return tuple(inert.between_ends(ids) if self.tokenizer.chat_template is None else ids)
+
+    def follow_up(self, content: str, *, ended: bool = True) -> Ids:
+        """The ids that a further user message adds behind an answer, ready for the assistant's next words.
+
+        A prompt's ids, those that were sampled after it, and these are the conversation so far: what was
+        sampled is never encoded again. So what a template strips from earlier answers, as Qwen3's does with
+        thinking, stays in the context.
+
+        Args:
+            content: The user's message, as data.
+            ended: The answer's ids close with its end-of-turn id; an answer that was cut off gets one here.
+
+        Raises:
+            UsageError: the chat template has no place for a second message of the user's.
+        """
+        inert = self._asked
+        brackets = inert.brackets(str(self.tokenizer.chat_template), content)
+        stand_in = brackets.start + brackets.end  # nothing that is marked is empty
+        said = (("user", "a"), ("assistant", stand_in), ("user", inert.marked(content, brackets)))
+        text = self._prompt_text([{"role": role, "content": words} for role, words in said])
+        _, found, behind = text.rpartition(stand_in)
+        if not found:
+            raise UsageError(
+                f"the chat template of {self.tokenizer.name_or_path!r} leaves out what the assistant said "
+                "before, so no dialogue can be held with it: take another model or template"
+            )
+        ids = inert.encode(behind, brackets)
+        return tuple(ids[1:] if ended and ids and ids[0] in self._ends else ids)
+
+    def answer(self, text: str) -> Ids:
+        """The ids of a given assistant answer with its end-of-turn id (for supervised rows).
+
+        Special tokens in it are text. Added tokens that a model writes itself, as <think>, are tokens.
+        """
+        inert = self._answered
+        if not inert.needed(text):
+            return (*self.tokenizer.encode(text, add_special_tokens=False), self.eos_id)
+        brackets = inert.brackets(text)
+        return (*inert.encode(inert.marked(text, brackets), brackets), self.eos_id)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Decode sampled ids, without special tokens."""
+        decoded: str = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return decoded
+
+    def _prompt_ids(self, chat: list[dict[str, Any]]) -> Ids:
+        if self.tokenizer.chat_template is None:
+            return tuple(self.tokenizer.encode(self._prompt_text(chat)))
+        return self._render(chat, add_generation_prompt=True)
+
+    def _prompt_text(self, chat: list[dict[str, Any]]) -> str:
+        if self.tokenizer.chat_template is None:
+            return "".join(f"{m['role'].capitalize()}: {m['content']}\n" for m in chat) + "Assistant:"
+        text: str = self.tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=False, **self.template_settings
+        )
+        return text
+
+    def _turn_markers(self) -> Collection[int]:
+        """Ids that the template puts around plain messages."""
+        if self.tokenizer.chat_template is None:
+            return ()
+        chat = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
+        try:
+            return set(self._render(chat, add_generation_prompt=False))
+        except Exception:  # a template may want other roles, and refuses in its own way
+            return ()
+
+    def _render(self, chat: list[dict[str, Any]], *, add_generation_prompt: bool) -> Ids:
+        ids = self.tokenizer.apply_chat_template(
+            chat,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=True,
+            return_dict=False,
+            **self.template_settings,
+        )
+        return tuple(ids)

@@ -1,0 +1,91 @@
+"""The student as its own teacher: a critique of an answer, written from the public conversation alone.
+
+    c̃_t ~ π(· | o_t, u_t, "criticise this")
+
+The request for it stands behind the conversation as the student saw it, ids and all, and never enters what
+the student sees later. RL2F's world model (`methods/rl2f.py`) trains the same words in the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from didact.engines.base import POLICY, Engine, SamplingParams, Weights, takes
+from didact.feedback_source import FeedbackRequest
+from didact.prompts import load_prompt
+from didact.rendering.renderer import CRITIQUE_REQUEST, Renderer
+from didact.rng import derive_seed
+from didact.types import Feedback, Ids, Provenance, Turn
+
+AUTHOR = f"policy:{load_prompt('critique_v1').label}:dialogue"
+
+
+def critique_prompt(renderer: Renderer, turn: Turn) -> Ids:
+    """The student's own view up to a turn, the turn, and the request to criticise it."""
+    request = renderer.follow_up(CRITIQUE_REQUEST, ended=turn.stop_reason == "eos")
+    return (*turn.prompt_ids, *turn.completion_ids, *request)
+
+
+class UnprivilegedCritic:
+    """Criticises answers of `rollouts.didactic` dialogues with the policy's own weights.
+
+    It reads ids that the student has seen or sampled, and neither the reference nor a reward. A critique that
+    was cut off, or is empty, is used as it is.
+
+    Args:
+        engine: Where the weights live.
+        renderer: Messages ⇄ ids for its tokenizer.
+        params: How to sample; greedy by default.
+        weights: LIVE follows the training.
+        seed: Which critiques, where they are drawn.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        renderer: Renderer,
+        *,
+        params: SamplingParams | None = None,
+        weights: Weights = POLICY,
+        seed: int = 0,
+    ) -> None:
+        self.engine = engine
+        self.renderer = renderer
+        self.params = params or SamplingParams(temperature=0.0)
+        self.weights = weights
+        self.seed = seed
+
+    def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
+        """One feedback a request, in order; it fails where the conversation leaves no room for it."""
+        prompts = [critique_prompt(self.renderer, request.turn) for request in requests]
+        fit = [i for i, p in enumerate(prompts) if takes(self.engine, len(p) + self.params.max_tokens)]
+        seeds = [derive_seed(self.seed, "public critic", *prompts[i]) for i in fit]
+        chosen = [prompts[i] for i in fit]
+        sampled = (
+            self.engine.sample(chosen, 1, self.params, seed=seeds, weights=self.weights) if chosen else []
+        )
+        said = {i: sample for i, (sample,) in zip(fit, sampled, strict=True)}
+        return [
+            self._said(request, said[i].ids) if i in said else self._failed(request, len(prompts[i]))
+            for i, request in enumerate(requests)
+        ]
+
+    def _said(self, request: FeedbackRequest, ids: Ids) -> Feedback:
+        return Feedback(
+            turn=request.index,
+            text=self.renderer.text(ids).strip(),
+            source="self",
+            saw_reference=False,
+            provenance=Provenance(author=AUTHOR, tokens=len(ids)),
+        )
+
+    def _failed(self, request: FeedbackRequest, length: int) -> Feedback:
+        return Feedback(
+            turn=request.index,
+            source="self",
+            status="failed",
+            error=f"{length} tokens leave no room for a critique of {self.params.max_tokens} in the model's "
+            f"context of {self.engine.max_length}",
+            saw_reference=False,
+            provenance=Provenance(author=AUTHOR),
+        )

@@ -1,0 +1,156 @@
+"""The run directory: the only meeting point of training, evaluation and the web page.
+
+config.yaml       every setting of the run, defaults spelt out
+metrics.jsonl     one line a step, and one an evaluation; the same bits when the run is repeated
+alarms.jsonl      what looked wrong in the metrics, each kind at the step after which it was first seen
+timing.jsonl      seconds a step, kept apart because they never repeat
+rollouts.jsonl    what was asked and answered, one rollout a line
+feedback.jsonl    what was said about it, one critique a line, joined by rollout and turn
+inspected.jsonl   what updates did to single tokens of some rollouts, where `inspect` asks for it
+evaluations.jsonl answers to the evaluation problems, critiques included
+checkpoints/      step-000025/ …, each with a manifest of hashes
+model/            the trained model or adapter, for plain transformers and peft
+result.json       how the run ended
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from didact.annotation.store import FeedbackRecord, FeedbackStore
+from didact.errors import UsageError
+from didact.jsonl import append_jsonl, filter_jsonl, read_jsonl, write_atomically
+from didact.types import Feedback, Record, Rollout
+
+__all__ = ["RunDir", "append_jsonl", "read_jsonl", "write_atomically"]
+
+README = """\
+# A Didact run
+
+    {command}
+
+`config.yaml` holds every setting, `metrics.jsonl` one line a step, `rollouts.jsonl` the answers and
+`feedback.jsonl` the critiques of them. `model/` loads with plain transformers (or peft).
+
+    didact eval {name}             accuracy with and without feedback
+    didact compare {name} OTHER    side by side
+    didact train --resume {name}   go on after an interruption
+"""
+
+
+class RunDir:
+    """Reads and appends the files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.alarms = path / "alarms.jsonl"
+        self.timing = path / "timing.jsonl"
+        self.rollouts = path / "rollouts.jsonl"
+        self.feedback = path / "feedback.jsonl"
+        self.inspected = path / "inspected.jsonl"
+        self.evaluations = path / "evaluations.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.result = path / "result.json"
+
+    @classmethod
+    def create(cls, path: Path, config_yaml: str, command: str) -> RunDir:
+        """Make a new run directory.
+
+        Raises:
+            UsageError: the directory holds another run, or other files.
+        """
+        cls.refuse_existing(path)
+        run = cls(path)
+        path.mkdir(parents=True, exist_ok=True)
+        # First, so that a process killed in between leaves a run that can be resumed.
+        write_atomically(run.config, config_yaml)
+        run.checkpoints.mkdir()
+        (path / "README.md").write_text(README.format(command=command, name=path), encoding="utf-8")
+        return run
+
+    @staticmethod
+    def refuse_existing(path: Path) -> None:
+        """Raise UsageError if the path holds anything already."""
+        if (path / "config.yaml").exists():
+            raise UsageError(
+                f"{path} already holds a run: go on with `didact train --resume {path}`, "
+                "or name a new directory with --out"
+            )
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UsageError(f"{path} is not an empty directory: name a new one with --out")
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """An existing run directory.
+
+        Raises:
+            UsageError: there is no run.
+        """
+        run = cls(path)
+        if not run.config.exists():
+            raise UsageError(f"{path} is not a run directory: it has no config.yaml")
+        return run
+
+    def add_metrics(self, values: dict[str, Any]) -> None:
+        append_jsonl(self.metrics, [values])
+
+    def add_alarm(self, values: dict[str, Any]) -> None:
+        append_jsonl(self.alarms, [values])
+
+    def add_timing(self, values: dict[str, Any]) -> None:
+        append_jsonl(self.timing, [values])
+
+    def add_rollouts(self, rollouts: Iterable[Rollout], step: int) -> None:
+        """Append rollouts and, in their own file, the feedback on them."""
+        answers, critiques = [], []
+        for rollout in rollouts:
+            record = rollout.model_dump(mode="json", exclude={"feedback"})
+            answers.append({"step": step, **record})
+            critiques += [FeedbackRecord(rollout=rollout.id, feedback=f, step=step) for f in rollout.feedback]
+        append_jsonl(self.rollouts, answers)
+        FeedbackStore(self.feedback).append(critiques)
+
+    def add_inspected(self, records: Iterable[Record]) -> None:
+        append_jsonl(self.inspected, [record.model_dump(mode="json") for record in records])
+
+    def add_evaluation(self, rollouts: Iterable[Rollout], step: int) -> None:
+        """Append the answers of one evaluation."""
+        records = [{"step": step, **r.model_dump(mode="json")} for r in rollouts]
+        append_jsonl(self.evaluations, records)
+
+    def read_evaluation(self, step: int) -> list[Rollout]:
+        """The answers of the evaluation at a step, in the problems' order."""
+        found = []
+        for record in read_jsonl(self.evaluations):
+            if record.pop("step") == step:
+                found.append(Rollout.model_validate(record))
+        return found
+
+    def read_rollouts(self) -> Iterator[Rollout]:
+        """All rollouts, in order, with all feedback on them, also what was added later."""
+        critiques: dict[str, list[Feedback]] = defaultdict(list)
+        for said in FeedbackStore(self.feedback).read():
+            critiques[said.rollout].append(said.feedback)
+        for record in read_jsonl(self.rollouts):
+            del record["step"]
+            yield Rollout.model_validate({**record, "feedback": critiques[record["id"]]})
+
+    def rewind(self, step: int) -> None:
+        """Forget what the run wrote after a checkpoint of this step, except people's words.
+
+        Others may add critiques meanwhile: none of theirs is lost.
+        """
+        for file in (self.metrics, self.alarms, self.timing, self.rollouts, self.inspected):
+            filter_jsonl(file, lambda record: record["step"] <= step)
+        # An evaluation's answers come before its metrics line; without that, it will be done again.
+        whole = {record["step"] for record in read_jsonl(self.metrics) if "eval" in record}
+        filter_jsonl(self.evaluations, lambda record: record["step"] in whole)
+        # What was added from outside has no step; the answers that it is about will come again. What the
+        # run itself wrote, people's recorded words too, it will write again.
+        FeedbackStore(self.feedback).keep(lambda said: said.step is None or said.step <= step)
