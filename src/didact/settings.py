@@ -1,39 +1,280 @@
-"""Settings from a config file, checked against the parameters of what they are for."""
+"""Settings, and components by name: the one place that checks both.
+
+A component (method, feedback source, task, engine, …) is a class. Its settings are the fields of a pydantic
+model, or the parameters of its `__init__`. A `Registry` finds the class of a name and makes an instance:
+
+    rltf-sd                     a name that ships
+    my-method                   a name of an installed package: entry-point group `didact.methods`, …
+    my_file.py:MyMethod         a class in a file
+    my_package.module:MyMethod  a class in a module
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from didact.errors import UsageError, did_you_mean
 
+S = TypeVar("S", bound=BaseModel)
+T = TypeVar("T")
 
-def checked(function: Callable[..., Any], settings: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The settings with the types of a function's parameters.
+SECRET_PRONE = ("api_key_env", "base_url")
+"""Settings into which a key may be put by mistake: error messages do not repeat their values."""
 
-    Only strings are converted, because YAML reads 1e-1 as one; everything else must fit as it is.
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys, NaN and Inf."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def validate_settings(kind: type[S], settings: Mapping[str, Any], owner: str) -> S:
+    """An instance of a pydantic class from plain values.
 
     Args:
-        function: Whose parameters are meant.
+        kind: The class.
+        settings: Values by field.
+        owner: Names the class in error messages, as "feedback 'program'".
+
+    Raises:
+        UsageError: an unknown setting (with the nearest valid one), or a value of another type or range.
+    """
+    for key in settings:
+        if key not in kind.model_fields and kind.model_config.get("extra") != "allow":
+            raise UsageError(f"{owner} has no setting {key!r}: {did_you_mean(str(key), kind.model_fields)}")
+    try:
+        return kind.model_validate(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        shown = "" if first["type"] == "missing" or key in SECRET_PRONE else f" = {first['input']!r}"
+        raise UsageError(f"{owner}: {key}{shown}: {first['msg']}") from None
+
+
+def validate_kwargs(
+    function: Callable[..., Any],
+    settings: Mapping[str, Any],
+    owner: str,
+    *,
+    internal: tuple[str, ...] = ("seed",),
+) -> dict[str, Any]:
+    """Settings as keyword arguments of a function or class, with the types of its parameters.
+
+    Only strings are converted, because YAML reads 1e-1 as one; any other value must have the type.
+
+    Args:
+        function: A function, or a class for its `__init__`.
         settings: Values by parameter.
-        what: Names the function in a message, as "task 'jsonl'".
+        owner: Names the function in error messages, as "task 'jsonl'".
+        internal: Parameters that are no settings.
 
     Raises:
         UsageError: an unknown setting (with the nearest valid one), or a value of another type.
     """
-    types = get_type_hints(function)
-    valid = [name for name in inspect.signature(function).parameters if name not in ("self", "seed")]
+    annotated = getattr(function, "__init__", function) if isinstance(function, type) else function
+    types, parameters = get_type_hints(annotated), inspect.signature(function).parameters
+    valid = [
+        name for name, p in parameters.items() if name not in ("self", *internal) and p.kind != p.VAR_KEYWORD
+    ]
+    is_open = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
     values = {}
     for key, value in settings.items():
-        if key not in valid:
-            raise UsageError(f"{what} has no setting {key!r}: {did_you_mean(key, valid)}")
+        if key not in valid and not is_open:
+            raise UsageError(f"{owner} has no setting {key!r}: {did_you_mean(key, valid)}")
+        if key not in types:
+            values[key] = value
+            continue
         try:
             values[key] = TypeAdapter(types[key]).validate_python(value, strict=not isinstance(value, str))
         except ValidationError as error:
             cure = "; leave the key out for its default" if value is None else ""
-            problem = error.errors()[0]["msg"]
-            raise UsageError(f"{what}: {key} = {value!r}: {problem}{cure}") from None
+            raise UsageError(f"{owner}: {key} = {value!r}: {error.errors()[0]['msg']}{cure}") from None
     return values
+
+
+def load_module(place: str, owner: str) -> ModuleType:
+    """A user's own code: "file.py" or "package.module".
+
+    Args:
+        place: The file or module.
+        owner: Names in error messages what needs it, as "verifier 'checks.py:polite'".
+
+    Raises:
+        UsageError: it does not exist, or cannot be imported.
+    """
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        path = Path(place)
+        if not path.is_file():
+            raise UsageError(f"{owner}: there is no file {path}: give its path")
+        name = f"didact_user_code_{path.stem}"  # a name of its own: a file json.py must not hide json
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{owner}: {place} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def load_class(spec: str, owner: str) -> Callable[..., Any]:
+    """The class or function that "file.py:Name" or "package.module:Name" names.
+
+    Raises:
+        UsageError: the file, the module or the name does not exist.
+    """
+    place, _, name = spec.rpartition(":")
+    module = load_module(place, owner)
+    found = getattr(module, name, None)
+    if not callable(found):
+        names = [n for n, value in vars(module).items() if isinstance(value, type)]
+        raise UsageError(f"{owner}: no class {name!r} in {place}: {did_you_mean(name, names)}")
+    kind: Callable[..., Any] = found
+    return kind
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A name's class, its defaults where they differ from the class's own, and a line for `--help`."""
+
+    target: str | Callable[..., Any]
+    """The class, or "package.module:Class", imported when it is used."""
+    summary: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Registry(Generic[T]):
+    """Components of one kind by name.
+
+    Every list of names, `--help` text, "did you mean" and check of settings derives from it.
+
+    Args:
+        kind: What it holds, for messages, as "method".
+        group: The entry-point group in which installed packages announce theirs; None for none.
+        entries: The names that ship.
+        more: Further names that are costly to list, as the generators of a library; called when needed.
+        prefixes: "PREFIX:NAME" → the entry of NAME, where a family of names is open.
+        requires: Attributes that an instance must have.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        group: str | None,
+        entries: Mapping[str, Entry],
+        *,
+        more: Callable[[], Mapping[str, Entry]] = dict,
+        prefixes: Mapping[str, Callable[[str], Entry]] | None = None,
+        requires: tuple[str, ...] = (),
+    ) -> None:
+        self.kind, self.group, self.requires = kind, group, requires
+        self._entries, self._more, self._prefixes = dict(entries), more, dict(prefixes or {})
+
+    def __iter__(self) -> Iterator[str]:
+        """The names that ship, then those of installed packages."""
+        return iter({**self._entries, **self._installed})
+
+    def __contains__(self, name: object) -> bool:
+        return name in {**self._entries, **self._installed}
+
+    def help(self) -> str:
+        """All names, for `--help`."""
+        return f"{', '.join(self)}, or your own as file.py:Class."
+
+    def entry(self, spec: str) -> Entry:
+        """The entry of a name, a "PREFIX:NAME" or a "place:Class".
+
+        Raises:
+            UsageError: unknown, with the nearest valid names.
+        """
+        owner = f"{self.kind} {spec!r}"
+        if found := self._entries.get(spec) or self._installed.get(spec):
+            return found
+        prefix, colon, name = spec.partition(":")
+        if colon and prefix in self._prefixes:
+            return self._prefixes[prefix](name)
+        if colon:
+            return Entry(load_class(spec, owner))
+        more = self._more()
+        if spec in more:
+            return more[spec]
+        raise UsageError(
+            f"unknown {owner}: {did_you_mean(spec, [*self, *more])}, or your own as file.py:Class"
+        )
+
+    def find(self, spec: str) -> Callable[..., Any]:
+        """The class of a name; see `entry`."""
+        target = self.entry(spec).target
+        return load_class(target, f"{self.kind} {spec!r}") if isinstance(target, str) else target
+
+    def make(self, spec: str, settings: Mapping[str, Any] | None = None, **context: Any) -> T:
+        """An instance with the defaults of the name and these settings.
+
+        Args:
+            spec: A name, or "file.py:Class".
+            settings: Fields of a pydantic class, or arguments of `__init__`.
+            **context: Values that are no settings, as `seed`, for a class whose `__init__` takes them.
+
+        Raises:
+            UsageError: unknown name or setting (with the nearest valid one), a value out of range, or a class
+                that refuses the settings or lacks a method of its kind.
+        """
+        owner, found = f"{self.kind} {spec!r}", self.entry(spec)
+        cls = load_class(found.target, owner) if isinstance(found.target, str) else found.target
+        values = {**found.defaults, **(settings or {})}
+        if isinstance(cls, type) and issubclass(cls, BaseModel):
+            made: Any = validate_settings(cls, values, owner)
+        else:
+            made = self._call(cls, values, context, owner)
+        return self.check(made, owner)
+
+    def check(self, made: Any, owner: str) -> T:
+        """An instance, if it has what its kind needs.
+
+        Raises:
+            UsageError: naming the attribute that it lacks.
+        """
+        missing = [name for name in self.requires if not hasattr(made, name)]
+        if missing and not hasattr(made, "build"):
+            raise UsageError(f"{owner} is a {type(made).__name__} without {missing[0]!r}: see docs/api.md")
+        component: T = made
+        return component
+
+    def _call(
+        self, cls: Callable[..., Any], values: Mapping[str, Any], context: Mapping[str, Any], owner: str
+    ) -> Any:
+        kwargs = validate_kwargs(cls, values, owner, internal=tuple(context))
+        parameters = inspect.signature(cls).parameters
+        kwargs |= {key: value for key, value in context.items() if key in parameters}
+        try:
+            return cls(**kwargs)
+        except UsageError:
+            raise
+        except TypeError as error:
+            raise UsageError(f"{owner} cannot be made with {dict(values)}: {error}") from error
+
+    @cached_property
+    def _installed(self) -> dict[str, Entry]:
+        """What installed packages announce, except names that ship."""
+        found = entry_points(group=self.group) if self.group else ()
+        return {
+            point.name: Entry(f"{point.module}:{point.attr}", f"from {point.module}")
+            for point in found
+            if point.name not in self._entries
+        }

@@ -22,7 +22,7 @@ from didact.rendering.renderer import Renderer
 from didact.reward_model import AnnotatedTask, Card, Prompter, RewardModel, find_model
 from didact.reward_model.card import CARD
 from didact.rollouts.engine_chat import EngineChat
-from didact.settings import checked
+from didact.settings import validate_kwargs
 from didact.tasks import make_task
 from didact.tasks.base import Task
 from didact.types import Message
@@ -136,7 +136,7 @@ def run_task(config: RunConfig) -> Task:
     """
     if config.task.name != ANNOTATED:
         return make_task(config.task.name, config.task.settings, seed=config.seed)
-    settings = checked(AnnotatedTask.__init__, config.task.settings, f"task {ANNOTATED!r}")
+    settings = validate_kwargs(AnnotatedTask.__init__, config.task.settings, f"task {ANNOTATED!r}")
     if "path" not in settings:
         raise UsageError(f"task {ANNOTATED!r} needs the setting 'path': the annotated answers")
     return AnnotatedTask(**settings, seed=config.seed)

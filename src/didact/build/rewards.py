@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from didact.build.sources import BuildContext, LocalModelConfig, OpenAIServerConfig, checked_settings
-from didact.config import Positive, RewardConfig, RunConfig, Section
+from didact.build.sources import BuildContext, LocalModelConfig, OpenAIServerConfig
+from didact.config import Positive, RewardConfig, RunConfig
 from didact.errors import DataError, Interrupted, TrainingGuard, UsageError, did_you_mean
 from didact.evaluation.evaluate import Evaluation
 from didact.feedback.length_control import WinRate, win_rate
@@ -34,6 +34,7 @@ from didact.llm.cache import SPENT
 from didact.llm.chat import ChatModel
 from didact.rollouts.engine_chat import EngineChat
 from didact.run_dir import RunDir
+from didact.settings import Section, validate_settings
 from didact.tasks.base import Task, Verdict
 from didact.tasks.writing import JudgeScoredTask
 from didact.training.failure_rate_guard import WINDOW
@@ -84,7 +85,7 @@ def reward_settings(chosen: RewardConfig) -> Rubric:
     """
     if chosen.source not in REWARDS:
         raise UsageError(f"reward.source={chosen.source}: {did_you_mean(chosen.source, REWARDS)}")
-    return checked_settings(REWARDS[chosen.source], f"reward {chosen.source!r}", chosen.settings)
+    return validate_settings(REWARDS[chosen.source], chosen.settings, f"reward {chosen.source!r}")
 
 
 class UsageCost(NamedTuple):

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
-from didact.config import Section
 from didact.engines.base import Engine
-from didact.errors import UsageError, did_you_mean
 from didact.feedback_source import FeedbackSource
 from didact.rendering.renderer import Renderer
+from didact.settings import Section
 from didact.tasks.base import Task
-
-S = TypeVar("S", bound=BaseModel)
-
-UNSHOWN = ("api_key_env", "base_url")
-"""Settings that a key may be put into by mistake: an error does not repeat them."""
 
 
 @dataclass(frozen=True)
@@ -61,21 +52,3 @@ class Source(Section):
     def build(self, at: BuildContext) -> FeedbackSource:
         """The source itself."""
         raise NotImplementedError
-
-
-def checked_settings(kind: type[S], of: str, settings: Mapping[str, Any]) -> S:
-    """Settings of one kind, checked; `of` says in a message whose they are.
-
-    Raises:
-        UsageError: an unknown setting (with the nearest valid one), or a value out of range.
-    """
-    for key in settings:
-        if key not in kind.model_fields:
-            raise UsageError(f"{of} has no setting {key!r}: {did_you_mean(key, kind.model_fields)}")
-    try:
-        return kind.model_validate(dict(settings))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        given = "" if first["type"] == "missing" or key in UNSHOWN else f" = {first['input']!r}"
-        raise UsageError(f"{of}: {key}{given}: {first['msg']}") from None

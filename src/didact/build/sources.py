@@ -22,7 +22,7 @@ from pydantic import Field
 
 from didact.annotation.human import HumanFeedback
 from didact.build.reward_models import RewardModelSource
-from didact.build.source_base import BuildContext, Source, checked_settings
+from didact.build.source_base import BuildContext, Source
 from didact.config import Positive
 from didact.engines.base import POLICY, SamplingParams
 from didact.errors import UsageError, did_you_mean
@@ -39,6 +39,7 @@ from didact.feedback_source import FeedbackSource
 from didact.llm.chat import ChatModel
 from didact.prompts import Prompt, read_prompt
 from didact.rollouts.engine_chat import EngineChat
+from didact.settings import validate_settings
 from didact.tasks.code import CodeTask
 from didact.tasks.procedural import BoxedProceduralTask
 from didact.types import FeedbackSourceName
@@ -52,7 +53,6 @@ __all__ = [
     "LocalModelConfig",
     "OpenAIServerConfig",
     "Source",
-    "checked_settings",
     "source_settings",
 ]
 
@@ -373,4 +373,4 @@ def source_settings(name: str, settings: Mapping[str, Any]) -> Source:
     """
     if name not in SOURCES:
         raise UsageError(f"unknown feedback source {name!r}: {did_you_mean(name, SOURCES)}")
-    return checked_settings(SOURCES[name], f"feedback {name!r}", settings)
+    return validate_settings(SOURCES[name], settings, f"feedback {name!r}")

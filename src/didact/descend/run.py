@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from didact.build.setup import RunComponents, build
-from didact.build.sources import checked_settings
 from didact.config import RunConfig, parse_config, read_yaml
 from didact.descend.feedback_descent import NAME, FeedbackDescent, Standing
 from didact.errors import DataError, Interrupted, TrainingGuard, UsageError
 from didact.rng import derive_seed
 from didact.rollouts.system_prompt import InstructedRenderer, instructed
 from didact.run_dir import RunDir, append_jsonl, read_jsonl, write_atomically
+from didact.settings import validate_settings
 from didact.training.checkpoint import State
 from didact.training.failure_rate_guard import FeedbackFailureGuard
 from didact.training.fingerprint import check_inputs, write_inputs
@@ -44,7 +44,7 @@ def descent_settings(config: RunConfig) -> FeedbackDescent:
     Raises:
         UsageError: an unknown setting, or a value out of range.
     """
-    return checked_settings(FeedbackDescent, NAME, config.settings)
+    return validate_settings(FeedbackDescent, config.settings, NAME)
 
 
 def descend(

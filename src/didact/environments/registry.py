@@ -9,8 +9,7 @@ from didact.environments.base import Environment
 from didact.environments.guessing import GuessNumber, GuessWord
 from didact.environments.textarena import TextArena
 from didact.errors import UsageError, did_you_mean
-from didact.settings import checked
-from didact.tasks.verifiers import load_module
+from didact.settings import load_module, validate_kwargs
 
 BUILT_IN: dict[str, Callable[..., Environment]] = {"guess-number": GuessNumber, "guess-word": GuessWord}
 _ARENA = "textarena"
@@ -45,7 +44,7 @@ def make_environment(spec: str, settings: Mapping[str, Any] | None = None) -> En
 def _checked(kind: Any, settings: Mapping[str, Any], spec: str) -> dict[str, Any]:
     if "name" in settings:
         raise UsageError(f"environment {spec!r} has its name already: leave the setting 'name' out")
-    return checked(kind.__init__, settings, f"environment {spec!r}")
+    return validate_kwargs(kind.__init__, settings, f"environment {spec!r}")
 
 
 def _own(place: str, name: str, spec: str, settings: Mapping[str, Any]) -> Environment:

@@ -27,10 +27,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from didact.config import RunConfig, Section, parse_config, read_yaml
+from didact.config import RunConfig, parse_config, read_yaml
 from didact.controls.controls import CONTROLS, Control
 from didact.errors import DataError, UsageError, did_you_mean
 from didact.methods import make_method
+from didact.settings import Section
 
 Settings = dict[str, Any]
 Named = Annotated[dict[str, Settings | None], Field(min_length=1)]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from didact.errors import UsageError, did_you_mean
-from didact.settings import checked
+from didact.settings import validate_kwargs
 from didact.tasks.base import Task
 from didact.tasks.code import CodeTask
 from didact.tasks.jsonl import JsonlTask
@@ -49,7 +49,7 @@ def make_task(spec: str, config: Mapping[str, Any] | None = None, seed: int = 0)
     settings = dict(config or {})
     if spec in FROM_FILES:
         kind, needed = FROM_FILES[spec]
-        settings = checked(kind.__init__, settings, f"task {spec!r}")
+        settings = validate_kwargs(kind.__init__, settings, f"task {spec!r}")
         if needed and needed not in settings:
             raise UsageError(f"task {spec!r} needs the setting {needed!r}: what to train on")
         task: Task = kind(**settings, seed=seed)
@@ -62,5 +62,5 @@ def make_task(spec: str, config: Mapping[str, Any] | None = None, seed: int = 0)
     for key in ("dense", "boxed"):
         if not isinstance(own.get(key, False), bool):
             raise UsageError(f"task {name!r}: {key} must be true or false, not {own[key]!r}")
-    own = checked(BoxedProceduralTask.__init__, own, f"task {name!r}")
+    own = validate_kwargs(BoxedProceduralTask.__init__, own, f"task {name!r}")
     return BoxedProceduralTask(name, settings, seed=seed, **own)

@@ -11,18 +11,14 @@ A verifier is written in a config as its name, or as a mapping with its settings
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, SupportsFloat
 
 from didact.errors import UsageError, did_you_mean
-from didact.settings import checked
+from didact.settings import load_module, validate_kwargs
 from didact.tasks.base import Verdict
 
 VerifyFn = Callable[[str, str, Mapping[str, Any]], Verdict]
@@ -64,7 +60,7 @@ def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
     if name not in VERIFIERS:
         raise UsageError(f"unknown verifier {name!r}: {did_you_mean(name, VERIFIERS)}, or 'file.py:function'")
     build = VERIFIERS[name]
-    return build(**checked(build, settings, f"verifier {name!r}"))
+    return build(**validate_kwargs(build, settings, f"verifier {name!r}"))
 
 
 def exact(*, casefold: bool = False) -> Verifier:
@@ -193,32 +189,3 @@ def _pattern_problem(pattern: str) -> str | None:
     except re.error as error:
         return f"{pattern!r} is not a regular expression: {error}"
     return None
-
-
-def load_module(place: str, what: str) -> ModuleType:
-    """A user's own code, from a file or a module that can be imported.
-
-    Args:
-        place: "file.py" or "package.module".
-        what: Names in a message what wants it, as "verifier 'checks.py:polite'".
-
-    Raises:
-        UsageError: it is not there, or cannot be imported.
-    """
-    try:
-        if not place.endswith(".py"):
-            return importlib.import_module(place)
-        path = Path(place)
-        if not path.is_file():
-            raise UsageError(f"{what}: there is no file {path}: give its path")
-        name = f"didact_user_code_{path.stem}"  # its own name: a file json.py must not hide json
-        found = importlib.util.spec_from_file_location(name, path)
-        assert found is not None
-        assert found.loader is not None
-        module = sys.modules[name] = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
-        return module
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{what}: {place} cannot be imported: {type(error).__name__}: {error}") from error
