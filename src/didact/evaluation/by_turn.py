@@ -36,7 +36,7 @@ from didact.rollouts.base import StepContext
 from didact.rollouts.single_turn import single_turn
 from didact.rollouts.tutored_dialogue import didactic
 from didact.rollouts.unprivileged_critic import UnprivilegedCritic
-from didact.tasks.base import Task, Verdict, verify_all
+from didact.tasks.base import Task, Verdict, as_base_task, verify_all
 from didact.types import Problem, Rollout
 
 DialogueProtocol: TypeAlias = Literal["didactic", "self-critique", "retry", "resample"]
@@ -173,7 +173,7 @@ def family_tables(
     settings: DialogueSettings,
 ) -> dict[str, dict[str, Any]]:
     """A `dialogue_table` for each family of problems; `held_out` marks those that training never sees."""
-    others = getattr(task, "held_out", ())
+    others = as_base_task(task).held_out_families
     return {
         name: {"held_out": name in others, **dialogue_table(ctx, problems, protocols, settings)}
         for name, problems in asked.items()

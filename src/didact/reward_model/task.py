@@ -21,7 +21,7 @@ from didact.reward_model.card import Card
 from didact.reward_model.formats import make_format
 from didact.reward_model.prompts import Prompter
 from didact.spans import locate
-from didact.tasks.base import Verdict
+from didact.tasks.base import PolicyLimits, Verdict
 from didact.tasks.dataset_task import DatasetTask, check_fraction, held_out_keys
 from didact.types import Feedback, Message, Problem, Span
 
@@ -123,6 +123,20 @@ class AnnotatedTask(DatasetTask):
         if self.left_out:
             told = ", ".join(f"{count} {why}" for why, count in sorted(self.left_out.items()))
             LOG.warning("%s: not everything can be learnt: %s", self.name, told)
+
+    def bind_policy(self, limits: PolicyLimits) -> None:
+        """See `bind`."""
+        self.bind(
+            limits.prompt_tokens,
+            limits.answer_tokens,
+            limit=limits.context,
+            max_tokens=limits.max_tokens,
+            chat_template=limits.chat_template,
+        )
+
+    def write_beside(self, folder: Path) -> None:
+        """Write the card that tells how the trained model is prompted."""
+        self.card.write(folder)
 
     def refuse_seen(self, others: Sequence[Annotated], where: str) -> None:
         """Raise DataError where a question of `others` is trained on."""

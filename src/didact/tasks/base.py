@@ -1,34 +1,39 @@
-"""What a task is: problems, and a verifier of answers."""
+"""The contract of a task, and a base class with a default for everything that a run may ask of one.
+
+A task needs `name`, `train_problem`, `eval_problems` and `verify`. A subclass of `BaseTask` overrides the
+hooks that apply to it; any other object with the four members gets the defaults from `as_base_task`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from didact.errors import DataError
-from didact.types import Problem
+from didact.types import Message, Problem
 
 
 class Verdict(NamedTuple):
-    """What a verifier says about one answer."""
+    """The result of verifying one answer."""
 
     reward: float | None
-    """R(x₀, y), usually in [0, 1]; None where nothing could verify the answer, which is not 0."""
+    """R(x₀, y), usually in [0, 1]; None if the answer could not be verified, which is not the same as 0."""
     correct: bool
-    """Is it right in full?"""
+    """The answer is fully right."""
     error: str | None = None
-    """Why a verifier that should have answered could not; None when nothing went wrong."""
+    """Why the verifier failed; None if it did not."""
 
 
 class Task(Protocol):
-    """Problems for training and for evaluation, disjoint, and how an answer is verified."""
+    """Training problems, evaluation problems disjoint from them, and a verifier."""
 
     name: str
 
     def train_problem(self, index: int) -> Problem:
-        """The index-th training problem, index ≥ 0; never one of the evaluation problems.
+        """The index-th training problem, index ≥ 0; never an evaluation problem.
 
-        A finite task begins again, in another order, once all of them have come.
+        A finite task starts a new epoch in another order once all problems were returned.
         """
         ...
 
@@ -37,43 +42,155 @@ class Task(Protocol):
         ...
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """Score one answer. A malformed answer scores 0; this never raises for what a model wrote."""
+        """Score one answer. A malformed answer scores 0; no answer makes this raise."""
+        ...
+
+
+class Scorer(Protocol):
+    """Scores answers that have no verifier, in batches."""
+
+    def score(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        """One verdict for each (problem, answer), in order.
+
+        A failed request gives a verdict without reward and with an error, never 0.
+
+        Raises:
+            UsageError: no request can succeed, for example because the server rejects the key.
+        """
         ...
 
 
 @runtime_checkable
-class VerifiesMany(Protocol):
-    """A task that verifies several answers at once faster than one by one."""
+class OfflineAnswers(Protocol):
+    """Answers to training problems that were recorded earlier."""
+
+    def answers(self, problem: Problem) -> Sequence[str]:
+        """The recorded answers to a training problem, at least one, in the file's order."""
+        ...
+
+
+class PolicyLimits(NamedTuple):
+    """What a task may have to know of the model that is trained on it."""
+
+    prompt_tokens: Callable[[Sequence[Message]], int]
+    """Length of a conversation as the model's chat template renders it."""
+    answer_tokens: Callable[[str], int]
+    """Length of an answer with its end token."""
+    context: int | None
+    """The model's longest sequence in tokens; None for no limit."""
+    max_tokens: int
+    """`sampling.max_tokens`."""
+    chat_template: Mapping[str, Any]
+    """Arguments of the chat template."""
+
+
+class BaseTask:
+    """Defaults for the optional hooks of a task.
+
+    Attributes:
+        files: Every file that problems and verdicts depend on; a resumed run checks that they are unchanged.
+        needs_judge: The task has no verifier of its own: rewards come from the scorer given to `bind_judge`.
+        judge: That scorer; None before `bind_judge`.
+        offline: Recorded answers; where there are some, first turns are not sampled.
+        held_out_families: Names of the `families` that no training problem belongs to.
+        critic_name: Which program criticises answers, a key of the table of program critics in `feedback/`:
+            "reference" compares with the problem's reference, "tests" reports a code task's tests,
+            "puzzle" checks a puzzle's own solution.
+        critic_uses_reference: A wrong reference would change what the program critic writes. False for tests.
+    """
+
+    name: str
+    files: tuple[Path, ...] = ()
+    needs_judge: bool = False
+    judge: Scorer | None = None
+    offline: OfflineAnswers | None = None
+    held_out_families: tuple[str, ...] = ()
+    critic_name: str = "reference"
+    critic_uses_reference: bool = True
+
+    def train_problem(self, index: int) -> Problem:
+        """See `Task.train_problem`."""
+        raise NotImplementedError
+
+    def eval_problems(self, n: int) -> Sequence[Problem]:
+        """See `Task.eval_problems`."""
+        raise NotImplementedError
+
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        """See `Task.verify`."""
+        raise NotImplementedError
 
     def verify_many(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        """One verdict for each (problem, answer), in order; the same as `verify` gives."""
-        ...
+        """One verdict for each (problem, answer), in order; override it where a batch is faster."""
+        return [self.verify(problem, answer) for problem, answer in asked]
+
+    def all_train_problems(self) -> Sequence[Problem] | None:
+        """All training problems of a finite task; None if they are generated."""
+        return None
+
+    def all_problems(self) -> Sequence[Problem] | None:
+        """All problems of a finite task, those for training first; None if they are generated."""
+        return None
+
+    def families(self) -> Mapping[str, Task]:
+        """The tasks that a mixture consists of, by name; {name: self} for any other task."""
+        return {self.name: self}
+
+    def bind_judge(self, judge: Scorer) -> None:
+        """Take rewards from this scorer from now on."""
+        self.judge = judge
+
+    def bind_policy(self, limits: PolicyLimits) -> None:
+        """Called once with the limits of the model that is trained; a task may leave out what does not fit.
+
+        Raises:
+            DataError: no problem fits.
+        """
+
+    def write_beside(self, folder: Path) -> None:
+        """Called after the trained model was saved to `folder`; a task may add a file there."""
+
+
+class _Adapted(BaseTask):
+    """A task that is no `BaseTask`, with the defaults for the hooks that it lacks."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        for name in ("name", *vars(BaseTask)):
+            if not name.startswith("_") and hasattr(task, name):
+                setattr(self, name, getattr(task, name))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_task"], name)
+
+
+def as_base_task(task: Task) -> BaseTask:
+    """The task itself if it is a `BaseTask`, else a wrapper that adds the defaults of the missing hooks."""
+    return task if isinstance(task, BaseTask) else _Adapted(task)
 
 
 def verify_all(task: Task, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
     """One verdict for each (problem, answer), in order."""
-    if isinstance(task, VerifiesMany):
-        return task.verify_many(asked)
-    return [task.verify(problem, answer) for problem, answer in asked]
+    return as_base_task(task).verify_many(asked)
 
 
 def validate_task(task: Task, n: int = 8) -> None:
-    """Check that the task's own gold answers score full marks.
+    """Check that the task's own references get full marks.
 
     Args:
         task: The task to check.
-        n: How many evaluation problems to try. Those without a reference, and those that the task
-            leaves unverified on purpose, are passed over.
+        n: How many evaluation problems to try. Problems without a reference, or without a verifier, are
+            skipped.
 
     Raises:
-        DataError: naming the first problem whose reference its own verifier does not accept.
+        DataError: naming the first problem whose verifier does not accept its reference.
     """
     for problem in task.eval_problems(n):
         validate_problem(task, problem)
 
 
 def validate_problem(task: Task, problem: Problem) -> None:
-    """Check that one problem's reference scores full marks; see `validate_task`."""
+    """Check that one problem's reference gets full marks; see `validate_task`."""
     if problem.reference is None:
         return
     verdict = task.verify(problem, problem.reference)

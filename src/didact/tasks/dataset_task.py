@@ -8,10 +8,11 @@ from typing import NamedTuple, NoReturn
 
 from didact.errors import DataError, UsageError
 from didact.rng import derive_seed, generator
+from didact.tasks.base import BaseTask
 from didact.types import Problem
 
 
-class DatasetTask:
+class DatasetTask(BaseTask):
     """Problems for training, which come again in another order once all have come, and for evaluation.
 
     Args:
@@ -33,7 +34,6 @@ class DatasetTask:
     ) -> None:
         self.seed = seed
         self.files = tuple(Path(file) for file in files if file is not None)
-        """Every file that the problems and verdicts come from."""
         self._train, self._eval, self._stream = train, evaluation, stream
         self._epoch, self._order = -1, list[int]()
 
@@ -42,13 +42,15 @@ class DatasetTask:
         """How many training problems one pass has."""
         return len(self._train)
 
-    def train_problems(self) -> Sequence[Problem]:
+    def all_train_problems(self) -> Sequence[Problem]:
         """All training problems, in the file's order."""
         return self._train
 
-    def problems(self) -> Sequence[Problem]:
+    def all_problems(self) -> Sequence[Problem]:
         """All problems, those for training first."""
         return [*self._train, *self._eval]
+
+    train_problems, problems = all_train_problems, all_problems
 
     def train_problem(self, index: int) -> Problem:
         """The index-th training problem; index ≥ `train_size` goes on with the next pass."""

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from didact.errors import UsageError
-from didact.tasks.base import Task, Verdict
+from didact.tasks.base import BaseTask, Task, Verdict
 from didact.tasks.procedural import BoxedProceduralTask
 from didact.types import Problem
 
 _MARK = "::"
 
 
-class MixtureTask:
+class MixtureTask(BaseTask):
     """Problems of several reasoning-gym generators.
 
     Training takes them in turn. So do evaluation's first problems; `families` gives each generator's own, and
@@ -44,7 +44,7 @@ class MixtureTask:
         if odd := [name for name in (*parts, *others) if _MARK in name]:
             raise UsageError(f"task 'mixture': the name {odd[0]!r} holds {_MARK!r}: choose another")
         self.name = "mixture"
-        self.held_out = tuple(others)
+        self.held_out_families = tuple(others)
         self._trained = tuple(parts)
         self._tasks = {name: _generator(name, made, seed) for name, made in {**parts, **others}.items()}
 
@@ -69,7 +69,7 @@ class MixtureTask:
         return self._tasks[name].verify(problem.model_copy(update={"id": own}), answer)
 
 
-class _Family:
+class _Family(BaseTask):
     """One generator of a mixture."""
 
     def __init__(self, mixture: MixtureTask, name: str) -> None:

@@ -9,23 +9,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from didact.data.files import read_examples
 from didact.errors import DataError, UsageError
-from didact.tasks.base import Verdict
+from didact.tasks.base import OfflineAnswers, Verdict
 from didact.tasks.dataset_task import DatasetTask, check_fraction, held_out_keys
 from didact.tasks.verifiers import make_verifier
 from didact.types import Example, Feedback, Problem
 
-
-@runtime_checkable
-class OfflineAnswers(Protocol):
-    """A task that knows answers to its training problems."""
-
-    def answers(self, problem: Problem) -> Sequence[str]:
-        """What was answered to a training problem, in the file's order; at least one answer."""
-        ...
+__all__ = ["OfflineAnswers", "OfflineTask"]
 
 
 class OfflineTask(DatasetTask):
@@ -89,6 +82,7 @@ class OfflineTask(DatasetTask):
             )
         files = (path, eval_path, self._verifier.file)
         super().__init__(train, evaluation, files=files, seed=seed, stream="recorded-order")
+        self.offline = self
 
     def _check_references(self, by_question: Mapping[str, Sequence[Example]]) -> None:
         """Refuse two references of one question, and one that the verifier cannot use."""

@@ -35,6 +35,8 @@ class BoxedProceduralTask(ReasoningGymTask):
         UsageError: an unknown generator or setting, or one out of range.
     """
 
+    critic_name = "puzzle"
+
     def __init__(
         self,
         name: str,

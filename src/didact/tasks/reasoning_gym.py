@@ -16,7 +16,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from didact.errors import DataError, UsageError, did_you_mean
-from didact.tasks.base import Verdict
+from didact.tasks.base import BaseTask, Verdict
 from didact.tasks.safe_eval import may_score, reject_code
 from didact.types import Message, Problem
 
@@ -33,7 +33,7 @@ have; then they begin again."""
 _MAX_SKIPPED = 2_000
 
 
-class ReasoningGymTask:
+class ReasoningGymTask(BaseTask):
     """One reasoning-gym generator with its settings.
 
     Args:

@@ -12,23 +12,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from didact.errors import UsageError
-from didact.tasks.base import Verdict
+from didact.tasks.base import Scorer, Verdict
 from didact.tasks.jsonl import JsonlTask
 from didact.types import Problem
-
-
-class Scorer(Protocol):
-    """Scores answers that nothing verifies, in batches; concurrent inside where that helps."""
-
-    def score(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        """One verdict for each (problem, answer), in order.
-
-        A score that could not be had is a verdict without reward and with an error, never a 0.
-
-        Raises:
-            UsageError: no request can ever succeed, as with a key that the server refuses.
-        """
-        ...
 
 
 @runtime_checkable
@@ -60,6 +46,8 @@ class WritingTask(JsonlTask):
         UsageError: a setting out of range.
     """
 
+    needs_judge = True
+
     def __init__(
         self,
         path: str | Path | None = None,
@@ -78,16 +66,15 @@ class WritingTask(JsonlTask):
             seed=seed,
         )
         self.name = "writing"
-        self._scorer: Scorer | None = None
 
     @property
     def bound(self) -> bool:
         """Has it a scorer?"""
-        return self._scorer is not None
+        return self.judge is not None
 
     def bind(self, scorer: Scorer) -> None:
-        """Take this scorer from now on."""
-        self._scorer = scorer
+        """The same as `bind_judge`."""
+        self.bind_judge(scorer)
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Score one answer; `verify_many` is faster for several."""
@@ -99,11 +86,11 @@ class WritingTask(JsonlTask):
         Raises:
             UsageError: no scorer is bound, or none of its requests can ever succeed.
         """
-        if self._scorer is None:
+        if self.judge is None:
             raise UsageError(
                 "the task 'writing' has no verifier, and no judge was bound to it: name one for its rewards"
             )
-        return self._scorer.score(asked)
+        return self.judge.score(asked)
 
 
 def shipped() -> Path:

@@ -65,6 +65,8 @@ class CodeTask(DatasetTask):
     """
 
     name = "code"
+    critic_name = "tests"
+    critic_uses_reference = False
 
     def __init__(
         self,
