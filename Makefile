@@ -22,6 +22,7 @@ TORCH ?= torch==2.13.0
 DEMO_OUT ?= runs/demo
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 
 VERL_VENV ?= .venv-verl
 
@@ -31,17 +32,10 @@ VERL_VENV ?= .venv-verl
 demo: $(STAMP)
 	$(BIN)/didact demo --out $(DEMO_OUT) $(DEMO_ARGS)
 
-# In two halves side by side, because one thread alone would take longer than anybody waits.
-FIRST := $(wildcard tests/test_[abdeikmw]*.py tests/test_c[!o]*.py tests/engines/test_[tv]*.py) \
-	tests/test_resume.py tests/test_sources.py tests/test_store.py tests/test_sweep.py
-SECOND := $(filter-out $(FIRST),$(wildcard tests/test_*.py tests/engines/test_*.py))
-
+# Whole files go to one of TEST_WORKERS processes of one thread each (tests/conftest.py), so that a fixture of a
+# module is made once.
 test: check
-	log=$(VENV)/first-half.log; first=0; second=0; \
-	$(BIN)/pytest $(PYTEST_ARGS) $(FIRST) src >$$log 2>&1 & half=$$!; \
-	$(BIN)/pytest $(PYTEST_ARGS) $(SECOND) || second=$$?; \
-	wait $$half || first=$$?; cat $(VENV)/first-half.log; \
-	exit $$((first > second ? first : second))
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 # Without its packages, as where there is no network, it says so and is no failure.
 test-verl:
@@ -65,14 +59,16 @@ $(VERL_VENV)/.installed: pyproject.toml constraints-verl.txt
 # of its own. Where that cannot be made, the reason is printed and nothing fails.
 ENGINES_VENV ?= .venv-engines
 ENGINES_BIN := $(ENGINES_VENV)/bin
-ENGINES_PYTHON ?= $(shell for p in python3.12 python3.13 python3.14; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && echo "$$p" && break; done)
+PYENV_ROOT ?= $(HOME)/.pyenv
+ENGINES_PYTHON ?= $(shell for v in 3.12 3.13 3.14; do \
+	for p in python$$v $(PYENV_ROOT)/versions/$$v.*/bin/python "$$(uv python find $$v 2>/dev/null)"; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1 && echo "$$p" && exit; done; done)
 SDKS_BESIDE := 0.22.0 0.38.0
 
 test-engines:
 	@if [ -z "$(ENGINES_PYTHON)" ]; then \
-		echo "SKIPPED: SkyRL 0.4.0 needs Python 3.12 or newer, and there is none: name one as" \
-			"'make test-engines ENGINES_PYTHON=/path/to/python3.12'"; \
+		echo "SKIPPED: SkyRL 0.4.0 needs Python 3.12 or newer, and there is none on the PATH, in $(PYENV_ROOT)" \
+			"or with uv: name one as 'make test-engines ENGINES_PYTHON=/path/to/python3.12'"; \
 	elif ! $(MAKE) --no-print-directory $(ENGINES_VENV)/.installed >$(ENGINES_VENV).log 2>&1; then \
 		echo "SKIPPED: the packages of constraints-engines.txt cannot be had here:"; \
 		tail -n 5 $(ENGINES_VENV).log; \

@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from didact.data.influence import author_influence
 from didact.data.pii_and_injection import INJECTIONS, instructions, personal_data
 from didact.errors import DataError
 from didact.types import Feedback, Provenance
+from tests.helpers import calls_of
 
 
 def row(i, completion="An answer.", **changes):
@@ -193,18 +193,10 @@ def test_no_text_breaks_the_patterns(text):
 @pytest.mark.parametrize(
     "text", ["1 ", "a@", "a.", "ignore ", "eyJ", "a:", "<", "(0", "-----BEGIN A", "score "]
 )
-def test_the_time_of_hostile_text_grows_with_its_length_alone(text):
-    def seconds(length):
-        taken = []
-        for _ in range(3):  # the least of three, because a busy machine only ever adds
-            started = time.process_time()
-            personal_data(text * (length // len(text)))
-            instructions(text * (length // len(text)))
-            taken.append(time.process_time() - started)
-        return min(taken)
-
-    assert seconds(80_000) < 0.2 + 10 * seconds(20_000)  # linear is 4, quadratic is 16
-    assert seconds(80_000) < 2
+def test_long_hostile_text_is_read_to_its_end(text):
+    long = text * (500_000 // len(text))
+    personal_data(long)  # a pattern that backtracks would run into the suite's timeout
+    instructions(long)
 
 
 def test_every_pattern_of_orders_has_an_example():
@@ -301,16 +293,17 @@ def test_the_command_shows_hostile_labels_and_authors_as_text(tmp_path):
     assert "\u202e" not in done.output
 
 
-def test_a_thousand_rows_take_seconds(tmp_path):
-    rng = random.Random(5)
-    rows = [
-        row(i, " ".join(rng.choices(WORDS, k=40)), feedback=[said(honest(rng, "x").text, f"a{i % 9}", 3)])
-        for i in range(1000)
-    ]
-    path = write(tmp_path, rows)
-    started = time.process_time()
-    inspect_file(path)
-    assert time.process_time() - started < 20  # about one, on a machine at rest
+def test_the_work_of_an_inspection_grows_with_the_rows_alone(tmp_path):
+    def cost(n):
+        rng = random.Random(5)
+        rows = [
+            row(i, " ".join(rng.choices(WORDS, k=40)), feedback=[said(honest(rng, "x").text, f"a{i % 9}", 3)])
+            for i in range(n)
+        ]
+        path = write(tmp_path, rows)
+        return calls_of(lambda: inspect_file(path))
+
+    assert cost(1000) < 6 * cost(250)  # linear is 4, quadratic is 16
 
 
 def test_a_file_without_rows_or_with_bad_ones_is_refused(tmp_path):

@@ -3,7 +3,6 @@
 import json
 import random
 import string
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +15,7 @@ from didact.data.near_duplicates import UnionFind, join_near, normalised, simila
 from didact.data.split import choose_test, group_rows, prompt_text
 from didact.errors import DataError, UsageError
 from didact.types import Example, Message, Problem
+from tests.helpers import calls_of
 
 
 def words(rng, n):
@@ -232,16 +232,11 @@ def test_a_crowded_bucket_does_not_make_the_work_quadratic():
     rng = random.Random(5)
     shared = words(rng, 20)
 
-    def seconds(n):
+    def cost(n):
         texts = [f"{shared} {words(rng, 9)}" for _ in range(n)]
-        taken = []
-        for _ in range(3):  # the least of three, because a busy machine only ever adds
-            started = time.process_time()
-            clusters(texts)
-            taken.append(time.process_time() - started)
-        return min(taken)
+        return calls_of(lambda: clusters(texts))
 
-    assert seconds(1600) < 12 * seconds(400)  # linear is 4, quadratic is 16
+    assert cost(1600) < 6 * cost(400)  # linear is 4, quadratic is 16
 
 
 def test_prompts_are_compared_without_the_system_part():

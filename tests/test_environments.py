@@ -171,7 +171,7 @@ def test_what_textarena_cannot_do_is_said(arena: None) -> None:
 
 def test_without_textarena_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "textarena", None)
-    with pytest.raises(UsageError, match=r"pip install 'didact\[games\]'"):
+    with pytest.raises(UsageError, match=r"didact-rl\[games\]"):
         make_environment("textarena:Hangman-v0")
 
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from didact.leakage.numbers import numbers
 from didact.leakage.text import fold
 from didact.llm.chat import ChatReply
 from didact.types import Feedback, Problem, Provenance, Span, Turn
+from tests.helpers import calls_of
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "leakage"
 OPTIONS = "Which is a mammal?\nA) trout\nB) bat\nC) eagle"
@@ -258,19 +258,14 @@ def test_nothing_verbatim_is_left_after_redaction(before, reference, after):
     assert f" {reference} " not in f" {feedback.text} "
 
 
-def test_a_megabyte_takes_seconds_and_twice_the_text_twice_the_time():
-    def cpu(text, reference):
-        taken = []
-        for _ in range(3):  # the least of three, because a busy machine only ever adds
-            start = time.process_time()
-            leak(text, reference, question="3 times 400?", answer="17")
-            taken.append(time.process_time() - start)
-        return min(taken)
+def test_the_work_grows_with_the_text_alone_and_half_a_megabyte_is_read_to_its_end():
+    def cost(text, reference):
+        return calls_of(lambda: leak(text, reference, question="3 times 400?", answer="17"))
 
     for unit, reference in [("7 of ", "7"), ("a b c ", "cat"), ("half é½ ", "0.5"), ("\\frac{1}{ '", "3/4")]:
-        small, large = cpu(unit * 1_500, reference), cpu(unit * 6_000, reference)
-        assert large < 12 * small + 0.1, unit
-    assert cpu("The brown fox answers 12 of them. " * 15_000, "The quick red fox said so") < 30
+        small, large = cost(unit * 1_500, reference), cost(unit * 6_000, reference)
+        assert large < 6 * small + 1_000, unit  # linear is 4, quadratic is 16
+    leak("The brown fox answers 12 of them. " * 15_000, "The quick red fox said so")  # within the timeout
     assert leak("so " * 100_000 + "it is Canberra", "Canberra").leaks
 
 

@@ -312,7 +312,7 @@ def test_whether_a_request_could_be_sent_is_found_out_without_sending(monkeypatc
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     OpenAIChat("m").check()
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(UsageError, match=r"pip install 'didact\[judges\]'"):
+    with pytest.raises(UsageError, match=r"didact-rl\[judges\]"):
         OpenAIChat("m").check()
 
 
@@ -556,7 +556,7 @@ def test_any_other_failure_of_the_sdk_is_a_reply_with_its_error(waits, monkeypat
 
 def test_without_the_sdk_the_cure_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(UsageError, match=r"pip install 'didact\[judges\]'"):
+    with pytest.raises(UsageError, match=r"didact-rl\[judges\]"):
         OpenAIChat("m", base_url="http://127.0.0.1:1/v1").complete([asked()])
 
 

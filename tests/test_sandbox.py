@@ -291,10 +291,9 @@ def test_a_program_that_leaves_the_limits_says_which(held):
 
 def test_the_wall_clock_bounds_what_uses_no_cpu(held):
     name, python = held
-    start = time.monotonic()
-    with Session(name, Limits(wall_s=0.2), python=python) as session, pytest.raises(Stopped, match="time"):
-        session.run("import signal\nsignal.pause()")
-    assert time.monotonic() - start < 5
+    with Session(name, Limits(wall_s=0.2), python=python) as session, pytest.raises(Stopped) as stopped:
+        session.run("import signal\nsignal.pause()")  # without the limit, for ever
+    assert stopped.value.why is Stop.TIME
 
 
 # ── starting, probing and refusing

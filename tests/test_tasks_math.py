@@ -372,7 +372,7 @@ def test_a_failed_process_leaves_no_reward(monkeypatch, by_id):
 def test_without_math_verify_the_error_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "math_verify.py").write_text("raise ImportError('hidden')")
-    with pytest.raises(UsageError, match=r"needs math-verify \(hidden\): pip install 'didact\[math\]'"):
+    with pytest.raises(UsageError, match=r"didact-rl\[math\]"):
         MathChecker().compare("1/2", "0.5")
 
 

@@ -63,6 +63,15 @@ class Interrupted(DidactError):
     exit_code = 75
 
 
+def install_command(extra: str) -> str:
+    """The command that installs one of Didact's extras, as the cure in an error message.
+
+    >>> install_command("math")
+    "pip install 'didact-rl[math]' (in a checkout: pip install -e '.[math]')"
+    """
+    return f"pip install 'didact-rl[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
+
+
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
     """The nearest valid words, as the tail of an error message.
 

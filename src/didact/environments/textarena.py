@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from didact.environments.base import Step
-from didact.errors import UsageError
+from didact.errors import UsageError, install_command
 
 _ME = 0
 _OWN_MOVE = "PLAYER_ACTION"
@@ -124,5 +124,5 @@ def _import_textarena() -> Any:
     try:
         import textarena
     except ImportError as error:
-        raise UsageError("textarena is not installed: pip install 'didact[games]'") from error
+        raise UsageError(f"textarena is not installed: {install_command('games')}") from error
     return textarena

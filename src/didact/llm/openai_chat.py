@@ -22,14 +22,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from didact.errors import UsageError
+from didact.errors import UsageError, install_command
 from didact.llm import sanitize as wire
 from didact.llm.chat import ChatReply, ChatRequest
 from didact.rng import derive_seed
 
 LOG = logging.getLogger("didact")
 OPENAI = "https://api.openai.com/v1"
-NO_SDK = "a judge on a server needs the openai package: pip install 'didact[judges]'"
+NO_SDK = f"a judge on a server needs the openai package: {install_command('judges')}"
 RETRIED = {408, 409, 425, 429}
 """HTTP statuses, beside 5xx, after which the same request may succeed."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0

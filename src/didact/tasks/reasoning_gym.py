@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from didact.errors import DataError, UsageError, did_you_mean
+from didact.errors import DataError, UsageError, did_you_mean, install_command
 from didact.tasks.base import BaseTask, Verdict
 from didact.tasks.safe_eval import may_score, reject_code
 from didact.types import Message, Problem
@@ -165,5 +165,5 @@ def _import_reasoning_gym() -> Any:
         import reasoning_gym
         import reasoning_gym.factory
     except ImportError as error:
-        raise UsageError("reasoning-gym is not installed: pip install 'didact[tasks]'") from error
+        raise UsageError(f"reasoning-gym is not installed: {install_command('tasks')}") from error
     return reasoning_gym

@@ -38,7 +38,7 @@ from didact.engines.tinker.protocol import (
     ServerError,
     Trainer,
 )
-from didact.errors import DidactError, UsageError
+from didact.errors import DidactError, UsageError, install_command
 from didact.types import Ids
 
 T = TypeVar("T")
@@ -292,7 +292,7 @@ def _sdk() -> Any:
         import tinker
     except ImportError:
         raise UsageError(
-            "engine: tinker needs the SDK: pip install 'didact[tinker]', in the version that the server "
+            f"engine: tinker needs the SDK: {install_command('tinker')}, in the version that the server "
             "speaks (docs/scaling.md)"
         ) from None
     return tinker

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from didact.errors import UsageError
+from didact.errors import UsageError, install_command
 
 START_SECONDS = 120.0
 """So long may the process import math-verify and sympy."""
@@ -113,7 +113,7 @@ class MathChecker:
         if "missing" in hello:
             self._kill()
             raise UsageError(
-                f"the task 'math' needs math-verify ({hello['missing']}): pip install 'didact[math]'"
+                f"the task 'math' needs math-verify ({hello['missing']}): {install_command('math')}"
             )
         return self._process
 
