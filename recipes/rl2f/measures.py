@@ -7,8 +7,8 @@ what `didact battery` asks (battery/seed-N.json), and lets some play games (game
 measured again. The last two go into the README: means over seeds with 95 % t intervals over seeds; the
 starting model is one, and has none.
 
-Games of TextArena (`pip install 'didact-rl[games]'`) begin with more text than the small model was ever shown;
-all games are played with its limit of positions raised.
+Games of TextArena (`pip install 'didact-rl[games]'`) begin with more text than the small model was
+trained on; all games are played with its limit of positions raised.
 """
 
 from __future__ import annotations
