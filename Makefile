@@ -3,6 +3,7 @@
 #   make demo     train the bundled tiny model from critiques and compare with scalar-reward RL
 #   make check    ruff and mypy
 #   make test     check, then every test
+#   make structure   size and language of the project against their limits
 #   make test-verl   the verl plug-in inside verl, in an environment of its own
 #   make test-engines   train on a real Tinker-protocol server, in an environment of its own
 #   make clean    remove the environment, the caches and what the demo wrote
@@ -26,7 +27,7 @@ TEST_WORKERS ?= 2
 
 VERL_VENV ?= .venv-verl
 
-.PHONY: demo test test-verl test-engines check format clean setup
+.PHONY: demo test test-verl test-engines structure check format clean setup
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -90,6 +91,9 @@ check: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+structure: $(STAMP)
+	$(BIN)/python -m tests.structure
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix
