@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from didact.annotation.annotation_targets import ExampleFile, RunAnswers, given_answer
 from didact.annotation.human import HumanFeedback
+from didact.annotation.targets import ExampleFile, RunAnswers, given_answer
 from didact.cli.critique import critique
 from didact.cli.forget import forget
 from didact.config import load_config

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.annotation.store import is_by
 from didact.controls.controls import ALONE, CONTROLS, SECOND_TRY, Control, controlled
 from didact.controls.shuffled import ShuffledFeedback
 from didact.errors import UsageError
 from didact.feedback.program import RIGHT, WRONG, ProgramCritic
 from didact.feedback_source import FeedbackRequest
+from didact.feedback_store import is_by
 from didact.types import Feedback, Problem, Provenance, Turn
 from tests.helpers import CountingCritic, turn
 

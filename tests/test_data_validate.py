@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from didact.cli.data import data_app
 from didact.data import read_examples, validate_file
+from didact.data.faults import Rejected, RowError
 from didact.data.files import JsonlWriter, check_examples, json_line
 from didact.data.record import parse_example
-from didact.data.rows import Rejected, RowError
 from didact.errors import DataError, UsageError
 from didact.types import Example, Feedback, Problem, Provenance, Span
 

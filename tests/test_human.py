@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.annotation.annotation_io import Imported, choose_answers, export_answers, import_critiques
-from didact.annotation.annotation_table import protect, read_table, restore, write_table
-from didact.annotation.annotation_targets import Answer, ExampleFile, RunAnswers, given_answer, open_answers
 from didact.annotation.batch import criticise
 from didact.annotation.human import HumanFeedback
-from didact.annotation.store import MergeResult
+from didact.annotation.io import Imported, choose_answers, export_answers, import_critiques
+from didact.annotation.table import protect, read_table, restore, write_table
+from didact.annotation.targets import Answer, ExampleFile, RunAnswers, given_answer, open_answers
 from didact.errors import DataError, UsageError
 from didact.feedback.program import ProgramCritic
 from didact.feedback_source import FeedbackRequest
+from didact.feedback_store import MergeResult
 from didact.jsonl import encode
 from didact.run_dir import RunDir
 from didact.spans.quotes import QuoteError, find_quote

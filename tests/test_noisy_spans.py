@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.annotation.store import SHUFFLED
 from didact.controls.controls import controlled
 from didact.controls.noisy_spans import SPAN_NOISES, SpanNoise
 from didact.feedback.answer_spans import spans as marked
 from didact.feedback.program import ProgramCritic
 from didact.feedback_source import FeedbackRequest
+from didact.feedback_store import SHUFFLED
 from didact.types import Feedback, Problem, Provenance, Span, Turn
 from tests.test_controls import ask
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.annotation.annotation_targets import Answer
 from didact.annotation.quality import interval_alpha, measure, nominal_alpha, verdict
+from didact.annotation.targets import Answer
 from didact.types import Problem, Provenance, Turn
 from tests.test_store import by
 

@@ -21,11 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact import jsonl as jsonlines
-from didact.annotation.annotation_targets import ExampleFile, RunAnswers, home, open_answers
 from didact.annotation.forget import forget
-from didact.annotation.store import FeedbackRecord, FeedbackStore, MergeResult, latest
+from didact.annotation.targets import ExampleFile, RunAnswers, home, open_answers
 from didact.data import read_examples
 from didact.errors import DataError, UsageError
+from didact.feedback_store import FeedbackRecord, FeedbackStore, MergeResult, latest
 from didact.jsonl import append_jsonl, append_to, filter_jsonl, locked, read_jsonl, write_atomically
 from didact.run_dir import RunDir
 from didact.types import Example, Feedback, Problem, Provenance, Rollout, Span, Turn
@@ -35,7 +35,7 @@ NOON = datetime(2026, 11, 3, 12, tzinfo=UTC)
 APPENDER = """
 import sys
 from pathlib import Path
-from didact.annotation.store import FeedbackStore, Said
+from didact.feedback_store import FeedbackRecord, FeedbackStore
 from didact.types import Feedback, Provenance
 
 path, author, n = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -44,7 +44,7 @@ sys.stdin.readline()
 for i in range(n):
     words = Feedback(text=f"{author} {i} " + "é" * 300, source="human", saw_reference=False,
                      provenance=Provenance(author=author))
-    FeedbackStore(path).append([Said(rollout=str(i), feedback=words)])
+    FeedbackStore(path).append([FeedbackRecord(rollout=str(i), feedback=words)])
 """
 
 HALF_WRITER = """
@@ -135,7 +135,7 @@ def test_a_store_that_is_not_there_is_empty_and_appending_nothing_does_not_make_
 ) -> None:
     store.append([])
     assert store.merge([]) == MergeResult(0, 0, 0)
-    assert store.forget("ann") == 0
+    assert store.remove_author("ann") == 0
     assert store.read() == []
     assert not store.path.exists()
 
@@ -155,11 +155,11 @@ def test_half_a_surrogate_pair_does_not_stop_a_run(store: FeedbackStore) -> None
 
 def test_a_key_that_is_not_known_is_refused_with_its_place(store: FeedbackStore) -> None:
     store.append([said("ann")])
-    append_jsonl(store.path, [{**said("bob").line(), "mood": "good"}])
+    append_jsonl(store.path, [{**said("bob").to_json(), "mood": "good"}])
     with pytest.raises(DataError, match=r"feedback\.jsonl, line 2, key 'mood'"):
         store.read()
     with pytest.raises(DataError, match="nothing was changed"):
-        store.forget("ann")
+        store.remove_author("ann")
     assert len(list(read_jsonl(store.path))) == 2
 
 
@@ -172,7 +172,7 @@ def test_a_broken_line_in_the_middle_stops_a_reader_and_changes_nothing(
         handle.write(line + "\n")
     store.append([said("ann")])
     before = store.path.read_bytes()
-    for work in (store.read, lambda: store.forget("ann"), lambda: store.merge([said("bob")])):
+    for work in (store.read, lambda: store.remove_author("ann"), lambda: store.merge([said("bob")])):
         with pytest.raises(DataError, match="line 2"):
             work()
     assert store.path.read_bytes() == before
@@ -208,7 +208,7 @@ def test_an_append_waits_for_a_rewrite_and_goes_into_the_new_file(store: Feedbac
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=0.5)
         # What rewinding and forgetting do: another file in this one's place.
-        write_atomically(store.path, json.dumps(said("bob").line()) + "\n")
+        write_atomically(store.path, json.dumps(said("bob").to_json()) + "\n")
     assert process.wait() == 0
     assert [e.feedback.provenance.author for e in store.read()] == ["bob", "cy"]
 
@@ -257,7 +257,7 @@ def test_a_writer_killed_in_the_middle_of_a_line_harms_nobody(store: FeedbackSto
 
 
 def test_a_whole_last_line_without_its_end_is_kept(store: FeedbackStore) -> None:
-    store.path.write_text(json.dumps(said("ann").line()))
+    store.path.write_text(json.dumps(said("ann").to_json()))
     store.append([said("bob")])
     assert store.read() == [said("ann"), said("bob")]
 
@@ -288,7 +288,7 @@ def test_a_failed_rewrite_leaves_the_file_as_it_was(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        store.forget("ann")
+        store.remove_author("ann")
     assert store.path.read_bytes() == before
 
 
@@ -574,7 +574,7 @@ def test_words_that_came_after_training_taught_nothing(tmp_path: Path) -> None:
 
 def test_a_judge_of_the_same_name_is_nobody_to_be_forgotten(store: FeedbackStore) -> None:
     store.append([said("ann", source="judge"), said("ann")])
-    assert store.forget("ann") == 1
+    assert store.remove_author("ann") == 1
     assert [e.feedback.source for e in store.read()] == ["judge"]
 
 
@@ -701,7 +701,7 @@ def test_a_torn_last_line_goes_with_the_rest(store: FeedbackStore) -> None:
     store.append([said("bob")])
     with store.path.open("a") as handle:
         handle.write('{"rollout": "1", "text": "' + SECRET)
-    assert store.forget("ann") == 0
+    assert store.remove_author("ann") == 0
     assert SECRET not in store.path.read_text()
     assert store.read() == [said("bob")]
 

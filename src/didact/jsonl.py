@@ -53,7 +53,7 @@ def filter_jsonl(file: Path, wanted: Callable[[Json], bool]) -> int:
     if not file.exists():
         return 0
     with locked(file) as handle:
-        data = content(handle)
+        data = read_all(handle)
         lines = list(parse_lines(data, file))
         kept = [line.raw for line in lines if wanted(line.record)]
         replace_lines(file, data, kept)
@@ -152,7 +152,7 @@ def locked(file: Path, *, write: bool = True) -> Iterator[FileIO]:
             handle.close()  # and with it the lock
 
 
-def content(handle: FileIO) -> bytes:
+def read_all(handle: FileIO) -> bytes:
     """All bytes of an open file."""
     handle.seek(0)
     return handle.readall()
@@ -234,7 +234,7 @@ def _mend_tail(handle: FileIO) -> None:
     handle.seek(length - 1)
     if handle.read(1) == b"\n":
         return
-    data = content(handle)
+    data = read_all(handle)
     start = data.rfind(b"\n") + 1
     try:
         whole = isinstance(json.loads(data[start:]), dict)

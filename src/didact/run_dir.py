@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from didact.annotation.store import FeedbackRecord, FeedbackStore
 from didact.errors import UsageError
+from didact.feedback_store import FeedbackRecord, FeedbackStore
 from didact.jsonl import append_jsonl, filter_jsonl, read_jsonl, write_atomically
 from didact.types import Feedback, Record, Rollout
 
@@ -153,4 +153,4 @@ class RunDir:
         filter_jsonl(self.evaluations, lambda record: record["step"] in whole)
         # What was added from outside has no step; the answers that it is about will come again. What the
         # run itself wrote, people's recorded words too, it will write again.
-        FeedbackStore(self.feedback).keep(lambda said: said.step is None or said.step <= step)
+        FeedbackStore(self.feedback).filter(lambda record: record.step is None or record.step <= step)

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from didact.annotation.annotation_targets import Answer, AnswerStore
-from didact.annotation.store import FeedbackRecord
+from didact.annotation.targets import Answer, AnswerStore
 from didact.errors import Interrupted, UsageError
 from didact.feedback_source import FeedbackRequest, FeedbackSource
+from didact.feedback_store import FeedbackRecord
 from didact.llm.cache import SPENT
 from didact.types import Feedback
 

@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from didact.annotation.annotation_io import Clock, now
-from didact.annotation.annotation_targets import ExampleFile, home
-from didact.annotation.store import FeedbackRecord, FeedbackStore, is_by
+from didact.annotation.io import Clock, now
+from didact.annotation.targets import ExampleFile, home
 from didact.errors import DataError, UsageError, did_you_mean
-from didact.jsonl import append_jsonl, content, encode, locked, parse_lines, read_jsonl, replace_lines
+from didact.feedback_store import FeedbackRecord, FeedbackStore, is_by
+from didact.jsonl import append_jsonl, encode, locked, parse_lines, read_all, read_jsonl, replace_lines
 from didact.types import Example, Feedback
 
 NOTE = "forgotten.jsonl"
@@ -261,7 +261,7 @@ def _from_run(person: str, run: Path, asked: set[str], drop: bool) -> Removed:
     found.rollouts += _rewrite(run / "rollouts.jsonl", lambda r: cleaned(r, about.get(r["id"])))
     in_training = set(dropped)
     found.rollouts += _rewrite(run / "evaluations.jsonl", lambda r: cleaned(r, None))
-    gone = store.keep(lambda e: not is_by(e.feedback, person) and e.rollout not in in_training)
+    gone = store.filter(lambda e: not is_by(e.feedback, person) and e.rollout not in in_training)
     mine = [entry for entry in gone if is_by(entry.feedback, person)]
     found.feedback += len(mine)
     found.words |= _words(entry.feedback for entry in mine)
@@ -274,7 +274,7 @@ def _rewrite(file: Path, cleaned: Callable[[Json], Json | None]) -> int:
     if not file.exists():
         return 0
     with locked(file) as handle:
-        data = content(handle)
+        data = read_all(handle)
         lines = list(parse_lines(data, file))
         kept: list[bytes] = []
         for line in lines:

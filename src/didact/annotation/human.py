@@ -17,11 +17,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from didact.annotation.annotation_targets import Answer, given_answer, open_answers, sha256
-from didact.annotation.store import latest
-from didact.data.feedback_parser import UNKNOWN
+from didact.annotation.targets import Answer, given_answer, open_answers, sha256
 from didact.errors import DataError, UsageError
 from didact.feedback_source import FeedbackRequest
+from didact.feedback_store import UNKNOWN_AUTHOR, latest
 from didact.rng import derive_seed
 from didact.types import Example, Feedback, Problem, Provenance
 
@@ -96,7 +95,7 @@ class HumanFeedback:
         by_author: dict[tuple[str, str], list[Feedback]] = defaultdict(list)
         for said in people:
             author = said.provenance.author
-            by_author[author, said.text if author == UNKNOWN else ""].append(said)
+            by_author[author, said.text if author == UNKNOWN_AUTHOR else ""].append(said)
         voices = [by_author[author] for author in sorted(by_author)]
         voice = sorted(voices[derive_seed(self.seed, "human", *key) % len(voices)], key=_content)
         chosen = voice[derive_seed(self.seed, "human-name", *key) % len(voice)]

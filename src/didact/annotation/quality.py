@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from didact.annotation.annotation_targets import Answer
-from didact.annotation.store import latest
-from didact.data.feedback_parser import UNKNOWN
+from didact.annotation.targets import Answer
+from didact.feedback_store import UNKNOWN_AUTHOR, latest
 from didact.types import Feedback, Record
 
 WRONG = frozenset({"wrong", "incorrect", "false", "no", "fail", "failed", "bad", "poor", "thumbs-down", "👎"})
@@ -209,7 +208,7 @@ def _verdicts(
         right = verdict(f, threshold=threshold)
         if answer.turn.reward is not None and right is not None:
             author = f.provenance.author
-            one = number if author == UNKNOWN else None
+            one = number if author == UNKNOWN_AUTHOR else None
             found[author, f.source, answer.rollout, answer.index, one] = answer.turn.correct, right
     for (author, source, *_), (correct, right) in found.items():
         yield author, source, correct, right

@@ -54,8 +54,8 @@ def export(
     Fill in critique (words), score (a number), label (as "wrong") or spans (quotes from the answer, one a
     line, as "poor: is 7"); any of them may stay empty. Then `didact critique import`.
     """
-    from didact.annotation.annotation_io import choose_answers, export_answers
-    from didact.annotation.annotation_targets import open_answers
+    from didact.annotation.io import choose_answers, export_answers
+    from didact.annotation.targets import open_answers
 
     answers = open_answers(run_or_file).answers()
     chosen = choose_answers(answers, n=n, step=step, only_wrong=only_wrong, seed=seed)
@@ -77,8 +77,8 @@ def import_(
     errors; mend them there and import that file. Nobody's words are replaced: changed ones are added as a
     newer version, and an annotator's latest counts.
     """
-    from didact.annotation.annotation_io import import_critiques
-    from didact.annotation.annotation_targets import open_answers
+    from didact.annotation.io import import_critiques
+    from didact.annotation.targets import open_answers
 
     done = import_critiques(open_answers(run_or_file), table, annotator=annotator)
     counts = done.merged
@@ -164,9 +164,9 @@ def _criticise(
     spans: bool,
 ) -> None:
     """Ask the source that the settings make about the chosen answers, and say what came of it."""
-    from didact.annotation.annotation_io import choose_answers
-    from didact.annotation.annotation_targets import home, open_answers
     from didact.annotation.batch import criticise
+    from didact.annotation.io import choose_answers
+    from didact.annotation.targets import home, open_answers
     from didact.build.setup import make_critic
     from didact.feedback.span_judge import SpanJudge
 
@@ -206,8 +206,8 @@ def quality(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure critiques: is what they call wrong wrong, do annotators agree, what did they cost?"""
-    from didact.annotation.annotation_targets import open_answers
     from didact.annotation.quality import measure
+    from didact.annotation.targets import open_answers
 
     found = measure(open_answers(run_or_file).answers(), threshold=threshold)
     if json_:
@@ -232,7 +232,7 @@ def make_config(
     Raises:
         UsageError: a setting or a source that is not there, or nobody says which model criticises a file.
     """
-    from didact.annotation.annotation_targets import is_run
+    from didact.annotation.targets import is_run
     from didact.build.reward_models import run_task
     from didact.config import load_config, read_yaml
     from didact.run_dir import RunDir

@@ -22,7 +22,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias, get_args
 
-from didact.annotation.store import SHUFFLED
 from didact.controls.adversarial_teacher import misled
 from didact.controls.distractors import Verify
 from didact.controls.noisy_spans import SPAN_NOISES, NoisySpans
@@ -30,6 +29,7 @@ from didact.controls.shuffled import ShuffledFeedback
 from didact.errors import UsageError, did_you_mean
 from didact.feedback.program import RIGHT, WRONG
 from didact.feedback_source import FeedbackRequest, FeedbackSource
+from didact.feedback_store import SHUFFLED
 from didact.types import Feedback, Provenance
 
 Control: TypeAlias = Literal[

@@ -17,9 +17,9 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from didact.annotation.store import SHUFFLED
 from didact.feedback.answer_spans import Place, in_order
 from didact.feedback_source import FeedbackRequest, FeedbackSource
+from didact.feedback_store import SHUFFLED
 from didact.rng import generator
 from didact.types import Feedback, Span
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from didact.data.faults import Rejected, RowError, row_error
 from didact.data.record import parse_example
-from didact.data.rows import Fault, Rejected, RowError, read_rows
+from didact.data.rows import read_rows
 from didact.errors import DataError, UsageError
 from didact.types import Example
 
@@ -40,7 +41,7 @@ def check_examples(path: Path) -> Iterator[Example | Rejected]:
             example = parse_example(row.value, fallback_id=f"{stem(path)}/{row.row}")
             if example.id in first_of:
                 message = f"{example.id!r} is already the id of row {first_of[example.id]}; make ids unique"
-                raise RowError(Fault("id", message))
+                raise row_error("id", message)
         except RowError as error:
             yield row.rejected(error)
         else:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from didact.data.faults import Rejected, Skipped
 from didact.data.files import JsonlWriter, beside, refuse_existing, refuse_foreign, write_rejected
 from didact.data.importers import import_rows
-from didact.data.rows import Rejected, Skipped
 from didact.data.validate import fault_lines
 from didact.errors import DataError
 

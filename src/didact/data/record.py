@@ -4,87 +4,41 @@ Two forms are read. An `Example` as `model_dump_json` writes it:
 
     {"id": "7", "problem": {…}, "completion": "Soon.", "feedback": [{…}], "user": null}
 
-and the plain form that people write by hand or get out of other tools:
+and a plain form, for files written by hand or exported from other tools:
 
     {"prompt": "Where is my parcel?", "completion": "Soon.",
      "feedback": [{"text": "It ignores the date.", "source": "human", "annotator": "ann"}]}
 
-In the plain form `prompt` is a text or chat messages, `feedback` is a text, an object, or a list of
-them, and may be called critique, rationale, explanation or comment; a score or label beside it belongs
-to it. Columns that Didact does not know are kept in the problem's metadata.
+In the plain form `prompt` is a text or chat messages, `feedback` is a text, an object, or a list of them,
+and may be called critique, rationale, explanation or comment; a score or label beside it belongs to it.
+Unknown columns are kept in the problem's metadata.
 
-Every fault of a row is found, not only the first.
+All faults of a row are reported, not only the first.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
-from didact.data.feedback_parser import SHARED, TEXT_ALIASES, VERDICT, feedback_items
-from didact.data.rows import Fault, RowError, expected, kind_of, shown
+from didact.data.faults import Checker, Fault, RowError, expected, kind_of, row_error, shown
+from didact.data.feedback_parser import SHARED, TEXT_ALIASES, VERDICT, parse_feedback
 from didact.errors import did_you_mean
 from didact.types import Example, Message, Problem
 
 ROLES = ("system", "user", "assistant")
 
 EXAMPLE_COLUMNS = ("id", "problem", "completion", "feedback", "user")
+PROBLEM_KEYS = ("id", "messages", "reference", "metadata")
 PLAIN_COLUMNS = (
     "id", "prompt", "messages", "completion", "user", "reference", "metadata", "completion_sha256",
     *TEXT_ALIASES[1:], *VERDICT, *SHARED,
 )  # fmt: skip
-"""The plain form's own columns; `text` alone is an alias inside a feedback object only."""
-
-
-class Checker:
-    """Takes values out of a row and notes what is wrong with them."""
-
-    def __init__(self) -> None:
-        self.faults: list[Fault] = []
-
-    def fail(self, fault: Fault) -> None:
-        self.faults.append(fault)
-
-    def text(self, row: Mapping[str, Any], key: str, where: str = "", *, what: str = "") -> str | None:
-        """A text that is not blank. With `what`, it is required, and `what` says what to write."""
-        column = f"{where}{key}"
-        value = row.get(key)
-        if value is None:
-            if what:
-                self.fail(Fault(column, f"is {'null' if key in row else 'missing'}; write {what}"))
-            return None
-        if not isinstance(value, str):
-            self.fail(expected(column, "text", value, "write it as a JSON string"))
-        elif what and not value.strip():
-            self.fail(Fault(column, f"is empty; write {what}, or remove the row"))
-        else:
-            return value
-        return None
-
-    def number(self, row: Mapping[str, Any], key: str, where: str = "") -> float | None:
-        """A finite number, or None where there is none."""
-        column = f"{where}{key}"
-        value = row.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            cure = "remove its quotes" if _is_number(value) else "write a number, or move it to 'label'"
-            self.fail(expected(column, "a number", value, cure))
-        elif not _finite(value):
-            self.fail(Fault(column, f"{shown(value, 20)} is out of range; write a finite number, or null"))
-        else:
-            return float(value)
-        return None
-
-
-class _Parts(NamedTuple):
-    id: str | None
-    problem: Problem | None
-    completion: str | None
+"""The columns of the plain form; `text` is an alias inside feedback objects only."""
 
 
 def parse_example(value: Mapping[str, Any], *, fallback_id: str, strict: bool = True) -> Example:
@@ -92,54 +46,77 @@ def parse_example(value: Mapping[str, Any], *, fallback_id: str, strict: bool = 
 
     Args:
         value: The parsed row, in either form.
-        fallback_id: Its id where it names none.
-        strict: An unknown column that is almost the name of one that is missing is a fault.
+        fallback_id: The id of a row without one.
+        strict: Reject an unknown column whose name is close to that of a missing one.
 
     Raises:
         RowError: with every fault of the row.
     """
     check = Checker()
-    parts = _whole(check, value, fallback_id) if "problem" in value else _plain(check, value, fallback_id)
+    is_example = "problem" in value
+    if is_example or "completion" in value:
+        completion = check.text(value, "completion", required="the answer")
+    else:
+        completion = None
+        _missing(check, "completion", value, "the answer that the feedback is about")
+    identity = _id(check, value, fallback_id)
+    problem = (_problem if is_example else _plain_problem)(check, value, completion)
     if strict:
-        _refuse_misspelt(check, value)
+        _check_column_names(check, value)
     user = _user(check, value)
-    feedback = feedback_items(check, value, parts.completion, row_level="problem" not in value)
-    if check.faults or parts.problem is None or parts.completion is None or parts.id is None:
+    feedback = parse_feedback(check, value, completion, plain=not is_example)
+    if check.faults or problem is None or completion is None:
         raise RowError(*check.faults)
     try:
-        return Example(
-            id=parts.id, problem=parts.problem, completion=parts.completion, feedback=feedback, user=user
+        return Example(id=identity, problem=problem, completion=completion, feedback=feedback, user=user)
+    except ValidationError as error:  # whatever the checks above do not cover
+        found = error.errors(include_url=False, include_context=False)
+        raise RowError(
+            *(
+                Fault(".".join(map(str, e["loc"])) or None, f"{e['msg']}, got {kind_of(e['input'])}")
+                for e in found
+            )
+        ) from None
+
+
+def parse_messages(value: object, column: str) -> tuple[Message, ...]:
+    """A prompt: a text, or chat messages of which the last is the user's.
+
+    Args:
+        value: The text or the list of {"role": …, "content": …}.
+        column: Where it is, for the error.
+
+    Raises:
+        RowError: naming the first fault.
+    """
+    chat = [{"role": "user", "content": value}] if isinstance(value, str) else value
+    if not isinstance(chat, list) or not chat:
+        raise RowError(
+            expected(column, "text or a list of chat messages", value, "write the question as text")
         )
-    except ValidationError as error:  # what the checks above do not know of
-        raise _row_error(error) from None
-
-
-def messages_fault(column: str, value: object) -> Fault | None:
-    """What is wrong with a prompt: chat messages of which the last is the user's."""
-    if not isinstance(value, list) or not value:
-        return expected(column, "text or a list of chat messages", value, "write the question as text")
-    for i, message in enumerate(value):
+    for i, message in enumerate(chat):
         where = f"{column}[{i}]"
         if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            return expected(where, '{"role": …, "content": …}', message, "give it these two keys alone")
+            cure = "give it these two keys alone"
+            raise RowError(expected(where, '{"role": …, "content": …}', message, cure))
         role, content = message["role"], message["content"]
         if role not in ROLES:
-            return Fault(f"{where}.role", f"unknown role {shown(role)}: {did_you_mean(str(role), ROLES)}")
+            near = did_you_mean(str(role), ROLES)
+            raise row_error(f"{where}.role", f"unknown role {shown(role)}: {near}")
         if not isinstance(content, str):
-            return expected(f"{where}.content", "text", content, "write what was said as one text")
-    if value[-1]["role"] != "user":
-        role = value[-1]["role"]
-        return Fault(
-            column,
-            f"the last message must be the user's, not the {role}'s; move the answer to 'completion'",
-        )
-    if not value[-1]["content"].strip():
-        return Fault(column, "is empty; write the question, or remove the row")
-    return None
+            cure = "write the content as one text"
+            raise RowError(expected(f"{where}.content", "text", content, cure))
+    role, content = chat[-1]["role"], chat[-1]["content"]
+    if role != "user":
+        message = f"the last message must be the user's, not the {role}'s; move the answer to 'completion'"
+        raise row_error(column, message)
+    if not content.strip():
+        raise row_error(column, "is empty; write the question, or remove the row")
+    return tuple(Message(**message) for message in chat)
 
 
 def prompt_id(messages: Iterable[Message], reference: str | None = None) -> str:
-    """An id that equal prompts share.
+    """A problem id that depends on the messages and the reference alone.
 
     >>> prompt_id([Message(role="user", content="2 + 2?")])
     'prompt-f16f1297ad66'
@@ -148,75 +125,66 @@ def prompt_id(messages: Iterable[Message], reference: str | None = None) -> str:
     return "prompt-" + hashlib.blake2b("\x1e".join(parts).encode(), digest_size=6).hexdigest()
 
 
-def _whole(check: Checker, value: Mapping[str, Any], fallback_id: str) -> _Parts:
+def _problem(check: Checker, value: Mapping[str, Any], completion: str | None) -> Problem | None:
+    """The problem of a row in the form of an `Example`."""
     problem = value["problem"]
-    completion = check.text(value, "completion", what="the answer")
-    identity = _id(check, value, fallback_id)
     if not isinstance(problem, dict):
-        check.fail(expected("problem", "an object", problem, "or use the columns 'prompt' and 'reference'"))
-        return _Parts(identity, None, completion)
-    known = ("id", "messages", "reference", "metadata")
+        check.expected("problem", "an object", problem, "or use the columns 'prompt' and 'reference'")
+        return None
     for key in problem:
-        if key not in known:
-            check.fail(Fault(f"problem.{key}", f"unknown key: {did_you_mean(key, known)}"))
+        if key not in PROBLEM_KEYS:
+            check.fail(f"problem.{key}", f"unknown key: {did_you_mean(key, PROBLEM_KEYS)}")
+    messages = None
     if "messages" not in problem:
-        check.fail(Fault("problem.messages", "is missing; write the conversation up to the question"))
-    elif fault := messages_fault("problem.messages", problem["messages"]):
-        check.fail(fault)
-    problem_id = check.text(problem, "id", "problem.", what="an id that equal prompts share")
+        check.fail("problem.messages", "is missing; write the conversation up to the question")
+    elif isinstance(problem["messages"], str):
+        check.expected("problem.messages", "a list of chat messages", problem["messages"], "or use 'prompt'")
+    else:
+        messages = _messages(check, problem["messages"], "problem.messages")
+    identity = check.text(problem, "id", "problem.", required="an id that equal prompts share")
     reference = check.text(problem, "reference", "problem.")
     metadata = _metadata(check, problem, "problem.")
-    if check.faults or problem_id is None:
-        return _Parts(identity, None, completion)
-    messages = tuple(Message(**message) for message in problem["messages"])
-    made = Problem(id=problem_id, messages=messages, reference=reference, metadata=metadata)
-    return _Parts(identity, made, completion)
+    if check.faults or identity is None or messages is None:
+        return None
+    return Problem(id=identity, messages=messages, reference=reference, metadata=metadata)
 
 
-def _plain(check: Checker, value: Mapping[str, Any], fallback_id: str) -> _Parts:
-    completion = None
-    if "completion" in value:
-        completion = check.text(value, "completion", what="the answer")
-        _check_hash(check, value, completion)
-    else:
-        check.fail(_missing("completion", value, "the answer that the feedback is about"))
-    identity = _id(check, value, fallback_id)
+def _plain_problem(check: Checker, value: Mapping[str, Any], completion: str | None) -> Problem | None:
+    """The problem of a row in the plain form."""
+    _check_hash(check, value, completion)
     reference: Any = value.get("reference")
     if isinstance(reference, int | float) and not isinstance(reference, bool):
         reference = str(reference)
     elif reference is not None and not isinstance(reference, str):
-        check.fail(expected("reference", "text or a number", reference, "write the gold answer as text"))
-    messages = _messages(check, value)
+        check.expected("reference", "text or a number", reference, "write the gold answer as text")
+    column = "messages" if "prompt" not in value and "messages" in value else "prompt"
+    messages = None
+    if column in value:
+        messages = _messages(check, value[column], column)
+    else:
+        _missing(check, "prompt", value, "the question")
     extras = {k: v for k, v in value.items() if k not in PLAIN_COLUMNS}
     metadata = {**extras, **_metadata(check, value, "")}
     if check.faults or messages is None:
-        return _Parts(identity, None, completion)
+        return None
     shared = prompt_id(messages, reference)
-    problem = Problem(id=shared, messages=messages, reference=reference, metadata=metadata)
-    return _Parts(identity, problem, completion)
+    return Problem(id=shared, messages=messages, reference=reference, metadata=metadata)
 
 
-def _messages(check: Checker, value: Mapping[str, Any]) -> tuple[Message, ...] | None:
-    column = "messages" if "prompt" not in value and "messages" in value else "prompt"
-    if column not in value:
-        check.fail(_missing("prompt", value, "the question"))
+def _messages(check: Checker, value: object, column: str) -> tuple[Message, ...] | None:
+    try:
+        return parse_messages(value, column)
+    except RowError as error:
+        check.faults += error.faults
         return None
-    prompt = value[column]
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    if fault := messages_fault(column, prompt):
-        check.fail(fault)
-        return None
-    return tuple(Message(**message) for message in prompt)
 
 
-def _id(check: Checker, value: Mapping[str, Any], fallback: str) -> str | None:
+def _id(check: Checker, value: Mapping[str, Any], fallback: str) -> str:
     identity = value.get("id")
     if identity is None:
         return fallback
     if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
-        check.fail(expected("id", "text or an integer", identity, "give each row an id of its own"))
-        return None
+        check.expected("id", "text or an integer", identity, "give each row an id of its own")
     return str(identity)
 
 
@@ -229,12 +197,10 @@ def _user(check: Checker, value: Mapping[str, Any]) -> str | None:
 
 def _metadata(check: Checker, row: Mapping[str, Any], where: str) -> dict[str, Any]:
     metadata = row.get("metadata")
-    if metadata is None:
-        return {}
-    if not isinstance(metadata, dict):
-        check.fail(expected(f"{where}metadata", "an object", metadata, 'write {"key": value}'))
-        return {}
-    return metadata
+    if metadata is None or isinstance(metadata, dict):
+        return metadata or {}
+    check.expected(f"{where}metadata", "an object", metadata, 'write {"key": value}')
+    return {}
 
 
 def _check_hash(check: Checker, value: Mapping[str, Any], completion: str | None) -> None:
@@ -244,48 +210,25 @@ def _check_hash(check: Checker, value: Mapping[str, Any], completion: str | None
     found = hashlib.sha256(completion.encode()).hexdigest()
     if claimed != found:
         message = f"is {shown(claimed, 20)}, but the completion's is '{found[:12]}…'; the answer was changed"
-        check.fail(Fault("completion_sha256", message))
+        check.fail("completion_sha256", message)
 
 
-def _missing(column: str, value: Mapping[str, Any], what: str) -> Fault:
+def _missing(check: Checker, column: str, value: Mapping[str, Any], what: str) -> None:
     hint = did_you_mean(column, map(str, value)) if value else "the row is empty"
-    return Fault(column, f"is missing: {hint.replace('Valid:', 'Columns:')}; rename a column, or add {what}")
+    hint = hint.replace("Valid:", "Columns:")
+    check.fail(column, f"is missing: {hint}; rename a column, or add {what}")
 
 
-def _refuse_misspelt(check: Checker, value: Mapping[str, Any]) -> None:
-    """An unknown column beside a missing one of almost the same name is a slip, not metadata."""
-    import difflib
-
-    whole = "problem" in value
-    known = EXAMPLE_COLUMNS if whole else PLAIN_COLUMNS
+def _check_column_names(check: Checker, value: Mapping[str, Any]) -> None:
+    """Reject an unknown column whose name is close to that of a missing one: it is no metadata."""
+    is_example = "problem" in value
+    known = EXAMPLE_COLUMNS if is_example else PLAIN_COLUMNS
     absent = [name for name in known if name not in value]
     for key in value:
         if key in known:
             continue
         near = difflib.get_close_matches(key, absent, n=1, cutoff=0.85)
         if near and not any(fault.column == near[0] for fault in check.faults):
-            check.fail(Fault(key, f"unknown column: did you mean {near[0]!r}? Rename one or the other"))
-        elif whole and not near:
-            check.fail(Fault(key, f"unknown column: {did_you_mean(key, known)}; move it to problem.metadata"))
-
-
-def _is_number(value: object) -> bool:
-    try:
-        return isinstance(value, str) and math.isfinite(float(value))
-    except ValueError:
-        return False
-
-
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
-
-
-def _row_error(error: ValidationError) -> RowError:
-    faults = []
-    for found in error.errors(include_url=False, include_context=False):
-        column = ".".join(map(str, found["loc"])) or None
-        faults.append(Fault(column, f"{found['msg']}, got {kind_of(found['input'])}"))
-    return RowError(*faults)
+            check.fail(key, f"unknown column: did you mean {near[0]!r}? Rename one or the other")
+        elif is_example and not near:
+            check.fail(key, f"unknown column: {did_you_mean(key, known)}; move it to problem.metadata")

@@ -1,92 +1,32 @@
-"""Rows of somebody's file, read one by one: JSON lines, a JSON array, or CSV; gzip is seen through.
+"""Rows of JSON lines, a JSON array or CSV, gzipped or not, read one by one.
 
-A row that cannot be read is an outcome, `Rejected`, and reading goes on: one bad row costs one row.
-Rows are numbered as an editor or a spreadsheet numbers them: JSON lines and CSV records from 1, a
-CSV header being row 1; items of a JSON array from 1.
+A row that cannot be read is yielded as `Rejected` and reading goes on: one bad row costs one row. Rows are
+numbered as an editor or a spreadsheet numbers them: JSON lines and CSV records from 1, a CSV header being
+row 1; items of a JSON array from 1.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, NoReturn, TypeAlias, cast
+from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
+from didact.data.faults import Fault, RawRow, Rejected, RowError, kind_of, row_error, shown
 from didact.errors import DataError
 
 Form: TypeAlias = Literal["auto", "json", "csv"]
 
 WRAPPERS = ("data", "traces", "calls", "items", "results")
-"""Keys under which a file of one JSON object holds its rows, as REST answers do."""
-
-
-class Fault(NamedTuple):
-    """What is wrong with one row."""
-
-    column: str | None
-    """The column, or a path such as "feedback[0].score"; None where the whole row is meant."""
-    message: str
-    """What was expected, what is there, and the cure."""
-
-    def __str__(self) -> str:
-        return self.message if self.column is None else f"column {self.column!r}: {self.message}"
-
-
-class RowError(DataError):
-    """A row that cannot be used, with all its faults."""
-
-    def __init__(self, *faults: Fault) -> None:
-        super().__init__("; ".join(map(str, faults)))
-        self.faults = faults
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A row that was not taken, kept as it stood in the file."""
-
-    file: str
-    row: int
-    faults: tuple[Fault, ...]
-    raw: str
-    """The row's text: a JSON line, or the row as JSON."""
-
-    def messages(self, *, name_file: bool = False) -> list[str]:
-        """One sentence a fault, each naming the row."""
-        where = f"{self.file}, row {self.row}" if name_file else f"row {self.row}"
-        return [f"{where}{', ' if fault.column else ': '}{fault}" for fault in self.faults]
-
-    def as_json(self) -> dict[str, Any]:
-        """A line of the file of rejected rows."""
-        faults = [{"column": fault.column, "message": fault.message} for fault in self.faults]
-        return {"file": self.file, "row": self.row, "faults": faults, "raw": self.raw}
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A row that is no answer and no feedback, such as a tool call inside a trace: counted, not kept."""
-
-    file: str
-    row: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class RawRow:
-    """A row that could be read; nothing in it has been checked but that it can be written again."""
-
-    file: Path
-    row: int
-    value: dict[str, Any]
-
-    def rejected(self, error: RowError) -> Rejected:
-        return Rejected(self.file.name, self.row, error.faults, json.dumps(self.value, ensure_ascii=False))
-
-    def skipped(self, reason: str) -> Skipped:
-        return Skipped(self.file.name, self.row, reason)
+"""Keys under which a file of one JSON object holds its rows, as in REST responses."""
+DELIMITERS = ",;\t"
 
 
 def read_rows(path: Path, form: Form = "auto") -> Iterator[RawRow | Rejected]:
@@ -95,7 +35,7 @@ def read_rows(path: Path, form: Form = "auto") -> Iterator[RawRow | Rejected]:
     Args:
         path: A file in UTF-8, with or without a byte-order mark, possibly gzipped.
         form: "json" for JSON lines or a JSON array, "csv" for CSV (comma, semicolon or tab), "auto"
-            to go by the name's ending.
+            to choose by the file name.
 
     Raises:
         DataError: the file cannot be opened, is UTF-16, or its CSV header cannot be used.
@@ -110,10 +50,9 @@ def read_rows(path: Path, form: Form = "auto") -> Iterator[RawRow | Rejected]:
                 stream = cast("BinaryIO", stack.enter_context(gzip.open(raw)))
             if magic[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 raise DataError(f"{path} is UTF-16; save it as UTF-8")
-            if form == "csv" or (form == "auto" and _is_table(path)):
-                from didact.data.tables import csv_rows
-
-                yield from csv_rows(path, stream)
+            suffixes = {suffix.lower() for suffix in path.suffixes}
+            if form == "csv" or (form == "auto" and suffixes & {".csv", ".tsv"}):
+                yield from _csv_rows(path, stream)
             else:
                 yield from _json_rows(path, stream)
     except (OSError, EOFError) as error:
@@ -121,40 +60,29 @@ def read_rows(path: Path, form: Form = "auto") -> Iterator[RawRow | Rejected]:
         raise DataError(f"{path} cannot be read: {why}. Check the path.") from error
 
 
-def kind_of(value: object) -> str:
-    """What a JSON value is, in a word for people."""
-    if isinstance(value, bool):
-        return "true/false"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, int | float):
-        return "a number"
-    return "null" if value is None else "a list" if isinstance(value, list) else "an object"
+def require_rows(path: Path, form: Form = "auto") -> Iterator[RawRow]:
+    """Every row of a file all of whose rows must be readable.
+
+    Raises:
+        DataError: the file or a row cannot be read; the message names file, row and cure.
+    """
+    for row in read_rows(path, form):
+        if isinstance(row, Rejected):
+            raise DataError(f"{path}, {row.messages()[0]}")
+        yield row
 
 
-def shown(value: object, limit: int = 60) -> str:
-    """A value as JSON on one line, cut to the limit. Control characters of hostile data stay escaped."""
-    text = json.dumps(value, ensure_ascii=True) if not isinstance(value, str) else _quoted(value, limit)
-    return text if len(text) <= limit + 2 else text[: limit - 1] + "…"
-
-
-def expected(column: str, what: str, value: object, cure: str) -> Fault:
-    """The fault of a value of another type."""
-    got = kind_of(value) if value is None else f"{kind_of(value)} {shown(value)}"
-    return Fault(column, f"expected {what}, got {got}; {cure}")
-
-
-def unwritable(value: object) -> tuple[str, str] | None:
-    """Where and why a parsed value could not be written as JSON in UTF-8 again; None if it could."""
+def json_fault(value: object) -> Fault | None:
+    """Why a parsed value cannot be written again as JSON in UTF-8; None if it can."""
     waiting: list[tuple[str, object]] = [("", value)]
     while waiting:
         path, item = waiting.pop()
         if isinstance(item, str):
             if not item.isascii() and any("\ud800" <= c <= "\udfff" for c in item):
-                return path, "holds half of a surrogate pair; write the character itself"
+                return Fault(path or None, "holds half of a surrogate pair; write the character itself")
         elif isinstance(item, float):
             if not math.isfinite(item):
-                return path, f"{item!r} is not a finite number; write one, or null"
+                return Fault(path or None, f"{item!r} is not a finite number; write one, or null")
         elif isinstance(item, dict):
             for key, inner in item.items():
                 waiting += [(path, key), (f"{path}.{key}" if path else str(key), inner)]
@@ -163,14 +91,7 @@ def unwritable(value: object) -> tuple[str, str] | None:
     return None
 
 
-def _quoted(text: str, limit: int) -> str:
-    cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-    return f"'{printable}'"
-
-
-def _is_table(path: Path) -> bool:
-    return {".csv", ".tsv"} & {suffix.lower() for suffix in path.suffixes} != set()
+# ── JSON ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _json_rows(path: Path, stream: BinaryIO) -> Iterator[RawRow | Rejected]:
@@ -179,30 +100,27 @@ def _json_rows(path: Path, stream: BinaryIO) -> Iterator[RawRow | Rejected]:
     if first is None:
         return
     number, line, last = first
-    value = _parses(line)
+    value = _parse(line)
     if line.lstrip().startswith(b"[") or (value is None and not last):
         # An array, or an object over several lines; or a broken first line of JSON lines.
         held = [first, *lines]
-        whole = _parses(b"".join(text for _, text, _ in held))
+        whole = _parse(b"".join(text for _, text, _ in held))
         if whole is not None:
             yield from _items(path, whole)
         else:
-            for number, line, last in held:
-                yield _line(path, number, line, last)
+            yield from (_json_row(path, *item) for item in held)
     elif value is not None and last:
         yield from _items(path, value, number)
     else:
-        yield _line(path, number, line, last)
-        for number, line, last in lines:
-            yield _line(path, number, line, last)
+        yield from (_json_row(path, *item) for item in chain([first], lines))
 
 
-def _numbered(stream: BinaryIO, start: int = 1) -> Iterator[tuple[int, bytes, bool]]:
+def _numbered(stream: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
     """(line number, line, is it the last) of every line that is not blank."""
     held: tuple[int, bytes] | None = None
-    # Bytes split at \n alone: a U+2028 inside a JSON string ends no line.
-    for number, line in enumerate(stream, start=start):
-        text = line[3:] if number == 1 and line.startswith(b"\xef\xbb\xbf") else line
+    # Iterating over bytes splits at \n alone: a U+2028 inside a JSON string ends no line.
+    for number, line in enumerate(stream, start=1):
+        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if text.strip():
             if held is not None:
                 yield *held, False
@@ -211,8 +129,8 @@ def _numbered(stream: BinaryIO, start: int = 1) -> Iterator[tuple[int, bytes, bo
         yield *held, True
 
 
-def _parses(line: bytes) -> Any:
-    """The parsed value, or None where it does not parse."""
+def _parse(line: bytes) -> Any:
+    """The parsed value, or None if it does not parse."""
     try:
         return json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -228,13 +146,12 @@ def _items(path: Path, value: Any, number: int = 1) -> Iterator[RawRow | Rejecte
             return
         value = wrapped
     items = value if isinstance(value, list) else [value]
-    for i, item in enumerate(items, start=1):
-        yield _checked(path, i, item)
+    yield from (_checked(path, i, item) for i, item in enumerate(items, start=1))
 
 
-def _line(path: Path, number: int, line: bytes, last: bool) -> RawRow | Rejected:
+def _json_row(path: Path, number: int, line: bytes, last: bool) -> RawRow | Rejected:
     try:
-        value = parse_line(line, number, last)
+        value = _parse_line(line, number, last)
     except RowError as error:
         raw = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
         return Rejected(path.name, number, error.faults, raw)
@@ -242,28 +159,22 @@ def _line(path: Path, number: int, line: bytes, last: bool) -> RawRow | Rejected
 
 
 def _checked(path: Path, number: int, value: Any) -> RawRow | Rejected:
-    fault: Fault | None = None
+    fault = json_fault(value)
     if not isinstance(value, dict):
-        fault = Fault(
-            None, f"expected a JSON object, got {kind_of(value)} {shown(value)}; write one object a line"
-        )
-    elif bad := unwritable(value):
-        fault = Fault(bad[0] or None, bad[1])
+        what = f"expected a JSON object, got {kind_of(value)} {shown(value)}; write one object a line"
+        fault = Fault(None, what)
     if fault is None:
         return RawRow(path, number, value)
     return Rejected(path.name, number, (fault,), json.dumps(value))
 
 
-def parse_line(line: bytes, number: int, last: bool) -> Any:
-    """One JSON line.
-
-    Raises:
-        RowError: it is not UTF-8 or not JSON; the fault says where and how to mend it.
-    """
+def _parse_line(line: bytes, number: int, last: bool) -> Any:
+    """Parse one JSON line; RowError with place and cure if it is not UTF-8 or not JSON."""
     try:
         return json.loads(line.decode("utf-8").rstrip("\r\n"))
     except UnicodeDecodeError as error:
-        _fail(f"byte {error.start + 1} is not UTF-8 (0x{line[error.start]:02x}); save the file as UTF-8")
+        byte = f"0x{line[error.start]:02x}"
+        message = f"byte {error.start + 1} is not UTF-8 ({byte}); save the file as UTF-8"
     except json.JSONDecodeError as error:
         text = line.decode("utf-8").rstrip()
         cure = "write one complete JSON object a line"
@@ -271,10 +182,85 @@ def parse_line(line: bytes, number: int, last: bool) -> Any:
             cure = "the last line is cut off: write the file anew, or remove that line"
         elif number == 1 and text.startswith("["):
             cure = "a JSON array must be complete: close it, or write one object a line"
-        _fail(f"invalid JSON at character {error.colno} ({error.msg}); {cure}")
+        message = f"invalid JSON at character {error.colno} ({error.msg}); {cure}"
     except (ValueError, RecursionError) as error:
-        _fail(f"JSON that cannot be used ({error}); simplify this row")
+        message = f"JSON that cannot be used ({error}); simplify this row"
+    raise row_error(None, message)
 
 
-def _fail(message: str) -> NoReturn:
-    raise RowError(Fault(None, message)) from None
+# ── CSV (RFC 4180: a cell may hold delimiters, quotes, line ends of any kind and NUL) ─────────────────
+
+
+def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[RawRow | Rejected]:
+    csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is less than a long answer
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        first = text.readline()
+        if not first.strip():
+            raise DataError(f"{path} has no header: name the columns in the first line")
+        record: list[str] = []  # the lines of the current record
+
+        def lines() -> Iterator[str]:
+            for line in chain([first], text):
+                record.append(line)
+                yield line
+
+        reader = csv.reader(lines(), strict=True, delimiter=max(DELIMITERS, key=first.count))
+        header = _header(path, reader)
+        number = 1
+        while True:
+            record.clear()
+            number += 1
+            fault: Fault | None = None
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                cells, fault = [], _quoting_fault(error)
+            if cells:
+                fault = _cells_fault(header, cells)
+            if fault is not None:
+                raw = _escaped("".join(record)).rstrip("\r\n")
+                yield Rejected(path.name, number, (fault,), raw)
+            elif cells:
+                yield RawRow(path, number, dict(zip(header, cells, strict=True)))
+
+
+def _header(path: Path, reader: Iterator[list[str]]) -> list[str]:
+    try:
+        names = [name.strip() for name in next(reader)]
+    except csv.Error as error:
+        raise DataError(f"{path}, row 1: the header is broken ({error}); check its quotes") from error
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            what = f"two columns are called {name!r}" if name else "two columns have no name"
+            raise DataError(f"{path}, row 1: {what}; give each column a name of its own")
+    return names
+
+
+def _cells_fault(header: list[str], cells: list[str]) -> Fault | None:
+    for i, cell in enumerate(cells):
+        byte = next((c for c in cell if "\udc80" <= c <= "\udcff"), None) if not cell.isascii() else None
+        if byte is not None:
+            column = header[i] if i < len(header) else None
+            code = f"0x{ord(byte) - 0xDC00:02x}"
+            return Fault(column, f"a byte is not UTF-8 ({code}); save the file as UTF-8")
+    if len(cells) == len(header):
+        return None
+    return Fault(
+        None,
+        f"expected {len(header)} cells as in the header, got {len(cells)}; "
+        "quote cells that hold the delimiter or a line end, or complete the row",
+    )
+
+
+def _quoting_fault(error: csv.Error) -> Fault:
+    cure = 'write a quote inside a quoted cell twice, as ""'
+    if "unexpected end" in str(error):
+        cure = "a quote is opened here and never closed, so the rest of the file is one cell; close it"
+    return Fault(None, f"broken quoting ({error}); {cure}")
+
+
+def _escaped(text: str) -> str:
+    """Text decoded with surrogateescape, its undecodable bytes as \\xNN."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

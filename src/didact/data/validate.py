@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from didact.data.faults import Rejected
 from didact.data.files import (
     JsonlWriter,
     beside,
@@ -14,7 +15,6 @@ from didact.data.files import (
     refuse_foreign,
     write_rejected,
 )
-from didact.data.rows import Rejected
 
 SHOWN = 20
 """At most so many faults are printed; the file of rejected rows has all of them."""

@@ -17,11 +17,11 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from didact.annotation.store import FeedbackStore
 from didact.errors import DataError, UsageError
 from didact.evaluation.report import render
 from didact.evaluation.text_sanitizer import plain_text
 from didact.evaluation.token_trace import TokenTrace
+from didact.feedback_store import FeedbackStore
 from didact.jsonl import read_jsonl, write_atomically
 from didact.methods.base import Method
 from didact.methods.span_rewards import SpanRewards, place, quoting

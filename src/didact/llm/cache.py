@@ -22,7 +22,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from didact.errors import DataError, UsageError
-from didact.jsonl import content, locked, write_atomically
+from didact.jsonl import locked, read_all, write_atomically
 from didact.llm.chat import ChatModel, ChatReply, ChatRequest
 from didact.types import Message
 
@@ -178,7 +178,7 @@ class UsageTracker:
         """
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.file) as handle:
-            before = self._parse(content(handle))
+            before = self._parse(read_all(handle))
             # Corrections of rounded numbers may end a hair below zero.
             spent = max(0.0, before.spent_usd + usd)
             after = Spending(requests=max(0, before.requests + requests), spent_usd=spent)

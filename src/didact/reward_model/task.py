@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from didact.annotation.annotation_targets import is_run, open_answers
+from didact.annotation.targets import is_run, open_answers
 from didact.errors import DataError
 from didact.reward_model.card import Card
 from didact.reward_model.formats import make_format

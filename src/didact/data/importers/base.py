@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+from didact.data.faults import RawRow, Rejected, RowError, Skipped, expected, row_error, shown
 from didact.data.feedback_parser import SOURCES
 from didact.data.files import stem
 from didact.data.record import prompt_id
-from didact.data.rows import Fault, RawRow, Rejected, RowError, Skipped, expected, shown, unwritable
+from didact.data.rows import json_fault
 from didact.types import Example, Feedback, FeedbackSourceName, Message, Problem
 
 Outcome: TypeAlias = Example | Rejected | Skipped
@@ -66,7 +67,9 @@ def by_row(
             made.append(error)
         for i, item in enumerate(made):
             if isinstance(item, Example) and (first := row_of.setdefault(item.id, row)) is not row:
-                made[i] = fail("id", f"{item.id!r} is already the id of row {first.row} of {first.file.name}")
+                made[i] = row_error(
+                    "id", f"{item.id!r} is already the id of row {first.row} of {first.file.name}"
+                )
         faults = tuple(fault for item in made if isinstance(item, RowError) for fault in item.faults)
         if faults:
             yield row.rejected(RowError(*faults))
@@ -79,11 +82,6 @@ def row_id(row: RawRow) -> str:
     if isinstance(found, str | int) and not isinstance(found, bool) and found != "":
         return str(found)
     return f"{stem(row.file)}/{row.row}"
-
-
-def fail(column: str | None, message: str) -> RowError:
-    """A row's one fault, to be raised."""
-    return RowError(Fault(column, message))
 
 
 def make_example(
@@ -102,9 +100,9 @@ def make_example(
         RowError: the answer is empty, or the prompt cannot be used.
     """
     if not completion.strip():
-        raise fail("completion", "the answer is empty; remove the row, or map another column")
+        raise row_error("completion", "the answer is empty; remove the row, or map another column")
     if not messages or messages[-1].role != "user":
-        raise fail("prompt", "the conversation does not end with the user's message")
+        raise row_error("prompt", "the conversation does not end with the user's message")
     problem = Problem(
         id=prompt_id(messages, reference),
         messages=messages,
@@ -193,7 +191,7 @@ def unpacked(value: Any) -> Any:
             found = json.loads(value)
         except (ValueError, RecursionError):
             return value
-        return value if unwritable(found) else found
+        return value if json_fault(found) else found
     return value
 
 
@@ -214,7 +212,9 @@ def conversation(value: Any, column: str) -> tuple[Message, ...]:
         if key is None and len(filled) == 1:
             key = next(iter(filled))
         if key is None:
-            raise fail(column, f"which of {shown(sorted(value))} is the question? Say with --map prompt=PATH")
+            raise row_error(
+                column, f"which of {shown(sorted(value))} is the question? Say with --map prompt=PATH"
+            )
         return conversation(filled[key], f"{column}.{key}")
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
         value = value[0]  # LangChain logs a batch of one
@@ -249,7 +249,7 @@ def answer(value: Any, column: str) -> str:
             return str(found[filled[0]])
         if found:
             message = f"which of {shown(sorted(found))} is the answer? Say with --map completion=PATH"
-            raise fail(column, message)
+            raise row_error(column, message)
     if isinstance(found, bool | int | float):
         return json.dumps(found)
     raise RowError(expected(column, "an answer", value, "say where it is with --map completion=PATH"))
@@ -292,7 +292,7 @@ def verdict(value: Any, column: str) -> tuple[float | None, str | None]:
         try:
             return float(value), None
         except OverflowError:
-            raise fail(column, f"{shown(value, 20)} is out of range") from None
+            raise row_error(column, f"{shown(value, 20)} is out of range") from None
     if isinstance(value, str):
         plain = value.strip().casefold()
         if plain in UP or plain in DOWN:
@@ -335,10 +335,10 @@ def _message(item: Any, where: str) -> Message:
     role = ROLES.get(said.casefold())
     if role is None:
         cure = "name another input with --map prompt=PATH"
-        raise fail(f"{where}.role", f"a message of the role {shown(said)} cannot be trained on; {cure}")
+        raise row_error(f"{where}.role", f"a message of the role {shown(said)} cannot be trained on; {cure}")
     content = item.get("content")
     if not content and item.get("tool_calls"):
-        raise fail(where, "a message that only calls tools cannot be trained on")
+        raise row_error(where, "a message that only calls tools cannot be trained on")
     return Message(role=role, content=_content(content, f"{where}.content"))  # type: ignore[arg-type]
 
 

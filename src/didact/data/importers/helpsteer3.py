@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from didact.data.importers.base import Outcome, by_row, conversation, fail, make_example, row_id
-from didact.data.rows import RawRow, Rejected, RowError, expected
+from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
+from didact.data.importers.base import Outcome, by_row, conversation, make_example, row_id
 from didact.types import Example, Feedback, Provenance
 
 OPENING = re.compile(r"\s*The response is (\w+(?: \w+)?) helpful", re.IGNORECASE)
@@ -29,7 +29,7 @@ def import_helpsteer3(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, s
 def _examples(row: RawRow) -> Iterator[Example | RowError]:
     value = row.value
     if "overall_preference" in value or "individual_preference" in value:
-        raise fail(None, 'this is the config "preference"; import the config "feedback"')
+        raise row_error(None, 'this is the config "preference"; import the config "feedback"')
     messages = conversation(value.get("context"), "context")
     identity = row_id(row)
     metadata = {key: value.get(key) for key in ("domain", "language")}

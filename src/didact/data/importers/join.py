@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from didact.data.importers.base import Outcome, fail, unpacked
-from didact.data.rows import RawRow, RowError
+from didact.data.faults import RawRow, RowError, row_error
+from didact.data.importers.base import Outcome, unpacked
 from didact.types import Example, Feedback
 
 
@@ -58,7 +58,7 @@ class Join:
         if taken is not None:
             first = self._of[taken].row
             message = f"{taken!r} is already the id of row {first.row} of {first.file.name}; remove one"
-            self.outcome(answer.row.rejected(fail("id", message)))
+            self.outcome(answer.row.rejected(row_error("id", message)))
             return
         self._answers.append(answer)
         self._of.update(dict.fromkeys(ids, answer))
@@ -73,11 +73,11 @@ class Join:
         if answer is None:
             known = next((i for i in ids if i), "without an id").rpartition(":")[2]
             message = f"no {self._what} {known!r} is in these files; name the file that has it too"
-            self.outcome(row.rejected(fail(None, message)))
+            self.outcome(row.rejected(row_error(None, message)))
             return
         if feedback in answer.feedback:
             self.outcome(
-                row.rejected(fail(None, "says what another row says of the same answer; remove one"))
+                row.rejected(row_error(None, "says what another row says of the same answer; remove one"))
             )
             return
         answer.feedback.append(feedback)
@@ -109,4 +109,4 @@ class Join:
                 where = f"row {answer.row.row} of {answer.row.file.name}"
                 for row in answer.feedback_rows:
                     if row is not answer.row:
-                        yield row.rejected(fail(None, f"its answer, {where}, cannot be used: {error}"))
+                        yield row.rejected(row_error(None, f"its answer, {where}, cannot be used: {error}"))

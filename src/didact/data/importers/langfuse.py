@@ -24,10 +24,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from didact.data.feedback_parser import named_label
-from didact.data.importers.base import Outcome, annotator, fail, iso_time, log_example, maybe_text, verdict
+from didact.data.faults import RawRow, Rejected, row_error
+from didact.data.feedback_parser import qualified_label
+from didact.data.importers.base import Outcome, annotator, iso_time, log_example, maybe_text, verdict
 from didact.data.importers.join import Answer, Join, inside
-from didact.data.rows import RawRow, Rejected
 from didact.types import Feedback, Provenance
 
 PEOPLE = re.compile(r"user|human|thumb|customer|rating|feedback|review", re.IGNORECASE)
@@ -103,9 +103,9 @@ def _feedback(score: dict[str, Any]) -> Feedback:
     source = str(score.get("source") or "API")
     default = "human" if PEOPLE.search(name or "") else "program"
     author = maybe_text(_get(score, "author_user_id"), "author_user_id")
-    label = named_label(name, label)
+    label = qualified_label(name, label)
     if not text.strip() and number is None and label is None:
-        raise fail("value", "the score says nothing: no value, string value or comment; remove it")
+        raise row_error("value", "the score says nothing: no value, string value or comment; remove it")
     return Feedback(
         text=text, score=number, label=label, name=name or None, saw_reference=False,
         source=annotator(source, "human" if default == "human" else "program"),

@@ -20,12 +20,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from didact.data.feedback_parser import named_label
+from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
+from didact.data.feedback_parser import qualified_label
 from didact.data.importers.base import (
     Outcome,
     annotator,
     dig,
-    fail,
     iso_time,
     log_example,
     maybe_text,
@@ -33,7 +33,6 @@ from didact.data.importers.base import (
     verdict,
 )
 from didact.data.importers.join import Answer, Join, inside
-from didact.data.rows import RawRow, Rejected, RowError, expected
 from didact.types import Example, Feedback, Provenance
 
 GOLD = ("expected_response", "expected_output", "ground_truth", "answer", "reference")
@@ -131,7 +130,7 @@ def _said(value: dict[str, Any], side: str, name: str) -> Any:
                     return _decoded(found)
     kept = _metadata(value, f"mlflow.trace{side}")
     if isinstance(kept, str) and kept.endswith("..."):
-        raise fail(name, "only a truncated preview is in this file; export the trace with its spans")
+        raise row_error(name, "only a truncated preview is in this file; export the trace with its spans")
     return _decoded(kept)
 
 
@@ -175,12 +174,12 @@ def _feedback(note: dict[str, Any]) -> Feedback:
         )
         return Feedback(
             source=kind, status="failed", error=why, saw_reference=False, provenance=provenance,
-            label=named_label(name, None), name=name or None, text=text,
+            label=qualified_label(name, None), name=name or None, text=text,
         )  # fmt: skip
     score, label = verdict(_value(note.get("feedback")), "feedback.value")
     if not text.strip() and score is None and label is None:
-        raise fail("feedback.value", "the assessment says nothing: no value or rationale; remove it")
+        raise row_error("feedback.value", "the assessment says nothing: no value or rationale; remove it")
     return Feedback(
-        text=text, score=score, label=named_label(name, label), name=name or None, source=kind,
+        text=text, score=score, label=qualified_label(name, label), name=name or None, source=kind,
         saw_reference=False, provenance=provenance,
     )  # fmt: skip

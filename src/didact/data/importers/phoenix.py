@@ -20,12 +20,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from didact.data.feedback_parser import named_label
+from didact.data.faults import RawRow, Rejected, row_error
+from didact.data.feedback_parser import qualified_label
 from didact.data.importers.base import (
     Outcome,
     annotator,
     dig,
-    fail,
     iso_time,
     log_example,
     maybe_text,
@@ -33,7 +33,6 @@ from didact.data.importers.base import (
     verdict,
 )
 from didact.data.importers.join import Answer, Join, inside
-from didact.data.rows import RawRow, Rejected
 from didact.types import Example, Feedback, Provenance
 
 FLAT_MESSAGE = re.compile(r"(?:attributes\.)?llm\.(input|output)_messages\.(\d+)\.message\.(role|content)")
@@ -128,11 +127,11 @@ def _feedback(note: dict[str, Any]) -> Feedback:
     label = maybe_text(told("label"), "result.label")
     score = verdict(told("score"), "result.score")[0]
     if not text.strip() and label is None and score is None:
-        raise fail("result", "the annotation says nothing: no label, score or explanation; remove it")
+        raise row_error("result", "the annotation says nothing: no label, score or explanation; remove it")
     kind = note.get("annotator_kind") or "LLM"  # evaluation dataframes are what judges write
     author = note.get("identifier") or note.get("user_id") or f"phoenix:{name or str(kind).lower()}"
     return Feedback(
-        text=text, score=score, label=named_label(name, label), name=name or None,
+        text=text, score=score, label=qualified_label(name, label), name=name or None,
         source=annotator(kind, "program"), saw_reference=False,
         provenance=Provenance(author=str(author), created_at=iso_time(note.get("created_at"))),
     )  # fmt: skip

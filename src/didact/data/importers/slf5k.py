@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from didact.data.importers.base import Outcome, by_row, fail, make_example, maybe_text, row_id
-from didact.data.rows import RawRow, Rejected
+from didact.data.faults import RawRow, Rejected, row_error
+from didact.data.importers.base import Outcome, by_row, make_example, maybe_text, row_id
 from didact.errors import did_you_mean
 from didact.types import Example, Feedback, Message, Provenance
 
@@ -33,14 +33,14 @@ def _examples(row: RawRow) -> Iterator[Example]:
     for column in ("generated_summary_for_feedback", "feedback"):
         if column not in value:
             near = did_you_mean(column, map(str, value)).replace("Valid:", "Columns:")
-            raise fail(
+            raise row_error(
                 column, f"is missing: {near}; this importer reads SLF5K, `csv` and `jsonl` read others"
             )
     prompt = maybe_text(value.get("summary_prompt"), "summary_prompt")
     if prompt is None:
         title, post = (maybe_text(value.get(key), key) for key in ("title", "post"))
         if title is None and post is None:
-            raise fail("post", "there is no title, post or summary_prompt; complete the row")
+            raise row_error("post", "there is no title, post or summary_prompt; complete the row")
         prompt = f"Title: {title or ''}\nText: {post or ''}\nTL;DR:"
     text = maybe_text(value["feedback"], "feedback") or ""
     label = maybe_text(value.get("feedback_class"), "feedback_class")

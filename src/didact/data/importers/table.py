@@ -14,11 +14,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
 from didact.data.feedback_parser import TEXT_ALIASES
 from didact.data.files import stem
-from didact.data.importers.base import Outcome, fail
+from didact.data.importers.base import Outcome
 from didact.data.record import parse_example
-from didact.data.rows import RawRow, Rejected, RowError, expected
 from didact.errors import did_you_mean
 from didact.types import Example
 
@@ -59,11 +59,11 @@ def _joined(first: RawRow, known: Example, new: Example) -> Example:
         message = (
             f"{new.id!r} is already the id of row {first.row}, with another prompt or answer; make ids unique"
         )
-        raise fail("id", message)
+        raise row_error("id", message)
     if known.user != new.user or known.problem.reference != new.problem.reference:
-        raise fail("id", f"row {first.row} has the id {new.id!r} with another user or reference")
+        raise row_error("id", f"row {first.row} has the id {new.id!r} with another user or reference")
     if any(feedback in known.feedback for feedback in new.feedback) or not new.feedback:
-        raise fail(None, f"says nothing that row {first.row} with the same id does not say; remove it")
+        raise row_error(None, f"says nothing that row {first.row} with the same id does not say; remove it")
     metadata = {**new.problem.metadata, **known.problem.metadata}
     problem = known.problem.model_copy(update={"metadata": metadata})
     return known.model_copy(update={"problem": problem, "feedback": known.feedback + new.feedback})
@@ -75,11 +75,11 @@ def _record(value: dict[str, Any], mapping: Mapping[str, str], *, cells: bool) -
     for target, column in mapping.items():
         if column not in value:
             near = did_you_mean(column, map(str, value)).replace("Valid:", "Columns:")
-            raise fail(column, f"--map {target}={column}: there is no such column: {near}")
+            raise row_error(column, f"--map {target}={column}: there is no such column: {near}")
     for target, twin in (("prompt", "messages"), ("completion", "completion")):
         if not {target, twin} & (set(mapping) | set(value)):
             near = did_you_mean(target, map(str, value)).replace("Valid:", "Columns:")
-            raise fail(target, f"is missing: {near}; say which it is with --map {target}=COLUMN")
+            raise row_error(target, f"is missing: {near}; say which it is with --map {target}=COLUMN")
     taken = {target: value[column] for target, column in mapping.items()}
     for column in set(mapping.values()) - set(mapping):
         del record[column]

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from didact.data.importers.base import Outcome, by_row, fail, make_example, maybe_text, row_id, verdict
-from didact.data.rows import RawRow, Rejected, RowError, expected
+from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
+from didact.data.importers.base import Outcome, by_row, make_example, maybe_text, row_id, verdict
 from didact.types import Example, Feedback, Message, Provenance
 
 JUDGE = "gpt-4"
@@ -31,7 +31,7 @@ def _examples(row: RawRow) -> Iterator[Example | RowError]:
     value = row.value
     instruction = maybe_text(value.get("instruction"), "instruction")
     if instruction is None or not instruction.strip():
-        raise fail("instruction", "is missing or empty; complete the row")
+        raise row_error("instruction", "is missing or empty; complete the row")
     completions = value.get("completions")
     if not isinstance(completions, list) or not completions:
         raise RowError(expected("completions", "a list of completions", completions, "complete the row"))

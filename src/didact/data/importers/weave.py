@@ -20,11 +20,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from didact.data.feedback_parser import named_label
+from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
+from didact.data.feedback_parser import qualified_label
 from didact.data.importers.base import (
     Outcome,
     dig,
-    fail,
     iso_time,
     log_example,
     maybe_text,
@@ -32,7 +32,6 @@ from didact.data.importers.base import (
     verdict,
 )
 from didact.data.importers.join import Answer, Join, inside
-from didact.data.rows import RawRow, Rejected, RowError, expected
 from didact.types import Feedback, FeedbackSourceName, Provenance
 
 TEXT_KEYS = ("note", "comment", "reason", "rationale", "explanation", "text", "feedback", "critique")
@@ -116,14 +115,14 @@ def _feedback(item: dict[str, Any]) -> list[Feedback]:
     told = [(text, score, label, ".".join(filter(None, (name, field)))) for text, score, label, field in told]
     made = [
         Feedback(
-            text=text, score=score, label=named_label(about, label), name=about or None, source=source,
+            text=text, score=score, label=qualified_label(about, label), name=about or None, source=source,
             saw_reference=False, provenance=provenance,
         )
         for text, score, label, about in told
         if text.strip() or score is not None or label is not None
     ]  # fmt: skip
     if not made:
-        raise fail("payload", "the feedback says nothing; remove it")
+        raise row_error("payload", "the feedback says nothing; remove it")
     return made
 
 

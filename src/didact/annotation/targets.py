@@ -17,12 +17,12 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from didact.annotation.store import FeedbackRecord, FeedbackStore, MergeResult, news, unusable
+from didact.data.faults import Rejected, RowError
 from didact.data.files import check_examples, json_line
 from didact.data.record import parse_example
-from didact.data.rows import Rejected, RowError
 from didact.errors import DataError, UsageError
-from didact.jsonl import Line, content, locked, parse_lines, replace_lines
+from didact.feedback_store import FeedbackRecord, FeedbackStore, MergeResult, invalid_line, new_records
+from didact.jsonl import Line, locked, parse_lines, read_all, replace_lines
 from didact.types import Example, Feedback, Problem, Rollout, Turn
 
 
@@ -94,7 +94,7 @@ class RunAnswers:
             try:
                 rollout = Rollout.model_validate(record)
             except ValidationError as error:
-                raise unusable(self.rollouts, line, error, "a rollout") from None
+                raise invalid_line(self.rollouts, line, error, "a rollout") from None
             for index, turn in enumerate(rollout.turns):
                 about = tuple(said[rollout.id, index])
                 found.append(Answer(rollout.id, index, rollout.problem, turn, about, step))
@@ -138,13 +138,15 @@ class ExampleFile:
                 not JSON lines; nothing was changed.
         """
         with locked(self.path) as handle:
-            data = content(handle)
+            data = read_all(handle)
             lines = self._lines(data)
             there = {example.id: example for _, example in lines}
             if gone := [entry.rollout for entry in said if entry.rollout not in there]:
                 raise DataError(f"{self.path} has no answer {gone[0]!r} any more: export its answers again")
             before = [_in_file(e.id, f) for e in there.values() for f in e.feedback]
-            new, merged = news(before, [_in_file(entry.rollout, _writable(entry.feedback)) for entry in said])
+            new, merged = new_records(
+                before, [_in_file(entry.rollout, _writable(entry.feedback)) for entry in said]
+            )
             added: dict[str, list[Feedback]] = defaultdict(list)
             for entry in new:
                 added[entry.rollout].append(entry.feedback)
@@ -161,13 +163,13 @@ class ExampleFile:
             Those that were changed or removed, as they were.
         """
         with locked(self.path) as handle:
-            data = content(handle)
+            data = read_all(handle)
             return self._rewrite(data, self._lines(data), to)
 
     def check_writable(self) -> None:
         """Raise DataError if critiques can be neither added nor removed: it is no file of JSON lines."""
         with locked(self.path, write=False) as handle:
-            self._lines(content(handle))
+            self._lines(read_all(handle))
 
     def _rewrite(
         self,

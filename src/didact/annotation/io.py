@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, cast
 
-from didact.annotation.annotation_table import (
+from didact.annotation.table import (
     COLUMNS,
     TYPED,
     Row,
@@ -32,11 +32,11 @@ from didact.annotation.annotation_table import (
     table_bytes,
     write_table,
 )
-from didact.annotation.annotation_targets import Answer, AnswerStore, sha256
-from didact.annotation.store import SHUFFLED, FeedbackRecord, MergeResult, same_words
+from didact.annotation.targets import Answer, AnswerStore, sha256
+from didact.data.faults import shown
 from didact.data.files import refuse_existing
-from didact.data.rows import shown
 from didact.errors import UsageError, did_you_mean
+from didact.feedback_store import SHUFFLED, FeedbackRecord, MergeResult, same_content
 from didact.jsonl import write_atomically
 from didact.rng import derive_seed
 from didact.spans.quotes import QuoteError, find_quote
@@ -207,7 +207,7 @@ class _Reader:
         )
         key = (answer.rollout, answer.index, author)
         number, before = self.taken.setdefault(key, (row.number, feedback))
-        if not same_words(before, feedback):
+        if not same_content(before, feedback):
             _fail(row, "critique", f"{author} says something else of this answer in row {number}: keep one")
         return FeedbackRecord(rollout=answer.rollout, feedback=feedback)
 
