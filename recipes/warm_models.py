@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent / "tiny_base"))
 from alphabet import finished
 from pretrain import Schedule, new_model, train
 
-from didact.evaluation.problem_statistics import wilson
+from didact.evaluation.stats import wilson
 from didact.rendering.renderer import Renderer
 
 

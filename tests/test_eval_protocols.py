@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from didact.evaluation.evaluate import evaluate
-from didact.evaluation.problem_statistics import wilson
+from didact.evaluation.stats import wilson
 from didact.feedback.self_critique import SelfCritique
 from didact.rendering.renderer import CRITIQUE_REQUEST
 from didact.rollouts.engine_chat import EngineChat

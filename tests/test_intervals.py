@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.evaluation.problem_statistics import paired_difference, wilson
+from didact.evaluation.stats import paired_difference, wilson
 from didact.rng import generator
 
 

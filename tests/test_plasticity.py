@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from didact.battery.plasticity import critique_gains, edit_distance, moves, plasticity
 from didact.errors import DataError
-from didact.evaluation.problem_statistics import clustered_mean
+from didact.evaluation.stats import clustered_mean
 from didact.rendering.renderer import Renderer
 from didact.rollouts.conversation import conversation, public_contexts
 from didact.spans.fuzzy import edits

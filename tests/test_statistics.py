@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, trim_mean
 
 from didact.errors import DataError
-from didact.evaluation.run_statistics import (
+from didact.evaluation.stats import (
     Estimate,
     area_under_curve,
     holm,

@@ -22,7 +22,7 @@ from didact.cli.sweep import sweep
 from didact.controls.controls import CONTROLS
 from didact.errors import DataError, DidactError, Interrupted, UsageError
 from didact.evaluation.results import CurvePoint
-from didact.evaluation.run_statistics import Estimate
+from didact.evaluation.stats import Estimate
 from didact.run_dir import RunDir
 from didact.sweep.collect import accuracy_at, cell_result, collect, mean_curve
 from didact.sweep.plan import Cell, Plan, SweepFile, make_plan, merged, read_plan

@@ -6,8 +6,9 @@ import pytest
 
 from didact.controls.shuffled import ShuffledFeedback
 from didact.errors import Interrupted, TrainingGuard
+from didact.feedback_source import FAILURE_WINDOW
 from didact.llm.cache import SPENT
-from didact.training.failure_rate_guard import WINDOW, FeedbackFailureGuard
+from didact.training.failure_rate_guard import FeedbackFailureGuard
 from didact.training.metrics import rollout_metrics
 from didact.types import Rollout
 from tests.helpers import CountingCritic, dialogue
@@ -40,14 +41,14 @@ def test_a_spent_budget_is_no_reason_to_start_again() -> None:
 def test_old_failures_are_forgotten() -> None:
     watch = FeedbackFailureGuard(0.1)
     watch.add([by("judge") for _ in range(7)])
-    watch.add([by("judge", failed=False) for _ in range(WINDOW)])
+    watch.add([by("judge", failed=False) for _ in range(FAILURE_WINDOW)])
     watch.check()
 
 
 @pytest.mark.parametrize("source", ["self", "teacher", "human", "program"])
 def test_what_asking_again_would_not_mend_stops_nothing(source: str) -> None:
     watch = FeedbackFailureGuard(0.1)
-    watch.add([by(source) for _ in range(WINDOW)])
+    watch.add([by(source) for _ in range(FAILURE_WINDOW)])
     watch.check()
 
 
@@ -61,7 +62,7 @@ def test_a_critique_that_cannot_be_dealt_stops_nothing() -> None:
     assert not lost.ok
     said = lost.model_copy(update={"source": "judge"})
     watch = FeedbackFailureGuard(0.1)
-    watch.add([rollout.model_copy(update={"feedback": (said,)})] * WINDOW)
+    watch.add([rollout.model_copy(update={"feedback": (said,)})] * FAILURE_WINDOW)
     watch.check()
 
 

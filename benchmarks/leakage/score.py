@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from didact.evaluation.problem_statistics import wilson
+from didact.evaluation.stats import wilson
 from didact.leakage import leak
 
 HERE = Path(__file__).parent

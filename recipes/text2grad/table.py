@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from didact.evaluation.run_statistics import iqm_interval
+from didact.evaluation.stats import iqm_interval
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))

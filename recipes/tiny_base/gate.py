@@ -19,7 +19,7 @@ from examples import CIPHERS, CRITIC, DEMO, SUMS
 from didact.engines.base import SamplingParams
 from didact.engines.local import LocalEngine
 from didact.evaluation.evaluate import evaluate
-from didact.evaluation.problem_statistics import wilson
+from didact.evaluation.stats import wilson
 from didact.rendering.renderer import Renderer
 from didact.rollouts.base import StepContext
 from didact.tasks import make_task

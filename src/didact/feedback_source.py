@@ -8,6 +8,9 @@ from typing import NamedTuple, Protocol
 
 from didact.types import Feedback, Problem, Turn
 
+FAILURE_WINDOW = 64
+"""Number of latest critiques or scores over which a failure rate is measured."""
+
 
 class Exchange(NamedTuple):
     """An earlier answer of a dialogue and what was said about it."""

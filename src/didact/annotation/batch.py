@@ -9,15 +9,13 @@ from dataclasses import dataclass
 
 from didact.annotation.targets import Answer, AnswerStore
 from didact.errors import Interrupted, UsageError
-from didact.feedback_source import FeedbackRequest, FeedbackSource
+from didact.feedback_source import FAILURE_WINDOW, FeedbackRequest, FeedbackSource
 from didact.feedback_store import FeedbackRecord
 from didact.llm.cache import SPENT
 from didact.types import Feedback
 
 Progress = Callable[[int, int], None]
 """Told how many answers are done, and of how many."""
-WINDOW = 64
-"""Critiques that are looked back on when many fail."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def criticise(
         answers: Which answers; None for all in the store.
         author: The name that the source signs with. None learns it from the first reply.
         batch_size: So many answers are asked about at once, ≥ 1.
-        max_failed: The share of the last `WINDOW` critiques of a judge that may fail, in (0, 1]; 1 never
+        max_failed: The share of a judge's last `FAILURE_WINDOW` critiques that may fail, in (0, 1]; 1 never
             stops. What a judge fails at may pass; a missing reference or a broken program will not.
         spans: A program's critique counts as one only with spans, which those of older runs do not have.
         progress: Told after every batch.
@@ -86,7 +84,7 @@ def criticise(
     if not 0 < max_failed <= 1:
         raise UsageError(f"max_failed must lie in (0, 1], not {max_failed}")
     todo = list(store.answers() if answers is None else answers)
-    total, done, recent = len(todo), CritiqueRunReport(), deque[Feedback](maxlen=WINDOW)
+    total, done, recent = len(todo), CritiqueRunReport(), deque[Feedback](maxlen=FAILURE_WINDOW)
     for batch in _batches(todo, batch_size, author):
         new = [a for a in batch if author is None or not _has(a, author, spans)]
         unsent: list[Feedback] = []
@@ -123,11 +121,11 @@ def _check(recent: Sequence[Feedback], unsent: Sequence[Feedback], max_failed: f
         )
     # A critique that was dropped because it leaks is no failure of its source.
     errors = [f.error for f in recent if not f.ok and not f.leaks]
-    if len(errors) > max_failed * WINDOW:
+    if len(errors) > max_failed * FAILURE_WINDOW:
         raise Interrupted(
             f"{len(errors)} of the last {len(recent)} critiques failed, more than feedback.max_failed = "
-            f"{max_failed:g} of {WINDOW} allows (the last one: {errors[-1]}). Stopped with {done} answers "
-            "done: mend that and begin again; critiques that are there are passed over"
+            f"{max_failed:g} of {FAILURE_WINDOW} allows (the last one: {errors[-1]}). Stopped with {done} "
+            "answers done: mend that and begin again; critiques that are there are passed over"
         )
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from didact.engines.base import POLICY, Engine, Weights, takes
-from didact.evaluation.problem_statistics import clustered_mean
+from didact.evaluation.stats import clustered_mean
 from didact.rendering.renderer import Renderer
 from didact.rollouts.conversation import public_contexts
 from didact.spans.fuzzy import edits

@@ -31,7 +31,7 @@ from didact.controls.adversarial_teacher import AdversarialTeacher
 from didact.controls.controls import SECOND_TRY
 from didact.controls.distractors import decoy
 from didact.errors import UsageError
-from didact.evaluation.problem_statistics import PairedDifference, paired_difference, wilson
+from didact.evaluation.stats import PairedDifference, paired_difference, wilson
 from didact.feedback.program import WRONG
 from didact.feedback_source import FeedbackRequest, FeedbackSource
 from didact.leakage import LeakGuard

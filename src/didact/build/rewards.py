@@ -29,7 +29,7 @@ from didact.feedback.writing_judge import (
     RubricJudge,
     symmetry,
 )
-from didact.feedback_source import FeedbackRequest
+from didact.feedback_source import FAILURE_WINDOW, FeedbackRequest
 from didact.llm.cache import SPENT
 from didact.llm.chat import ChatModel
 from didact.rollouts.engine_chat import EngineChat
@@ -37,7 +37,6 @@ from didact.run_dir import RunDir
 from didact.settings import Section, validate_settings
 from didact.tasks.base import Task, Verdict
 from didact.tasks.writing import JudgeScoredTask
-from didact.training.failure_rate_guard import WINDOW
 from didact.types import Feedback, Problem, Rollout
 
 
@@ -107,13 +106,13 @@ class JudgeReward:
 
     Args:
         judge: Who scores.
-        max_failed: The share of the last `WINDOW` scores that may fail, in (0, 1]; 1 never stops. Below 1 a
-            judge that fails at all of the first batch stops at once: it will hardly do better.
+        max_failed: The share of the last `FAILURE_WINDOW` scores that may fail, in (0, 1]; 1 never stops. Below 1
+            a judge that fails at all of the first batch stops at once: it will hardly do better.
     """
 
     def __init__(self, judge: RubricJudge, max_failed: float = 0.1) -> None:
         self.judge, self.max_failed = judge, max_failed
-        self._recent: deque[bool] = deque(maxlen=WINDOW)
+        self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._owed = UsageCost()
 
     def score(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
@@ -141,11 +140,11 @@ class JudgeReward:
                 f"(the last failure: {errors[-1]}): name another with reward.source and reward.settings, "
                 "or say reward.max_failed=1 to go on all the same; stopped"
             )
-        if failed > self.max_failed * WINDOW:
+        if failed > self.max_failed * FAILURE_WINDOW:
             raise Interrupted(
                 f"{failed} of the last {len(self._recent)} scores failed, more than reward.max_failed = "
-                f"{self.max_failed:g} of {WINDOW} allows (the last one: {errors[-1] if errors else None}); "
-                "stopped"
+                f"{self.max_failed:g} of {FAILURE_WINDOW} allows (the last one: "
+                f"{errors[-1] if errors else None}); stopped"
             )
         return verdicts
 

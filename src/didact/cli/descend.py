@@ -123,7 +123,7 @@ def _report(record: dict[str, Any]) -> None:
 
 def _tell(run: RunDir) -> None:
     """What came of it: the instruction, and the paired difference that it makes."""
-    from didact.evaluation.problem_statistics import paired_difference
+    from didact.evaluation.stats import paired_difference
     from didact.evaluation.text_sanitizer import plain_name
 
     result = json.loads(run.result.read_text(encoding="utf-8"))

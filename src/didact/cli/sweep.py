@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from didact.controls.controls import Control
-    from didact.evaluation.run_statistics import Estimate
+    from didact.evaluation.stats import Estimate
     from didact.sweep.plan import Cell, Plan
     from didact.sweep.results import SweepResults, TaskResults
     from didact.sweep.run import State

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from didact.environments.episodes import Episode
-from didact.evaluation.problem_statistics import clustered_mean, wilson
+from didact.evaluation.stats import clustered_mean, wilson
 
 
 def episode_metrics(episodes: Sequence[Episode], *, seed: int = 0) -> dict[str, Any]:

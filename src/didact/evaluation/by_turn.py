@@ -29,7 +29,7 @@ from didact.engines.base import SamplingParams
 from didact.errors import UsageError
 from didact.evaluation.calibration import calibration, stated_verdict
 from didact.evaluation.evaluate import critic_failed
-from didact.evaluation.problem_statistics import wilson
+from didact.evaluation.stats import wilson
 from didact.feedback.outcome_only_teacher import Retry
 from didact.feedback_source import FeedbackSource
 from didact.rollouts.base import StepContext

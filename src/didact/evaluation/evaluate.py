@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from didact.errors import UsageError
 from didact.evaluation.judge_scores import score_metrics
-from didact.evaluation.problem_statistics import wilson
+from didact.evaluation.stats import wilson
 from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import multi_turn
 from didact.rollouts.single_turn import single_turn

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from didact.errors import DataError
-from didact.evaluation.problem_statistics import paired_difference
 from didact.evaluation.results import CurvePoint
-from didact.evaluation.run_statistics import (
+from didact.evaluation.stats import (
     Estimate,
     area_under_curve,
     holm,
     iqm_interval,
+    paired_difference,
     permutation_p,
     probability_of_improvement,
 )

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from didact.evaluation.learning_curve_plot import LOOKS, inline_svg, look
 from didact.evaluation.report import dialogue, percent, render
 from didact.evaluation.results import ArmResult, Report
-from didact.evaluation.run_statistics import Estimate
+from didact.evaluation.stats import Estimate
 from didact.evaluation.text_sanitizer import plain_name, plain_text
 from didact.jsonl import write_atomically
 from didact.sweep.results import DEFINITIONS, ArmSummary, SweepResults, TaskResults

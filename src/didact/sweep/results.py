@@ -8,7 +8,7 @@ from typing import Any
 
 from didact.evaluation.alarms import Alarm
 from didact.evaluation.results import CurvePoint
-from didact.evaluation.run_statistics import Estimate
+from didact.evaluation.stats import Estimate
 from didact.types import Rollout
 
 DEFINITIONS = {

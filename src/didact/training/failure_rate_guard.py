@@ -1,4 +1,4 @@
-"""When too many critiques fail, a run stops: what it would learn from is not what was asked for."""
+"""Stops a run whose feedback source fails too often."""
 
 from __future__ import annotations
 
@@ -7,28 +7,24 @@ from collections.abc import Iterable
 
 from didact.controls.shuffled import NOBODY
 from didact.errors import Interrupted, TrainingGuard
+from didact.feedback_source import FAILURE_WINDOW
 from didact.llm.cache import SPENT
 from didact.types import Rollout
 
-WINDOW = 64
-"""Critiques that are looked back on."""
-
 
 class FeedbackFailureGuard:
-    """Counts failed critiques over the last `WINDOW` ones.
+    """Counts failed critiques over the last `FAILURE_WINDOW` ones.
 
-    It starts empty with every process, so that a resumed run gets a fresh chance, and it changes
-    nothing that is computed. Only judges are watched: what they fail at may pass, where a self-critique
-    that is cut off, a reference that is missing or an answer that nobody criticised will not. A critique
-    that was dropped because it leaks, or could not be dealt, is no failure of its source.
+    The count is not checkpointed: a resumed run starts with an empty window. Only critiques of judges count,
+    whose failures may be temporary; those dropped as leaks, or not dealt by a control, do not.
 
     Args:
-        limit: The largest share of the window that may fail, in (0, 1]; 1 never stops.
+        limit: Largest failed share of the window, in (0, 1]; 1 never stops.
     """
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self.recent: deque[bool] = deque(maxlen=WINDOW)
+        self.recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self.last_error: str | None = None
         self.spent: str | None = None
 
@@ -45,17 +41,17 @@ class FeedbackFailureGuard:
                     self.spent = feedback.error if feedback.error.startswith(SPENT) else self.spent
 
     def check(self) -> None:
-        """Stop if a budget is spent, or if more failed than may; unseen places of the window count as good.
+        """Stop if the budget is spent or too many critiques failed; an unfilled window counts as successes.
 
         Raises:
-            TrainingGuard: a budget is spent, which no new start mends.
-            Interrupted: too many failed.
+            TrainingGuard: the budget is spent; resuming does not help.
+            Interrupted: too many critiques failed.
         """
         if self.spent:
             raise TrainingGuard(self.spent)
         failed = sum(self.recent)
-        if failed > self.limit * WINDOW:
+        if failed > self.limit * FAILURE_WINDOW:
             raise Interrupted(
                 f"{failed} of the last {len(self.recent)} critiques failed, more than feedback.max_failed = "
-                f"{self.limit:g} of {WINDOW} allows (the last one: {self.last_error}); stopped"
+                f"{self.limit:g} of {FAILURE_WINDOW} allows (the last one: {self.last_error}); stopped"
             )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from didact.config import read_yaml
 from didact.errors import DataError, UsageError
-from didact.evaluation.problem_statistics import paired_difference
 from didact.evaluation.results import CI, ArmResult, CurvePoint
+from didact.evaluation.stats import paired_difference
 from didact.run_dir import RunDir, read_jsonl
 from didact.training.alarm_monitor import run_alarms
 from didact.types import Turn
