@@ -106,7 +106,7 @@ class JudgeReward:
 
     Args:
         judge: Who scores.
-        max_failed: The share of the last `FAILURE_WINDOW` scores that may fail, in (0, 1]; 1 never stops. Below 1
+        max_failed: Share of the last `FAILURE_WINDOW` scores that may fail, in (0, 1]; 1 never stops. Below 1
             a judge that fails at all of the first batch stops at once: it will hardly do better.
     """
 
