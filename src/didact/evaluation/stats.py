@@ -364,7 +364,7 @@ def _stratified_bootstrap(
 
 def _bootstrap(
     statistic: Callable[..., Any],
-    samples: Sequence[Floats],
+    samples: Sequence[NDArray[Any]],
     rng: np.random.Generator,
     n_resamples: int,
     confidence: float,
