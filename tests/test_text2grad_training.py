@@ -24,6 +24,7 @@ from didact.types import Problem, Rollout, Row, Turn
 from tests.bigram import critique
 from tests.helpers import context
 from tests.models import save_model
+from tests.numerics import assert_gradients_close
 
 GOOD, POOR = "the sun", "is up"
 TEXTS = {GOOD: f"well, {GOOD}!", POOR: f"it {POOR}"}
@@ -117,8 +118,7 @@ def test_padding_and_order_do_not_change_the_gradient(model: Path, credit: str) 
         engine.forward_backward(term.rows, term.loss)
         found.append({n: p.grad for n, p in engine._trained.items() if p.grad is not None})
     assert found[0].keys() == found[1].keys()
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(gradient, found[1][name], rtol=1e-3, atol=1e-5)
+    assert_gradients_close(found[0].values(), [found[1][name] for name in found[0]])
 
 
 def test_the_value_head_learns_what_comes(model: Path) -> None:
