@@ -18,7 +18,7 @@ import argparse
 from typing import NamedTuple
 
 from didact import LocalEngine, Problem, Renderer, Row, make_task
-from didact.build.setup import tiny_model
+from didact.build.engines import tiny_model
 from didact.engines.base import AdamParams, Loss, Sample, SamplingParams
 from didact.feedback.program import ProgramCritic
 from didact.rendering.renderer import revision_messages

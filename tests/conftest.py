@@ -23,7 +23,7 @@ settings.load_profile("didact")
 @pytest.fixture(scope="session")
 def roomy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled model with a longer context: it reads a judge's or a teacher's prompt byte by byte."""
-    from didact.build.setup import tiny_model
+    from didact.build.engines import tiny_model
 
     folder = tmp_path_factory.mktemp("models") / "roomy"
     shutil.copytree(tiny_model(), folder)

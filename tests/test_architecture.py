@@ -62,7 +62,7 @@ NARROW = {
 }
 """Packages that may import less than their floor allows."""
 
-TO_MEND = {("build/setup.py", "descend")}
+TO_MEND = {("build/components.py", "descend")}
 """Upward imports that are still there."""
 
 FILE_LIMIT, FUNCTION_LIMIT = 400, 60

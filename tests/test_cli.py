@@ -305,7 +305,7 @@ def test_no_update_because_every_critique_failed_is_not_blamed_on_equal_rewards(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from didact.build import setup
+    from didact.build import components as setup
     from tests.helpers import CountingCritic
 
     monkeypatch.setattr(setup, "make_critic", lambda *_, **__: CountingCritic(fails=range(10**6)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import didact as library
-from didact.build import setup
+from didact.build import components as setup
 from didact.engines.base import Loss
 from didact.evaluation.token_trace import TokenTrace, inspect_update, turn_credits
 from didact.evaluation.token_view import TokenView, TurnView, rollout_view, to_json, token_cells, write_page

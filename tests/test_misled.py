@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.build.setup import check_task
+from didact.build.checks import check_task
 from didact.config import parse_config
 from didact.controls.adversarial_teacher import FALSE, AdversarialTeacher, correct_from_turn, is_false, misled
 from didact.controls.controls import controlled

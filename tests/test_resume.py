@@ -210,7 +210,7 @@ class SignallingTask:
 def test_a_signal_that_a_verifier_swallows_still_ends_the_run_resumably(
     model: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from didact.build import setup
+    from didact.build import components as setup
     from didact.training import api
 
     real = setup.run_task

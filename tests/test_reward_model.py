@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from didact.build.engines import tiny_model
 from didact.build.reward_models import model_version, reward_chat
-from didact.build.setup import tiny_model
 from didact.build.sources import BuildContext, source_settings
 from didact.engines.base import SamplingParams
 from didact.engines.local import LocalEngine

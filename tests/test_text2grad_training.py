@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import didact
-from didact.build import setup
+from didact.build import components as setup
 from didact.engines.base import AdamParams, ValueHeadSettings
 from didact.engines.local import LocalEngine
 from didact.errors import NoOpTrainingError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from didact.build.setup import tiny_model
+from didact.build.engines import tiny_model
 from didact.rendering.renderer import Renderer
 from didact.tasks import make_task
 

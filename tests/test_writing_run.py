@@ -351,10 +351,10 @@ def test_a_score_is_billed_once_and_its_critique_is_free() -> None:
     new = turn.model_copy(update={"text": "unscored"})
     free, paid = found.critique([FeedbackRequest(PROBLEM, turn, 0), FeedbackRequest(PROBLEM, new, 0)])
     assert (free.provenance.tokens, paid.provenance.tokens) == (0, 7)
-    assert found.bill() == (21, 0.75)
-    assert found.bill() == (0, 0.0)
+    assert found.pop_cost() == (21, 0.75)
+    assert found.pop_cost() == (0, 0.0)
     found.score(pieces(1))  # known, and told at its price, as a resumed run would
-    assert found.bill().tokens == 7
+    assert found.pop_cost().tokens == 7
 
 
 # ── scores at equal length ────────────────────────────────────────────────────────────────────────

@@ -47,11 +47,12 @@ def measure_start(run: Path, out: Path, protocols: Sequence[Any]) -> None:
         return
     from didact.cli.models import each_model
     from didact.config import read_yaml
+    from didact.training.evaluation_step import by_turn
 
     config = read_yaml(run / "config.yaml")
     [start, _] = each_model([config["model"]["path"], str(run)], [], None)
     turns, most = config["eval"]["didactic_turns"], config["eval"]["didactic_problems"]
-    found = start.parts.by_turn(0, turns, protocols, most)
+    found = by_turn(start.parts, 0, turns, protocols, most)
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"by_turn": found}) + "\n")
 

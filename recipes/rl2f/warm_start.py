@@ -24,7 +24,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from dialogues import CAREFUL, Talk, talks  # noqa: E402
 from warm_models import main  # noqa: E402
 
-from didact.build.setup import tiny_model  # noqa: E402
+from didact.build.engines import tiny_model  # noqa: E402
 from didact.engines.base import AdamParams, Loss  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
 from didact.feedback.outcome_only_teacher import RETRY  # noqa: E402

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from didact.build.setup import tiny_model
+from didact.build.engines import tiny_model
 from didact.data.files import JsonlWriter
 from didact.engines.base import SamplingParams
 from didact.engines.local import LocalEngine

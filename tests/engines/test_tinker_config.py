@@ -6,7 +6,8 @@ import pytest
 import torch
 import yaml
 
-from didact.build.setup import build, tiny_model
+from didact.build.components import build
+from didact.build.engines import tiny_model
 from didact.config import RunConfig, load_config, parse_config
 from didact.engines.local.loading import load_pretrained
 from didact.engines.probe import ProbeResult

@@ -2,7 +2,8 @@
 
 import pytest
 
-from didact.build.setup import build, tiny_model
+from didact.build.components import build
+from didact.build.engines import tiny_model
 from didact.config import parse_config
 from didact.engines.local import LocalEngine, LoraSettings
 from didact.engines.vllm import VLLMEngine

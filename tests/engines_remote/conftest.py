@@ -50,7 +50,7 @@ def model(tmp_path_factory):
     """A tiny Qwen3 on disk, float32; `DIDACT_TEST_TINKER_MODEL` where a server of it already runs."""
     if given := os.environ.get("DIDACT_TEST_TINKER_MODEL"):
         return given
-    from didact.build.setup import tiny_model
+    from didact.build.engines import tiny_model
 
     folder = tmp_path_factory.mktemp("model") / "tiny-qwen3"
     shutil.copytree(tiny_model(), folder)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from didact.build.setup import RunComponents, build
+from didact.build.components import RunComponents, build
 from didact.config import parse_config
 from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, SamplingParams
 from didact.engines.local import LocalEngine, LoraSettings

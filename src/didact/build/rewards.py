@@ -148,8 +148,8 @@ class JudgeReward:
             )
         return verdicts
 
-    def bill(self) -> UsageCost:
-        """What scores cost since this was last asked."""
+    def pop_cost(self) -> UsageCost:
+        """What scores cost since the last call."""
         owed, self._owed = self._owed, UsageCost()
         return owed
 
@@ -220,7 +220,7 @@ def against_start(
     found: dict[str, Any] = {}
     if pairs:
         found |= _won("win_rate", [_by_scores(now, then) for now, then in pairs], pairs)
-    bill = scoring.bill()
+    bill = scoring.pop_cost()
     if pairs and pairwise:
         judge = PairJudge(scoring.judge.model, max_chars=scoring.judge.max_chars)
         asked = [Pair(now.problem, now.turns[0].text, then.turns[0].text) for now, then in pairs]

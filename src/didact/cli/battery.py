@@ -100,6 +100,7 @@ def _sycophancy(looked: LoadedModel, answers: Answers) -> Battery:
     from didact.battery.sycophancy import sycophancy
     from didact.build.sources import source_settings
     from didact.tasks.code import CodeTask
+    from didact.training.evaluation_step import eval_context, eval_problems
 
     parts = looked.parts
     chosen = parts.config.feedback
@@ -110,8 +111,8 @@ def _sycophancy(looked: LoadedModel, answers: Answers) -> Battery:
             "be made to say what is false: take --set feedback.source=program, or --battery plasticity"
         )
     return sycophancy(
-        parts.eval_context(looked.step),
-        parts.eval_problems(),
+        eval_context(parts, looked.step),
+        eval_problems(parts),
         answers=answers.value,
         temperature=parts.config.eval.temperature,
     )
@@ -120,10 +121,11 @@ def _sycophancy(looked: LoadedModel, answers: Answers) -> Battery:
 def _plasticity(looked: LoadedModel, turns: int) -> dict[str, Any]:
     from didact.battery.plasticity import critique_gains, moves, plasticity
     from didact.rollouts.tutored_dialogue import didactic
+    from didact.training.evaluation_step import eval_context, eval_problems
 
-    parts, ctx = looked.parts, looked.parts.eval_context(looked.step)
+    parts, ctx = looked.parts, eval_context(looked.parts, looked.step)
     ctx = ctx.with_temperature(parts.config.eval.temperature)
-    rollouts = didactic(ctx, parts.eval_problems(), 1, turns=turns)
+    rollouts = didactic(ctx, eval_problems(parts), 1, turns=turns)
     return plasticity(moves(rollouts), critique_gains(parts.engine, parts.renderer, rollouts))
 
 

@@ -167,7 +167,7 @@ def _criticise(
     from didact.annotation.batch import criticise
     from didact.annotation.io import choose_answers
     from didact.annotation.targets import home, open_answers
-    from didact.build.setup import make_critic
+    from didact.build.components import make_critic
     from didact.feedback.span_judge import SpanJudge
 
     store = open_answers(run_or_file)

@@ -89,7 +89,7 @@ def _config(name: str | None, overrides: list[str], changes: dict[str, Any]) -> 
 
 
 def _dry_run(config: RunConfig, out: Path) -> None:
-    from didact.build.setup import build
+    from didact.build.components import build
     from didact.descend.run import check_room, descent_settings
     from didact.run_dir import RunDir
 

@@ -65,7 +65,7 @@ def doctor(
 
 
 def _probe_here(model: str) -> list[ProbeResult]:
-    from didact.build.setup import make_engine
+    from didact.build.engines import make_engine
     from didact.config import ModelConfig
     from didact.engines.probe import probe
 
@@ -75,7 +75,7 @@ def _probe_here(model: str) -> list[ProbeResult]:
 
 
 def _probe_server(config: RunConfig) -> list[ProbeResult]:
-    from didact.build.setup import model_folder, tinker_address
+    from didact.build.engines import model_folder, tinker_address
     from didact.engines.probe import probe
     from didact.engines.tinker import connect
     from didact.engines.tinker.server_behavior import known

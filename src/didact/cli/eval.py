@@ -13,7 +13,7 @@ import typer
 from didact.errors import UsageError
 
 if TYPE_CHECKING:
-    from didact.build.setup import RunComponents
+    from didact.build.components import RunComponents
     from didact.config import RunConfig
     from didact.evaluation.evaluate import Evaluation
     from didact.run_dir import RunDir
@@ -89,7 +89,7 @@ def eval_(
 
 def _built(config: RunConfig, run: RunDir) -> tuple[RunComponents, int]:
     """What is evaluated, with its weights or its instruction, and the step that they are of."""
-    from didact.build.setup import build
+    from didact.build.components import build
     from didact.cli.models import load_newest
     from didact.descend.feedback_descent import NAME as DESCENT
     from didact.descend.run import instructed_parts
@@ -134,7 +134,9 @@ def _check(protocol: Protocol, rounds: int, turns: int | None, *, dialogue: bool
 
 def _dialogues(parts: RunComponents, protocol: Protocol, turns: int, step: int) -> dict[str, Any]:
     """Dialogues by a protocol, and the baselines beside it, told as they are returned."""
-    found = parts.by_turn(step, turns, [protocol.value])  # type: ignore[list-item]
+    from didact.training.evaluation_step import by_turn
+
+    found = by_turn(parts, step, turns, [protocol.value])  # type: ignore[list-item]
     for name, table in found.items():
         typer.echo(f"{name}{' (held out)' if table['held_out'] else ''}")
         for kind, measured in table["protocols"].items():
@@ -156,8 +158,9 @@ def _turn_line(kind: str, record: dict[str, Any]) -> str:
 def _evaluated(parts: RunComponents, protocol: Protocol, rounds: int, step: int) -> Evaluation:
     """Answers by the protocol, with the weights that the engine holds."""
     from didact.evaluation.evaluate import evaluate
+    from didact.training.evaluation_step import eval_context, eval_problems
 
-    ctx, problems = parts.eval_context(step), parts.eval_problems()
+    ctx, problems = eval_context(parts, step), eval_problems(parts)
     settings = parts.config.eval
     if protocol is Protocol.SINGLE:
         return evaluate(ctx, problems, temperature=settings.temperature, feedback=False)
@@ -169,15 +172,13 @@ def _evaluated(parts: RunComponents, protocol: Protocol, rounds: int, step: int)
 def _self_critique(parts: RunComponents, rounds: int, step: int) -> Evaluation:
     """The model as its own critic, in as many tokens as the config allows it, or an answer."""
     from didact.evaluation.evaluate import evaluate
+    from didact.training.evaluation_step import eval_context, eval_problems, self_critic
 
     settings = parts.config.eval
     tokens = settings.own_critique or parts.config.sampling.max_tokens
-    chosen = settings.model_copy(update={"own_critique": tokens})
-    config = parts.config.model_copy(update={"eval": chosen})
-    critic = dataclasses.replace(parts, config=config).own_critic()
     return evaluate(
-        dataclasses.replace(parts.eval_context(step), feedback=critic),
-        parts.eval_problems(),
+        dataclasses.replace(eval_context(parts, step), feedback=self_critic(parts, tokens)),
+        eval_problems(parts),
         temperature=settings.temperature,
         rounds=rounds,
         early_stop=False,

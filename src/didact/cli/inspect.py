@@ -84,7 +84,7 @@ def _tokenizer(run: RunDir, path: str) -> Any:
     """The run's tokenizer: of the trained model where there is one, else of the model it started from."""
     from transformers import AutoTokenizer
 
-    from didact.build.setup import model_folder
+    from didact.build.engines import model_folder
 
     start = model_folder(path)
     source = str(run.model) if (run.model / "tokenizer_config.json").exists() else start

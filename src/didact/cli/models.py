@@ -11,7 +11,7 @@ import typer
 from didact.errors import DataError
 
 if TYPE_CHECKING:
-    from didact.build.setup import RunComponents
+    from didact.build.components import RunComponents
     from didact.config import RunConfig
     from didact.run_dir import RunDir
 
@@ -40,7 +40,7 @@ def each_model(names: Sequence[str], overrides: Sequence[str], task: str | None)
     Raises:
         UsageError, DataError: as of `build`; or a run without a whole checkpoint.
     """
-    from didact.build.setup import build
+    from didact.build.components import build
     from didact.config import ModelConfig
     from didact.run_dir import RunDir
 

@@ -74,7 +74,7 @@ def play(
 
 def _player(name: str) -> tuple[Engine, Renderer, int]:
     """Who plays, and the step of its checkpoint; 0 of a model that is no run."""
-    from didact.build.setup import make_engine
+    from didact.build.engines import make_engine
     from didact.cli.models import each_model
     from didact.config import ModelConfig
     from didact.rendering.renderer import Renderer

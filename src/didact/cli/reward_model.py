@@ -88,8 +88,8 @@ def eval_(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure marks token by token against annotated answers that were not trained on."""
+    from didact.build.engines import make_engine
     from didact.build.reward_models import make_prompter, reward_chat
-    from didact.build.setup import make_engine
     from didact.config import load_config
     from didact.evaluation.reward_model import evaluate_reward_model
     from didact.rendering.renderer import Renderer

@@ -133,7 +133,7 @@ def _warning(console: Console) -> Callable[[dict[str, Any]], None]:
 
 
 def _dry_run(config: RunConfig, out: Path, console: Console) -> None:
-    from didact.build.setup import build
+    from didact.build.components import build
     from didact.run_dir import RunDir
 
     RunDir.refuse_existing(out)

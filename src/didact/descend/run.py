@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from didact.build.setup import RunComponents, build
+from didact.build.components import RunComponents, build
 from didact.config import RunConfig, parse_config, read_yaml
 from didact.descend.feedback_descent import NAME, FeedbackDescent, Standing
 from didact.errors import DataError, Interrupted, TrainingGuard, UsageError
@@ -25,9 +25,10 @@ from didact.rollouts.system_prompt import InstructedRenderer, instructed
 from didact.run_dir import RunDir, append_jsonl, read_jsonl, write_atomically
 from didact.settings import validate_settings
 from didact.training.checkpoint import State
+from didact.training.evaluation_step import eval_problems, evaluate_once, find_evaluation
 from didact.training.failure_rate_guard import FeedbackFailureGuard
 from didact.training.fingerprint import check_inputs, write_inputs
-from didact.training.loop import Report, evaluate_once, evaluated
+from didact.training.loop import Report
 from didact.training.metrics import rollout_metrics
 from didact.training.signals import StopSignal
 from didact.types import Message, Problem
@@ -113,7 +114,7 @@ def check_room(parts: RunComponents, method: FeedbackDescent, problems: list[Pro
         UsageError: naming the problem and the cure, or a chat template that takes no such instruction.
     """
     renderer, limit = parts.renderer, parts.engine.max_length
-    held_out = list(parts.eval_problems()) if parts.config.eval.problems else []
+    held_out = list(eval_problems(parts)) if parts.config.eval.problems else []
     for problem in (*problems, *held_out):
         plain = len(renderer.prompt(problem.messages))
         with_one = _length(parts, instructed(problem.messages, "x", method.place), method)
@@ -162,7 +163,7 @@ def _finish(
         "updates": 0,
         "sampled_tokens": standing.sampled_tokens,
         "feedback_tokens": standing.feedback_tokens,
-        "eval": evaluated(run, standing.round),
+        "eval": find_evaluation(run, standing.round),
         "weights": parts.engine.weights_hash(),
         "prompt": standing.best,
     }
@@ -181,25 +182,30 @@ def _rounds(
 ) -> Standing:
     config, watch = parts.config, FeedbackFailureGuard(parts.config.feedback.max_failed)
     train, validation = problems
+
+    def log(record: dict[str, Any] | None) -> None:
+        if record is not None:
+            report(record)
+
     validating = parts.context(seed=derive_seed(config.seed, "validation"), step=0, progress=0.0)
     if standing is None:
         with stop.interruptible():
             standing = method.begin(validating, validation)
-        standing = standing.model_copy(update={"feedback_tokens": parts.bill().tokens})
+        standing = standing.model_copy(update={"feedback_tokens": parts.pop_reward_cost().tokens})
         _keep(run, standing)
     if standing.round == 0:
-        evaluate_once(_under(parts, method, standing.best), run, _state(standing), stop, report, watch)
+        log(evaluate_once(_under(parts, method, standing.best), run, _state(standing), stop, watch))
     while config.progress(standing.round, standing.sampled_tokens) < 1:
         started, step, size = time.perf_counter(), standing.round, config.problems_per_step
         seed = derive_seed(config.seed, "step", step)
         ctx = parts.context(seed=seed, step=step, progress=step / config.steps)
         batch = [train[(step * size + i) % len(train)] for i in range(min(size, len(train)))]
-        parts.bill()  # what an evaluation's scores cost is no part of the descent
+        parts.pop_reward_cost()  # what an evaluation's scores cost is no part of the descent
         with stop.interruptible():
             done = method.round(ctx, validating, standing, batch, validation)
         watch.add(done.rollouts)
         watch.check()
-        bill = parts.bill()
+        bill = parts.pop_reward_cost()
         tokens = done.standing.feedback_tokens + bill.tokens
         standing = done.standing.model_copy(update={"feedback_tokens": tokens})
         run.add_rollouts(done.rollouts, standing.round)
@@ -217,7 +223,7 @@ def _rounds(
         run.add_timing({"step": standing.round, "seconds": round(time.perf_counter() - started, 4)})
         _keep(run, standing, tried=done.proposal.text, error=done.proposal.error)
         report(record)
-    evaluate_once(_under(parts, method, standing.best), run, _state(standing), stop, report, watch)
+    log(evaluate_once(_under(parts, method, standing.best), run, _state(standing), stop, watch))
     return standing
 
 

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from didact.build.components import RunComponents, build
 from didact.build.reward_models import write_card
-from didact.build.setup import RunComponents, build
 from didact.config import RunConfig, parse_config, read_yaml
 from didact.errors import CheckpointError, NoOpTrainingError, UsageError
 from didact.run_dir import RunDir, read_jsonl, write_atomically
 from didact.training.alarm_monitor import run_alarms
 from didact.training.checkpoint import State, load_checkpoint
+from didact.training.evaluation_step import find_evaluation
 from didact.training.fingerprint import check_inputs, write_inputs
-from didact.training.loop import Report, evaluated, train_loop
+from didact.training.loop import Report, train_loop
 from didact.training.signals import StopSignal
 
 
@@ -136,7 +137,7 @@ def _finish(parts: RunComponents, run: RunDir, state: State, report: Report, war
         "updates": state.updates,
         "sampled_tokens": state.sampled_tokens,
         "feedback_tokens": state.feedback_tokens,
-        "eval": evaluated(run, state.step),
+        "eval": find_evaluation(run, state.step),
         "alarms": [alarm._asdict() for alarm in run_alarms(run, state.step)],
         "weights": parts.engine.weights_hash(),
     }

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from pydantic import Field, ValidationError
 from didact.engines.base import Engine
 from didact.errors import CheckpointError
 from didact.jsonl import sync
-from didact.types import Record
+from didact.types import Record, Rollout
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -35,6 +36,29 @@ class State(Record):
     """What the method keeps from step to step; see `rollouts.base.Context`."""
     initial_weights: str = ""
     """Hash of the trainable weights before the first step, for the no-op guard."""
+
+    def advanced(
+        self, rollouts: Sequence[Rollout], reward_tokens: int, *, updates: int, memory: dict[str, float]
+    ) -> State:
+        """The state after one more step.
+
+        Args:
+            rollouts: Of the step.
+            reward_tokens: Tokens that a judge of rewards generated for it.
+            updates: Optimizer steps taken in it.
+            memory: What the method keeps.
+        """
+        return self.model_copy(
+            update={
+                "step": self.step + 1,
+                "sampled_tokens": self.sampled_tokens + sum(r.sampled_tokens for r in rollouts),
+                "feedback_tokens": self.feedback_tokens
+                + sum(r.feedback_tokens for r in rollouts)
+                + reward_tokens,
+                "updates": self.updates + updates,
+                "memory": memory,
+            }
+        )
 
 
 def save_checkpoint(folder: Path, engine: Engine, state: State) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from didact.build.setup import RunComponents
+from didact.build.components import RunComponents
 from didact.build.sources import source_settings
 from didact.errors import CheckpointError
 from didact.run_dir import RunDir, write_atomically

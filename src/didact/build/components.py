@@ -1,0 +1,158 @@
+"""From settings to the components they name: task, critic, method, engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from didact.build.checks import check_lengths, check_task
+from didact.build.engines import make_engine, make_policy
+from didact.build.reward_models import bind_task, run_task
+from didact.build.rewards import JudgeReward, UsageCost, check_reward, make_scoring
+from didact.build.sources import BuildContext, source_settings
+from didact.config import RunConfig
+from didact.controls.controls import controlled
+from didact.descend.feedback_descent import NAME as DESCENT
+from didact.engines.base import Engine
+from didact.errors import UsageError
+from didact.feedback_source import FeedbackSource
+from didact.leakage import LeakGuard
+from didact.methods import Method, make_method
+from didact.rendering.renderer import Renderer
+from didact.rollouts.base import StepContext
+from didact.tasks.base import Task, validate_task
+from didact.tasks.offline import OfflineAnswers
+from didact.tasks.writing import JudgeScoredTask
+
+
+@dataclass(frozen=True)
+class RunComponents:
+    """What a run is made of."""
+
+    config: RunConfig
+    task: Task
+    critic: FeedbackSource
+    """Writes true critiques, also for evaluation."""
+    feedback: FeedbackSource
+    """What the method reads: the critic, or a control that wraps it."""
+    method: Method
+    engine: Engine
+    renderer: Renderer
+    scoring: JudgeReward | None = None
+    """Scores answers where the task has no verifier."""
+
+    def context(
+        self, *, seed: int, step: int, progress: float, memory: Mapping[str, float] | None = None
+    ) -> StepContext:
+        """What one training step may use."""
+        return StepContext(
+            engine=self.engine,
+            renderer=self.renderer,
+            task=self.task,
+            feedback=self.feedback,
+            sampling=self.config.sampling.params(),
+            seed=seed,
+            step=step,
+            progress=progress,
+            recorded=self.task if isinstance(self.task, OfflineAnswers) else None,
+            memory=dict(memory or {}),
+        )
+
+    def pop_reward_cost(self) -> UsageCost:
+        """What the judge of the rewards cost since the last call; zero where there is none."""
+        return UsageCost() if self.scoring is None else self.scoring.pop_cost()
+
+
+def build(
+    config: RunConfig,
+    *,
+    for_training: bool = True,
+    home: Path | None = None,
+    method: Method | None = None,
+) -> RunComponents:
+    """Make everything that a config names, cheap things first.
+
+    Args:
+        config: The settings.
+        for_training: Also check that the method can learn from what the task offers.
+        home: The run directory, where a feedback source keeps its files.
+        method: A method without a name, in place of the configured one.
+
+    Raises:
+        UsageError, DataError: a name, file or row that cannot be used; nothing was written.
+    """
+    if method is None and config.method == DESCENT:
+        raise UsageError(
+            f"{DESCENT} changes an instruction and no weight, so there is nothing to train, resume or sweep: "
+            "run `didact descend`, or go on with `didact descend --resume RUN`"
+        )
+    method = method or make_method(config.method, config.settings)
+    task = run_task(config)
+    check_reward(config, task)
+    if not isinstance(task, JudgeScoredTask):  # a judge's scores are no proof of a reference
+        validate_task(task)
+    if for_training:
+        check_task(config, method, task)
+    engine = make_policy(config, method, for_training=for_training)
+    renderer = Renderer(engine.tokenizer, config.model.chat_template, engine.end_ids)
+    bind_task(task, config, engine, renderer)
+    policy = (engine, renderer)
+    scoring = make_scoring(config, build_context(config, task, policy, home))
+    if scoring is not None and isinstance(task, JudgeScoredTask):
+        task.bind(scoring)
+    didactic = method.didactic or bool(config.eval.didactic_turns)
+    critic = make_critic(config, task, policy, home, scoring, didactic=didactic)
+    chosen = config.feedback
+    feedback = controlled(
+        critic, chosen.control, seed=config.seed, share=chosen.wrong_share,
+        after_right=chosen.wrong_after_right, verify=task.verify,
+    )  # fmt: skip
+    if for_training:
+        check_lengths(config, method, task, policy)
+    return RunComponents(config, task, critic, feedback, method, engine, renderer, scoring)
+
+
+def make_critic(
+    config: RunConfig,
+    task: Task | None,
+    policy: tuple[Engine, Renderer] | None,
+    home: Path | None,
+    scoring: JudgeReward | None = None,
+    *,
+    didactic: bool = False,
+) -> FeedbackSource:
+    """The configured source with its leak guard, without controls.
+
+    Args:
+        config: `feedback` names the source, `model` the model that a frozen copy is made of, `reward` the
+            judge of the rewards, where its critiques are the source.
+        task: The task whose answers are criticised.
+        policy: The engine in training and its renderer; None where nothing is trained.
+        home: A folder for the source's files, as a judge's replies.
+        scoring: The judge of the rewards, where there is one already.
+        didactic: The source is a teacher in a dialogue.
+    """
+    at = dataclasses.replace(build_context(config, task, policy, home), didactic=didactic)
+
+    def judge() -> FeedbackSource | None:
+        return scoring or make_scoring(config, at)
+
+    settings = source_settings(config.feedback.source, config.feedback.settings)
+    return LeakGuard(settings.build(dataclasses.replace(at, judge=judge)), config.feedback.leaks)
+
+
+def build_context(
+    config: RunConfig, task: Task | None, policy: tuple[Engine, Renderer] | None, home: Path | None
+) -> BuildContext:
+    """What the configured sources are built from; see `make_critic`."""
+
+    def load(model: str | None) -> tuple[Engine, Renderer]:
+        """Another model; None is the configured one, as it was before training."""
+        chosen = config.model.model_copy(update={"path": model or config.model.path, "lora": None})
+        template = config.model.chat_template if model in (None, config.model.path) else {}
+        engine = make_engine(chosen)
+        return engine, Renderer(engine.tokenizer, template, engine.end_ids)
+
+    return BuildContext(load=load, policy=policy, task=task, seed=config.seed, home=home)
