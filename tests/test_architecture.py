@@ -193,6 +193,7 @@ LIGHT = [
     "tasks.sandbox",
     "tasks.writing",
     "llm.openai_chat",
+    "llm.budget",
     "llm.cache",
     "leakage",
     "feedback",

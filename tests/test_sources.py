@@ -21,7 +21,6 @@ from didact.errors import UsageError
 from didact.feedback.program import ProgramCritic
 from didact.feedback_source import FeedbackRequest
 from didact.llm import openai_chat
-from didact.llm.cache import SPENT
 from didact.run_dir import read_jsonl
 from didact.types import Example, Feedback, Problem, Provenance, Turn
 from tests.helpers import didact
@@ -344,7 +343,7 @@ def test_a_budget_is_one_for_a_run_however_often_it_is_resumed(tmp_path: Path) -
     assert [f.status for f in again] == ["failed", "ok"], "a kept reply costs nothing"
     assert elsewhere[0].ok
     for refused in (first[2], again[0], dear[0]):
-        assert (refused.error or "").startswith(SPENT)
+        assert refused.error_kind == "budget"
     assert kept["requests"] == 2
     assert kept["spent_usd"] == pytest.approx(sum(f.provenance.cost_usd for f in first))
 

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import pkgutil
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import didact
-from didact.types import Feedback, Message, Problem, Provenance, Rollout, Row, Span, Turn
+from didact.types import ErrorKind, Feedback, Message, Problem, Provenance, Rollout, Row, Span, Turn
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 filled = texts.filter(bool)
@@ -67,6 +68,7 @@ def feedbacks(draw: st.DrawFn) -> Feedback:
         spans=tuple(draw(st.lists(spans(), max_size=2))),
         status="ok" if error is None else "failed",
         error=error,
+        error_kind=None if error is None else draw(st.none() | st.sampled_from(get_args(ErrorKind))),
         saw_reference=draw(st.booleans()),
         provenance=Provenance(author=draw(filled), tokens=draw(st.integers(0, 99))),
     )
@@ -130,6 +132,8 @@ def test_correct_can_differ_from_the_reward():
         (lambda: Span(start=-1, end=1, quote="ab", label="good"), "start"),
         (lambda: said(status="failed"), "needs an error"),
         (lambda: said(error="timeout"), "needs an error"),
+        (lambda: said(error_kind="budget"), "error_kind"),
+        (lambda: said(status="failed", error="full", error_kind="odd"), "error_kind"),
         (lambda: said(source="oracle"), "source"),
         (lambda: Rollout(id="a", group="g", problem=Problem.ask("?", id="p"), turns=()), "turns"),
     ],

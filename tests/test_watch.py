@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from didact.controls.shuffled import ShuffledFeedback
-from didact.errors import Interrupted, TrainingGuard
+from didact.errors import BudgetExceeded, Interrupted
 from didact.feedback_source import FAILURE_WINDOW
-from didact.llm.cache import SPENT
 from didact.training.failure_rate_guard import FeedbackFailureGuard
 from didact.training.metrics import rollout_metrics
 from didact.types import Rollout
@@ -31,10 +30,10 @@ def test_a_judge_may_fail_as_often_as_the_limit_says_and_no_more() -> None:
 
 def test_a_spent_budget_is_no_reason_to_start_again() -> None:
     rollout = by("judge")
-    said = rollout.feedback[0].model_copy(update={"error": f"{SPENT}: max_requests = 5"})
+    said = rollout.feedback[0].model_copy(update={"error": "max_requests = 5", "error_kind": "budget"})
     watch = FeedbackFailureGuard(0.1)
     watch.add([rollout.model_copy(update={"feedback": (said,)})])
-    with pytest.raises(TrainingGuard, match="max_requests = 5"):
+    with pytest.raises(BudgetExceeded, match="max_requests = 5"):
         watch.check()
 
 
@@ -63,6 +62,14 @@ def test_a_critique_that_cannot_be_dealt_stops_nothing() -> None:
     said = lost.model_copy(update={"source": "judge"})
     watch = FeedbackFailureGuard(0.1)
     watch.add([rollout.model_copy(update={"feedback": (said,)})] * FAILURE_WINDOW)
+    watch.check()
+
+
+def test_a_leak_that_was_dropped_is_no_failure_of_the_judge() -> None:
+    rollout = by("judge")
+    dropped = rollout.feedback[0].model_copy(update={"error": "dropped", "error_kind": "leak"})
+    watch = FeedbackFailureGuard(0.1)
+    watch.add([rollout.model_copy(update={"feedback": (dropped,)})] * FAILURE_WINDOW)
     watch.check()
 
 

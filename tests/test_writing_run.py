@@ -15,13 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from didact.build.rewards import JudgeReward, reward_settings
 from didact.config import RewardConfig
-from didact.errors import CheckpointError, Interrupted, TrainingGuard, UsageError
+from didact.errors import BudgetExceeded, CheckpointError, Interrupted, UsageError
 from didact.evaluation.judge_scores import score_metrics
 from didact.feedback.length_control import score_at, win_rate
 from didact.feedback.writing_judge import RubricJudge
 from didact.feedback_source import FeedbackRequest
 from didact.llm import openai_chat
-from didact.llm.cache import SPENT
 from didact.llm.chat import ChatReply
 from didact.rng import generator
 from didact.run_dir import RunDir, read_jsonl
@@ -340,8 +339,8 @@ def test_a_judge_that_fails_at_everything_stops_at_once_unless_told_otherwise() 
 
 
 def test_a_spent_budget_is_no_fault_that_passes() -> None:
-    with pytest.raises(TrainingGuard, match="the judge of the rewards: " + SPENT):
-        scoring(lambda text: ChatReply(error=f"{SPENT}: max_requests = 1"), 1.0).score(pieces(1))
+    with pytest.raises(BudgetExceeded, match="max_requests = 1"):
+        scoring(lambda text: ChatReply(error="max_requests = 1", error_kind="budget"), 1.0).score(pieces(1))
 
 
 def test_a_score_is_billed_once_and_its_critique_is_free() -> None:

@@ -6,6 +6,7 @@ DidactError
 ├── DataError         a file, column or row that cannot be used              exit 3
 │   └── CheckpointError   a checkpoint that is torn, or of another run
 ├── TrainingGuard     training would be wrong or for nothing                 exit 4
+│   ├── BudgetExceeded    the limit on requests or USD of a model server is reached
 │   ├── NonFiniteError    NaN or Inf in a loss or a gradient
 │   └── NoOpTrainingError no weight changed
 └── Interrupted       stopped by a signal; the run can be resumed            exit 75
@@ -47,6 +48,10 @@ class TrainingGuard(DidactError, RuntimeError):
     """Training would be wrong or for nothing, so it stopped before the step."""
 
     exit_code = 4
+
+
+class BudgetExceeded(TrainingGuard):
+    """The limit on requests or cost of a model server is reached; raise it, then resume."""
 
 
 class NonFiniteError(TrainingGuard):

@@ -22,6 +22,16 @@ Ids: TypeAlias = tuple[int, ...]
 
 StopReason: TypeAlias = Literal["eos", "stop", "length"]
 FeedbackSourceName: TypeAlias = Literal["human", "judge", "program", "teacher", "self"]
+ErrorKind: TypeAlias = Literal["budget", "server", "invalid_reply", "leak", "missing_reference", "not_dealt"]
+"""Why a feedback failed.
+
+budget             a limit on requests or USD was reached; nothing was sent
+server             a model server refused the request or could not be reached
+invalid_reply      the reply was cut off, empty or not in the requested format
+leak               the critique was dropped because it states the answer
+missing_reference  the source needs a reference and the problem has none
+not_dealt          a control found no critique of another problem in the batch
+"""
 
 
 class Record(BaseModel):
@@ -187,6 +197,8 @@ class Feedback(Record):
     status: Literal["ok", "failed"] = "ok"
     error: str | None = None
     """Why it failed; None when it did not."""
+    error_kind: ErrorKind | None = None
+    """The kind of failure; None for a success, or a failure of another kind."""
     saw_reference: bool
     """Did its author see the private reference?"""
     leaks: bool | None = None
@@ -201,6 +213,8 @@ class Feedback(Record):
     def _failure_has_a_reason(self) -> Feedback:
         if (self.status == "failed") != (self.error is not None):
             raise ValueError("a failed feedback needs an error, and only a failed one has it")
+        if self.error_kind is not None and self.error is None:
+            raise ValueError("only a failed feedback has an error_kind")
         return self
 
 

@@ -11,7 +11,6 @@ from didact.annotation.targets import Answer, AnswerStore
 from didact.errors import Interrupted, UsageError
 from didact.feedback_source import FAILURE_WINDOW, FeedbackRequest, FeedbackSource
 from didact.feedback_store import FeedbackRecord
-from didact.llm.cache import SPENT
 from didact.types import Feedback
 
 Progress = Callable[[int, int], None]
@@ -108,9 +107,8 @@ def criticise(
 
 
 def _unsent(reply: Feedback) -> bool:
-    """Did a budget stop it before anything was asked, or paid?"""
-    spent = not reply.ok and (reply.error or "").startswith(SPENT)
-    return spent and not reply.provenance.tokens and not reply.provenance.cost_usd
+    """Was no request sent, because the budget is exceeded?"""
+    return reply.error_kind == "budget" and not reply.provenance.tokens and not reply.provenance.cost_usd
 
 
 def _check(recent: Sequence[Feedback], unsent: Sequence[Feedback], max_failed: float, done: str) -> None:
@@ -120,7 +118,7 @@ def _check(recent: Sequence[Feedback], unsent: Sequence[Feedback], max_failed: f
             f"stopped with {done} answers done, which are kept: {unsent[0].error}, and begin again"
         )
     # A critique that was dropped because it leaks is no failure of its source.
-    errors = [f.error for f in recent if not f.ok and not f.leaks]
+    errors = [f.error for f in recent if not f.ok and f.error_kind != "leak"]
     if len(errors) > max_failed * FAILURE_WINDOW:
         raise Interrupted(
             f"{len(errors)} of the last {len(recent)} critiques failed, more than feedback.max_failed = "

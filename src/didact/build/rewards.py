@@ -17,7 +17,7 @@ from pydantic import Field
 
 from didact.build.sources import BuildContext, LocalModelConfig, OpenAIServerConfig
 from didact.config import Positive, RewardConfig, RunConfig
-from didact.errors import DataError, Interrupted, TrainingGuard, UsageError, did_you_mean
+from didact.errors import BudgetExceeded, DataError, Interrupted, UsageError, did_you_mean
 from didact.evaluation.evaluate import Evaluation
 from didact.feedback.length_control import WinRate, win_rate
 from didact.feedback.model_critic import MAX_CHARS
@@ -30,7 +30,6 @@ from didact.feedback.writing_judge import (
     symmetry,
 )
 from didact.feedback_source import FAILURE_WINDOW, FeedbackRequest
-from didact.llm.cache import SPENT
 from didact.llm.chat import ChatModel
 from didact.rollouts.engine_chat import EngineChat
 from didact.run_dir import RunDir
@@ -120,7 +119,7 @@ class JudgeReward:
 
         Raises:
             UsageError: no request can ever succeed, as with a key that the server refuses.
-            TrainingGuard: the judge's budget is spent, which no new start mends.
+            BudgetExceeded: the judge's budget; resuming does not help until the limit is raised.
             Interrupted: too many scores failed.
         """
         ratings = self.judge.rate(asked)
@@ -131,8 +130,8 @@ class JudgeReward:
         verdicts = [self.judge.verdict(rating) for rating in ratings]
         errors = [verdict.error for verdict in verdicts if verdict.error is not None]
         self._recent += [verdict.error is not None for verdict in verdicts]
-        if spent := next((error for error in errors if error.startswith(SPENT)), None):
-            raise TrainingGuard(f"the judge of the rewards: {spent}")
+        if exceeded := next((rating for rating in ratings if rating.error_kind == "budget"), None):
+            raise BudgetExceeded(f"the judge of the rewards: {exceeded.error}")
         failed = sum(self._recent)
         if self.max_failed < 1 and 1 < failed == len(self._recent) == len(verdicts):
             raise Interrupted(

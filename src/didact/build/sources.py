@@ -181,7 +181,8 @@ class OpenAIServerConfig(Source):
             UsageError: no server that could be asked, no key, or a limit in USD without prices.
             DataError: the file of what was spent is damaged.
         """
-        from didact.llm.cache import Budget, ChatCache, UsageTracker
+        from didact.llm.budget import Budget, UsageTracker
+        from didact.llm.cache import ChatCache
         from didact.llm.openai_chat import OpenAIChat
 
         server = OpenAIChat(
@@ -201,8 +202,8 @@ class OpenAIServerConfig(Source):
             server,
             max_requests=self.max_requests,
             max_cost_usd=self.max_cost,
-            ledger=None if replies is None else UsageTracker(replies / self.ledger),
-            at_once=2 * self.concurrency,
+            tracker=None if replies is None else UsageTracker(replies / self.ledger),
+            batch_size=2 * self.concurrency,
         )
         folder = self.cache or replies
         return chat if folder is None else ChatCache(chat, folder)

@@ -14,9 +14,6 @@ from didact.feedback_source import FeedbackRequest, FeedbackSource
 from didact.rng import generator
 from didact.types import Feedback, Message
 
-NOBODY = "shuffled:nobody"
-"""The author of a critique that could not be dealt."""
-
 
 class ShuffledFeedback:
     """Wraps a source and deals its critiques across problems.
@@ -68,9 +65,10 @@ class ShuffledFeedback:
     def _dealt(self, request: FeedbackRequest, own: Feedback, given: Feedback | None) -> Feedback:
         if given is None:
             error = "no critique of another problem is left in this batch: take more problems a step"
-            author = own.provenance.model_copy(update={"author": NOBODY})
-            lost = {"status": "failed", "error": error, "text": "", "spans": (), "score": None, "label": None}
-            return own.model_copy(update={**lost, "provenance": author})
+            author = own.provenance.model_copy(update={"author": "shuffled:nobody"})
+            failure = {"status": "failed", "error": error, "error_kind": "not_dealt"}
+            empty = {"text": "", "spans": (), "score": None, "label": None}
+            return own.model_copy(update={**failure, **empty, "provenance": author})
         author = given.provenance.model_copy(update={"author": f"shuffled:{given.provenance.author}"})
         # Spans quote the other answer and a score rates it: neither fits this one.
         return given.model_copy(

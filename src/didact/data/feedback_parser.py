@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from didact.data.faults import Checker, shown
 from didact.errors import did_you_mean
 from didact.feedback_store import UNKNOWN_AUTHOR
-from didact.types import Feedback, FeedbackSourceName, Provenance, Span
+from didact.types import ErrorKind, Feedback, FeedbackSourceName, Provenance, Span
 
 TEXT_ALIASES = ("text", "feedback", "critique", "rationale", "explanation", "comment")
 
@@ -34,7 +34,7 @@ SPAN_LABELS = {
 
 KEYS = (
     "turn", *TEXT_ALIASES, "name", "source", "annotator_kind", "score", "label", "spans", "status", "error",
-    "saw_reference", "leaks", "provenance", "author", "annotator", "created_at",
+    "error_kind", "saw_reference", "leaks", "provenance", "author", "annotator", "created_at",
 )  # fmt: skip
 """The keys of a feedback object."""
 VERDICT = ("score", "label", "spans")
@@ -140,6 +140,10 @@ def _feedback(check: Checker, where: str, item: dict[str, Any], completion: str 
     elif (status == "failed") != (error is not None):
         message = "a failed feedback needs an 'error', and only a failed one has it; set both or neither"
         check.fail(f"{dot}status", message)
+    kind = item.get("error_kind")
+    if kind is not None and (error is None or kind not in get_args(ErrorKind)):
+        near = did_you_mean(str(kind), get_args(ErrorKind))
+        check.fail(f"{dot}error_kind", f"only a failed feedback has one, and not {shown(kind)}: {near}")
     text = texts[0] if texts else ""
     blank = not text.strip() and score is None and label is None and not spans
     if blank and status == "ok" and len(check.faults) == before:
@@ -157,8 +161,8 @@ def _feedback(check: Checker, where: str, item: dict[str, Any], completion: str 
         return None
     return Feedback(
         turn=turn, text=text, source=source, score=score, label=qualified_label(name, label),
-        name=name or None, spans=spans, status=status, error=error, saw_reference=saw, leaks=leaks,
-        provenance=provenance,
+        name=name or None, spans=spans, status=status, error=error, error_kind=kind,
+        saw_reference=saw, leaks=leaks, provenance=provenance,
     )  # fmt: skip
 
 

@@ -63,10 +63,7 @@ class DialogueTeacher(ModelCritic):
         fit = [i for i, said in enumerate(tested) if said is None or said.ok]
         asked = [ChatRequest(self._asked(requests[i], tested[i])) for i in fit]
         replies = dict(zip(fit, self.replies(asked), strict=True)) if asked else {}
-        return [
-            replies[i] if i in replies else ChatReply(error=f"the private program failed: {_error(said)}")
-            for i, said in enumerate(tested)
-        ]
+        return [replies[i] if i in replies else _failed_program(said) for i, said in enumerate(tested)]
 
     def _asked(self, request: FeedbackRequest, tested: Feedback | None) -> tuple[Message, ...]:
         """The teacher's whole view, with everything that others wrote as data in it."""
@@ -86,5 +83,6 @@ class DialogueTeacher(ModelCritic):
         return (Message(role="user", content=content),)
 
 
-def _error(said: Feedback | None) -> str:
-    return "" if said is None else said.error or ""
+def _failed_program(feedback: Feedback | None) -> ChatReply:
+    error, kind = (None, None) if feedback is None else (feedback.error, feedback.error_kind)
+    return ChatReply(error=f"the private program failed: {error or ''}", error_kind=kind)

@@ -8,7 +8,7 @@ from didact.errors import UsageError
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatModel, ChatReply, ChatRequest
 from didact.prompts import Prompt, conversation_text, critique_messages, load_prompt, shorten
-from didact.types import Feedback, FeedbackSourceName, Message, Provenance
+from didact.types import ErrorKind, Feedback, FeedbackSourceName, Message, Provenance
 
 MAX_CHARS = 20_000
 """A question, answer, reference or critique longer than this is cut in the middle, with a notice."""
@@ -102,13 +102,21 @@ class ModelCritic:
             provenance=self.provenance(reply),
         )
 
-    def failed(self, request: FeedbackRequest, error: str, reply: ChatReply | None = None) -> Feedback:
-        """A failed feedback with its reason, and with what it cost all the same."""
+    def failed(
+        self,
+        request: FeedbackRequest,
+        error: str,
+        reply: ChatReply | None = None,
+        *,
+        kind: ErrorKind | None = None,
+    ) -> Feedback:
+        """A failed feedback with its reason and its cost; `kind` defaults to that of the reply's failure."""
         return Feedback(
             turn=request.index,
             source=self.source,
             status="failed",
             error=error,
+            error_kind=failure_kind(reply) if kind is None and reply is not None else kind,
             saw_reference=self.private,
             provenance=self.provenance(reply or ChatReply()),
         )
@@ -124,7 +132,12 @@ class ModelCritic:
 
     def _without_reference(self, request: FeedbackRequest) -> Feedback:
         error = f"problem {request.problem.id!r} has no reference to show to {self.model.name}"
-        return self.failed(request, error)
+        return self.failed(request, error, kind="missing_reference")
+
+
+def failure_kind(reply: ChatReply) -> ErrorKind | None:
+    """Why no critique could be made of a reply: its own failure, or its content where there was none."""
+    return "invalid_reply" if reply.error is None else reply.error_kind
 
 
 def shown(text: str) -> str:

@@ -67,6 +67,7 @@ class ProgramCritic:
             return Feedback(
                 turn=request.index, source="program", status="failed", saw_reference=False,
                 error=f"problem {request.problem.id!r} has no reference to compare with",
+                error_kind="missing_reference",
                 provenance=provenance,
             )  # fmt: skip
         # A verifier may refuse what equals the reference; "wrong" without a mistake would teach nonsense.

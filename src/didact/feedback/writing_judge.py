@@ -19,13 +19,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from didact.errors import UsageError
-from didact.feedback.model_critic import MAX_CHARS
+from didact.feedback.model_critic import MAX_CHARS, failure_kind
 from didact.feedback.verdicts import Asked, StrictVerdict, ask
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatModel, ChatReply
 from didact.prompts import conversation_text, load_prompt, shorten
 from didact.tasks.base import Verdict
-from didact.types import Feedback, Problem, Provenance
+from didact.types import ErrorKind, Feedback, Problem, Provenance
 
 LOWEST, HIGHEST = 1, 10
 """The rubric's scale."""
@@ -79,6 +79,7 @@ class Rating:
         score: From 1 to 10; None where the verdict failed.
         critique: Why; empty where the verdict failed.
         error: Why there is no score; None when there is one.
+        error_kind: The kind of `error`.
         provenance: Who said it, and at what cost.
     """
 
@@ -86,6 +87,7 @@ class Rating:
     critique: str
     error: str | None
     provenance: Provenance
+    error_kind: ErrorKind | None = None
 
     @property
     def reward(self) -> float | None:
@@ -166,6 +168,7 @@ class RubricJudge:
                 score=rating.reward,
                 status="ok" if rating.error is None else "failed",
                 error=rating.error,
+                error_kind=rating.error_kind,
                 saw_reference=False,
                 provenance=rating.provenance,
             )
@@ -186,7 +189,7 @@ class RubricJudge:
         if asked is None:
             return Rating(LOWEST, "The piece is empty: write what was asked for.", None, by)
         if asked.verdict is None:
-            return Rating(None, "", asked.error, by)
+            return Rating(None, "", asked.error, by, failure_kind(reply))
         return Rating(asked.verdict.score, shorten(asked.verdict.critique.strip(), self.max_chars), None, by)
 
 

@@ -199,7 +199,8 @@ class LeakGuard:
             self.counts["dropped"] += 1
             error = f"dropped: its text states the answer ({found.kind})"
             nothing = {"text": "", "spans": (), "score": None, "label": None}
-            return marked.model_copy(update={**nothing, "status": "failed", "error": error})
+            failure = {"status": "failed", "error": error, "error_kind": "leak"}
+            return marked.model_copy(update={**nothing, **failure})
         self.counts["redacted"] += 1
         # A span quotes the answer, but its phrase the critique as it was.
         spans = tuple(

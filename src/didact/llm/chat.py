@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from didact.types import Message
+from didact.types import ErrorKind, Message
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class ChatReply:
         cost_usd: What producing it cost, also where a cache answered.
         request_hash: sha256 of the whole request, the model's name and its settings included.
         error: Why there is no reply; None when there is one.
+        error_kind: The kind of `error`; None without one, or for another kind.
     """
 
     text: str = ""
@@ -43,6 +44,7 @@ class ChatReply:
     cost_usd: float = 0.0
     request_hash: str | None = None
     error: str | None = None
+    error_kind: ErrorKind | None = None
 
 
 class ChatModel(Protocol):

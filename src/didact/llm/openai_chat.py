@@ -182,7 +182,7 @@ class OpenAIChat:
         found = wire.Completion.parse(response)
         if found is None:
             error = f"{self.base_url} sent no chat completion but {wire.redacted(response, key)!r}"
-            return ChatReply(request_hash=request_hash, error=error)
+            return ChatReply(request_hash=request_hash, error=error, error_kind="invalid_reply")
         # Without a usage, bytes are an upper bound of tokens.
         read, written = _size(request), len(found.text.encode("utf-8", "replace"))
         if found.usage is not None:
@@ -194,6 +194,7 @@ class OpenAIChat:
             cost_usd=0.0 if self.prices is None else self.prices.cost(read, written),
             request_hash=request_hash,
             error=None if found.failure is None else f"{self.name}: {found.failure}",
+            error_kind=None if found.failure is None else "invalid_reply",
         )
 
     def cache_response_format(self, structure: Structure) -> None:
@@ -349,7 +350,7 @@ class _Batch:
         return min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(tries - 1, 20)) * (0.5 + 0.5 * jitter)
 
     def _failed(self, request: ChatRequest, error: str) -> ChatReply:
-        return ChatReply(request_hash=self.chat.request_hash(request), error=error)
+        return ChatReply(request_hash=self.chat.request_hash(request), error=error, error_kind="server")
 
 
 def _at_least(lowest: float, **settings: float) -> None:

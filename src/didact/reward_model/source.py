@@ -123,6 +123,7 @@ class RewardModel:
             spans=found.spans,
             status="failed" if failed else "ok",
             error=failed,
+            error_kind=reply.error_kind if failed else None,
             saw_reference=False,
             provenance=provenance,
         )

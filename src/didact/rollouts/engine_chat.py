@@ -84,7 +84,9 @@ class EngineChat:
         if sample.stop_reason == "length":
             error = f"{self.name}: the reply was cut off at {len(sample.ids)} tokens: raise max_tokens"
             text = self.renderer.text(sample.ids) if self.keep_cut else ""
-            return ChatReply(text, len(sample.ids), request_hash=request_hash, error=error)
+            return ChatReply(
+                text, len(sample.ids), request_hash=request_hash, error=error, error_kind="invalid_reply"
+            )
         text = completion_text(self.renderer, self.params, sample)
         return ChatReply(text=text, tokens=len(sample.ids), request_hash=request_hash)
 

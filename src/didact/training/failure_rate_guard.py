@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from didact.controls.shuffled import NOBODY
-from didact.errors import Interrupted, TrainingGuard
+from didact.errors import BudgetExceeded, Interrupted
 from didact.feedback_source import FAILURE_WINDOW
-from didact.llm.cache import SPENT
 from didact.types import Rollout
 
 
@@ -26,29 +24,30 @@ class FeedbackFailureGuard:
         self.limit = limit
         self.recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self.last_error: str | None = None
-        self.spent: str | None = None
+        self.budget_error: str | None = None
 
     def add(self, rollouts: Iterable[Rollout]) -> None:
         """Count the critiques of one step."""
         for rollout in rollouts:
             for feedback in rollout.feedback:
-                if feedback.source != "judge" or feedback.provenance.author == NOBODY:
+                if feedback.source != "judge" or feedback.error_kind == "not_dealt":
                     continue
-                failed = not feedback.ok and not feedback.leaks
+                failed = not feedback.ok and feedback.error_kind != "leak"
                 self.recent.append(failed)
                 if failed and feedback.error:
                     self.last_error = feedback.error
-                    self.spent = feedback.error if feedback.error.startswith(SPENT) else self.spent
+                if feedback.error_kind == "budget":
+                    self.budget_error = feedback.error
 
     def check(self) -> None:
         """Stop if the budget is spent or too many critiques failed; an unfilled window counts as successes.
 
         Raises:
-            TrainingGuard: the budget is spent; resuming does not help.
+            BudgetExceeded: resuming does not help until the limit is raised.
             Interrupted: too many critiques failed.
         """
-        if self.spent:
-            raise TrainingGuard(self.spent)
+        if self.budget_error is not None:
+            raise BudgetExceeded(self.budget_error)
         failed = sum(self.recent)
         if failed > self.limit * FAILURE_WINDOW:
             raise Interrupted(
