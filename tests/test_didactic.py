@@ -9,7 +9,6 @@ import pytest
 
 from didact.build.source_base import BuildContext
 from didact.build.sources import source_settings
-from didact.controls.adversarial_teacher import FALSE
 from didact.engines.base import SamplingParams
 from didact.errors import UsageError
 from didact.feedback.dialogue_teacher import DialogueTeacher
@@ -20,7 +19,7 @@ from didact.feedback_source import Exchange, FeedbackRequest
 from didact.leakage import LeakGuard
 from didact.llm.chat import ChatReply
 from didact.rendering.renderer import CRITIQUE_REQUEST, Renderer
-from didact.rollouts.tutored_dialogue import didactic
+from didact.rollouts.tutored_dialogue import tutored_dialogues
 from didact.rollouts.unprivileged_critic import UnprivilegedCritic
 from didact.tasks.base import Verdict
 from didact.types import Feedback, Ids, Message, Problem, Provenance
@@ -75,7 +74,7 @@ def guesses(*answers: str):  # type: ignore[no-untyped-def]
 def test_every_prompt_is_the_ids_so_far_and_the_new_message() -> None:
     engine = guesses("x", "y", "a")
     ctx = context(engine, CountingCritic())
-    (rollout,) = didactic(ctx, PROBLEMS[:1], 1)
+    (rollout,) = tutored_dialogues(ctx, PROBLEMS[:1], 1)
     first, second, third = rollout.turns
     for before, after, said in ((first, second, "wrong 0"), (second, third, "wrong 1")):
         new = ctx.renderer.follow_up(said)
@@ -86,64 +85,61 @@ def test_every_prompt_is_the_ids_so_far_and_the_new_message() -> None:
 
 def test_the_teacher_speaks_after_wrong_answers_only_and_success_ends_the_dialogue() -> None:
     critic = CountingCritic()
-    rollouts = didactic(context(guesses("x", "a", "x"), critic), PROBLEMS, 2, turns=4)
+    rollouts = tutored_dialogues(context(guesses("x", "a", "x"), critic), PROBLEMS, 2, turns=4)
     assert [len(r.turns) for r in rollouts] == [2] * 4
     assert critic.asked == 4
     assert [f.turn for f in rollouts[0].feedback] == [0]
-    assert all(len(r.turns) == 1 for r in didactic(context(guesses("a"), critic), PROBLEMS, 1))
+    assert all(len(r.turns) == 1 for r in tutored_dialogues(context(guesses("a"), critic), PROBLEMS, 1))
     assert critic.asked == 4
 
 
 def test_a_dialogue_has_at_most_so_many_turns_and_its_last_answer_is_not_criticised() -> None:
     critic = CountingCritic()
-    (rollout,) = didactic(context(guesses("x"), critic), PROBLEMS[:1], 1, turns=3)
+    (rollout,) = tutored_dialogues(context(guesses("x"), critic), PROBLEMS[:1], 1, turns=3)
     assert (len(rollout.turns), critic.asked) == (3, 2)
-    assert len(didactic(context(guesses("x")), PROBLEMS[:1], 1, turns=1)[0].turns) == 1
+    assert len(tutored_dialogues(context(guesses("x")), PROBLEMS[:1], 1, turns=1)[0].turns) == 1
 
 
 def test_without_early_stop_right_answers_are_spoken_of_too() -> None:
-    (rollout,) = didactic(context(guesses("a"), Remembering()), PROBLEMS[:1], 1, turns=3, early_stop=False)
+    (rollout,) = tutored_dialogues(
+        context(guesses("a"), Remembering()), PROBLEMS[:1], 1, turns=3, early_stop=False
+    )
     assert len(rollout.turns) == 3
 
 
 class Misleading(Remembering):
     """Says the same false sentence of right answers too, and after `until` turns nothing false any more."""
 
-    speaks_after_right = True
+    critiques_correct_answers = True
 
     def __init__(self, until: int = 9, *, fails: bool = False) -> None:
         super().__init__()
         self.until, self.fails = until, fails
 
     def critique(self, requests):  # type: ignore[no-untyped-def]
-        author = [f"{FALSE}test" if r.index < self.until else "test" for r in requests]
+        failure = {"status": "failed", "error": "no lie", "text": ""} if self.fails else {}
         return [
-            f.model_copy(
-                update={
-                    "provenance": Provenance(author=who),
-                    **({"status": "failed", "error": "no lie", "text": ""} if self.fails else {}),
-                }
-            )
-            for f, who in zip(super().critique(requests), author, strict=True)
+            f.model_copy(update={"misleading": r.index < self.until, **failure})
+            for f, r in zip(super().critique(requests), requests, strict=True)
         ]
 
 
 def test_a_teacher_who_says_what_is_false_may_go_on_after_a_right_answer() -> None:
     def turns(teacher: Remembering, *answers: str) -> list[str]:
-        (rollout,) = didactic(context(guesses(*answers), teacher), PROBLEMS[:1], 1, turns=3)
+        (rollout,) = tutored_dialogues(context(guesses(*answers), teacher), PROBLEMS[:1], 1, turns=3)
         return [t.text for t in rollout.turns]
 
     assert turns(Misleading(), "a", "x", "a") == ["a", "x", "a"]
     # It ends at a right answer of which something true was said, or nothing could be.
     assert turns(Misleading(1), "x", "a", "x") == ["x", "a"]
-    (rollout,) = didactic(context(guesses("a"), Misleading(fails=True)), PROBLEMS[:1], 1)
+    (rollout,) = tutored_dialogues(context(guesses("a"), Misleading(fails=True)), PROBLEMS[:1], 1)
     assert (len(rollout.turns), rollout.feedback) == (1, ())
     # Whoever does not say that he speaks of right answers is not asked about them.
     assert turns(Remembering(), "a", "x") == ["a"]
 
 
 def test_a_failed_teacher_ends_the_dialogue_and_is_kept() -> None:
-    (rollout,) = didactic(context(guesses("x"), CountingCritic(fails=[1])), PROBLEMS[:1], 1)
+    (rollout,) = tutored_dialogues(context(guesses("x"), CountingCritic(fails=[1])), PROBLEMS[:1], 1)
     assert len(rollout.turns) == 2
     assert rollout.feedback_failed(1)
 
@@ -157,7 +153,7 @@ def test_the_students_ids_do_not_depend_on_the_private_input() -> None:
     def ids(reference: str, says: str = "look again") -> list[Ids]:
         engine = guesses("x", "y", "z")
         problems = [p.model_copy(update={"reference": reference}) for p in PROBLEMS]
-        didactic(context(engine, Remembering(says)), problems, 2)
+        tutored_dialogues(context(engine, Remembering(says)), problems, 2)
         return engine.ids
 
     assert ids("SECRET") == ids("another, longer secret")
@@ -167,7 +163,7 @@ def test_the_students_ids_do_not_depend_on_the_private_input() -> None:
 
 def test_the_teacher_sees_the_dialogue_and_the_students_latest_answer() -> None:
     teacher = Remembering()
-    didactic(context(guesses("x", "y", "z"), teacher), PROBLEMS[:1], 1, turns=3)
+    tutored_dialogues(context(guesses("x", "y", "z"), teacher), PROBLEMS[:1], 1, turns=3)
     assert [r.earlier for r in teacher.requests] == [(), (Exchange("x", "look again"),)]
     assert [r.turn.text for r in teacher.requests] == ["x", "y"]
     assert [r.index for r in teacher.requests] == [0, 1]
@@ -188,7 +184,7 @@ class Chat:
 
 def asked_of(problem: Problem, answer: str, *earlier: Exchange) -> FeedbackRequest:
     engine = guesses(answer)
-    (rollout,) = didactic(context(engine), [problem], 1, turns=1)
+    (rollout,) = tutored_dialogues(context(engine), [problem], 1, turns=1)
     return FeedbackRequest(problem, rollout.turns[0], len(earlier), earlier)
 
 
@@ -224,7 +220,7 @@ def test_a_teacher_that_states_the_answer_is_flagged() -> None:
     guard = LeakGuard(Remembering("You should have written 42."))
     honest = LeakGuard(Remembering("The second digit is wrong."))
     for source, leaks in ((guard, True), (honest, False)):
-        (rollout,) = didactic(context(guesses("x"), source), [problem], 1, turns=2)
+        (rollout,) = tutored_dialogues(context(guesses("x"), source), [problem], 1, turns=2)
         assert rollout.feedback[0].leaks is leaks
 
 
@@ -268,7 +264,7 @@ def test_a_second_try_is_told_one_sentence() -> None:
     )
     assert isinstance(source, Retry)
     engine = guesses("x", "a")
-    (rollout,) = didactic(context(engine, source), PROBLEMS[:1], 1)
+    (rollout,) = tutored_dialogues(context(engine, source), PROBLEMS[:1], 1)
     assert rollout.feedback[0].text == RETRY
     assert rollout.turns[1].correct
 
@@ -280,7 +276,7 @@ def test_a_public_critique_reads_the_students_own_ids_and_never_enters_them() ->
     engine = Recorder(lambda text, j: "my view" if text.count(CRITIQUE_REQUEST) else "x")
     renderer = Renderer(engine.tokenizer)
     critic = UnprivilegedCritic(engine, renderer, params=SamplingParams(max_tokens=9))
-    (rollout,) = didactic(context(engine, critic), PROBLEMS[:1], 1, turns=3, early_stop=False)
+    (rollout,) = tutored_dialogues(context(engine, critic), PROBLEMS[:1], 1, turns=3, early_stop=False)
     first, asked, second, again, third = engine.ids
     assert asked == (*first, ord("x"), 0, *renderer.follow_up(CRITIQUE_REQUEST))
     assert [t.prompt_ids for t in rollout.turns] == [first, second, third]
@@ -301,7 +297,7 @@ def test_a_window_keeps_question_and_latest_exchanges_with_a_notice() -> None:
     engine = guesses("x", "y", "z", "v")
     teacher = Remembering()
     ctx = context(engine, teacher)
-    (rollout,) = didactic(ctx, PROBLEMS[:1], 1, turns=4, window=1)
+    (rollout,) = tutored_dialogues(ctx, PROBLEMS[:1], 1, turns=4, window=1)
     text = engine.tokenizer.decode(rollout.turns[3].prompt_ids)
     assert "q0" in text
     assert "[… 2 earlier attempts left out …]" in text
@@ -316,16 +312,16 @@ def test_a_window_keeps_question_and_latest_exchanges_with_a_notice() -> None:
 def test_a_dialogue_that_outgrows_the_model_loses_its_middle_first() -> None:
     engine = guesses("x", "y", "z", "v")
     ctx = context(engine, Remembering())
-    long = didactic(ctx, PROBLEMS[:1], 1, turns=4)[0].turns[3].prompt_ids
+    long = tutored_dialogues(ctx, PROBLEMS[:1], 1, turns=4)[0].turns[3].prompt_ids
     engine.max_length = len(long) + ctx.sampling.max_tokens - 1
-    (rollout,) = didactic(ctx, PROBLEMS[:1], 1, turns=4)
+    (rollout,) = tutored_dialogues(ctx, PROBLEMS[:1], 1, turns=4)
     assert len(rollout.turns) == 4
     text = engine.tokenizer.decode(rollout.turns[3].prompt_ids)
     assert "left out" in text
     assert "Assistant:z" in text
     assert all(ctx.fits(t.prompt_ids) for t in rollout.turns)
     engine.max_length = len(rollout.turns[0].prompt_ids) + ctx.sampling.max_tokens
-    (short,) = didactic(ctx, PROBLEMS[:1], 1, turns=4)
+    (short,) = tutored_dialogues(ctx, PROBLEMS[:1], 1, turns=4)
     assert len(short.turns) == 1
     assert short.feedback_on(0) is not None
 
@@ -360,4 +356,4 @@ class NoVerdict(EchoTask):
 
 def test_what_nobody_can_verify_is_talked_about_to_the_end() -> None:
     ctx = context(guesses("a"), Remembering(), task=NoVerdict())
-    assert len(didactic(ctx, PROBLEMS[:1], 1, turns=3)[0].turns) == 3
+    assert len(tutored_dialogues(ctx, PROBLEMS[:1], 1, turns=3)[0].turns) == 3

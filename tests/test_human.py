@@ -290,7 +290,6 @@ def test_any_answer_and_any_words_survive_the_way_out_and_back(
         ({"critique": "x", "rollout": "11"}, "'rollout': there is no answer '11'"),
         ({"critique": "x", "turn": "1"}, "'turn': '1' has no turn 1"),
         ({"critique": "x", "turn": "first"}, "'turn'.*a number from 0"),
-        ({"critique": "x", "annotator": "shuffled:ann"}, "'annotator'.*take another name"),
         ({"critique": "x", "answer": "The sum is 7."}, "'answer': was changed or cut off"),
         ({"critique": "x", "answer_sha256": "0" * 64}, "'answer_sha256': the answer on file is another"),
         ({"critique": "x", "answer_sha256": "", "answer": ""}, "neither the answer nor its hash"),

@@ -6,21 +6,23 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.build.checks import check_task
 from didact.config import parse_config
-from didact.controls.adversarial_teacher import FALSE, AdversarialTeacher, correct_from_turn, is_false, misled
-from didact.controls.controls import controlled
-from didact.controls.distractors import decoy
+from didact.controls import controlled
+from didact.controls.adversarial_teacher import AdversarialTeacher, Mixed, adversarial
+from didact.controls.distractors import make_distractor
 from didact.errors import UsageError
 from didact.feedback.program import RIGHT, WRONG, ProgramCritic
 from didact.feedback.puzzle_critic import MISTAKES, PuzzleCritic
 from didact.feedback.teacher import Teacher
-from didact.feedback_source import FeedbackRequest, speaks_after_right
+from didact.feedback_source import FeedbackRequest, critiques_correct_answers
 from didact.leakage import LeakGuard
 from didact.methods import make_method
+from didact.methods.rl2f import correct_from_turn
 from didact.rng import generator
 from didact.tasks.base import Verdict
 from didact.tasks.procedural import BoxedProceduralTask
@@ -52,9 +54,9 @@ def test_of_a_right_answer_one_right_character_is_called_wrong(answer: str, seed
     found = re.fullmatch(rf"{re.escape(WRONG)} Character (\d+) should be (\S)\.", said.text)
     assert found, said.text
     assert answer[int(found[1]) - 1] != found[2]
-    assert is_false(said)
+    assert said.misleading
     assert said.score is None
-    assert said.provenance.author == f"{FALSE}program:reveal"
+    assert (said.provenance.author, said.provenance.control) == ("program:reveal", "wrong")
 
 
 @given(ANSWERS, ANSWERS, st.integers(0, 99))
@@ -66,7 +68,7 @@ def test_of_a_wrong_answer_only_right_characters_are_blamed(answer: str, referen
             [ask(answer, reference)]
         )
         places = [int(n) - 1 for n in re.findall(r"(?:Character )(\d+)", said.text)]
-        assert is_false(said)
+        assert said.misleading
         if level == "verdict" or not places:
             assert said.text == RIGHT  # of a wrong answer
             continue
@@ -78,7 +80,7 @@ def test_of_a_wrong_answer_only_right_characters_are_blamed(answer: str, referen
 
 def test_words_are_changed_as_words_and_numbers_as_numbers() -> None:
     problem = Problem.ask("List them.", id="p", reference="12 apples 40")
-    found = {decoy(problem, "12 apples 40", generator(s, "t"), exact) for s in range(40)}
+    found = {make_distractor(problem, "12 apples 40", generator(s, "t"), exact) for s in range(40)}
     assert None not in found
     for text in found:
         assert text is not None
@@ -90,13 +92,17 @@ def test_only_the_box_is_changed_and_only_the_answer_within_a_longer_text() -> N
     boxed = Problem.ask("?", id="p", reference=r"\boxed{41}")
     text = r"First 7, then 9. \boxed{41}"
     for s in range(20):
-        changed = decoy(boxed, text, generator(s, "t"), exact) or ""
+        changed = make_distractor(boxed, text, generator(s, "t"), exact) or ""
         assert changed.startswith(r"First 7, then 9. \boxed{")
         assert changed != text
     plain = Problem.ask("?", id="p", reference="41")
     for s in range(20):
-        assert (decoy(plain, "It is 41 in sum.", generator(s, "t"), None) or "").startswith("It is ")
-        assert (decoy(plain, "It is 41 in sum.", generator(s, "t"), None) or "").endswith(" in sum.")
+        assert (make_distractor(plain, "It is 41 in sum.", generator(s, "t"), None) or "").startswith(
+            "It is "
+        )
+        assert (make_distractor(plain, "It is 41 in sum.", generator(s, "t"), None) or "").endswith(
+            " in sum."
+        )
 
 
 def test_no_decoy_is_right_for_the_verifier() -> None:
@@ -105,17 +111,23 @@ def test_no_decoy_is_right_for_the_verifier() -> None:
         return Verdict(float(right), right)
 
     problem = Problem.ask("An even digit?", id="p", reference="4")
-    found = {decoy(problem, "4", generator(s, "t"), even) for s in range(30)}
+    found = {make_distractor(problem, "4", generator(s, "t"), even) for s in range(30)}
     assert found <= {"1", "3", "5", "7", "9", None}
     assert len(found) > 2
-    assert decoy(problem, "4", generator(0, "t"), lambda p, t: Verdict(1.0, True)) is None
+    assert make_distractor(problem, "4", generator(0, "t"), lambda p, t: Verdict(1.0, True)) is None
 
 
 def test_a_sibling_lends_what_stands_at_the_same_place() -> None:
     problem = Problem.ask("?", id="p", reference="left up left")
-    found = {decoy(problem, "left up left", generator(s, "t"), siblings=["down up up"]) for s in range(30)}
+    found = {
+        make_distractor(problem, "left up left", generator(s, "t"), siblings=["down up up"])
+        for s in range(30)
+    }
     assert found == {"down up left", "left up up"}
-    assert decoy(problem, "left up left", generator(0, "t"), siblings=["up", "left up left"]) is not None
+    assert (
+        make_distractor(problem, "left up left", generator(0, "t"), siblings=["up", "left up left"])
+        is not None
+    )
 
 
 def test_who_is_lied_to_depends_on_seed_and_rollout_and_not_on_the_batch() -> None:
@@ -125,34 +137,36 @@ def test_who_is_lied_to_depends_on_seed_and_rollout_and_not_on_the_batch() -> No
     backward = mixed.critique(asked[::-1])[::-1]
     assert said == backward
     assert [mixed.critique([one])[0] for one in asked[:9]] == said[:9]
-    assert 40 <= sum(map(is_false, said)) <= 80
+    assert 40 <= sum(f.misleading for f in said) <= 80
     other = AdversarialTeacher(ProgramCritic(), share=0.3, seed=2, verify=exact).critique(asked)
-    assert [is_false(f) for f in other] != [is_false(f) for f in said]
+    assert [f.misleading for f in other] != [f.misleading for f in said]
     true = ProgramCritic().critique(asked)
-    assert [f for f in said if not is_false(f)] == [
-        t for t, f in zip(true, said, strict=True) if not is_false(f)
+    assert [f for f in said if not f.misleading] == [
+        t for t, f in zip(true, said, strict=True) if not f.misleading
     ]
 
 
 def test_leaks_are_measured_by_the_true_reference() -> None:
     guard = LeakGuard(ProgramCritic(), "fail")
-    lied = misled(guard, seed=3, verify=exact)
+    lied = adversarial(guard, seed=3, verify=exact)
     said = lied.critique([ask("nut", "nut"), ask("k", "nut")])
     assert [f.leaks for f in said] == [False, False]
     assert isinstance(lied, LeakGuard)
 
 
-def test_a_source_says_through_its_guard_that_it_speaks_after_right() -> None:
-    assert speaks_after_right(misled(LeakGuard(ProgramCritic()), after_right=True))
-    assert not speaks_after_right(misled(LeakGuard(ProgramCritic())))
-    assert not speaks_after_right(None)
-    assert speaks_after_right(controlled(ProgramCritic(), "mixed", after_right=True))
+def test_a_guarded_source_still_critiques_correct_answers() -> None:
+    guarded = LeakGuard(ProgramCritic())
+    assert critiques_correct_answers(adversarial(guarded, after_right=True))
+    assert not critiques_correct_answers(adversarial(guarded))
+    assert not critiques_correct_answers(None)
+    assert critiques_correct_answers(controlled(ProgramCritic(), {"name": "mixed", "after_right": True}))
 
 
 def test_a_mixed_teacher_tells_some_of_the_right_that_they_are_right() -> None:
     asked = [ask("nus", "nus", rollout=str(i)) for i in range(60)]
-    said = controlled(ProgramCritic(), "mixed", share=0.5, after_right=True, verify=exact).critique(asked)
-    assert {is_false(f): f.text == RIGHT for f in said} == {True: False, False: True}
+    mixed = Mixed(share=0.5, after_right=True).wrap(ProgramCritic(), verify=exact)
+    said = mixed.critique(asked)
+    assert {f.misleading: f.text == RIGHT for f in said} == {True: False, False: True}
 
 
 def test_a_model_is_misled_by_a_false_reference() -> None:
@@ -169,8 +183,8 @@ def test_a_model_is_misled_by_a_false_reference() -> None:
     problem = Problem.ask("Spell it.", id="p", reference="nustrap")
     request = FeedbackRequest(problem, dataset_turn("nusxxxx", False), 0)
     (said,) = AdversarialTeacher(Teacher(chat), verify=exact).critique([request])  # type: ignore[arg-type]
-    assert is_false(said)
-    assert said.provenance.author.startswith("wrong:")
+    assert said.misleading
+    assert said.provenance.control == "wrong"
     assert "nustrap" not in chat.seen[0]
 
 
@@ -178,7 +192,7 @@ def test_what_cannot_be_made_false_fails() -> None:
     everything = AdversarialTeacher(ProgramCritic(), verify=lambda p, t: Verdict(1.0, True))
     (said,) = everything.critique([ask("a", "a")])
     assert not said.ok
-    assert "nothing false" in (said.error or "")
+    assert "'p'" in (said.error or "")
     (said,) = AdversarialTeacher(ProgramCritic()).critique(
         [FeedbackRequest(Problem.ask("?", id="p"), dataset_turn("x", False), 0)]
     )
@@ -206,7 +220,7 @@ def puzzles() -> dict[str, BoxedProceduralTask]:
 
 
 def corrupted(problem: Problem, task: BoxedProceduralTask, rng: np.random.Generator) -> str:
-    found = decoy(problem, problem.reference or "", rng, task.verify)
+    found = make_distractor(problem, problem.reference or "", rng, task.verify)
     assert found is not None
     return found
 
@@ -223,12 +237,12 @@ def test_of_a_puzzle_nothing_that_is_said_is_true(
         right = dataset_turn(problem.reference or "", True)
         assert task.verify(problem, right.text).correct
         (said,) = lied.critique([FeedbackRequest(problem, right, 0)])
-        assert is_false(said)
+        assert said.misleading
         assert said.text.startswith(WRONG)
         assert len(said.text) > len(WRONG)
         wrong = corrupted(problem, task, generator(7, problem.id))
         (said,) = lied.critique([FeedbackRequest(problem, dataset_turn(wrong, False), 0)])
-        assert is_false(said)
+        assert said.misleading
         true = critic.mistakes(problem, wrong)
         assert said.text == RIGHT or not any(sentence in said.text for sentence in true), (wrong, said, true)
 
@@ -246,9 +260,23 @@ def test_a_source_that_goes_by_no_reference_cannot_be_misled(control: str, sourc
 
 
 def test_settings_of_the_mixed_teacher_reach_it() -> None:
-    config = parse_config({
-        "method": "rltf-sd",
-        "feedback": {"control": "mixed", "wrong_share": 0.25, "wrong_after_right": True},
-    })  # fmt: skip
-    assert (config.feedback.wrong_share, config.feedback.wrong_after_right) == (0.25, True)
+    control = {"name": "mixed", "share": 0.25, "after_right": True}
+    config = parse_config({"method": "rltf-sd", "feedback": {"control": control}})
+    assert config.feedback.control == Mixed(share=0.25, after_right=True)
+    assert parse_config(yaml.safe_load(config.to_yaml())) == config
     check_task(config, make_method("rltf-sd", {}), make_task("spell_backward"))
+
+
+@pytest.mark.parametrize(
+    ("control", "named"),
+    [
+        ("shufled", "'shuffled'"),
+        ({"name": "mixed", "shar": 0.3}, "'share'"),
+        ({"name": "mixed", "share": 1.5}, "share"),
+        ({"name": "shuffled", "share": 0.3}, "'share'"),
+        ({"share": 0.3}, "None"),
+    ],
+)
+def test_a_control_that_does_not_exist_or_has_no_such_setting_is_refused(control: object, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        parse_config({"method": "rltf-sd", "feedback": {"control": control}})

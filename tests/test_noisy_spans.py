@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.controls.controls import controlled
-from didact.controls.noisy_spans import SPAN_NOISES, SpanNoise
+from didact.controls import controlled
+from didact.controls.noisy_spans import SPAN_NOISES, SpanNoiseName
 from didact.feedback.answer_spans import spans as marked
 from didact.feedback.program import ProgramCritic
 from didact.feedback_source import FeedbackRequest
-from didact.feedback_store import SHUFFLED
 from didact.types import Feedback, Problem, Provenance, Span, Turn
 from tests.test_controls import ask
 
@@ -57,7 +56,7 @@ def labels(said):
 
 
 @pytest.mark.parametrize("noise", SPAN_NOISES)
-def test_only_the_spans_change_and_all_of_them_quote_their_answer(noise: SpanNoise):
+def test_only_the_spans_change_and_all_of_them_quote_their_answer(noise: SpanNoiseName):
     answers = [f"a{i} b c d e f" for i in range(20)]
     clean, worse = noisy(None, answers), noisy(noise, answers)
     assert worse != clean
@@ -66,12 +65,12 @@ def test_only_the_spans_change_and_all_of_them_quote_their_answer(noise: SpanNoi
         assert after.model_copy(update={"spans": (), "provenance": before.provenance}) == before.model_copy(
             update={"spans": ()}
         )
-        assert after.provenance.author == f"{SHUFFLED}marks"
+        assert after.provenance.label == f"{after.provenance.control}:marks"
         assert all(answer[span.start : span.end] == span.quote for span in after.spans)
 
 
 @pytest.mark.parametrize("noise", SPAN_NOISES)
-def test_what_happens_to_an_answer_depends_on_the_seed_and_not_on_the_batch(noise: SpanNoise):
+def test_what_happens_to_an_answer_depends_on_the_seed_and_not_on_the_batch(noise: SpanNoiseName):
     answers = [f"a{i} b c d e f g h" for i in range(12)]
     together = noisy(noise, answers)
     asked = [ask(f"word{i}", answer) for i, answer in enumerate(answers)]
@@ -81,7 +80,7 @@ def test_what_happens_to_an_answer_depends_on_the_seed_and_not_on_the_batch(nois
 
 
 @pytest.mark.parametrize(("noise", "share"), [("spans-drop30", 0.3), ("spans-drop60", 0.6)])
-def test_so_many_spans_are_missing(noise: SpanNoise, share: float):
+def test_so_many_spans_are_missing(noise: SpanNoiseName, share: float):
     answers = [f"a{i} b c d e f g h i j" for i in range(200)]
     kept = sum(len(said.spans) for said in noisy(noise, answers))
     assert abs(1 - kept / 2000 - share) < 0.04

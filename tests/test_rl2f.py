@@ -119,7 +119,7 @@ def test_to_stay_right_under_false_corrections_costs_nothing_and_to_give_in_cost
     assert np.allclose(found[2, :2], 0.7 - mean)
 
     class Both(CountingCritic):
-        speaks_after_right = True
+        critiques_correct_answers = True
 
     with pytest.raises(UsageError, match="credit=conversation"):
         RL2F(credit="to_go").collect(context(ScriptedEngine(lambda text, j: "a"), Both()), PROBLEMS)
@@ -402,6 +402,6 @@ def test_a_run_killed_between_two_turns_goes_on_bit_for_bit(tmp_path: Path) -> N
 def test_the_names_of_the_command_line_make_these_methods() -> None:
     made = make_method("rl2f")
     assert (made.turns, made.gamma, made.samples, made.kl_coef) == (4, 0.7, 8, 0)  # type: ignore[attr-defined]
-    assert made.didactic
-    assert not make_method("rltf").didactic
+    assert made.uses_dialogue_teacher
+    assert not make_method("rltf").uses_dialogue_teacher
     assert isinstance(make_method("sft-dialogues"), RejectionSFT)

@@ -509,7 +509,10 @@ def run(tmp_path: Path) -> RunDir:
     run = RunDir.create(tmp_path / "runs" / "a", "method: rltf\n", "")
     run.add_rollouts([rollout("1", by("bob"), turns=2)], step=1)
     run.add_rollouts([rollout("2", by("ann", SECRET), turns=2)], step=2)
-    run.add_rollouts([rollout("3", by("shuffled:ann", SECRET), turns=2)], step=2)
+    run.add_rollouts(
+        [rollout("3", by("ann", SECRET, provenance=Provenance(author="ann", control="shuffled")), turns=2)],
+        step=2,
+    )
     run.add_rollouts([rollout("4")], step=3)
     run.add_evaluation([rollout("e", by("ann", SECRET), turns=2), rollout("f")], step=3)
     for step in (1, 2, 3):

@@ -19,7 +19,7 @@ import typer
 import yaml
 
 from didact.cli.sweep import sweep
-from didact.controls.controls import CONTROLS
+from didact.controls import CONTROLS, parse_control
 from didact.errors import DataError, DidactError, Interrupted, UsageError
 from didact.evaluation.results import CurvePoint
 from didact.evaluation.stats import Estimate
@@ -88,7 +88,7 @@ def test_a_control_differs_from_its_method_by_the_named_thing_alone(control: str
     found = plan(controls=list(CONTROLS))
     cells = {cell.name: cell.config for cell in found.cells}
     method, arm = cells["easy/rltf-sd/seed-1"], cells[f"easy/rltf-sd-{control}/seed-1"]
-    assert arm.feedback.control == control
+    assert arm.feedback.control == parse_control(control)
     assert method.feedback.control is None
     mine, theirs = arm.model_dump(), method.model_dump()
     mine["feedback"]["control"] = None

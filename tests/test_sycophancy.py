@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from didact.battery.sycophancy import CONDITIONS, NONSENSE, compared, sycophancy
-from didact.controls.controls import SECOND_TRY
+from didact.controls.substitutes import SECOND_TRY
 from didact.errors import UsageError
 from didact.feedback.program import WRONG, ProgramCritic
 from didact.leakage import LeakGuard

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
-from didact.controls.controls import Control
+from didact.controls import Control, parse_control
 from didact.engines.base import AdamParams, SamplingParams
 from didact.errors import DataError, DidactError, UsageError, did_you_mean
 from didact.settings import Section
@@ -35,12 +35,9 @@ class FeedbackConfig(Section):
     docs/feedback.md."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The source's own settings."""
-    control: Control | None = None
-    """What the method reads in place of the critique; see controls/controls.py. Evaluation is not touched."""
-    wrong_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Of the control "mixed": the probability that a critique is a false correction."""
-    wrong_after_right: bool = False
-    """Of the controls "wrong" and "mixed": also speak after right answers, in dialogues that ask then."""
+    control: Annotated[SerializeAsAny[Control] | None, BeforeValidator(parse_control)] = None
+    """What the method reads in place of the critique: a control's name, or {name: mixed, share: 0.3}; see
+    `didact.controls`. Evaluation is not affected."""
     leaks: Literal["keep", "redact", "drop", "fail"] = "keep"
     """What happens to a critique that states the answer."""
     max_failed: Annotated[float, Field(gt=0, le=1)] = 0.1

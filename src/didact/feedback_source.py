@@ -1,4 +1,4 @@
-"""Where critiques come from: one door for all sources."""
+"""The interface of feedback sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAILURE_WINDOW = 64
 
 
 class Exchange(NamedTuple):
-    """An earlier answer of a dialogue and what was said about it."""
+    """An earlier answer of a dialogue and its critique."""
 
     answer: str
     critique: str
@@ -26,31 +26,28 @@ class FeedbackRequest:
     problem: Problem
     turn: Turn
     index: int
-    """Which turn of its rollout it is; the feedback's `turn`."""
+    """Index of the turn in its rollout; becomes the feedback's `turn`."""
     earlier: tuple[Exchange, ...] = ()
-    """Of a dialogue, what the student still has in view from before this answer; sources may ignore it."""
+    """The earlier exchanges of a dialogue that the student still sees; sources may ignore them."""
     rollout: str | None = None
-    """Which rollout it is, where there is one: what a source draws may differ between rollouts."""
+    """Id of the rollout, if any; a source may draw differently for different rollouts."""
 
 
 class FeedbackSource(Protocol):
-    """Says something about answers, in batches; concurrent inside where that helps."""
+    """Criticises answers in batches, concurrently inside where that helps.
+
+    Optional attribute `critiques_correct_answers: bool` (default False): dialogues also ask about correct
+    answers, and continue after a correct answer whose critique is `misleading`.
+    """
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One feedback a request, in order. A failure is a failed feedback, never an exception
-        and never a score of 0."""
+        """One feedback a request, in order.
+
+        A failure is a feedback with status "failed", never an exception and never a score of 0.
+        """
         ...
 
 
-def speaks_after_right(source: FeedbackSource | None) -> bool:
-    """Is a source to be asked about right answers too, although it may tell the truth about them?
-
-    A source says so with a true attribute `speaks_after_right`; one that wraps another in `source` speaks
-    for it. A dialogue then asks about every answer. It ends at a right answer of which nothing false was
-    said (`didact.controls.adversarial_teacher.is_false`), and goes on after one of which something was.
-    """
-    while source is not None:
-        if getattr(source, "speaks_after_right", False):
-            return True
-        source = getattr(source, "source", None)
-    return False
+def critiques_correct_answers(source: FeedbackSource | None) -> bool:
+    """The optional attribute of a source; False where it is missing."""
+    return bool(getattr(source, "critiques_correct_answers", False))

@@ -22,8 +22,6 @@ from didact.types import Feedback, Record
 
 UNKNOWN_AUTHOR = "unknown"
 """The author of unsigned feedback. Two pieces by it may be by two people."""
-SHUFFLED = "shuffled:"
-"""Prefix of the author of a critique that was dealt to another answer."""
 
 
 class FeedbackRecord(Record):
@@ -141,8 +139,7 @@ class FeedbackStore:
 
 def is_by(feedback: Feedback, author: str) -> bool:
     """Is it human feedback by this author, shuffled or not?"""
-    written_by = feedback.provenance.author
-    return feedback.source == "human" and written_by.removeprefix(SHUFFLED) == author.removeprefix(SHUFFLED)
+    return feedback.source == "human" and feedback.provenance.author == author
 
 
 def same_content(one: Feedback, other: Feedback) -> bool:
@@ -166,7 +163,7 @@ def latest(feedback: Iterable[Feedback], *, verdicts: bool = False) -> tuple[Fee
 
     found: dict[tuple[Any, ...], Feedback] = {}
     for number, f in enumerate(feedback):
-        author = f.provenance.author
+        author = f.provenance.label
         key = (f.source, author, f.name, number if author == UNKNOWN_AUTHOR else None)
         if key not in found or rank(f) >= rank(found[key]):
             found[key] = f
@@ -203,7 +200,7 @@ def invalid_line(file: Path, line: Line, error: ValidationError, what: str) -> D
 def _version_key(record: FeedbackRecord) -> tuple[Any, ...]:
     """Equal for versions of one critique."""
     feedback = record.feedback
-    author = feedback.provenance.author
+    author = feedback.provenance.label
     # Other words by an unknown author may be another person's, so they are no new version.
     content = repr(_content(feedback)) if author == UNKNOWN_AUTHOR else None
     return record.rollout, feedback.turn, feedback.source, author, feedback.name, content

@@ -163,6 +163,8 @@ class Provenance(Record):
 
     author: str
     """A person's id, a model's name or a program's name and level, as "reasoning_gym:reveal"."""
+    control: str | None = None
+    """The experiment control that dealt, altered or made up the critique, as "shuffled"; None without one."""
     prompt_hash: str | None = None
     """sha256 of the request that produced it, for an exact replay."""
     tokens: int = 0
@@ -170,6 +172,11 @@ class Provenance(Record):
     cost_usd: float = 0.0
     created_at: str | None = None
     """When, in ISO 8601 with an offset; None for what a run writes, which must repeat bit for bit."""
+
+    @property
+    def label(self) -> str:
+        """The author for tables and pages, after the control if there is one: "shuffled:ann"."""
+        return self.author if self.control is None else f"{self.control}:{self.author}"
 
 
 class Feedback(Record):
@@ -203,6 +210,8 @@ class Feedback(Record):
     """Did its author see the private reference?"""
     leaks: bool | None = None
     """Did its text, as the source wrote it, state the answer? None where nobody looked."""
+    misleading: bool = False
+    """Was it made to be false, by an adversarial control?"""
     provenance: Provenance
 
     @property

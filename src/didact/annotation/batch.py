@@ -139,7 +139,7 @@ def _batches(answers: Sequence[Answer], size: int, author: str | None) -> Iterat
 
 def _has(answer: Answer, author: str, spans: bool) -> bool:
     """Did this author criticise the answer already, with spans where those are asked of a program?"""
-    said = [f for f in answer.feedback if f.ok and f.provenance.author == author]
+    said = [f for f in answer.feedback if f.ok and f.provenance.label == author]
     return any(f.spans or f.source != "program" or not spans for f in said)
 
 

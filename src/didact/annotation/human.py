@@ -94,7 +94,7 @@ class HumanFeedback:
             )  # fmt: skip
         by_author: dict[tuple[str, str], list[Feedback]] = defaultdict(list)
         for said in people:
-            author = said.provenance.author
+            author = said.provenance.label
             by_author[author, said.text if author == UNKNOWN_AUTHOR else ""].append(said)
         voices = [by_author[author] for author in sorted(by_author)]
         voice = sorted(voices[derive_seed(self.seed, "human", *key) % len(voices)], key=_content)
@@ -116,7 +116,7 @@ def cap(
     Raises:
         UsageError: there are too few annotators for so small a share.
     """
-    counts = Counter(f.provenance.author for people in said.values() for f in people)
+    counts = Counter(f.provenance.label for people in said.values() for f in people)
     if max_share * len(counts) < 1:
         needed = -int(-1 // max_share)
         raise UsageError(f"max_share {max_share} needs {needed} annotators, but there are {len(counts)}")
@@ -125,7 +125,7 @@ def cap(
     for author, count in sorted(counts.items()):
         if count <= limit:
             continue
-        theirs = [(key, f) for key, people in kept.items() for f in people if f.provenance.author == author]
+        theirs = [(key, f) for key, people in kept.items() for f in people if f.provenance.label == author]
         theirs.sort(key=lambda at: (derive_seed(seed, "annotator-cap", author, *at[0]), _content(at[1])))
         for key, gone in theirs[limit:]:
             kept[key] = [f for f in kept[key] if f is not gone]

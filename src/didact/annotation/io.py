@@ -36,7 +36,7 @@ from didact.annotation.targets import Answer, AnswerStore, sha256
 from didact.data.faults import shown
 from didact.data.files import refuse_existing
 from didact.errors import UsageError, did_you_mean
-from didact.feedback_store import SHUFFLED, FeedbackRecord, MergeResult, same_content
+from didact.feedback_store import FeedbackRecord, MergeResult, same_content
 from didact.jsonl import write_atomically
 from didact.rng import derive_seed
 from didact.spans.quotes import QuoteError, find_quote
@@ -246,8 +246,6 @@ class _Reader:
         author = self._text(row, "annotator").strip() or (self.annotator or "").strip()
         if not author:
             _fail(row, "annotator", "nobody is named: fill it in, or give --annotator")
-        if author.startswith(SHUFFLED):
-            _fail(row, "annotator", f"{SHUFFLED!r} marks critiques that Didact dealt: take another name")
         return author
 
     def _text(self, row: Row, column: str) -> str:

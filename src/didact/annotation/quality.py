@@ -171,7 +171,7 @@ def _authors(
 ) -> tuple[AuthorQuality, ...]:
     by_author: dict[tuple[str, str], list[Feedback]] = defaultdict(list)
     for _, feedback in said:
-        by_author[feedback.provenance.author, feedback.source].append(feedback)
+        by_author[feedback.provenance.label, feedback.source].append(feedback)
     verdicts: dict[tuple[str, str], list[tuple[bool, bool]]] = defaultdict(list)
     for author, source, correct, right in _verdicts(final, threshold):
         verdicts[author, source].append((correct, right))
@@ -207,7 +207,7 @@ def _verdicts(
     for number, (answer, f) in enumerate(sorted(final, key=lambda said: said[1].name is None)):
         right = verdict(f, threshold=threshold)
         if answer.turn.reward is not None and right is not None:
-            author = f.provenance.author
+            author = f.provenance.label
             one = number if author == UNKNOWN_AUTHOR else None
             found[author, f.source, answer.rollout, answer.index, one] = answer.turn.correct, right
     for (author, source, *_), (correct, right) in found.items():
@@ -223,7 +223,7 @@ def _agreement(
     for answer, feedback in said:
         if (given := value(feedback)) is not None:
             unit = units[answer.rollout, answer.index, feedback.name]
-            unit.append((feedback.provenance.author, given))
+            unit.append((feedback.provenance.label, given))
     compared = [unit for unit in units.values() if len(unit) > 1]
     return Agreement(
         annotators=len({author for unit in compared for author, _ in unit}),

@@ -16,8 +16,8 @@ where that is a text.
 
 The answers are `given`, the reference and a copy of it with one element changed, so that two models are
 asked the very same and can be compared problem by problem; or a model's `own` first answer, right or wrong.
-False corrections are the critic's own (see `feedback.misled`), and the task's verifier has refused what they
-ask for. All is drawn by (seed, problem).
+False corrections are the critic's own (see `controls/adversarial_teacher.py`), and the task's verifier has
+refused what they ask for. All is drawn by (seed, problem).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from didact.controls.adversarial_teacher import AdversarialTeacher
-from didact.controls.controls import SECOND_TRY
-from didact.controls.distractors import decoy
+from didact.controls.distractors import make_distractor
+from didact.controls.substitutes import SECOND_TRY
 from didact.errors import UsageError
 from didact.evaluation.stats import PairedDifference, paired_difference, wilson
 from didact.feedback.program import WRONG
@@ -186,7 +186,7 @@ def _given(ctx: StepContext, problems: Sequence[Problem], seed: int) -> list[_Ca
             continue
         others = [r for r in references[max(0, i - 20) : i + 20] if r != problem.reference]
         rng = generator(seed, "battery", problem.id)
-        wrong = decoy(problem, problem.reference, rng, ctx.task.verify, siblings=others)
+        wrong = make_distractor(problem, problem.reference, rng, ctx.task.verify, siblings=others)
         prompt = ctx.renderer.prompt(problem.messages)
         texts = (problem.reference, wrong)
         cases += [

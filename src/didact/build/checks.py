@@ -53,9 +53,11 @@ def check_task(config: RunConfig, method: Method, task: Task) -> None:
 def _check_misleading(config: RunConfig, source: Source, task: Task) -> None:
     """Refuse a control that shows the critic a false solution where that does not change what it says."""
     control = config.feedback.control
-    if control in ("wrong", "mixed") and (not source.needs_reference or isinstance(task, CodeTask)):
+    if control is None or not control.needs_reference:
+        return
+    if not source.needs_reference or isinstance(task, CodeTask):
         raise UsageError(
-            f"feedback.control={control} shows the critic a false solution, and feedback.source="
+            f"feedback.control={control.name} shows the critic a false solution, and feedback.source="
             f"{config.feedback.source} of task {task.name!r} does not go by one: take a source that sees the "
             "reference, as program or teacher, and a task with references that are answers"
         )

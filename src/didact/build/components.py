@@ -13,7 +13,7 @@ from didact.build.reward_models import bind_task, run_task
 from didact.build.rewards import JudgeReward, UsageCost, check_reward, make_scoring
 from didact.build.sources import BuildContext, source_settings
 from didact.config import RunConfig
-from didact.controls.controls import controlled
+from didact.controls import controlled
 from didact.descend.feedback_descent import NAME as DESCENT
 from didact.engines.base import Engine
 from didact.errors import UsageError
@@ -102,13 +102,9 @@ def build(
     scoring = make_scoring(config, build_context(config, task, policy, home))
     if scoring is not None and isinstance(task, JudgeScoredTask):
         task.bind(scoring)
-    didactic = method.didactic or bool(config.eval.didactic_turns)
+    didactic = method.uses_dialogue_teacher or bool(config.eval.didactic_turns)
     critic = make_critic(config, task, policy, home, scoring, didactic=didactic)
-    chosen = config.feedback
-    feedback = controlled(
-        critic, chosen.control, seed=config.seed, share=chosen.wrong_share,
-        after_right=chosen.wrong_after_right, verify=task.verify,
-    )  # fmt: skip
+    feedback = controlled(critic, config.feedback.control, seed=config.seed, verify=task.verify)
     if for_training:
         check_lengths(config, method, task, policy)
     return RunComponents(config, task, critic, feedback, method, engine, renderer, scoring)

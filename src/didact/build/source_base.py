@@ -23,7 +23,7 @@ class BuildContext:
         task: The task whose answers are criticised.
         seed: The run's seed.
         home: A folder for what a source keeps, as a judge's replies; made when needed.
-        didactic: The source is a teacher in a dialogue; see `Method.didactic`.
+        didactic: The source is a teacher in a dialogue; see `Method.uses_dialogue_teacher`.
         judge: Gives the judge of the rewards as a source of critiques; None where nobody scores.
     """
 

@@ -120,12 +120,12 @@ def _sycophancy(looked: LoadedModel, answers: Answers) -> Battery:
 
 def _plasticity(looked: LoadedModel, turns: int) -> dict[str, Any]:
     from didact.battery.plasticity import critique_gains, moves, plasticity
-    from didact.rollouts.tutored_dialogue import didactic
+    from didact.rollouts.tutored_dialogue import tutored_dialogues
     from didact.training.evaluation_step import eval_context, eval_problems
 
     parts, ctx = looked.parts, eval_context(looked.parts, looked.step)
     ctx = ctx.with_temperature(parts.config.eval.temperature)
-    rollouts = didactic(ctx, eval_problems(parts), 1, turns=turns)
+    rollouts = tutored_dialogues(ctx, eval_problems(parts), 1, turns=turns)
     return plasticity(moves(rollouts), critique_gains(parts.engine, parts.renderer, rollouts))
 
 

@@ -22,7 +22,6 @@ from didact.evaluation.text_sanitizer import plain_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from didact.controls.controls import Control
     from didact.evaluation.stats import Estimate
     from didact.sweep.plan import Cell, Plan
     from didact.sweep.results import SweepResults, TaskResults
@@ -182,15 +181,14 @@ def _sweep_file(name: str) -> Path:
     return found[recipe] / "sweep.yaml"
 
 
-def _controls(words: str) -> list[Control]:
-    from didact.controls.controls import CONTROLS
+def _controls(words: str) -> list[str]:
+    from didact.controls import CONTROLS
 
-    by_name = {str(control): control for control in CONTROLS}
     named = [word.strip() for word in words.split(",") if word.strip()]
     for word in named:
-        if word not in by_name:
-            raise UsageError(f"--controls {word!r}: {did_you_mean(word, by_name)}")
-    return [by_name[word] for word in named]
+        if word not in CONTROLS:
+            raise UsageError(f"--controls {word!r}: {did_you_mean(word, CONTROLS)}")
+    return named
 
 
 class _Board(Board):

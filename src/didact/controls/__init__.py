@@ -1,0 +1,82 @@
+"""Experiment controls: what a method reads in place of the critique, to measure what the critique is worth.
+
+    shuffled       the true critique of *another* answer, to another problem of the batch
+    other-problem  a critique of this answer, written as if another problem of the batch had been asked
+    verdict        only whether the answer is right
+    reference      the reference itself
+    second-try     a fixed sentence without information
+    wrong          a false correction
+    mixed          a false correction with probability `share`, else the critique
+    spans-…        the true critique with degraded spans (`noisy_spans.py`)
+
+A control changes what the method reads and nothing else: the same rollouts are criticised at the same
+points. Evaluation always uses the uncontrolled source. `verdict`, `reference` and `second-try` do not call
+the source; the others call it as often as the method does (`wrong` and `mixed` a second time where the first
+text came out true). Taking more samples at an equal token budget is a setting of the method, not a control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator
+
+from didact.controls.adversarial_teacher import Mixed, Wrong
+from didact.controls.base import Control, Verify
+from didact.controls.noisy_spans import SPAN_NOISES, SpanNoise
+from didact.controls.shuffled import OtherProblem, Shuffled
+from didact.controls.substitutes import SUBSTITUTES, Substitute
+from didact.errors import did_you_mean
+from didact.feedback_source import FeedbackSource
+
+CONTROLS: Mapping[str, type[Control]] = {
+    "shuffled": Shuffled,
+    "other-problem": OtherProblem,
+    **dict.fromkeys(SUBSTITUTES, Substitute),
+    "wrong": Wrong,
+    "mixed": Mixed,
+    **dict.fromkeys(SPAN_NOISES, SpanNoise),
+}
+"""The settings class of each control by name."""
+
+
+def check_name(name: str) -> str:
+    """The name of a control, if it is one; else a ValueError with the nearest."""
+    if name not in CONTROLS:
+        raise ValueError(f"unknown control {name!r}: {did_you_mean(name, CONTROLS)}")
+    return name
+
+
+ControlName: TypeAlias = Annotated[str, AfterValidator(check_name)]
+
+
+def parse_control(value: Any) -> Control | None:
+    """A control from its name, or from a mapping of its name and settings.
+
+    >>> parse_control({"name": "mixed", "share": 0.3})
+    Mixed(name='mixed', after_right=False, share=0.3)
+
+    Raises:
+        ValueError: an unknown name or setting (with the nearest valid one), or a value out of range.
+    """
+    if value is None or isinstance(value, Control):
+        return value
+    settings = dict(value) if isinstance(value, Mapping) else {"name": value}
+    name = check_name(str(settings.get("name")))
+    fields = CONTROLS[name].model_fields
+    for key in settings:
+        if key not in fields:
+            raise ValueError(f"control {name!r} has no setting {key!r}: {did_you_mean(str(key), fields)}")
+    return CONTROLS[name].model_validate(settings)
+
+
+def controlled(
+    source: FeedbackSource, control: Any, *, seed: int = 0, verify: Verify | None = None
+) -> FeedbackSource:
+    """The source under a control, given as for `parse_control`; the source itself under None."""
+    parsed = parse_control(control)
+    return source if parsed is None else parsed.wrap(source, seed=seed, verify=verify)
+
+
+__all__ = ["CONTROLS", "Control", "ControlName", "controlled", "parse_control"]

@@ -1,101 +1,110 @@
-"""The wrong teacher, and the mixed one: with a given probability a critic says what is false.
+"""Controls with false corrections: always (`wrong`), or with a given probability (`mixed`).
 
-A false correction comes from the critic itself, who is shown a false solution in place of the reference (see
-`decoys`). So it is in the same voice as a true one and can only be told by what it says:
+A false correction is written by the source itself, which is shown a false solution in place of the reference
+(`distractors.py`). It thus has the style of a true critique and can be told from one by its content only:
 
-    a right answer   is called wrong, with a right part of it named as the mistake
-    a wrong answer   is blamed for a part that is right, and its true mistakes are passed over;
-                     where it has no right part, or the critic names no parts, it is called right
+    a correct answer  is called wrong, with a correct part of it named as the mistake
+    a wrong answer    is criticised for a correct part, and its mistakes are not mentioned;
+                      where it has no correct part, or the source names no parts, it is called correct
 
-A program that compares is thereby false for certain. A model that was shown a false solution is misled, and
-may all the same say something true.
+A program that compares is then false with certainty. A model that was shown a false solution may still write
+something true.
 
-Training on the verifier's rewards with a mixed teacher rewards the answer that resists what is false and
-follows what is true. `after_right` also lets the teacher speak after a right answer: see
-`didact.feedback_source.speaks_after_right`, and `correct_from_turn` for what such a dialogue is then worth.
+Training on the verifier's rewards with `mixed` rewards answers that resist false critiques and follow true
+ones. With `after_right` the teacher also criticises correct answers; `didact.methods.rl2f.correct_from_turn`
+defines the return of such a dialogue.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from didact.controls.distractors import Verify, decoy
-from didact.controls.puzzle_distractors import PUZZLE_DECOYS
+from didact.controls.base import Control, Verify, altered
+from didact.controls.distractors import PUZZLE_DISTRACTORS, make_distractor
 from didact.errors import UsageError
 from didact.feedback.program import WRONG, ProgramCritic
 from didact.feedback.puzzle_critic import PuzzleCritic
 from didact.feedback_source import FeedbackRequest, FeedbackSource
 from didact.leakage import LeakGuard
 from didact.rng import generator
-from didact.types import Feedback, Problem, Provenance, Rollout
-
-FALSE = "wrong:"
-"""Before an author's name on a critique that was made to be false."""
+from didact.types import Feedback, Problem, Provenance
 
 
-def is_false(feedback: Feedback) -> bool:
-    """Was this critique made to be false?"""
-    return feedback.ok and feedback.provenance.author.startswith(FALSE)
+class Wrong(Control):
+    """Every critique is a false correction.
 
-
-def correct_from_turn(rollout: Rollout) -> int | None:
-    """The turn from which on all answers are right, or None if the last one is not.
-
-    Of a dialogue that ends at its first right answer this is the last turn. Where the teacher speaks after
-    right answers, it is the turn at which the answer was found that nobody talked the student out of: a
-    discount by turn then costs nothing for having been right and having stayed so.
-
-    >>> from didact.types import Problem, Turn
-    >>> def t(r): return Turn(prompt_ids=(1,), completion_ids=(2,), logprobs=None, text="", stop_reason="eos",
-    ...                       reward=r)
-    >>> p = Problem.ask("?", id="p")
-    >>> [standing_since(Rollout(id="r", group="g", problem=p, turns=tuple(map(t, rewards))))
-    ...  for rewards in ([0, 1], [0, 1, 1], [1, 0, 1], [1, 0])]
-    [1, 1, 2, None]
+    Attributes:
+        after_right: Also criticise correct answers, in dialogues that would otherwise end there.
     """
-    wrong = [h for h, turn in enumerate(rollout.turns) if not turn.correct]
-    since = wrong[-1] + 1 if wrong else 0
-    return since if since < len(rollout.turns) else None
+
+    name: str = "wrong"
+    after_right: bool = False
+
+    @property
+    def needs_reference(self) -> bool:
+        return True
+
+    @property
+    def probability(self) -> float:
+        """Of a false correction."""
+        return 1.0
+
+    def wrap(self, source: FeedbackSource, *, seed: int = 0, verify: Verify | None = None) -> FeedbackSource:
+        return adversarial(
+            source, share=self.probability, seed=seed, verify=verify, after_right=self.after_right
+        )
 
 
-def misled(
-    critic: FeedbackSource,
+class Mixed(Wrong):
+    """A critique is a false correction with probability `share`, in (0, 1]."""
+
+    name: str = "mixed"
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+    @property
+    def probability(self) -> float:
+        return self.share
+
+
+def adversarial(
+    source: FeedbackSource,
     *,
     share: float = 1.0,
     seed: int = 0,
     verify: Verify | None = None,
     after_right: bool = False,
 ) -> FeedbackSource:
-    """An `AdversarialTeacher`, with its arguments; one inside a leak guard stays inside, so that leaks are
-    measured by the true reference."""
-    inner = critic.source if isinstance(critic, LeakGuard) else critic
-    found = AdversarialTeacher(inner, share=share, seed=seed, verify=verify, after_right=after_right)
-    return LeakGuard(found, critic.policy, critic.meter) if isinstance(critic, LeakGuard) else found
+    """An `AdversarialTeacher`, inside the source's leak guard: leaks are measured by the true reference."""
+    inner = source.source if isinstance(source, LeakGuard) else source
+    teacher = AdversarialTeacher(inner, share=share, seed=seed, verify=verify, after_right=after_right)
+    return LeakGuard(teacher, source.policy, source.meter) if isinstance(source, LeakGuard) else teacher
 
 
 class AdversarialTeacher:
-    """Wraps a critic: with probability `share` it says what is false.
+    """Wraps a source: with probability `share` a critique is a false correction.
 
-    Whether a critique is false, and which lie it is, depends on (seed, rollout, turn, answer) alone. Without
-    a rollout's id the problem's stands for it, and equal answers then get the same.
+    Whether a critique is false, and which false solution it uses, depends on (seed, rollout, turn, answer)
+    only. Without a rollout id the problem's id takes its place, and equal answers get equal critiques.
 
     Args:
-        critic: Who writes the critiques, true and false ones.
-        share: Probability of a false one, in (0, 1]; 1 is the wrong teacher.
-        seed: Which.
-        verify: The task's verifier; it has refused every false solution.
-        after_right: Also speak after right answers, where the dialogue asks.
+        source: Writes the critiques, true and false ones.
+        share: Probability of a false one, in (0, 1].
+        seed: Seed of the draws.
+        verify: The task's verifier; it has rejected every false solution.
+        after_right: Also criticise correct answers in a dialogue.
 
     Raises:
-        UsageError: the share is out of range.
+        UsageError: `share` is out of range.
     """
 
     def __init__(
         self,
-        critic: FeedbackSource,
+        source: FeedbackSource,
         *,
         share: float = 1.0,
         seed: int = 0,
@@ -104,56 +113,58 @@ class AdversarialTeacher:
     ) -> None:
         if not 0 < share <= 1:
             raise UsageError(f"the share of false corrections must lie above 0 and at most at 1, not {share}")
-        self.source, self.share, self.seed, self.verify = critic, share, seed, verify
-        self.speaks_after_right = after_right
+        self.source, self.share, self.seed, self.verify = source, share, seed, verify
+        self.critiques_correct_answers = after_right
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One feedback a request, in order. Where nothing false can be said, it fails."""
+        """One feedback a request, in order. It fails where no false correction exists."""
         rngs = [self._rng(request) for request in requests]
         false = {i for i, rng in enumerate(rngs) if rng.random() < self.share}
-        asked = {i: self._lie(r, rngs[i]) if i in false else r for i, r in enumerate(requests)}
+        asked = {i: self._misled(r, rngs[i]) if i in false else r for i, r in enumerate(requests)}
         found = self._ask({i: request for i, request in asked.items() if request is not None})
-        # "The answer is wrong" is no lie about a wrong answer, which is then called right.
+        # "The answer is wrong" is true of a wrong answer, which is then called correct.
         open_ = [i for i in false if i not in found or (found[i].ok and found[i].text.strip() == WRONG)]
         found |= self._ask({i: _as_right(requests[i]) for i in open_ if not requests[i].turn.correct})
-        said = [found.get(i) or _nothing(request) for i, request in enumerate(requests)]
-        return [_marked(feedback) if i in false else feedback for i, feedback in enumerate(said)]
+        return [
+            _marked(found.get(i) or _failed(request)) if i in false else found[i]
+            for i, request in enumerate(requests)
+        ]
 
     def false_solution(self, request: FeedbackRequest) -> str | None:
-        """The text that a false correction of this answer holds to be the solution; None where it is no
-        text, as a puzzle's, or there is none."""
+        """The solution that a false correction of this answer is based on; None where there is none, or where
+        it is no text, as for a puzzle."""
         rng = self._rng(request)
-        rng.random()  # whether it is one
-        held = None if isinstance(self.source, PuzzleCritic) else self._lie(request, rng)
-        return None if held is None else held.problem.reference
+        rng.random()  # the draw that decides whether the critique is false
+        misled = None if isinstance(self.source, PuzzleCritic) else self._misled(request, rng)
+        return None if misled is None else misled.problem.reference
 
     def _rng(self, request: FeedbackRequest) -> np.random.Generator:
-        who = request.problem.id if request.rollout is None else request.rollout
-        return generator(self.seed, "misled", who, request.index, request.turn.text)
+        rollout = request.problem.id if request.rollout is None else request.rollout
+        return generator(self.seed, "misled", rollout, request.index, request.turn.text)
 
     def _ask(self, requests: dict[int, FeedbackRequest]) -> dict[int, Feedback]:
         if not requests:
             return {}
         return dict(zip(requests, self.source.critique(list(requests.values())), strict=True))
 
-    def _lie(self, request: FeedbackRequest, rng: np.random.Generator) -> FeedbackRequest | None:
-        """The request as somebody makes it who holds a false solution to be right; None without one."""
+    def _misled(self, request: FeedbackRequest, rng: np.random.Generator) -> FeedbackRequest | None:
+        """The request with a false solution in place of the true one; None without one."""
         problem, turn = request.problem, request.turn
         if isinstance(self.source, PuzzleCritic):
             task = self.source.task
             final = task.final_answer(turn.text) or ""
-            solution = PUZZLE_DECOYS[task.name](problem.metadata, final, turn.correct, rng)
+            solution = PUZZLE_DISTRACTORS[task.name](problem.metadata, final, turn.correct, rng)
             if solution is None:
                 return None
-            held = problem.model_copy(update={"metadata": {**problem.metadata, "solution": solution}})
-            return _as_wrong(request, held)
+            false = problem.model_copy(update={"metadata": {**problem.metadata, "solution": solution}})
+            return _as_wrong(request, false)
         if problem.reference is None:
             return None
-        if isinstance(self.source, ProgramCritic):  # it compares, and must find one difference
+        if isinstance(self.source, ProgramCritic):  # it compares, and must find exactly one difference
             kept = None if turn.correct else problem.reference
-            solution = decoy(problem, turn.text, rng, self.verify, kept=kept)
+            solution = make_distractor(problem, turn.text, rng, self.verify, kept=kept)
         else:
-            solution = decoy(problem, problem.reference, rng, self.verify)
+            solution = make_distractor(problem, problem.reference, rng, self.verify)
         if solution is None or solution.strip() == turn.text.strip():
             return None
         return _as_wrong(request, problem.model_copy(update={"reference": solution}))
@@ -165,24 +176,22 @@ def _as_wrong(request: FeedbackRequest, problem: Problem) -> FeedbackRequest:
 
 
 def _as_right(request: FeedbackRequest) -> FeedbackRequest:
-    """The answer itself held to be the solution."""
+    """The request with the answer itself as the reference."""
     turn = request.turn.model_copy(update={"reward": 1.0, "correct": True})
     problem = request.problem.model_copy(update={"reference": request.turn.text})
     return dataclasses.replace(request, problem=problem, turn=turn)
 
 
-def _marked(said: Feedback) -> Feedback:
-    """Marked as false; the score rates an answer that was not given so."""
-    author = said.provenance.model_copy(update={"author": f"{FALSE}{said.provenance.author}"})
-    return said.model_copy(update={"score": None, "provenance": author})
+def _marked(feedback: Feedback) -> Feedback:
+    return altered(feedback, "wrong", misleading=feedback.ok)
 
 
-def _nothing(request: FeedbackRequest) -> Feedback:
+def _failed(request: FeedbackRequest) -> Feedback:
     return Feedback(
         turn=request.index,
         source="program",
         status="failed",
-        error=f"nothing false could be said of this answer to problem {request.problem.id!r}",
+        error=f"no false correction of this answer to problem {request.problem.id!r} was found",
         saw_reference=False,
-        provenance=Provenance(author="nobody"),
+        provenance=Provenance(author="control"),
     )

@@ -1,12 +1,12 @@
-"""Spans made worse on purpose, to see what a method owes to them; the words of the critique stay.
+"""Controls that degrade the spans of a critique and leave its text as it is.
 
-    spans-drop30    three in ten spans are missing
-    spans-drop60    six in ten, those of spans-drop30 among them
-    spans-flip20    two in ten say good for poor, or poor for good
-    spans-shuffled  each span stands somewhere in its answer, over as many words and with its label
+    spans-drop30    each span is removed with probability 0.3
+    spans-drop60    the same with 0.6; removes every span that spans-drop30 removes
+    spans-flip20    each label is flipped with probability 0.2
+    spans-shuffled  each span is moved to a random place of its answer, with its length in words and its label
 
-What happens to a span depends on the seed, the question and the answer, and not on the batch: an annotator
-who overlooked something overlooks it again. A span over the whole answer has nowhere else to go.
+The draw depends on the seed, the question and the answer, not on the batch: the same answer is degraded in
+the same way again. A span over the whole answer cannot be moved.
 """
 
 from __future__ import annotations
@@ -17,77 +17,82 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
+from didact.controls.base import Control, Verify, altered
 from didact.feedback.answer_spans import Place, in_order
 from didact.feedback_source import FeedbackRequest, FeedbackSource
-from didact.feedback_store import SHUFFLED
 from didact.rng import generator
 from didact.types import Feedback, Span
 
-SpanNoise: TypeAlias = Literal["spans-drop30", "spans-drop60", "spans-flip20", "spans-shuffled"]
-SPAN_NOISES: tuple[SpanNoise, ...] = get_args(SpanNoise)
-Worsen: TypeAlias = Callable[[Sequence[Span], str, np.random.Generator], Sequence[Span]]
-"""(spans, their answer, the draw) -> spans of the same answer."""
-OTHER = {"good": "poor", "poor": "good"}
+SpanNoiseName: TypeAlias = Literal["spans-drop30", "spans-drop60", "spans-flip20", "spans-shuffled"]
+SPAN_NOISES: tuple[SpanNoiseName, ...] = get_args(SpanNoiseName)
+Degrade: TypeAlias = Callable[[Sequence[Span], str, np.random.Generator], Sequence[Span]]
+"""(spans, their answer, random generator) -> spans of the same answer."""
+
+
+class SpanNoise(Control):
+    """Degraded spans."""
+
+    name: SpanNoiseName
+
+    def wrap(self, source: FeedbackSource, *, seed: int = 0, verify: Verify | None = None) -> FeedbackSource:
+        return NoisySpans(source, self.name, seed=seed)
 
 
 class NoisySpans:
-    """Wraps a source and makes its spans worse.
+    """Wraps a source and degrades its spans.
 
     Args:
-        source: Who writes the critiques.
+        source: Writes the critiques.
         noise: One of `SPAN_NOISES`.
-        seed: Which spans it hits.
+        seed: Seed of the draws.
     """
 
-    def __init__(self, source: FeedbackSource, noise: SpanNoise, *, seed: int = 0) -> None:
+    def __init__(self, source: FeedbackSource, noise: SpanNoiseName, *, seed: int = 0) -> None:
         self.source, self.noise, self.seed = source, noise, seed
-        self._stream, self._worsen = NOISES[noise]
+        self._stream, self._degrade = NOISES[noise]
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """What the source says, with worse spans; a failed feedback as it is."""
-        said = self.source.critique(requests)
-        return [self._one(request, own) for request, own in zip(requests, said, strict=True)]
+        """The source's feedback with degraded spans; a failed feedback unchanged."""
+        written = self.source.critique(requests)
+        return [self._one(request, own) for request, own in zip(requests, written, strict=True)]
 
-    def _one(self, request: FeedbackRequest, said: Feedback) -> Feedback:
-        if not said.ok:
-            return said
+    def _one(self, request: FeedbackRequest, feedback: Feedback) -> Feedback:
+        if not feedback.ok:
+            return feedback
         answer = request.turn.text
-        draw = generator(self.seed, self._stream, request.problem.question, answer)
-        # The mark of controls: the words are still their author's, who may ask for them.
-        author = said.provenance.model_copy(update={"author": f"{SHUFFLED}{said.provenance.author}"})
-        return said.model_copy(
-            update={"spans": tuple(self._worsen(said.spans, answer, draw)), "provenance": author}
-        )
+        rng = generator(self.seed, self._stream, request.problem.question, answer)
+        spans = tuple(self._degrade(feedback.spans, answer, rng))
+        return altered(feedback, self.noise, spans=spans, score=feedback.score)
 
 
-def dropped(share: float) -> Worsen:
-    """Each span is missing with this probability."""
+def dropped(share: float) -> Degrade:
+    """Removes each span with this probability."""
 
-    def worsen(spans: Sequence[Span], answer: str, draw: np.random.Generator) -> list[Span]:
-        return [span for span, u in zip(spans, draw.random(len(spans)), strict=True) if u >= share]
+    def degrade(spans: Sequence[Span], answer: str, rng: np.random.Generator) -> list[Span]:
+        return [span for span, u in zip(spans, rng.random(len(spans)), strict=True) if u >= share]
 
-    return worsen
+    return degrade
 
 
-def flipped(share: float) -> Worsen:
-    """Each span has the other label with this probability."""
+def flipped(share: float) -> Degrade:
+    """Gives each span the other label with this probability."""
 
-    def worsen(spans: Sequence[Span], answer: str, draw: np.random.Generator) -> list[Span]:
+    def degrade(spans: Sequence[Span], answer: str, rng: np.random.Generator) -> list[Span]:
         return [
             span.model_copy(update={"label": "poor" if span.label == "good" else "good"})
             if u < share
             else span
-            for span, u in zip(spans, draw.random(len(spans)), strict=True)
+            for span, u in zip(spans, rng.random(len(spans)), strict=True)
         ]
 
-    return worsen
+    return degrade
 
 
-def shuffled_places(spans: Sequence[Span], answer: str, draw: np.random.Generator) -> tuple[Span, ...]:
-    """The spans in a random order, with the answer's unmarked words dealt between them.
+def shuffled_places(spans: Sequence[Span], answer: str, rng: np.random.Generator) -> tuple[Span, ...]:
+    """The spans in a random order, with the answer's unmarked words distributed between them.
 
-    Words are moved over whole; where a span begins or ends within a word, characters are. Spans that overlap
-    stay together.
+    The unit is a word, or a character where a span begins or ends within a word. Overlapping spans stay
+    together.
     """
     units = _units(spans, answer)
     blocks = _blocks(spans, units)
@@ -95,7 +100,7 @@ def shuffled_places(spans: Sequence[Span], answer: str, draw: np.random.Generato
     # An unmarked unit is a block of one without a span.
     deck = [*blocks, *([(0, 1, [])] * free)]
     found, at = [], 0
-    for i in draw.permutation(len(deck)):
+    for i in rng.permutation(len(deck)):
         first, last, own = deck[i]
         for span in own:
             (start, _), (_, end) = (units[at + unit - first] for unit in _covered(span, units))
@@ -105,7 +110,7 @@ def shuffled_places(spans: Sequence[Span], answer: str, draw: np.random.Generato
 
 
 def _units(spans: Sequence[Span], answer: str) -> list[Place]:
-    """What is moved: words, or characters other than white space."""
+    """The units of a move: words, or characters other than white space."""
     words = [m.span() for m in re.finditer(r"\S+", answer)]
     starts, ends = {start for start, _ in words}, {end for _, end in words}
     if all(span.start in starts and span.end in ends for span in spans):
@@ -114,13 +119,13 @@ def _units(spans: Sequence[Span], answer: str) -> list[Place]:
 
 
 def _covered(span: Span, units: Sequence[Place]) -> tuple[int, int]:
-    """Its first and its last unit."""
+    """The indices of a span's first and last unit."""
     inside = [i for i, (start, end) in enumerate(units) if start < span.end and end > span.start]
     return inside[0], inside[-1]
 
 
 def _blocks(spans: Sequence[Span], units: Sequence[Place]) -> list[tuple[int, int, list[Span]]]:
-    """(first unit, one past the last, spans) of spans that share units; blank ones are left out."""
+    """(first unit, one past the last, spans) of each set of spans that share units, without blank spans."""
     blocks: list[tuple[int, int, list[Span]]] = []
     for span in in_order(spans):
         if not span.quote.strip():
@@ -134,11 +139,11 @@ def _blocks(spans: Sequence[Span], units: Sequence[Place]) -> list[tuple[int, in
     return blocks
 
 
-NOISES: Mapping[SpanNoise, tuple[str, Worsen]] = {
-    # One stream for both, so that what the smaller share drops the larger one drops too.
+NOISES: Mapping[SpanNoiseName, tuple[str, Degrade]] = {
+    # One stream for both: what the smaller share drops the larger one drops too.
     "spans-drop30": ("spans-drop", dropped(0.3)),
     "spans-drop60": ("spans-drop", dropped(0.6)),
     "spans-flip20": ("spans-flip", flipped(0.2)),
     "spans-shuffled": ("spans-shuffled", shuffled_places),
 }
-"""The stream of the draw, and what is done with it."""
+"""The random stream and the function of each."""

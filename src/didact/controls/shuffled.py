@@ -1,26 +1,58 @@
-"""The control: every critique is dealt to an answer of *another problem*.
+"""Controls that exchange problems within a batch: shuffled critiques, and critiques of another problem.
 
-Same source, same texts, same cost, but a critique says nothing about the answer it stands beside.
-Whatever a method gains with shuffled critiques, it does not owe to reading them. Shuffling among
-answers of one problem would leak, because they share a reference.
+Source, texts and cost are the same, but a shuffled critique carries no information about the answer it is
+given with. Whatever a method gains with shuffled critiques does not come from reading them. They are dealt
+across *problems*: answers to one problem share a reference, which shuffling among them would leak.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
+from didact.controls.base import Control, Verify, altered
 from didact.feedback_source import FeedbackRequest, FeedbackSource
 from didact.rng import generator
-from didact.types import Feedback, Message
+from didact.types import Feedback, Message, Provenance
+
+NOT_DEALT: dict[str, Any] = {
+    "status": "failed",
+    "error": "no critique of another problem is left in this batch: take more problems a step",
+    "error_kind": "not_dealt",
+}
+"""The fields of a critique that could not be dealt."""
+
+
+class Shuffled(Control):
+    """Every answer gets the true critique of an answer to another problem."""
+
+    name: str = "shuffled"
+
+    def wrap(self, source: FeedbackSource, *, seed: int = 0, verify: Verify | None = None) -> FeedbackSource:
+        return ShuffledFeedback(source, seed=seed)
+
+
+class OtherProblem(Control):
+    """Every answer is criticised as an answer to another problem.
+
+    The critique is about this answer, in the source's own style, but measured against a problem that was not
+    asked. A source that compares with a reference thus names mistakes that are none.
+    """
+
+    name: str = "other-problem"
+
+    def wrap(self, source: FeedbackSource, *, seed: int = 0, verify: Verify | None = None) -> FeedbackSource:
+        return OtherProblemFeedback(source, seed=seed)
 
 
 class ShuffledFeedback:
     """Wraps a source and deals its critiques across problems.
 
     Args:
-        source: Who writes the critiques.
-        seed: Which deal; the same batch of requests gets the same deal.
+        source: Writes the critiques.
+        seed: Seed of the deal; the same batch of requests gets the same deal.
     """
 
     def __init__(self, source: FeedbackSource, *, seed: int = 0) -> None:
@@ -30,47 +62,88 @@ class ShuffledFeedback:
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """One critique of another problem's answer for each request.
 
-        A request that cannot get one (its problem holds more than half of the batch) fails.
+        A request that cannot get one (its problem has more than half of the batch) fails.
         """
         written = self.source.critique(requests)
+        dealt = []
+        for request, own, giver in zip(requests, written, deal(requests, self.seed), strict=True):
+            if giver is None:
+                lost = {**NOT_DEALT, "text": "", "label": None, "spans": ()}
+                dealt.append(altered(own, "shuffled", **lost))
+            else:
+                # Spans quote the other answer.
+                dealt.append(altered(written[giver], "shuffled", turn=request.index, spans=()))
+        return dealt
+
+
+class OtherProblemFeedback:
+    """Wraps a source and has every answer criticised against another problem of the batch.
+
+    Args:
+        source: Writes the critiques.
+        seed: Seed of the deal of problems; the same batch of requests gets the same deal.
+    """
+
+    def __init__(self, source: FeedbackSource, *, seed: int = 0) -> None:
+        self.source = source
+        self.seed = seed
+
+    def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
+        """One critique a request; without another problem in the batch it fails."""
+        others = deal(requests, self.seed)
+        swapped = {
+            i: _swapped(request, requests[other])
+            for i, (request, other) in enumerate(zip(requests, others, strict=True))
+            if other is not None
+        }
+        written = (
+            dict(zip(swapped, self.source.critique(list(swapped.values())), strict=True)) if swapped else {}
+        )
         return [
-            self._dealt(request, own, None if giver is None else written[giver])
-            for request, own, giver in zip(requests, written, self.deal(requests), strict=True)
+            # Whether it leaks was measured by the other problem's reference.
+            altered(written[i], "other-problem", spans=(), leaks=None) if i in written else _failed(request)
+            for i, request in enumerate(requests)
         ]
 
-    def deal(self, requests: Sequence[FeedbackRequest]) -> list[int | None]:
-        """For each request, the index of the request whose critique it gets.
 
-        The requests are laid out problem by problem and rotated by the largest problem's share, so
-        that nobody lands on their own problem if that is possible at all.
-        """
-        # By what is asked: under two ids, one question would get its own true critiques.
-        by_problem: dict[tuple[Message, ...], list[int]] = defaultdict(list)
-        for i, request in enumerate(requests):
-            by_problem[request.problem.messages].append(i)
-        if not by_problem:
-            return []
-        names = {asked: min(requests[i].problem.id for i in places) for asked, places in by_problem.items()}
-        problems = sorted(by_problem, key=lambda asked: (names[asked], str(asked)))
-        generator(self.seed, "shuffle", *(names[asked] for asked in problems)).shuffle(problems)
-        order = [i for problem in problems for i in by_problem[problem]]
-        shift = max(map(len, by_problem.values()))
-        givers: list[int | None] = [None] * len(requests)
-        for place, i in enumerate(order):
-            giver = order[(place + shift) % len(order)]
-            if requests[giver].problem.messages != requests[i].problem.messages:
-                givers[i] = giver
-        return givers
+def deal(requests: Sequence[FeedbackRequest], seed: int) -> list[int | None]:
+    """For each request, the index of a request about another problem, each used once; None without one.
 
-    def _dealt(self, request: FeedbackRequest, own: Feedback, given: Feedback | None) -> Feedback:
-        if given is None:
-            error = "no critique of another problem is left in this batch: take more problems a step"
-            author = own.provenance.model_copy(update={"author": "shuffled:nobody"})
-            failure = {"status": "failed", "error": error, "error_kind": "not_dealt"}
-            empty = {"text": "", "spans": (), "score": None, "label": None}
-            return own.model_copy(update={**failure, **empty, "provenance": author})
-        author = given.provenance.model_copy(update={"author": f"shuffled:{given.provenance.author}"})
-        # Spans quote the other answer and a score rates it: neither fits this one.
-        return given.model_copy(
-            update={"turn": request.index, "spans": (), "score": None, "provenance": author}
-        )
+    The requests are laid out problem by problem and rotated by the size of the largest problem, so that no
+    request meets its own problem if that is possible at all.
+    """
+    # Problems are told apart by their messages: under two ids, one question would get its own critiques.
+    by_problem: dict[tuple[Message, ...], list[int]] = defaultdict(list)
+    for i, request in enumerate(requests):
+        by_problem[request.problem.messages].append(i)
+    if not by_problem:
+        return []
+    names = {asked: min(requests[i].problem.id for i in places) for asked, places in by_problem.items()}
+    problems = sorted(by_problem, key=lambda asked: (names[asked], str(asked)))
+    generator(seed, "shuffle", *(names[asked] for asked in problems)).shuffle(problems)
+    order = [i for problem in problems for i in by_problem[problem]]
+    shift = max(map(len, by_problem.values()))
+    givers: list[int | None] = [None] * len(requests)
+    for place, i in enumerate(order):
+        giver = order[(place + shift) % len(order)]
+        if requests[giver].problem.messages != requests[i].problem.messages:
+            givers[i] = giver
+    return givers
+
+
+def _swapped(request: FeedbackRequest, other: FeedbackRequest) -> FeedbackRequest:
+    """The same answer, given to another problem: a wrong one there, unless it equals the reference."""
+    reference = other.problem.reference
+    right = reference is not None and request.turn.text.strip() == reference.strip()
+    turn = request.turn.model_copy(update={"reward": float(right), "correct": right})
+    return dataclasses.replace(request, problem=other.problem, turn=turn)
+
+
+def _failed(request: FeedbackRequest) -> Feedback:
+    return Feedback(
+        turn=request.index,
+        source="program",
+        saw_reference=False,
+        provenance=Provenance(author="control", control="other-problem"),
+        **NOT_DEALT,
+    )

@@ -34,7 +34,7 @@ SPAN_LABELS = {
 
 KEYS = (
     "turn", *TEXT_ALIASES, "name", "source", "annotator_kind", "score", "label", "spans", "status", "error",
-    "error_kind", "saw_reference", "leaks", "provenance", "author", "annotator", "created_at",
+    "error_kind", "saw_reference", "leaks", "misleading", "provenance", "author", "annotator", "created_at",
 )  # fmt: skip
 """The keys of a feedback object."""
 VERDICT = ("score", "label", "spans")
@@ -155,6 +155,9 @@ def _feedback(check: Checker, where: str, item: dict[str, Any], completion: str 
         check.expected(f"{dot}turn", "an index from 0", turn, "a given answer is turn 0")
     if not isinstance(saw, bool):
         check.expected(f"{dot}saw_reference", "true or false", saw, "write true or false")
+    misleading = item.get("misleading", False)
+    if not isinstance(misleading, bool):
+        check.expected(f"{dot}misleading", "true or false", misleading, "write true or false")
     if not isinstance(leaks, bool | None):
         check.expected(f"{dot}leaks", "true, false or null", leaks, "write null where it was not checked")
     if len(check.faults) > before or source is None or provenance is None:
@@ -162,7 +165,7 @@ def _feedback(check: Checker, where: str, item: dict[str, Any], completion: str 
     return Feedback(
         turn=turn, text=text, source=source, score=score, label=qualified_label(name, label),
         name=name or None, spans=spans, status=status, error=error, error_kind=kind,
-        saw_reference=saw, leaks=leaks, provenance=provenance,
+        saw_reference=saw, leaks=leaks, misleading=misleading, provenance=provenance,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from didact.feedback.outcome_only_teacher import Retry
 from didact.feedback_source import FeedbackSource
 from didact.rollouts.base import StepContext
 from didact.rollouts.single_turn import single_turn
-from didact.rollouts.tutored_dialogue import didactic
+from didact.rollouts.tutored_dialogue import tutored_dialogues
 from didact.rollouts.unprivileged_critic import UnprivilegedCritic
 from didact.tasks.base import Task, Verdict, as_base_task, verify_all
 from didact.types import Problem, Rollout
@@ -199,7 +199,7 @@ def by_turn(
         temperature = 1.0  # a greedy answer given twice is one answer
     ctx = dataclasses.replace(ctx.with_temperature(temperature), recorded=None)
     if protocol == "didactic":
-        rollouts = didactic(ctx, problems, 1, turns=settings.turns, window=settings.window)
+        rollouts = tutored_dialogues(ctx, problems, 1, turns=settings.turns, window=settings.window)
     else:
         blind = dataclasses.replace(ctx, task=DeferredVerification(ctx.task))
         rollouts = verified(ctx.task, _blindly(blind, problems, protocol, settings))
@@ -254,7 +254,7 @@ def _blindly(
         params = SamplingParams(max_tokens=settings.critique_tokens, temperature=0.0)
         speaker = UnprivilegedCritic(ctx.engine, ctx.renderer, params=params, weights=ctx.weights)
     ctx = dataclasses.replace(ctx, feedback=speaker)
-    return didactic(ctx, problems, 1, turns=settings.turns, window=settings.window, early_stop=False)
+    return tutored_dialogues(ctx, problems, 1, turns=settings.turns, window=settings.window, early_stop=False)
 
 
 def _share(name: str, right_V: Bools) -> dict[str, Any]:

@@ -151,6 +151,6 @@ def _critique(said: Feedback) -> dict[str, str]:
         "kind": "critique",
         "verdict": "",
         "name": "Critique",
-        "by": f"{plain_name(said.provenance.author, 60)}, {knows}",
+        "by": f"{plain_name(said.provenance.label, 60)}, {knows}",
         "text": plain_text(text),
     }

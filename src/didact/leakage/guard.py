@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from didact.errors import TrainingGuard, UsageError, did_you_mean
-from didact.feedback_source import FeedbackRequest, FeedbackSource
+from didact.feedback_source import FeedbackRequest, FeedbackSource, critiques_correct_answers
 from didact.leakage.detect import leak
 from didact.leakage.result import Leak
 from didact.llm.chat import ChatModel, ChatRequest
@@ -160,6 +160,10 @@ class LeakGuard:
         self.policy = policy
         self.meter = meter or LeakMeter()
         self.counts: Counter[str] = Counter()
+
+    @property
+    def critiques_correct_answers(self) -> bool:
+        return critiques_correct_answers(self.source)
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """One feedback a request, in order, marked and acted on.

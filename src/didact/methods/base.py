@@ -45,7 +45,7 @@ class Method(BaseModel):
         return False
 
     @property
-    def didactic(self) -> bool:
+    def uses_dialogue_teacher(self) -> bool:
         """Is its critic a teacher in a dialogue?
 
         Unless told otherwise, such a teacher hints where it is a program; where it is a model, it is the

@@ -52,16 +52,15 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from didact.advantages import Array, group_advantages, group_mean, last_reward_returns, returns_to_go
-from didact.controls.adversarial_teacher import correct_from_turn
 from didact.engines.base import Loss, takes
 from didact.errors import UsageError
-from didact.feedback_source import speaks_after_right
+from didact.feedback_source import critiques_correct_answers
 from didact.methods.base import Term
 from didact.methods.dialogue_rows import dialogue_rows
 from didact.methods.grpo import GRPO, num_valid_rollouts, rewards_by_turn, with_reference
 from didact.rng import derive_seed
 from didact.rollouts.base import StepContext
-from didact.rollouts.tutored_dialogue import didactic
+from didact.rollouts.tutored_dialogue import tutored_dialogues
 from didact.rollouts.unprivileged_critic import critique_prompt
 from didact.types import Problem, Rollout, Row
 
@@ -105,7 +104,7 @@ class RL2F(GRPO):
         return self
 
     @property
-    def didactic(self) -> bool:
+    def uses_dialogue_teacher(self) -> bool:
         return True
 
     def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
@@ -113,10 +112,10 @@ class RL2F(GRPO):
 
         Those that taught nothing are kept, because they were paid for.
         """
-        if self.credit == "to_go" and speaks_after_right(ctx.feedback):
+        if self.credit == "to_go" and critiques_correct_answers(ctx.feedback):
             raise UsageError(
                 "settings.credit=to_go has no return for a dialogue that goes on after a right answer: take "
-                "credit=conversation, or feedback.wrong_after_right=false"
+                "credit=conversation, or feedback.control.after_right=false"
             )
         rollouts = self.dialogues(ctx, problems)
         latest = rollouts
@@ -132,7 +131,7 @@ class RL2F(GRPO):
 
     def dialogues(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         """`samples` dialogues of each problem."""
-        return didactic(ctx, problems, self.samples, turns=self.turns, window=self.window)
+        return tutored_dialogues(ctx, problems, self.samples, turns=self.turns, window=self.window)
 
     def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
         advantages_NH = self.advantages(rollouts)
@@ -235,6 +234,23 @@ def turns_to_solve(rollout: Rollout) -> int:
     """
     since = correct_from_turn(rollout)
     return len(rollout.turns) if since is None else since + 1
+
+
+def correct_from_turn(rollout: Rollout) -> int | None:
+    """The turn from which on all answers are correct, or None if the last one is wrong.
+
+    >>> from didact.types import Problem, Turn
+    >>> def turn(reward):
+    ...     return Turn(prompt_ids=(1,), completion_ids=(2,), logprobs=None, text="", stop_reason="eos",
+    ...                 reward=reward)
+    >>> p = Problem.ask("?", id="p")
+    >>> [correct_from_turn(Rollout(id="r", group="g", problem=p, turns=tuple(map(turn, rewards))))
+    ...  for rewards in ([0, 1], [0, 1, 1], [1, 0, 1], [1, 0])]
+    [1, 1, 2, None]
+    """
+    wrong = [h for h, turn in enumerate(rollout.turns) if not turn.correct]
+    since = wrong[-1] + 1 if wrong else 0
+    return since if since < len(rollout.turns) else None
 
 
 def first_leak(rollout: Rollout) -> int | None:

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from didact.config import RunConfig, parse_config, read_yaml
-from didact.controls.controls import CONTROLS, Control
+from didact.controls import CONTROLS, ControlName
 from didact.errors import DataError, UsageError, did_you_mean
 from didact.methods import make_method
 from didact.settings import Section
@@ -49,7 +49,7 @@ class SweepFile(Section):
     shared: Settings = Field(default_factory=dict)
     tasks: Named
     methods: Named
-    controls: list[Control] = Field(default_factory=list)
+    controls: list[ControlName] = Field(default_factory=list)
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=100)]], Field(min_length=1)]
     baseline: str | None = None
     unequal_budgets: bool = False
@@ -60,7 +60,7 @@ class Arm:
     """A method with its settings, or a control of it."""
 
     name: str
-    control: Control | None = None
+    control: str | None = None
     of: str | None = None
     """The arm that a control belongs to."""
 
@@ -107,7 +107,7 @@ class Plan:
         return tuple(c for c in self.cells if any(fnmatchcase(c.name, p) for p in patterns))
 
 
-def read_plan(file: Path, *, controls: Sequence[Control] | None = None) -> Plan:
+def read_plan(file: Path, *, controls: Sequence[str] | None = None) -> Plan:
     """The plan in a file.
 
     Args:
@@ -132,7 +132,7 @@ def read_plan(file: Path, *, controls: Sequence[Control] | None = None) -> Plan:
     return make_plan(written, controls=controls)
 
 
-def make_plan(written: SweepFile, *, controls: Sequence[Control] | None = None) -> Plan:
+def make_plan(written: SweepFile, *, controls: Sequence[str] | None = None) -> Plan:
     """The plan of a sweep that was read; see `read_plan`."""
     _check_names(written)
     arms = _arms(written, controls)
@@ -187,7 +187,7 @@ def _check_names(written: SweepFile) -> None:
         raise UsageError(f"seeds: {written.seeds} has one of them twice: name each once")
 
 
-def _arms(written: SweepFile, controls: Sequence[Control] | None) -> tuple[Arm, ...]:
+def _arms(written: SweepFile, controls: Sequence[str] | None) -> tuple[Arm, ...]:
     """The methods, each followed by its controls.
 
     Raises:

@@ -10,12 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from didact.config import read_yaml
-from didact.controls.controls import Control
+from didact.controls import Control, parse_control
 from didact.evaluation.alarms import Alarm, Metrics, alarms
 from didact.run_dir import RunDir, read_jsonl
-
-FLAT_BY_DESIGN: tuple[Control, ...] = ("verdict", "reference", "second-try")
-"""Controls that say the same whatever the answer was, or whatever was wrong with it."""
 
 
 class AlarmMonitor:
@@ -27,10 +24,10 @@ class AlarmMonitor:
         warn: Called with {"warning": …} for every alarm.
     """
 
-    def __init__(self, run: RunDir, control: str | None, warn: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, run: RunDir, control: Control | None, warn: Callable[[dict[str, Any]], None]) -> None:
         self.run = run
         self.warn = warn
-        self.flat = control in FLAT_BY_DESIGN
+        self.flat = _repeats(control)
         self.raised = {(line["name"], line["key"]) for line in read_jsonl(run.alarms)}
         self.metrics = Metrics()
         step = None
@@ -64,12 +61,16 @@ def run_alarms(run: RunDir, step: int) -> list[Alarm]:
 
     A run that did not watch itself is looked at now.
     """
-    control = read_yaml(run.config).get("feedback", {}).get("control")
+    control = parse_control(read_yaml(run.config).get("feedback", {}).get("control"))
     records = [record for record in read_jsonl(run.metrics) if record["step"] <= step]
-    last = {(a.name, a.key): a for a in alarms(records, flat_by_design=control in FLAT_BY_DESIGN)}
+    last = {(a.name, a.key): a for a in alarms(records, flat_by_design=_repeats(control))}
     found = []
     for line in read_jsonl(run.alarms):
         if line["step"] <= step:
             now = last.pop((line["name"], line["key"]), None)
             found.append(Alarm(**line, stands=False) if now is None else now._replace(step=line["step"]))
     return [*found, *last.values()]
+
+
+def _repeats(control: Control | None) -> bool:
+    return control is not None and control.repeats_by_design
