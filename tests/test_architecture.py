@@ -208,7 +208,7 @@ LIGHT = [
     "annotation.human",
     "feedback_store",
     "controls.adversarial_teacher",
-    "controls.controls",
+    "controls",
     "controls.distractors",
     "reward_model",
     "environments",
