@@ -18,6 +18,7 @@ FILES = sorted(p for p in SOURCE.rglob("*.py") if "__pycache__" not in p.parts)
 FLOORS = [
     {"types", "errors", "rng", "_version"},
     {"jsonl", "settings"},
+    {"registry"},
     {"feedback_source", "feedback_store"},
     {"run_dir"},
     {"losses"},
@@ -62,7 +63,7 @@ NARROW = {
 }
 """Packages that may import less than their floor allows."""
 
-TO_MEND = {("build/components.py", "descend")}
+TO_MEND: set[tuple[str, str]] = set()
 """Upward imports that are still there."""
 
 FILE_LIMIT, FUNCTION_LIMIT = 400, 60

@@ -138,7 +138,7 @@ def test_a_dry_run_shows_every_setting_and_writes_nothing(
         (["train", "grpo", "--set", "model.device=foo"], 2, "no device 'foo'"),
         (["train", "grpo", "--set", "model.device=meta"], 2, "no device 'meta'"),
         (["train", "grpo", "--set", "model.lora.target_modules=[foo]"], 2, "all-linear, or some of"),
-        (["train", "sft", "--task", "rush_hour"], 3, "SFT learns from nothing else"),
+        (["train", "sft", "--task", "rush_hour"], 3, "sft learns"),
         (["train", "rltf", "--task", "rush_hour"], 3, "could criticise nothing"),
         (["compare", "nowhere"], 2, "at least two"),
         (["compare", "nowhere", "neither"], 2, "not a run directory"),
@@ -262,7 +262,7 @@ def test_help_needs_no_torch() -> None:
     [
         ("grpo", {"verifier": "none"}, "eval.problems=0"),
         ("rltf", {"reference_column": "label", "verifier": {"name": "regex", "pattern": "x"}}, "criticise"),
-        ("sft", {"reference_column": "label", "verifier": {"name": "regex", "pattern": "x"}}, "SFT learns"),
+        ("sft", {"reference_column": "label", "verifier": {"name": "regex", "pattern": "x"}}, "sft learns"),
     ],
 )
 def test_a_file_that_the_method_cannot_learn_from_is_refused_before_anything_is_written(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from didact.build.sources import source_settings
+from didact.build.sources import make_source
 from didact.config import OptimConfig, RunConfig, load_config, parse_config, read_yaml
 from didact.errors import DataError, UsageError
 from didact.methods import make_method
@@ -115,4 +115,4 @@ def test_every_recipe_can_be_loaded(file: Path) -> None:
     if "method" in values:
         config = parse_config(values)
         make_method(config.method, config.settings)
-        source_settings(config.feedback.source, config.feedback.settings)
+        make_source(config.feedback.source, config.feedback.settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from didact.build.source_base import BuildContext
-from didact.build.sources import source_settings
+from didact.build.sources import make_source
 from didact.engines.base import SamplingParams
 from didact.errors import UsageError
 from didact.feedback.dialogue_teacher import DialogueTeacher
@@ -234,10 +234,10 @@ def test_a_teacher_that_names_nobody_is_frozen_where_the_method_says_so(frozen: 
         return policy
 
     at = BuildContext(load=load, policy=policy, task=None, seed=0, home=None, didactic=frozen)
-    source = source_settings("teacher", {}).build(at)
+    source = make_source("teacher", {}).build(at)
     assert len(loaded) == loads
     assert isinstance(source, DialogueTeacher) is frozen
-    source_settings("teacher", {"who": "policy"}).build(at)  # the live policy, if asked for
+    make_source("teacher", {"who": "policy"}).build(at)  # the live policy, if asked for
     assert len(loaded) == loads
 
 
@@ -248,7 +248,7 @@ def test_a_teacher_s_own_wording_is_an_input_of_the_run(tmp_path: Path, view: st
     policy = (guesses("x"), Renderer(guesses("x").tokenizer))
     at = BuildContext(load=lambda model: policy, policy=policy, task=None, seed=0, home=None)
     (tmp_path / "p.md").write_text(slots)
-    settings = source_settings("teacher", {"view": view, "prompt": str(tmp_path / "p.md")})
+    settings = make_source("teacher", {"view": view, "prompt": str(tmp_path / "p.md")})
     assert settings.files == (tmp_path / "p.md",)
     source = settings.build(at)
     assert isinstance(source, DialogueTeacher if view == "dialogue" else Teacher)
@@ -259,7 +259,7 @@ def test_a_teacher_s_own_wording_is_an_input_of_the_run(tmp_path: Path, view: st
 
 
 def test_a_second_try_is_told_one_sentence() -> None:
-    source = source_settings("retry", {}).build(
+    source = make_source("retry", {}).build(
         BuildContext(load=lambda model: (None, None), policy=None, task=None, seed=0, home=None)  # type: ignore[arg-type,return-value]
     )
     assert isinstance(source, Retry)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.build.checks import check_task
+from didact.build.sources import make_source
 from didact.config import parse_config
 from didact.controls import controlled
 from didact.controls.adversarial_teacher import AdversarialTeacher, Mixed, adversarial
@@ -24,7 +25,7 @@ from didact.leakage import LeakGuard
 from didact.methods import make_method
 from didact.methods.rl2f import correct_from_turn
 from didact.rng import generator
-from didact.tasks.base import Verdict
+from didact.tasks.base import Verdict, as_base_task
 from didact.tasks.procedural import BoxedProceduralTask
 from didact.tasks.registry import make_task
 from didact.types import Problem, Rollout, Turn
@@ -256,7 +257,7 @@ def test_a_source_that_goes_by_no_reference_cannot_be_misled(control: str, sourc
         "method": "rltf-sd", "task": {"name": task}, "feedback": {"source": source, "control": control},
     })  # fmt: skip
     with pytest.raises(UsageError, match="false solution"):
-        check_task(config, make_method("rltf-sd", {}), make_task(task))
+        check_task(config, make_method("rltf-sd"), as_base_task(make_task(task)), make_source(source, {}))
 
 
 def test_settings_of_the_mixed_teacher_reach_it() -> None:
@@ -264,7 +265,8 @@ def test_settings_of_the_mixed_teacher_reach_it() -> None:
     config = parse_config({"method": "rltf-sd", "feedback": {"control": control}})
     assert config.feedback.control == Mixed(share=0.25, after_right=True)
     assert parse_config(yaml.safe_load(config.to_yaml())) == config
-    check_task(config, make_method("rltf-sd", {}), make_task("spell_backward"))
+    task = as_base_task(make_task("spell_backward"))
+    check_task(config, make_method("rltf-sd"), task, make_source("program", {}))
 
 
 @pytest.mark.parametrize(

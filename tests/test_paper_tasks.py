@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 import didact
-from didact.build.sources import source_settings
+from didact.build.sources import make_source
 from didact.config import load_config
 from didact.errors import UsageError
 from didact.feedback.program import RIGHT
@@ -59,7 +59,7 @@ def tasks():
 def test_every_config_is_one_that_a_run_accepts(name):
     config = load_config("rltf-sd", RECIPE / f"{name}.yaml")
     make_method(config.method, config.settings)
-    source_settings(config.feedback.source, config.feedback.settings)
+    make_source(config.feedback.source, config.feedback.settings)
     assert config.eval.problems == 200
 
 

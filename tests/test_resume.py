@@ -206,6 +206,9 @@ class SignallingTask:
         except Exception:  # as a third party's scorer does
             return Verdict(0.0, False)
 
+    def verify_many(self, asked):  # type: ignore[no-untyped-def]
+        return [self.verify(problem, answer) for problem, answer in asked]
+
 
 def test_a_signal_that_a_verifier_swallows_still_ends_the_run_resumably(
     model: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

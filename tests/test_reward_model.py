@@ -11,7 +11,7 @@ import torch
 
 from didact.build.engines import tiny_model
 from didact.build.reward_models import model_version, reward_chat
-from didact.build.sources import BuildContext, source_settings
+from didact.build.sources import BuildContext, make_source
 from didact.engines.base import SamplingParams
 from didact.engines.local import LocalEngine
 from didact.errors import DataError, UsageError
@@ -256,7 +256,7 @@ def test_training_evaluation_and_rl_ask_with_the_same_ids(
     at = BuildContext(
         load=lambda path: (engine, Renderer(engine.tokenizer)), policy=None, task=None, seed=0, home=None
     )
-    source = source_settings("reward-model", {"model": str(trained)}).build(at)
+    source = make_source("reward-model", {"model": str(trained)}).build(at)
     requests = []
     for answer in in_training:
         turn = Turn(prompt_ids=(), completion_ids=(), logprobs=None, text=answer, stop_reason="eos")
@@ -309,9 +309,9 @@ def test_settings_that_do_not_fit_are_refused(trained: Path, tmp_path: Path) -> 
         load=lambda path: (engine, Renderer(engine.tokenizer)), policy=None, task=None, seed=0, home=None
     )
     with pytest.raises(UsageError, match="max_tokens"):
-        source_settings("reward-model", {"model": str(trained), "max_tokens": 1000}).build(at)
+        make_source("reward-model", {"model": str(trained), "max_tokens": 1000}).build(at)
     with pytest.raises(UsageError, match="no reward model"):
-        source_settings("reward-model", {"model": str(tmp_path)}).build(at)
+        make_source("reward-model", {"model": str(tmp_path)}).build(at)
     (tmp_path / "reward_model.json").write_text('{"format": "prose"}')
     with pytest.raises(DataError, match="knows no format"):
         find_model(tmp_path)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from didact.build.sources import BuildContext, source_settings
+from didact.build.sources import BuildContext, make_source
 from didact.cli.logs import log_to_stderr
 from didact.errors import UsageError
 from didact.feedback.program import ProgramCritic
@@ -222,14 +222,14 @@ def test_a_judge_that_is_killed_half_way_loses_no_rollout(tmp_path: Path) -> Non
         ("judge:opnai", {}, "did you mean 'judge:openai'"),
         ("program", {"levl": "hint"}, "did you mean 'level'"),
         ("program", {"level": "all"}, "level = 'all'"),
-        ("human", {}, "path: Field required"),
+        ("human", {}, "'path'"),
     ],
 )
 def test_a_wrong_source_is_named_with_the_nearest_right_one(
     name: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
-        source_settings(name, settings)
+        make_source(name, settings)
 
 
 def test_budgets_are_for_servers_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,12 +331,12 @@ def test_what_no_server_can_be_asked_with_ends_a_run_before_it_begins(
 def test_a_budget_is_one_for_a_run_however_often_it_is_resumed(tmp_path: Path) -> None:
     with JudgeServer(critic) as server:
         settings = {"base_url": server.url, "model": "m", "price_in": 1.0, "price_out": 1.0, "max_tokens": 64}
-        limited = source_settings("judge:openai", {**settings, "max_requests": 2})
+        limited = make_source("judge:openai", {**settings, "max_requests": 2})
         first = limited.build(outside(tmp_path)).critique([about("tin"), about("cat"), about("dog")])
         again = limited.build(outside(tmp_path)).critique([about("sun"), about("tin")])
         assert len(server.bodies) == 2
         kept = json.loads((tmp_path / "replies" / "budget.json").read_text())
-        cheap = source_settings("judge:openai", {**settings, "max_cost": kept["spent_usd"] * 1.01})
+        cheap = make_source("judge:openai", {**settings, "max_cost": kept["spent_usd"] * 1.01})
         dear = cheap.build(outside(tmp_path)).critique([about("sun")])
         elsewhere = limited.build(outside(tmp_path / "other")).critique([about("sun")])
     assert [f.status for f in first] == ["ok", "ok", "failed"]
@@ -388,7 +388,7 @@ def test_the_documented_settings_are_all_that_there_are() -> None:
     table = DOCS.read_text(encoding="utf-8")
     for name in ("judge:openai", "judge:local", "teacher", "self"):
         (row,) = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
-        for setting in type(source_settings(name, {})).model_fields:
+        for setting in type(make_source(name, {})).model_fields:
             assert f"`{setting}`" in row, (name, setting)
 
 
@@ -401,8 +401,8 @@ def test_the_documented_settings_are_all_that_there_are() -> None:
 )
 def test_without_a_policy_each_source_says_what_to_do(name: str, cure: str) -> None:
     with pytest.raises(UsageError, match=cure) as caught:
-        source_settings(name, {}).build(outside())
-    assert "model" in type(source_settings(name, {})).model_fields or "name a model" not in str(caught.value)
+        make_source(name, {}).build(outside())
+    assert "model" in type(make_source(name, {})).model_fields or "name a model" not in str(caught.value)
 
 
 def test_what_is_logged_is_shown_once_and_as_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -414,7 +414,7 @@ def test_what_is_logged_is_shown_once_and_as_one_plain_line(capsys: pytest.Captu
         log.info("%s holds\n\x1b[31mits replies", "m")
         log.debug("not shown")
         with JudgeServer(critic) as server:
-            source = source_settings("judge:openai", {"base_url": server.url, "model": "m"})
+            source = make_source("judge:openai", {"base_url": server.url, "model": "m"})
             assert source.build(outside()).critique([about("tin")])[0].ok
         lines = capsys.readouterr().err.splitlines()
     finally:

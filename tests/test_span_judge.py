@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.build.sources import source_settings
+from didact.build.sources import make_source
 from didact.errors import UsageError
 from didact.feedback.judge import Judge
 from didact.feedback.span_judge import (
@@ -235,7 +235,7 @@ def test_the_setting_output_chooses_the_judge():
     with pytest.raises(UsageError, match="reasoning=false is for output=spans, not json"):
         make_judge(chat, "json", reasoning=False)
     with pytest.raises(UsageError, match="output = 'span'"):
-        source_settings("judge:openai", {"output": "span"})
+        make_source("judge:openai", {"output": "span"})
     for name in ("judge:openai", "judge:local"):
-        found = source_settings(name, {"output": "spans", "reasoning": False})
+        found = make_source(name, {"output": "spans", "reasoning": False})
         assert (found.output, found.reasoning) == ("spans", False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from didact.controls import Control, parse_control
 from didact.engines.base import AdamParams, SamplingParams
@@ -22,7 +22,7 @@ class TaskConfig(Section):
     """What is asked."""
 
     name: str = "spell_backward"
-    """A reasoning-gym generator, "annotated", "code", "jsonl", "math", "recorded" or "writing"."""
+    """A reasoning-gym generator, another name of docs/your-data.md, or file.py:Class."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The task's own settings: a generator's, or the files and the verifier of a JSONL task."""
 
@@ -31,8 +31,7 @@ class FeedbackConfig(Section):
     """Who criticises."""
 
     source: str = "program"
-    """program, judge:local, judge:openai, teacher, self, retry, reward, recorded, human or reward-model; see
-    docs/feedback.md."""
+    """A name of docs/feedback.md, or file.py:Class."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """The source's own settings."""
     control: Annotated[SerializeAsAny[Control] | None, BeforeValidator(parse_control)] = None
@@ -84,43 +83,10 @@ class ModelConfig(Section):
 class EngineConfig(Section):
     """Where the model is trained and sampled. The name alone is enough: `engine: tinker`."""
 
-    name: Literal["local", "tinker", "vllm"] = "local"
-    """local: here. tinker: on a server that speaks the Tinker protocol. vllm: trained here, sampled on a vLLM
-    server. See docs/scaling.md."""
-    base_url: str | None = None
-    """The server's address; None for the environment's TINKER_BASE_URL, or vLLM's port on this machine."""
-    base_model: str | None = None
-    """The model's name on the server; None for model.path (tinker), or the only one there (vllm)."""
-    api_key_env: str | None = None
-    """The environment variable that holds the server's key, if it asks for one; None for TINKER_API_KEY or
-    VLLM_API_KEY."""
-    shared_dir: str | None = None
-    """For vllm and an adapter: a directory that the server sees under the same path."""
-    rank: Positive = 32
-    """Of the adapter, where model.lora does not say; a server trains adapters only."""
-    timeout: Annotated[float, Field(gt=0)] = 1800.0
-    """Seconds that one request may take."""
-    probe: bool = True
-    """Prove the server's gradients on connecting."""
-    pipelined: bool = False
-    """Send a step before its gradients are answered: for servers that keep the order of requests, which SkyRL
-    0.4.0 does not always."""
-
-    @model_validator(mode="after")
-    def _settings_are_of_a_server(self) -> EngineConfig:
-        fields = type(self).model_fields
-        for key in sorted(self.model_fields_set - {"name"}):
-            owners = ["vllm"] if key == "shared_dir" else ["tinker"]
-            owners += ["vllm"] if key in ("base_url", "base_model", "api_key_env", "timeout") else []
-            if self.name not in owners and getattr(self, key) != fields[key].default:
-                names, name = " and ".join(owners), owners[0]
-                raise ValueError(f"{key} is a setting of engine: {names}; say engine.name={name} with it")
-        return self
-
-    def of_vllm(self) -> dict[str, Any]:
-        """The settings of `engines.vllm.connect`."""
-        names = ("base_url", "api_key_env", "timeout", "shared_dir")
-        return {"model": self.base_model, **{name: getattr(self, name) for name in names}}
+    name: str = "local"
+    """local, tinker, vllm, or file.py:Class. See docs/scaling.md."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The engine's own settings, as base_url."""
 
 
 class SamplingConfig(Section):
@@ -289,7 +255,7 @@ def _changed(values: dict[str, Any], overrides: Sequence[str], direct: Mapping[s
                 _forget_other(values, "feedback", "source", FeedbackConfig().source, value)
             _put(values, key.split("__"), value)
     if isinstance(values.get("engine"), str):
-        values["engine"] = {"name": values["engine"]}  # so that engine.base_url can be set beside it
+        values["engine"] = {"name": values["engine"]}  # so that engine.settings can be set beside it
     for override in overrides:
         key, value = key_value("--set", override, "optim.lr=1e-4")
         _put(values, ["engine", "name"] if key == "engine" else key.split("."), value)

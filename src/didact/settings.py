@@ -59,7 +59,9 @@ def validate_settings(kind: type[S], settings: Mapping[str, Any], owner: str) ->
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        shown = "" if first["type"] == "missing" or key in SECRET_PRONE else f" = {first['input']!r}"
+        if first["type"] == "missing":
+            raise UsageError(f"{owner} needs the setting {key!r}") from None
+        shown = "" if key in SECRET_PRONE else f" = {first['input']!r}"
         raise UsageError(f"{owner}: {key}{shown}: {first['msg']}") from None
 
 
@@ -209,7 +211,7 @@ class Registry(Generic[T]):
         prefix, colon, name = spec.partition(":")
         if colon and prefix in self._prefixes:
             return self._prefixes[prefix](name)
-        if colon:
+        if colon and _is_module(spec.rpartition(":")[0]):
             return Entry(load_class(spec, owner))
         more = self._more()
         if spec in more:
@@ -262,6 +264,10 @@ class Registry(Generic[T]):
         kwargs = validate_kwargs(cls, values, owner, internal=tuple(context))
         parameters = inspect.signature(cls).parameters
         kwargs |= {key: value for key, value in context.items() if key in parameters}
+        for name, parameter in parameters.items():
+            required = parameter.default is parameter.empty and parameter.kind not in _VARIADIC
+            if required and name not in kwargs:
+                raise UsageError(f"{owner} needs the setting {name!r}")
         try:
             return cls(**kwargs)
         except UsageError:
@@ -278,3 +284,16 @@ class Registry(Generic[T]):
             for point in found
             if point.name not in self._entries
         }
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _is_module(place: str) -> bool:
+    """Could it be a file or a module? Names such as "judge:local" have neither before their colon."""
+    if place.endswith(".py"):
+        return True
+    try:
+        return importlib.util.find_spec(place) is not None
+    except (ImportError, ValueError):
+        return "." in place

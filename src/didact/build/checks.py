@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from didact.build.source_base import Source
-from didact.build.sources import source_settings
+from typing import Any
+
 from didact.config import RunConfig
 from didact.engines.base import Engine
 from didact.errors import DataError, UsageError
-from didact.methods import SFT, Method
+from didact.methods import Method
 from didact.rendering.renderer import Renderer
-from didact.tasks.base import Task, validate_problem
-from didact.tasks.code import CodeTask
-from didact.tasks.dataset_task import DatasetTask
-from didact.tasks.writing import JudgeScoredTask
+from didact.tasks.base import BaseTask, validate_problem
 
 
-def check_task(config: RunConfig, method: Method, task: Task) -> None:
+def check_trains(method: Method, name: str) -> None:
+    """Refuse a method that changes no weight, which the training loop cannot run.
+
+    Raises:
+        UsageError: naming the command that runs it.
+    """
+    if not method.trains_weights:
+        raise UsageError(
+            f"{name} changes a prompt and no weight, so there is nothing to train, resume or sweep: run "
+            "`didact descend`, or go on with `didact descend --resume RUN`"
+        )
+
+
+def check_task(config: RunConfig, method: Method, task: BaseTask, source: Any) -> None:
     """Refuse a task from which the method could learn nothing, or whose evaluation has no verifier.
 
     Raises:
@@ -23,24 +33,23 @@ def check_task(config: RunConfig, method: Method, task: Task) -> None:
         UsageError: evaluation is on, and the task verifies nothing.
     """
     first = task.train_problem(0)
-    judged = isinstance(task, JudgeScoredTask)
-    if not judged:
+    if not task.needs_judge:
         validate_problem(task, first)
-    problems = task.train_problems() if isinstance(task, DatasetTask) else [first]
+    problems = task.all_train_problems() or [first]
     bare = [problem.id for problem in problems if problem.reference is None]
-    if isinstance(method, SFT) and bare:
+    if method.learns_from_references and bare:
         raise DataError(
-            f"problem {bare[0]!r} has no reference that is an answer, and SFT learns from nothing else: add "
-            "one to every row, or take a method that learns from rewards or critiques"
+            f"problem {bare[0]!r} has no reference that is an answer, and {config.method} learns from "
+            "nothing else: add one to every row, or take a method that learns from rewards or critiques"
         )
-    source = source_settings(config.feedback.source, config.feedback.settings)
-    if method.needs_feedback and source.needs_reference and len(bare) == len(problems):
+    needs_reference = getattr(source, "needs_reference", False)
+    if method.needs_feedback and needs_reference and len(bare) == len(problems):
         raise DataError(
             f"no problem of task {task.name!r} has a reference, so feedback.source={config.feedback.source} "
             "could criticise nothing: add references that are answers, or take another source"
         )
-    _check_misleading(config, source, task)
-    if config.eval.problems and not judged:
+    _check_misleading(config, needs_reference, task)
+    if config.eval.problems and not task.needs_judge:
         asked = task.eval_problems(1)[0]
         verdict = task.verify(asked, asked.reference or "")
         if verdict.reward is None and verdict.error is None:
@@ -50,12 +59,12 @@ def check_task(config: RunConfig, method: Method, task: Task) -> None:
             )
 
 
-def _check_misleading(config: RunConfig, source: Source, task: Task) -> None:
+def _check_misleading(config: RunConfig, needs_reference: bool, task: BaseTask) -> None:
     """Refuse a control that shows the critic a false solution where that does not change what it says."""
     control = config.feedback.control
     if control is None or not control.needs_reference:
         return
-    if not source.needs_reference or isinstance(task, CodeTask):
+    if not (needs_reference and task.critic_uses_reference):
         raise UsageError(
             f"feedback.control={control.name} shows the critic a false solution, and feedback.source="
             f"{config.feedback.source} of task {task.name!r} does not go by one: take a source that sees the "
@@ -63,7 +72,7 @@ def _check_misleading(config: RunConfig, source: Source, task: Task) -> None:
         )
 
 
-def check_lengths(config: RunConfig, method: Method, task: Task, policy: tuple[Engine, Renderer]) -> None:
+def check_lengths(config: RunConfig, method: Method, task: BaseTask, policy: tuple[Engine, Renderer]) -> None:
     """Refuse a file with a prompt that leaves the model no room for an answer.
 
     Raises:
@@ -71,12 +80,12 @@ def check_lengths(config: RunConfig, method: Method, task: Task, policy: tuple[E
     """
     engine, renderer = policy
     limit = engine.max_length
-    if limit is None or not isinstance(task, DatasetTask):
+    if limit is None:
         return
-    only_given = isinstance(method, SFT) and not config.eval.problems
-    for problem in task.problems():
+    only_given = method.learns_from_references and not config.eval.problems
+    for problem in task.all_problems() or ():
         answer = 0 if only_given else config.sampling.max_tokens
-        if isinstance(method, SFT) and problem.reference is not None:
+        if method.learns_from_references and problem.reference is not None:
             answer = max(answer, len(renderer.answer(problem.reference)))
         length = len(renderer.prompt(problem.messages))
         if length + answer > limit:

@@ -6,25 +6,24 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from didact.build.checks import check_lengths, check_task
-from didact.build.engines import make_engine, make_policy
-from didact.build.reward_models import bind_task, run_task
+from didact.build.engines import EngineContext, build_engine, make_engine, make_engine_settings
+from didact.build.instances import Instances, check_given
+from didact.build.reward_models import run_task
 from didact.build.rewards import JudgeReward, UsageCost, check_reward, make_scoring
-from didact.build.sources import BuildContext, source_settings
+from didact.build.source_base import BuildContext
+from didact.build.sources import build_source, make_source
 from didact.config import RunConfig
 from didact.controls import controlled
-from didact.descend.feedback_descent import NAME as DESCENT
 from didact.engines.base import Engine
-from didact.errors import UsageError
 from didact.feedback_source import FeedbackSource
 from didact.leakage import LeakGuard
 from didact.methods import Method, make_method
 from didact.rendering.renderer import Renderer
 from didact.rollouts.base import StepContext
-from didact.tasks.base import Task, validate_task
-from didact.tasks.offline import OfflineAnswers
-from didact.tasks.writing import JudgeScoredTask
+from didact.tasks.base import BaseTask, PolicyLimits, as_base_task, validate_task
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class RunComponents:
     """What a run is made of."""
 
     config: RunConfig
-    task: Task
+    task: BaseTask
     critic: FeedbackSource
     """Writes true critiques, also for evaluation."""
     feedback: FeedbackSource
@@ -42,6 +41,8 @@ class RunComponents:
     renderer: Renderer
     scoring: JudgeReward | None = None
     """Scores answers where the task has no verifier."""
+    source: Any = None
+    """The settings that the critic was built from, or the feedback source that was given."""
 
     def context(
         self, *, seed: int, step: int, progress: float, memory: Mapping[str, float] | None = None
@@ -56,7 +57,7 @@ class RunComponents:
             seed=seed,
             step=step,
             progress=progress,
-            recorded=self.task if isinstance(self.task, OfflineAnswers) else None,
+            recorded=self.task.offline,
             memory=dict(memory or {}),
         )
 
@@ -70,7 +71,7 @@ def build(
     *,
     for_training: bool = True,
     home: Path | None = None,
-    method: Method | None = None,
+    instances: Instances | None = None,
 ) -> RunComponents:
     """Make everything that a config names, cheap things first.
 
@@ -78,46 +79,66 @@ def build(
         config: The settings.
         for_training: Also check that the method can learn from what the task offers.
         home: The run directory, where a feedback source keeps its files.
-        method: A method without a name, in place of the configured one.
+        instances: Objects in place of names.
 
     Raises:
         UsageError, DataError: a name, file or row that cannot be used; nothing was written.
     """
-    if method is None and config.method == DESCENT:
-        raise UsageError(
-            f"{DESCENT} changes an instruction and no weight, so there is nothing to train, resume or sweep: "
-            "run `didact descend`, or go on with `didact descend --resume RUN`"
-        )
-    method = method or make_method(config.method, config.settings)
-    task = run_task(config)
+    given = instances or Instances()
+    check_given(config, given)
+    method = given.method or make_method(config.method, config.settings)
+    task = run_task(config) if given.task is None else as_base_task(given.task)
     check_reward(config, task)
-    if not isinstance(task, JudgeScoredTask):  # a judge's scores are no proof of a reference
+    source = given.feedback or make_source(config.feedback.source, config.feedback.settings)
+    engine_settings = given.engine or make_engine_settings(config.engine.name, config.engine.settings)
+    if not task.needs_judge:  # a judge's scores are no proof of a reference
         validate_task(task)
     if for_training:
-        check_task(config, method, task)
-    engine = make_policy(config, method, for_training=for_training)
+        check_task(config, method, task, source)
+    engine = build_engine(
+        engine_settings,
+        EngineContext(
+            model=config.model,
+            seed=config.seed,
+            needs_reference=method.needs_reference,
+            value_head=method.critic,
+            max_grad_norm=config.optim.max_grad_norm,
+            for_training=for_training,
+        ),
+    )
     renderer = Renderer(engine.tokenizer, config.model.chat_template, engine.end_ids)
-    bind_task(task, config, engine, renderer)
+    task.bind_policy(_limits(config, engine, renderer))
     policy = (engine, renderer)
     scoring = make_scoring(config, build_context(config, task, policy, home))
-    if scoring is not None and isinstance(task, JudgeScoredTask):
-        task.bind(scoring)
+    if scoring is not None and task.needs_judge:
+        task.bind_judge(scoring)
     didactic = method.uses_dialogue_teacher or bool(config.eval.didactic_turns)
-    critic = make_critic(config, task, policy, home, scoring, didactic=didactic)
+    critic = make_critic(config, task, policy, home, scoring, didactic=didactic, source=source)
     feedback = controlled(critic, config.feedback.control, seed=config.seed, verify=task.verify)
     if for_training:
         check_lengths(config, method, task, policy)
-    return RunComponents(config, task, critic, feedback, method, engine, renderer, scoring)
+    return RunComponents(config, task, critic, feedback, method, engine, renderer, scoring, source)
+
+
+def _limits(config: RunConfig, engine: Engine, renderer: Renderer) -> PolicyLimits:
+    return PolicyLimits(
+        prompt_tokens=lambda messages: len(renderer.prompt(messages)),
+        answer_tokens=lambda text: len(renderer.answer(text)),
+        context=engine.max_length,
+        max_tokens=config.sampling.max_tokens,
+        chat_template=config.model.chat_template,
+    )
 
 
 def make_critic(
     config: RunConfig,
-    task: Task | None,
+    task: BaseTask | None,
     policy: tuple[Engine, Renderer] | None,
     home: Path | None,
     scoring: JudgeReward | None = None,
     *,
     didactic: bool = False,
+    source: Any = None,
 ) -> FeedbackSource:
     """The configured source with its leak guard, without controls.
 
@@ -129,18 +150,19 @@ def make_critic(
         home: A folder for the source's files, as a judge's replies.
         scoring: The judge of the rewards, where there is one already.
         didactic: The source is a teacher in a dialogue.
+        source: Its settings, or the source itself; None for those that `feedback` names.
     """
     at = dataclasses.replace(build_context(config, task, policy, home), didactic=didactic)
 
     def judge() -> FeedbackSource | None:
         return scoring or make_scoring(config, at)
 
-    settings = source_settings(config.feedback.source, config.feedback.settings)
-    return LeakGuard(settings.build(dataclasses.replace(at, judge=judge)), config.feedback.leaks)
+    made = source or make_source(config.feedback.source, config.feedback.settings)
+    return LeakGuard(build_source(made, dataclasses.replace(at, judge=judge)), config.feedback.leaks)
 
 
 def build_context(
-    config: RunConfig, task: Task | None, policy: tuple[Engine, Renderer] | None, home: Path | None
+    config: RunConfig, task: BaseTask | None, policy: tuple[Engine, Renderer] | None, home: Path | None
 ) -> BuildContext:
     """What the configured sources are built from; see `make_critic`."""
 

@@ -1,87 +1,179 @@
-"""Engines by name: where a run's model is trained and sampled."""
+"""Engines by name: where a run's model is trained and sampled.
+
+local     torch, transformers and peft in this process, or on all processes of a launcher
+tinker    an adapter on a server that speaks the Tinker protocol
+vllm      trained here, sampled on a vLLM server
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from didact.config import ModelConfig, RunConfig
+from pydantic import Field
+
+from didact.config import ModelConfig, Positive
 from didact.engines.base import Engine, ValueHeadSettings
 from didact.engines.local import LocalEngine, LoraSettings, engine_class
-from didact.engines.tinker import Address
 from didact.errors import UsageError
-from didact.methods import Method
+from didact.registry import ENGINES
+from didact.settings import Section
 
 if TYPE_CHECKING:
     from didact.engines.local.distributed import DistributedEngine
+    from didact.engines.tinker import Address
 
 TINY = "tiny"
 """The bundled model's name."""
 
 
-def make_policy(config: RunConfig, method: Method, *, for_training: bool = True) -> Engine:
-    """The engine that a run trains on, as `config.engine` says.
+@dataclass(frozen=True)
+class EngineContext:
+    """What an engine is built for.
 
-    Args:
-        config: The settings.
-        method: Says whether a reference and a critic are needed.
-        for_training: Have a server prove its gradients, and refuse one that cannot clip as configured.
-
-    Raises:
-        UsageError: no server answers, or it cannot do what the method needs.
-        TrainingGuard: a server's gradients are not what the losses say.
+    Attributes:
+        model: The run's model section.
+        seed: The run's seed.
+        needs_reference: The method scores under the starting weights.
+        value_head: How the method trains a value head; None where it has none.
+        max_grad_norm: The norm to which the run clips gradients.
+        for_training: Weights will be trained, so that a server has to prove its gradients.
     """
-    chosen = config.engine
-    if chosen.name != "tinker":
+
+    model: ModelConfig
+    seed: int = 0
+    needs_reference: bool = False
+    value_head: ValueHeadSettings | None = None
+    max_grad_norm: float = 1.0
+    for_training: bool = True
+
+
+class EngineSettings(Section):
+    """Settings of an engine."""
+
+    def build(self, at: EngineContext) -> Engine:
+        """The engine.
+
+        Raises:
+            UsageError: no server answers, or the engine cannot do what the method needs.
+            TrainingGuard: a server's gradients are not what the losses say.
+        """
+        raise NotImplementedError
+
+
+class LocalSettings(EngineSettings):
+    """In this process; `model` has the settings."""
+
+    def build(self, at: EngineContext) -> Engine:
+        return make_engine(at.model, keep_reference=at.needs_reference, value_head=at.value_head)
+
+
+class ServerSettings(EngineSettings):
+    """What every server has."""
+
+    base_url: str | None = None
+    """Its address; null for the environment's TINKER_BASE_URL, or vLLM's port on this machine."""
+    base_model: str | None = None
+    """The model's name there; null for model.path (tinker), or the only one that is served (vllm)."""
+    api_key_env: str | None = None
+    """Environment variable with the server's key; null for TINKER_API_KEY or VLLM_API_KEY."""
+    timeout: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds that one request may take."""
+
+
+class TinkerSettings(ServerSettings):
+    """A server that speaks the Tinker protocol. See docs/scaling.md."""
+
+    rank: Positive = 32
+    """Of the adapter, unless model.lora has one; a server trains adapters only."""
+    probe: bool = True
+    """Prove the server's gradients on connecting."""
+    pipelined: bool = False
+    """Send a step before its gradients are answered: only for servers that keep the order of requests."""
+
+    def build(self, at: EngineContext) -> Engine:
+        from didact.engines.tinker import connect
+
+        model = model_folder(at.model.path)
+        address = self.address(at, model)
+        address = dataclasses.replace(address, probed=address.probed and at.for_training)
+        engine = connect(address, model, critic=at.value_head)
+        if at.for_training:
+            engine.check_clipping(at.max_grad_norm)
+        return engine
+
+    def address(self, at: EngineContext, model: str) -> Address:
+        """The server's address, for a model whose local folder or hub id is `model`.
+
+        Raises:
+            UsageError: neither the settings nor the environment have one.
+        """
+        from didact.engines.tinker import Address
+
+        base_url = self.base_url or os.environ.get("TINKER_BASE_URL")
+        if not base_url:
+            raise UsageError(
+                "engine: tinker needs the server's address: set engine.settings.base_url, as "
+                "http://127.0.0.1:8000, or the environment's TINKER_BASE_URL"
+            )
+        return Address(
+            base_url=base_url,
+            base_model=self.base_model or model,
+            api_key=os.environ.get(self.api_key_env or "TINKER_API_KEY"),
+            timeout=self.timeout,
+            rank=self.rank if at.model.lora is None else at.model.lora.rank,
+            seed=at.seed,
+            probed=self.probe,
+            pipelined=self.pipelined,
+        )
+
+
+class VLLMSettings(ServerSettings):
+    """A vLLM server as sampler; the weights are trained here. See docs/scaling.md."""
+
+    shared_dir: str | None = None
+    """For an adapter: a directory that the server sees under the same path."""
+
+    def build(self, at: EngineContext) -> Engine:
         from didact.engines import vllm
 
-        here = make_engine(config.model, keep_reference=method.needs_reference, critic=method.critic)
-        return here if chosen.name == "local" else vllm.connect(here, **chosen.of_vllm())
-    from didact.engines.tinker import connect
+        trainer = make_engine(at.model, keep_reference=at.needs_reference, value_head=at.value_head)
+        return vllm.connect(
+            trainer,
+            base_url=self.base_url,
+            model=self.base_model,
+            api_key_env=self.api_key_env,
+            timeout=self.timeout,
+            shared_dir=self.shared_dir,
+        )
 
-    model = model_folder(config.model.path)
-    at = tinker_address(config, model)
-    at = dataclasses.replace(at, probed=at.probed and for_training)
-    engine = connect(at, model, critic=method.critic)
-    if for_training:
-        engine.check_clipping(config.optim.max_grad_norm)
+
+def make_engine_settings(spec: str, settings: Mapping[str, Any]) -> Any:
+    """An engine's settings by name, or your own engine as "file.py:Class"; see `build_engine`.
+
+    Raises:
+        UsageError: unknown name or setting (with the nearest valid one), or a value out of range.
+    """
+    return ENGINES.make(spec, settings)
+
+
+def build_engine(made: Any, at: EngineContext) -> Engine:
+    """The engine that settings describe; an object that is an engine already is returned as it is."""
+    engine: Engine = made.build(at) if hasattr(made, "build") else made
     return engine
 
 
-def tinker_address(config: RunConfig, model: str) -> Address:
-    """Where `config.engine` says that the server is, for a model that is `model` here.
-
-    Raises:
-        UsageError: neither the config nor the environment says where.
-    """
-    chosen = config.engine
-    base_url = chosen.base_url or os.environ.get("TINKER_BASE_URL")
-    if not base_url:
-        raise UsageError(
-            "engine: tinker needs to know where the server is: set engine.base_url, as "
-            "http://127.0.0.1:8000, or the environment's TINKER_BASE_URL"
-        )
-    return Address(
-        base_url=base_url,
-        base_model=chosen.base_model or model,
-        api_key=os.environ.get(chosen.api_key_env or "TINKER_API_KEY"),
-        timeout=chosen.timeout,
-        rank=chosen.rank if config.model.lora is None else config.model.lora.rank,
-        seed=config.seed,
-        probed=chosen.probe,
-        pipelined=chosen.pipelined,
-    )
-
-
 def make_engine(
-    config: ModelConfig, *, keep_reference: bool = False, critic: ValueHeadSettings | None = None
+    config: ModelConfig, *, keep_reference: bool = False, value_head: ValueHeadSettings | None = None
 ) -> LocalEngine | DistributedEngine:
-    """An engine with the configured model, and with a value head where `critic` says how it is trained.
+    """A local engine with the configured model, and with a value head that is trained as `value_head` has it.
 
-    In a process that was launched as one of several it is on all of them.
+    In a process that was launched as one of several it spans all of them.
     """
     lora = None
     if config.lora is not None:
@@ -93,15 +185,15 @@ def make_engine(
         dtype=config.dtype,
         tokens_per_batch=config.tokens_per_batch,
         keep_reference=keep_reference,
-        critic=critic,
+        critic=value_head,
     )
 
 
 def model_folder(path: str) -> str:
-    """What a configured path names: the bundled model's folder, or the folder or hub id itself."""
+    """The folder or hub id of a configured path; "tiny" is the bundled model's folder."""
     return str(tiny_model()) if path == TINY else path
 
 
 def tiny_model() -> Path:
-    """Where the bundled model lies."""
+    """The folder of the bundled model."""
     return Path(str(resources.files("didact") / "assets" / "tiny"))

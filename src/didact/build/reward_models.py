@@ -24,7 +24,7 @@ from didact.reward_model.card import CARD
 from didact.rollouts.engine_chat import EngineChat
 from didact.settings import validate_kwargs
 from didact.tasks import make_task
-from didact.tasks.base import Task
+from didact.tasks.base import BaseTask, as_base_task
 from didact.types import Message
 
 LOG = logging.getLogger("didact")
@@ -128,38 +128,15 @@ def conversation_length(renderer: Renderer) -> Callable[[Sequence[Message]], int
     return lambda messages: len(renderer.prompt(messages))
 
 
-def run_task(config: RunConfig) -> Task:
-    """The configured task; that of a reward model is not bound to a model yet.
+def run_task(config: RunConfig) -> BaseTask:
+    """The configured task.
 
     Raises:
         UsageError, DataError: as `make_task`.
     """
     if config.task.name != ANNOTATED:
-        return make_task(config.task.name, config.task.settings, seed=config.seed)
+        return as_base_task(make_task(config.task.name, config.task.settings, seed=config.seed))
     settings = validate_kwargs(AnnotatedTask.__init__, config.task.settings, f"task {ANNOTATED!r}")
     if "path" not in settings:
         raise UsageError(f"task {ANNOTATED!r} needs the setting 'path': the annotated answers")
     return AnnotatedTask(**settings, seed=config.seed)
-
-
-def bind_task(task: Task, config: RunConfig, engine: Engine, renderer: Renderer) -> None:
-    """Fit a reward model's training prompts to the model that is trained; any other task is left alone.
-
-    Raises:
-        DataError: nothing fits.
-    """
-    if not isinstance(task, AnnotatedTask):
-        return
-    task.bind(
-        conversation_length(renderer),
-        lambda text: len(renderer.answer(text)),
-        limit=engine.max_length,
-        max_tokens=config.sampling.max_tokens,
-        chat_template=config.model.chat_template,
-    )
-
-
-def write_card(task: Task, folder: Path) -> None:
-    """Say beside a trained model's weights how it is to be asked; of any other task nothing."""
-    if isinstance(task, AnnotatedTask):
-        task.card.write(folder)

@@ -15,9 +15,10 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from didact.build.sources import BuildContext, LocalModelConfig, OpenAIServerConfig
+from didact.build.source_base import BuildContext
+from didact.build.sources import LocalModelConfig, OpenAIServerConfig
 from didact.config import Positive, RewardConfig, RunConfig
-from didact.errors import BudgetExceeded, DataError, Interrupted, UsageError, did_you_mean
+from didact.errors import BudgetExceeded, DataError, Interrupted, UsageError
 from didact.evaluation.evaluate import Evaluation
 from didact.feedback.length_control import WinRate, win_rate
 from didact.feedback.model_critic import MAX_CHARS
@@ -31,11 +32,11 @@ from didact.feedback.writing_judge import (
 )
 from didact.feedback_source import FAILURE_WINDOW, FeedbackRequest
 from didact.llm.chat import ChatModel
+from didact.registry import REWARDS
 from didact.rollouts.engine_chat import EngineChat
 from didact.run_dir import RunDir
-from didact.settings import Section, validate_settings
-from didact.tasks.base import Task, Verdict
-from didact.tasks.writing import JudgeScoredTask
+from didact.settings import Section
+from didact.tasks.base import BaseTask, Verdict
 from didact.types import Feedback, Problem, Rollout
 
 
@@ -72,18 +73,14 @@ class ServerRubric(Rubric, OpenAIServerConfig):
         return self.chat(at)
 
 
-REWARDS: dict[str, type[Rubric]] = {"judge:openai": ServerRubric, "judge:local": LocalRubric}
-
-
 def reward_settings(chosen: RewardConfig) -> Rubric:
-    """A judge's settings by name, checked.
+    """A judge's settings by name.
 
     Raises:
         UsageError: unknown name or setting (with the nearest valid one), or a value out of range.
     """
-    if chosen.source not in REWARDS:
-        raise UsageError(f"reward.source={chosen.source}: {did_you_mean(chosen.source, REWARDS)}")
-    return validate_settings(REWARDS[chosen.source], chosen.settings, f"reward {chosen.source!r}")
+    rubric: Rubric = REWARDS.make(chosen.source, chosen.settings)
+    return rubric
 
 
 class UsageCost(NamedTuple):
@@ -181,14 +178,14 @@ def make_scoring(config: RunConfig, at: BuildContext) -> JudgeReward | None:
     )
 
 
-def check_reward(config: RunConfig, task: Task) -> None:
+def check_reward(config: RunConfig, task: BaseTask) -> None:
     """Refuse a task that nobody would score, and a judge that nobody would ask, before a model is loaded.
 
     Raises:
         UsageError: naming the cure.
     """
-    if isinstance(task, JudgeScoredTask):
-        if config.reward is None and not task.bound:
+    if task.needs_judge:
+        if config.reward is None and task.judge is None:
             raise UsageError(
                 f"task {task.name!r} has no verifier, and no judge scores its answers: name one, as with "
                 "--set reward.source=judge:local or --set reward.source=judge:openai "

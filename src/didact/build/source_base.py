@@ -1,4 +1,4 @@
-"""What every feedback source's settings are, and what a source may be built from."""
+"""The base of feedback sources' settings, and what a source is built from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from didact.engines.base import Engine
 from didact.feedback_source import FeedbackSource
 from didact.rendering.renderer import Renderer
 from didact.settings import Section
-from didact.tasks.base import Task
+from didact.tasks.base import BaseTask
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class BuildContext:
 
     load: Callable[[str | None], tuple[Engine, Renderer]]
     policy: tuple[Engine, Renderer] | None
-    task: Task | None
+    task: BaseTask | None
     seed: int
     home: Path | None
     didactic: bool = False

@@ -14,18 +14,17 @@ reward-model       a model that `didact reward-model train` made, with marked pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
 from didact.annotation.human import HumanFeedback
-from didact.build.reward_models import RewardModelSource
 from didact.build.source_base import BuildContext, Source
 from didact.config import Positive
 from didact.engines.base import POLICY, SamplingParams
-from didact.errors import UsageError, did_you_mean
+from didact.errors import UsageError
 from didact.feedback import dialogue_teacher, teacher
 from didact.feedback.code import CodeCritic
 from didact.feedback.dialogue_teacher import DialogueTeacher
@@ -38,23 +37,12 @@ from didact.feedback.teacher import Teacher
 from didact.feedback_source import FeedbackSource
 from didact.llm.chat import ChatModel
 from didact.prompts import Prompt, read_prompt
+from didact.registry import SOURCES
 from didact.rollouts.engine_chat import EngineChat
-from didact.settings import validate_settings
-from didact.tasks.code import CodeTask
-from didact.tasks.procedural import BoxedProceduralTask
 from didact.types import FeedbackSourceName
 
 if TYPE_CHECKING:
     from didact.llm.openai_chat import Prices
-
-__all__ = [
-    "SOURCES",
-    "BuildContext",
-    "LocalModelConfig",
-    "OpenAIServerConfig",
-    "Source",
-    "source_settings",
-]
 
 
 class ProgramSource(Source):
@@ -73,15 +61,27 @@ class ProgramSource(Source):
 
     def build(self, at: BuildContext) -> FeedbackSource:
         level = self.level or (Level.HINT if at.didactic else Level.REVEAL)
-        if isinstance(at.task, CodeTask):
-            return CodeCritic(at.task, level, linter=self.lint, spans=self.spans)
-        if isinstance(at.task, BoxedProceduralTask) and at.task.name in MISTAKES:
-            return PuzzleCritic(at.task, level, spans=self.spans)
-        if self.lint:
+        if self.lint and (at.task is None or at.task.critic_name != "tests"):
             raise UsageError(
                 "feedback.settings.lint: only the task 'code' has programs to lint: leave it out"
             )
-        return ProgramCritic(level, spans=self.spans)
+        return PROGRAM_CRITICS["reference" if at.task is None else at.task.critic_name](self, at.task, level)
+
+
+def _puzzle_critic(settings: ProgramSource, task: Any, level: Level) -> FeedbackSource:
+    if task.name not in MISTAKES:
+        return ProgramCritic(level, spans=settings.spans)
+    return PuzzleCritic(task, level, spans=settings.spans)
+
+
+PROGRAM_CRITICS: dict[str, Callable[[ProgramSource, Any, Level], FeedbackSource]] = {
+    "reference": lambda settings, task, level: ProgramCritic(level, spans=settings.spans),
+    "tests": lambda settings, task, level: CodeCritic(
+        task, level, linter=settings.lint, spans=settings.spans
+    ),
+    "puzzle": _puzzle_critic,
+}
+"""`BaseTask.critic_name` → the program that criticises its answers."""
 
 
 class LocalModelConfig(Source):
@@ -352,26 +352,16 @@ class HumanSource(RecordedSource):
         return ("human",)
 
 
-SOURCES: dict[str, type[Source]] = {
-    "program": ProgramSource,
-    "judge:openai": ServerJudgeSource,
-    "judge:local": LocalJudgeSource,
-    "teacher": TeacherSource,
-    "self": SelfSource,
-    "retry": RetrySource,
-    "reward": RewardSource,
-    "recorded": RecordedSource,
-    "human": HumanSource,
-    "reward-model": RewardModelSource,
-}
-
-
-def source_settings(name: str, settings: Mapping[str, Any]) -> Source:
-    """A source's settings by name, checked.
+def make_source(spec: str, settings: Mapping[str, Any]) -> Any:
+    """A source's settings by name, or your own source as "file.py:Class"; see `build_source`.
 
     Raises:
         UsageError: unknown name or setting (with the nearest valid one), or a value out of range.
     """
-    if name not in SOURCES:
-        raise UsageError(f"unknown feedback source {name!r}: {did_you_mean(name, SOURCES)}")
-    return validate_settings(SOURCES[name], settings, f"feedback {name!r}")
+    return SOURCES.make(spec, settings)
+
+
+def build_source(made: Any, at: BuildContext) -> FeedbackSource:
+    """The source that settings describe; an object that criticises already is returned as it is."""
+    source: FeedbackSource = made.build(at) if hasattr(made, "build") else made
+    return source

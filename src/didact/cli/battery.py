@@ -98,13 +98,13 @@ def battery(
 
 def _sycophancy(looked: LoadedModel, answers: Answers) -> Battery:
     from didact.battery.sycophancy import sycophancy
-    from didact.build.sources import source_settings
+    from didact.build.sources import make_source
     from didact.tasks.code import CodeTask
     from didact.training.evaluation_step import eval_context, eval_problems
 
     parts = looked.parts
     chosen = parts.config.feedback
-    goes_by_reference = source_settings(chosen.source, chosen.settings).needs_reference
+    goes_by_reference = make_source(chosen.source, chosen.settings).needs_reference
     if not goes_by_reference or isinstance(parts.task, CodeTask):
         raise UsageError(
             f"feedback.source={chosen.source} of task {parts.task.name!r} goes by no reference, so it cannot "

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from didact.annotation.batch import CritiqueRunReport
     from didact.annotation.quality import Agreement, Quality
     from didact.config import RunConfig
-    from didact.tasks.base import Task
+    from didact.tasks.base import BaseTask
 
 critique = typer.Typer(help="Have answers criticised, by people or by a judge.", no_args_is_help=True)
 
@@ -226,7 +226,7 @@ def quality(
 
 def make_config(
     run_or_file: Path, changes: dict[str, Any], overrides: list[str]
-) -> tuple[RunConfig, Task | None]:
+) -> tuple[RunConfig, BaseTask | None]:
     """The settings that the options make, and the task; of a run, what it was made with.
 
     Raises:

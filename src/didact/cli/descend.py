@@ -95,7 +95,7 @@ def _dry_run(config: RunConfig, out: Path) -> None:
 
     RunDir.refuse_existing(out)
     method = descent_settings(config)
-    parts = build(config, method=method)
+    parts = build(config)
     train, validation = method.split(parts.task)
     check_room(parts, method, [*train, *validation])
     config = config.model_copy(update={"settings": method.model_dump(mode="json")})

@@ -8,14 +8,13 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from didact.errors import TrainingGuard
 
 if TYPE_CHECKING:
-    from didact.config import RunConfig
     from didact.engines.probe import ProbeResult
 
 PACKAGES = ("didact", "torch", "transformers", "peft", "tokenizers", "reasoning-gym", "openai", "tinker")
@@ -37,7 +36,6 @@ def doctor(
     """
     import torch
 
-    from didact.config import parse_config
     from didact.tasks.sandbox import BACKENDS, what_is_wrong
 
     typer.echo(f"python         {platform.python_version()} on {platform.platform()}")
@@ -52,9 +50,8 @@ def doctor(
         typer.echo(f"{name:14} {'set' if os.environ.get(name) else 'not set'}")
     for name in BACKENDS:
         typer.echo(f"{'sandbox':14} {name}: {what_is_wrong(name) or 'holds'}")
-    at = {"name": engine, "base_url": base_url, "base_model": base_model, "rank": rank}
-    config = parse_config({"method": "grpo", "model": {"path": model}, "engine": at})
-    results = _probe_server(config) if config.engine.name == "tinker" else _probe_here(model)
+    server = {"base_url": base_url, "base_model": base_model, "rank": rank}
+    results = _probe_server(model, server) if engine == "tinker" else _probe_here(model)
     for result in results:
         typer.echo(f"  {result}")
     if failed := [r.name for r in results if not r.holds]:
@@ -74,14 +71,16 @@ def _probe_here(model: str) -> list[ProbeResult]:
     return probe(engine)
 
 
-def _probe_server(config: RunConfig) -> list[ProbeResult]:
-    from didact.build.engines import model_folder, tinker_address
+def _probe_server(path: str, settings: dict[str, Any]) -> list[ProbeResult]:
+    from didact.build.engines import EngineContext, TinkerSettings, model_folder
+    from didact.config import ModelConfig
     from didact.engines.probe import probe
     from didact.engines.tinker import connect
     from didact.engines.tinker.server_behavior import known
 
-    model = model_folder(config.model.path)
-    at = dataclasses.replace(tinker_address(config, model), probed=False)
+    model = model_folder(path)
+    context = EngineContext(model=ModelConfig(path=path))
+    at = dataclasses.replace(TinkerSettings(**settings).address(context, model), probed=False)
     engine = connect(at, model)
     typer.echo(f"\nengine         {at.base_model} on {engine.service.name}, at {at.base_url}, rank {at.rank}")
     for line in engine.behaviour.lines():

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from didact.errors import UsageError
+from didact.registry import SOURCES
 
 FeedbackOption = Annotated[
     str | None,
     typer.Option(
         "--feedback",
-        help="program, judge:local, judge:openai, teacher, self, retry, reward, recorded, human, "
-        "reward-model (docs/feedback.md).",
+        help=f"{SOURCES.help()} See docs/feedback.md.",
     ),
 ]
 JudgeModelOption = Annotated[

@@ -144,7 +144,7 @@ def _percent(estimate: Estimate | None) -> str:
 
 def _show_plan(plan: Plan, cells: Sequence[Cell], out: Path, workers: int) -> None:
     """What would be run: every cell with its budget, and what there is already."""
-    from didact.build.sources import source_settings
+    from didact.build.sources import make_source
     from didact.methods import make_method
     from didact.sweep.run import check_settings, is_finished
     from didact.tasks import make_task
@@ -155,7 +155,7 @@ def _show_plan(plan: Plan, cells: Sequence[Cell], out: Path, workers: int) -> No
         check_settings(cell, out)
         make_task(config.task.name, config.task.settings, seed=config.seed)
         make_method(config.method, config.settings)
-        source_settings(config.feedback.source, config.feedback.settings)
+        make_source(config.feedback.source, config.feedback.settings)
         tokens = config.max_sampled_tokens
         budget = f"{config.steps:,} steps" if tokens is None else f"{tokens:,} tokens"
         there = ", finished" if is_finished(cell, out) else ""

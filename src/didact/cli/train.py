@@ -26,6 +26,7 @@ from didact.cli.feedback_options import (
 )
 from didact.cli.progress import RunProgress
 from didact.errors import UsageError
+from didact.registry import METHODS
 
 if TYPE_CHECKING:
     from didact.config import RunConfig
@@ -34,10 +35,7 @@ if TYPE_CHECKING:
 def train(
     method: Annotated[
         str | None,
-        typer.Argument(
-            help="sft, grpo, grpo-2turn, rltf-sd, rltf-fm, rltf, rltf-self, rl2f, sft-dialogues, text2grad, "
-            "ppo or ilf."
-        ),
+        typer.Argument(help=METHODS.help()),
     ] = None,
     config: Annotated[
         str | None, typer.Option(help="A YAML file, or recipe:NAME (see `didact recipes list`).")
@@ -133,10 +131,13 @@ def _warning(console: Console) -> Callable[[dict[str, Any]], None]:
 
 
 def _dry_run(config: RunConfig, out: Path, console: Console) -> None:
+    from didact.build.checks import check_trains
     from didact.build.components import build
+    from didact.methods import make_method
     from didact.run_dir import RunDir
 
     RunDir.refuse_existing(out)
+    check_trains(make_method(config.method, config.settings), config.method)
     parts = build(config)
     problem = parts.task.train_problem(0)
     config = config.model_copy(update={"settings": parts.method.model_dump(mode="json")})

@@ -157,6 +157,10 @@ class FeedbackDescent(Method):
     def needs_feedback(self) -> bool:
         return True
 
+    @property
+    def trains_weights(self) -> bool:
+        return False
+
     def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         """One answer a problem, and a critique of each that is wrong."""
         rollouts = single_turn(ctx, problems, 1)

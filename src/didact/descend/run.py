@@ -65,7 +65,7 @@ def descend(
     """
     RunDir.refuse_existing(out)
     method = descent_settings(config)
-    parts = build(config, home=out, method=method)
+    parts = build(config, home=out)
     train, validation = method.split(parts.task)
     check_room(parts, method, [*train, *validation])
     run = RunDir.create(out, config.to_yaml(), command or f"didact descend --out {out}")
@@ -87,7 +87,7 @@ def resume_descent(path: Path, *, report: Report = lambda record: None) -> RunDi
     if run.result.exists():
         raise UsageError(f"{path} has ended: see {run.result}, or begin again with a new --out")
     method = descent_settings(config)
-    parts = build(config, home=path, method=method)
+    parts = build(config, home=path)
     check_inputs(run, parts)
     train, validation = method.split(parts.task)
     return _finish(parts, method, run, train, validation, report)
@@ -103,7 +103,7 @@ def instructed_parts(config: RunConfig, run: RunDir) -> tuple[RunComponents, int
     standing = _last(run)
     if standing is None:
         raise DataError(f"{run.path} has no whole round to evaluate")
-    parts = build(config, for_training=False, home=run.path, method=method)
+    parts = build(config, for_training=False, home=run.path)
     return _under(parts, method, standing.best), standing.round
 
 

@@ -40,6 +40,16 @@ class Method(BaseModel):
         return self.needs_feedback
 
     @property
+    def learns_from_references(self) -> bool:
+        """Does it train on the problems' references, so that every training problem must have one?"""
+        return False
+
+    @property
+    def trains_weights(self) -> bool:
+        """Does it change weights? One that only changes the prompt is not run by the training loop."""
+        return True
+
+    @property
     def needs_reference(self) -> bool:
         """Does it score under the starting weights, so that the engine must keep them?"""
         return False

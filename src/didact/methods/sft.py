@@ -19,6 +19,10 @@ from didact.types import Problem, Rollout, Row, Turn
 class SFT(Method):
     """Cross-entropy on each problem's reference."""
 
+    @property
+    def learns_from_references(self) -> bool:
+        return True
+
     def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         """Each problem with its reference as the given answer.
 

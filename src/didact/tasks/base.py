@@ -107,6 +107,7 @@ class BaseTask:
     held_out_families: tuple[str, ...] = ()
     critic_name: str = "reference"
     critic_uses_reference: bool = True
+    packages: tuple[str, ...] = ()
 
     def train_problem(self, index: int) -> Problem:
         """See `Task.train_problem`."""

@@ -36,6 +36,7 @@ class BoxedProceduralTask(ReasoningGymTask):
     """
 
     critic_name = "puzzle"
+    packages = ("reasoning-gym",)
 
     def __init__(
         self,

@@ -8,11 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from didact.build.checks import check_trains
 from didact.build.components import RunComponents, build
-from didact.build.reward_models import write_card
+from didact.build.instances import Instances, check_given, describe
 from didact.config import RunConfig, parse_config, read_yaml
+from didact.engines.base import Engine
 from didact.errors import CheckpointError, NoOpTrainingError, UsageError
+from didact.feedback_source import FeedbackSource
+from didact.methods import Method, make_method
 from didact.run_dir import RunDir, read_jsonl, write_atomically
+from didact.tasks.base import Task
 from didact.training.alarm_monitor import run_alarms
 from didact.training.checkpoint import State, load_checkpoint
 from didact.training.evaluation_step import find_evaluation
@@ -27,11 +32,13 @@ def to_stderr(record: dict[str, Any]) -> None:
 
 
 def train(
-    method: str,
+    method: str | Method,
     *,
     out: str | Path,
     model: str | Mapping[str, Any] | None = None,
-    task: str | Mapping[str, Any] | None = None,
+    task: str | Mapping[str, Any] | Task | None = None,
+    feedback: str | Mapping[str, Any] | FeedbackSource | None = None,
+    engine: str | Mapping[str, Any] | Engine | None = None,
     seed: int | None = None,
     report: Report = lambda record: None,
     warn: Report = to_stderr,
@@ -42,16 +49,20 @@ def train(
         run = didact.train("rltf-sd", out="runs/sd", task="spell_backward", steps=50)
         print(run.result.read_text())
 
+    Method, task, feedback and engine are each a name, "file.py:Class", or an object of your own. An object
+    is recorded by its class; `resume` needs it again, unless it is pydantic and its module can be imported.
+
     Args:
-        method: "sft", "grpo", "grpo-2turn", "rltf-sd", "rltf-fm", "rltf", "rltf-self", "rl2f",
-            "sft-dialogues", "text2grad", "ppo" or "ilf".
+        method: A name of `didact.registry.METHODS`, as "rltf-sd", or a `Method`.
         out: A new directory.
         model: "tiny" (bundled, the default), a local folder or a hub id; or a mapping of ModelConfig.
-        task: A reasoning-gym generator's name; or a mapping of TaskConfig, as
-            {"name": "jsonl", "settings": {"path": "train.jsonl"}}.
+        task: A reasoning-gym generator or another task's name; a mapping of TaskConfig, as
+            {"name": "jsonl", "settings": {"path": "train.jsonl"}}; or a `Task`.
+        feedback: A source's name; a mapping of FeedbackConfig; or a `FeedbackSource`.
+        engine: An engine's name; a mapping of EngineConfig; or an `Engine` with its initial weights.
         seed: 0 to 99.
         report: Called with every line of metrics.jsonl.
-        warn: Called with {"warning": …} where they look wrong; each kind of alarm once.
+        warn: Called with {"warning": …} for alarms; each kind once.
         **settings: Any other key of RunConfig, sections as mappings: optim={"lr": 1e-4}.
 
     Raises:
@@ -59,27 +70,52 @@ def train(
         NoOpTrainingError: no weight changed; the run directory is complete all the same.
         Interrupted: a signal came; `resume` goes on.
     """
-    values: dict[str, Any] = {**settings, "method": method}
-    if model is not None:
-        values["model"] = {"path": model} if isinstance(model, str) else model
-    if task is not None:
-        values["task"] = {"name": task} if isinstance(task, str) else task
-    if seed is not None:
-        values["seed"] = seed
-    return run_config(parse_config(values), Path(out), report=report, warn=warn)
+    values: dict[str, Any] = settings if seed is None else {**settings, "seed": seed}
+    given = {"model": model, "task": task, "feedback": feedback, "engine": engine}
+    named, objects = _named({**given, "method": method})
+    config = parse_config({**values, **named})
+    return run_config(config, Path(out), instances=Instances(**objects), report=report, warn=warn)
+
+
+_NAME_KEYS = {"model": "path", "task": "name", "feedback": "source", "engine": "name"}
+"""Sections of a config → their key for a name."""
+
+
+def _named(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Config values for components given as names, mappings or objects; and the objects."""
+    values: dict[str, Any] = {}
+    objects: dict[str, Any] = {}
+    for section, component in given.items():
+        key = _NAME_KEYS.get(section)
+        if component is None:
+            continue
+        if isinstance(component, Mapping):
+            values[section] = component
+            continue
+        own: dict[str, Any] = {}
+        name = component
+        if not isinstance(component, str):
+            objects[section] = component
+            name, own = describe(component)
+        if key is not None:
+            values[section] = {key: name, "settings": own} if own else {key: name}
+        else:
+            values |= {section: name, "settings": own} if own else {section: name}
+    return values, objects
 
 
 def run_config(
     config: RunConfig,
     out: Path,
     *,
+    instances: Instances | None = None,
     report: Report = lambda record: None,
     warn: Report = to_stderr,
     command: str = "",
 ) -> RunDir:
     """Train by a whole config; see `train`."""
     RunDir.refuse_existing(out)
-    parts = build(config, home=out)
+    parts = _components(config, out, instances)
     run = RunDir.create(out, config.to_yaml(), command or f"didact train {config.method}")
     write_inputs(run, parts)
     state = State(step=0, initial_weights=parts.engine.weights_hash())
@@ -89,6 +125,10 @@ def run_config(
 def resume(
     path: str | Path,
     *,
+    method: Method | None = None,
+    feedback: FeedbackSource | None = None,
+    task: Task | None = None,
+    engine: Engine | None = None,
     report: Report = lambda record: None,
     warn: Report = to_stderr,
 ) -> RunDir:
@@ -96,18 +136,20 @@ def resume(
 
     Args:
         path: The run directory.
+        method, feedback, task, engine: The objects of a run that was made with objects.
         report: Called with every new line of metrics.jsonl.
-        warn: Called with {"warning": …} for every torn checkpoint that is passed over, and for alarms.
+        warn: Called with {"warning": …} for every torn checkpoint that is skipped, and for alarms.
 
     Raises:
-        UsageError: no run there, or it has ended.
-        CheckpointError: checkpoints are there, but none is whole; or data, model or versions are other
-            than those that the run started from.
+        UsageError: no run there, it has ended, or an object is missing or not the run's.
+        CheckpointError: there are checkpoints, but none is whole; or data, model, code or versions differ
+            from those that the run started from.
     """
     run = RunDir.open(Path(path))
     if run.result.exists():
         raise UsageError(f"{path} has ended: see {run.result}, or train again with a new --out")
-    parts = build(parse_config(read_yaml(run.config)), home=run.path)
+    instances = Instances(method, feedback, task, engine)
+    parts = _components(parse_config(read_yaml(run.config)), run.path, instances)
     check_inputs(run, parts)
     initial = parts.engine.weights_hash()
     state, torn = load_checkpoint(run.checkpoints, parts.engine)
@@ -124,11 +166,18 @@ def resume(
     return _finish(parts, run, state, report, warn)
 
 
+def _components(config: RunConfig, home: Path, instances: Instances | None) -> RunComponents:
+    given = instances or Instances()
+    check_given(config, given)
+    check_trains(given.method or make_method(config.method, config.settings), config.method)
+    return build(config, home=home, instances=given)
+
+
 def _finish(parts: RunComponents, run: RunDir, state: State, report: Report, warn: Report) -> RunDir:
     with StopSignal() as stop:
         state = train_loop(parts, run, state, stop, report, warn)
     parts.engine.save_pretrained(run.model)
-    write_card(parts.task, run.model)
+    parts.task.write_beside(run.model)
     result = {
         "method": parts.config.method,
         "task": parts.config.task.name,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from didact.build.components import RunComponents
-from didact.build.sources import source_settings
+from didact.config import RunConfig
 from didact.errors import CheckpointError
 from didact.run_dir import RunDir, write_atomically
 
@@ -34,16 +35,20 @@ def inputs(parts: RunComponents) -> dict[str, str]:
     packages = ["torch", "transformers"]
     if parts.config.model.lora is not None:
         packages.append("peft")
-    if parts.config.task.name not in ("jsonl", "recorded", "code", "writing", "annotated"):
-        packages.append("reasoning-gym")
+    packages += task.packages
     found |= {f"version of {name}": version(name) for name in packages}
     found["version of didact"] = _didact_version()
     found |= {} if parts.scoring is None else parts.scoring.inputs()
-    chosen = parts.config.feedback
-    said_in = source_settings(chosen.source, chosen.settings).files
-    for file in (*getattr(task, "files", ()), *said_in):
-        found[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
+    for file in (*task.files, *getattr(parts.source, "files", ()), *_code_files(parts.config)):
+        found[str(file)] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return found
+
+
+def _code_files(config: RunConfig) -> list[str]:
+    """The files of components named as "file.py:Class"."""
+    names = (config.method, config.feedback.source, config.task.name, config.engine.name)
+    places = [name.rpartition(":")[0] for name in names]
+    return sorted({place for place in places if place.endswith(".py")})
 
 
 def write_inputs(run: RunDir, parts: RunComponents) -> None:

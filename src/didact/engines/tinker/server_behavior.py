@@ -110,7 +110,7 @@ QUIRKS = (
         "may take a step before a gradient that was sent first: it reads the queue twice, for gradients and"
         " then for steps, and both can arrive between; the gradient goes into the next step, without an "
         "error",
-        "a step is sent when its gradients are answered, unless engine.pipelined says that the server keeps"
+        "a step is sent when its gradients are answered, unless engine.settings.pipelined: the server keeps"
         " order",
     ),
     Quirk(

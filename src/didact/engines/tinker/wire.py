@@ -65,7 +65,7 @@ class _Answer(Generic[T]):
         except TimeoutError:
             raise ServerError(
                 f"the server did not answer {self.what} within {self.timeout:g} s: look at its log, or raise "
-                "engine.timeout"
+                "engine.settings.timeout"
             ) from None
         except Exception as error:
             raise ServerError(f"the server failed at {self.what}: {_short(error)}") from error
@@ -238,7 +238,7 @@ class TinkerService:
         if offered and base_model not in offered:
             raise UsageError(
                 f"the server at {base_url} has no model {base_model!r}, but "
-                f"{', '.join(map(str, offered[:8]))}: set engine.base_model"
+                f"{', '.join(map(str, offered[:8]))}: set engine.settings.base_model"
             )
 
     @property
@@ -306,7 +306,7 @@ def _reachable(base_url: str) -> None:
         return  # it answers
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"nothing answers at {base_url}: {_short(error)}; start the server, or set engine.base_url"
+            f"nothing answers at {base_url}: {_short(error)}; start it, or set engine.settings.base_url"
         ) from None
 
 

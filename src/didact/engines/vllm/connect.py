@@ -49,8 +49,8 @@ def connect(
         transfer = Broadcast(Nccl(str(trainer.device)))
     elif shared_dir is None:
         raise UsageError(
-            "engine: vllm sends an adapter as files: set engine.shared_dir to a directory that the server "
-            "sees under the same path, as /dev/shm/didact"
+            "engine: vllm sends an adapter as files: set engine.settings.shared_dir to a directory that the "
+            "server sees under the same path, as /dev/shm/didact"
         )
     else:
         transfer = LoraFiles(shared_dir)
