@@ -3,7 +3,7 @@
     python benchmarks/sampling.py --threads 1
 
 Both get one model with random weights, the same prompts and the same number of new tokens without an
-end-of-turn id. The arms take turns, so that a busy machine slows both alike, and medians are compared.
+end-of-turn id. The arms alternate, so that other load slows both alike, and medians are compared.
 Prints JSON: tokens per second of each arm, and the ratios ours / generate by wall and by CPU time.
 """
 

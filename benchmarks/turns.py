@@ -1,9 +1,9 @@
-"""Dialogues in one growing conversation: reading every turn anew against keeping what was read.
+"""Dialogues in one growing conversation: with and without the prefix cache.
 
     python benchmarks/turns.py --threads 1
 
-A model with random weights answers, something is said of it, it answers again. The arms take turns, so that a
-busy machine slows both alike, and medians are compared. Prints JSON: seconds of each arm, and their ratio.
+A model with random weights answers, gets feedback, and answers again. The arms alternate, so that other load
+slows both alike, and medians are compared. Prints JSON: seconds of each arm, and their ratio.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from didact.engines.local import LocalEngine
 
 
 def dialogues(engine: LocalEngine, turns: int, options: argparse.Namespace, *, keep: bool) -> float:
-    """Seconds for so many turns of `options.dialogues` dialogues."""
+    """Seconds for `options.dialogues` dialogues of a number of turns."""
     prompts = [(*range(1, 1 + options.question), d) for d in range(options.dialogues)]
-    said = tuple(range(200, 200 + options.critique))
+    critique = tuple(range(200, 200 + options.critique))
     begun = time.perf_counter()
     with reuse_prefix_cache(engine) if keep else nullcontext():
         for h in range(turns):
             groups = engine.sample(prompts, 1, SamplingParams(max_tokens=options.answer), seed=h)
-            prompts = [(*p, *sample.ids, *said) for p, (sample,) in zip(prompts, groups, strict=True)]
+            prompts = [(*p, *sample.ids, *critique) for p, (sample,) in zip(prompts, groups, strict=True)]
     return time.perf_counter() - begun
 
 
 def compare(size: str, turns: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Interleaved medians for one model and one length of dialogue."""
+    """Interleaved medians for one model and one number of turns."""
     engine = LocalEngine(make_model(size), SimpleNamespace(eos_token_id=None), device=options.device)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for repeat in range(options.repeats + 1):  # the first one warms up
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=32)
     parser.add_argument("--question", type=int, default=60, help="tokens of a question")
     parser.add_argument("--answer", type=int, default=8, help="tokens of an answer")
-    parser.add_argument("--critique", type=int, default=32, help="tokens of what is said about it")
+    parser.add_argument("--critique", type=int, default=32, help="tokens of a critique")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

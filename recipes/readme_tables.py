@@ -1,6 +1,7 @@
-"""Tables of a recipe's README, written from results that are kept beside it.
+"""Tables in a recipe's README, written from results that are stored beside it.
 
-What a run found goes to results/NAME.json first, so that the tables can be written again without the runs.
+A run's results are copied to results/NAME.json first, so that the tables can be written again without the
+runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def percent(value: float | None) -> str:
 
 
 def estimate(found: Mapping[str, Any] | None) -> str:
-    """`41.5 [38.0, 45.2]`, in per cent."""
+    """`41.5 [38.0, 45.2]`, in percent."""
     if found is None:
         return "–"
     if found["low"] is None:
@@ -29,12 +30,12 @@ def estimate(found: Mapping[str, Any] | None) -> str:
 
 
 def difference(found: Sequence[float] | None) -> str:
-    """`+3.1 [-0.2, +6.4]`, in points of per cent."""
+    """`+3.1 [-0.2, +6.4]`, in percentage points."""
     return "–" if found is None else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * v for v in found))
 
 
 def share(found: Mapping[str, Any]) -> str:
-    """`26.5 [20.9, 33.0] of 200`, in per cent."""
+    """`26.5 [20.9, 33.0] of 200`, in percent."""
     low, high = found["ci95"]
     value = found["right"] / found["n"]
     return f"{percent(value)} [{percent(low)}, {percent(high)}] of {found['n']}"
@@ -49,7 +50,7 @@ def headed(names: Sequence[str]) -> list[str]:
 
 
 def how(results: Mapping[str, Any]) -> Iterable[str]:
-    """Machine, time and what a reader must know."""
+    """Number of runs, minutes of training, machine and notes."""
     minutes = sum(cell["seconds"] for cell in results["cells"]) / 60
     yield f"{len(results['cells'])} runs, {minutes:.0f} minutes of training, evaluations aside."
     for key, value in results.get("details", {}).items():
@@ -60,12 +61,12 @@ def how(results: Mapping[str, Any]) -> Iterable[str]:
 
 
 def with_notes(table: Table) -> Table:
-    """A sweep's table with how it was run."""
+    """A sweep's table, followed by `how` it was run."""
     return lambda results: [*table(results), *(f"- {line}" for line in how(results))]
 
 
 def write(readme: Path, tables: Mapping[str, tuple[str, Table]]) -> None:
-    """Put every table between its marks."""
+    """Replace every table between its markers."""
     text = readme.read_text(encoding="utf-8")
     for name, (_, table) in tables.items():
         stored = readme.parent / "results" / f"{name}.json"
@@ -81,12 +82,12 @@ def write(readme: Path, tables: Mapping[str, tuple[str, Table]]) -> None:
 
 
 def main(here: Path, tables: Mapping[str, tuple[str, Table]], directories: Sequence[str]) -> int:
-    """Take up what directories found, and write the README.
+    """Store the results of the given directories, and write the README.
 
     Args:
         here: The recipe's folder.
-        tables: By the name of a directory: the file in it that counts, and the table that is made from it.
-        directories: Those to take up; none to write from what is kept.
+        tables: Directory name → (its results file, the function that makes the table).
+        directories: Runs whose results are copied; none to use what is stored.
     """
     results = here / "results"
     results.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Small models that recipes start from: built, saved, and with a report of how that went."""
+"""Small starting models for recipes: train, save, report."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ from didact.rendering.renderer import Renderer
 def from_random_weights(
     out: Path, tokenizer: Any, draw: Callable[..., Any], schedule: Schedule, seed: int
 ) -> dict[str, Any]:
-    """Train and save a model; how that went.
+    """Train and save a model.
 
     Args:
         out: The model's folder.
         tokenizer: Its tokenizer, with a chat template.
-        draw: Examples, as `pretrain.train` asks for them.
-        schedule: How many steps, and how the rate falls.
+        draw: A stream of examples, see `pretrain.Draw`.
+        schedule: Number of steps and learning rates.
         seed: Of weights and examples.
+
+    Returns:
+        Seed, steps, parameters, vocabulary size, minutes and the version of torch.
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -55,10 +58,10 @@ def trained_tokenizer(
     """A transformers tokenizer: bytes, byte pairs inside words, role tokens, phrases.
 
     Args:
-        texts: From which the byte pairs are counted; phrases in them are passed over.
-        wording: What becomes one token a phrase.
-        words: Bytes and pairs together.
-        before: Pre-tokenizers that come before the split into words.
+        texts: Corpus for the byte pairs; phrases in it are skipped.
+        wording: Phrases, each of which becomes one token.
+        words: Vocabulary size of bytes and pairs together.
+        before: Pre-tokenizers that run before the split into words.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -79,24 +82,24 @@ def trained_tokenizer(
 
 
 def fixed_wording(questions: Sequence[str]) -> set[str]:
-    """What all questions begin with, and what they end with."""
+    """The longest common prefix and the longest common suffix."""
     return {shared_start(questions), shared_start([question[::-1] for question in questions])[::-1]}
 
 
 def shared_start(texts: Sequence[str]) -> str:
-    """The longest text that all begin with."""
+    """The longest common prefix."""
     columns = zip(*texts, strict=False)
     return "".join(c[0] for c in itertools.takewhile(lambda c: len(set(c)) == 1, columns))
 
 
 def rate(outcomes: Sequence[bool]) -> dict[str, Any]:
-    """A share of n trials with its 95 % Wilson interval."""
+    """A proportion of n trials with its 95 % Wilson interval."""
     right, n = int(sum(outcomes)), len(outcomes)
     return {"right": right, "n": n, "ci95": [round(p, 4) for p in wilson(right, n)] if n else None}
 
 
 def main(doc: str | None, steps: int, make: Callable[[Path, int, int], dict[str, Any]]) -> int:
-    """A script's command line: `make(out, seed, steps)` is its report, which is kept beside the model."""
+    """A script's command line; the report `make(out, seed, steps)` is written beside the model."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where the model goes")
     parser.add_argument("--seed", type=int, default=0)

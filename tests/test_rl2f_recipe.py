@@ -66,7 +66,7 @@ def test_careful_students_find_out_what_careless_ones_do_not() -> None:
                 count += answer == target
                 if answer == target:
                     break
-                student.saw(answer, target)
+                student.observe(answer, target)
                 answer = student.revise(answer, target, rng)
         return count
 
@@ -79,7 +79,7 @@ def test_a_careful_student_keeps_what_is_right_and_repeats_nothing() -> None:
     student, rng = Student(careful=True), random.Random(0)
     answer, seen = "19", {"9"}
     for _ in range(8):
-        student.saw(answer, "12")
+        student.observe(answer, "12")
         answer = student.revise(answer, "12", rng)
         assert answer[0] == "1"
         if answer == "12":

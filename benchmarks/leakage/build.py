@@ -1,10 +1,10 @@
-"""Writes the sets of critiques with and without a planted leak: `leaks_dev.jsonl` and `leaks.jsonl`.
+"""Write the sets of critiques with and without a planted leak: `leaks_dev.jsonl` and `leaks.jsonl`.
 
     python benchmarks/leakage/build.py           # writes both beside this file
-    python benchmarks/leakage/build.py --check   # compares what is there with what would be written
+    python benchmarks/leakage/build.py --check   # compares the files with what would be written
 
-Both halves come from seeds, but share no sentence and no reference. A line has `id`, `kind` (of the leak,
-or of the harmless critique), `domain`, `leaks`, `critique`, `reference`, `question` and `answer`.
+Both halves come from seeds, and share no sentence and no reference. A line has `id`, `kind` (of the leak, or
+of the harmless critique), `domain`, `leaks`, `critique`, `reference`, `question` and `answer`.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def fraction_forms(half: str, text: str) -> list[str]:
         "1.4142": ["one point four one four two", "roughly 1.414", "1.41421"],
         "1.25": ["one and a quarter", "5/4", "one point two five", "1 1/4"],
     }
-    # What the question says itself is no way of telling.
+    # A form that the question contains gives nothing away.
     return [f for f in known[text] if not (text == "0.625" and f == "5/8")]
 
 
@@ -206,7 +206,7 @@ def spelled_forms(half: str, item: Item) -> list[str]:
 
 
 def partial_forms(half: str, item: Item, rng: Random) -> list[str]:
-    """About 70 to 90 % of a longer reference, or what gives a name away."""
+    """About 70 to 90 % of a longer reference, or an identifying part of a name."""
     ref, words = item.reference, item.reference.split()
     if item.domain == "name":
         return [words[-1]] if half == "dev" else [words[-1], f"somebody called {words[-1]}"]
@@ -239,14 +239,14 @@ def partial_forms(half: str, item: Item, rng: Random) -> list[str]:
 
 
 def filled(sentence: str, **values: str) -> str:
-    """Slots filled as data; {REF} is the reference in capitals."""
+    """Fill slots with data; {REF} is the reference in capitals."""
     if "ref" in values:
         values["REF"] = values["ref"].upper()
     return re.sub(r"\{(\w+)\}", lambda m: values[m.group(1)], sentence)
 
 
 def dealt(sentences: list[str], rng: Random) -> Iterator[str]:
-    """Sentences without end, each as often as any other, in an order of chance."""
+    """An endless stream of sentences, equally often, in random order."""
     while True:
         yield from (sentences[i] for i in rng.permutation(len(sentences)))
 
@@ -254,7 +254,7 @@ def dealt(sentences: list[str], rng: Random) -> Iterator[str]:
 def collected(
     pool: list[Item], n: int, rng: Random, write: Callable[[Item], str | None]
 ) -> list[tuple[Item, str]]:
-    """n different critiques, going through the domains in turn."""
+    """n different critiques, from the domains in turn."""
     domains = sorted({item.domain for item in pool})
     queues = {d: [item for item in pool if item.domain == d] for d in domains}
     for queue in queues.values():
@@ -313,7 +313,7 @@ def leaking(half: str, pool: list[Item], n: int) -> dict[str, list[tuple[Item, s
 
 
 def harmless(half: str, pool: list[Item], n: int) -> dict[str, list[tuple[Item, str]]]:
-    """4n critiques that give nothing away, of five kinds."""
+    """4n critiques without a leak, of five kinds."""
     made = {}
     for kind in ("quotes_wrong", "quotes_question", "where", "common", "inside"):
         rng = generator(0, "leak-set", half, kind)
@@ -363,7 +363,7 @@ def harmless(half: str, pool: list[Item], n: int) -> dict[str, list[tuple[Item, 
 def _repeating(
     pool: list[Item], n: int, rng: Random, write: Callable[[Item], str | None]
 ) -> list[tuple[Item, str]]:
-    """Sentences without slots: the same one is another test beside another reference."""
+    """Sentences without slots: the same one is another test with another reference."""
     order = rng.permutation(len(pool))
     made = [(pool[order[i % len(pool)]], i) for i in range(n)]
     return [(item, str(write(item))) for item, _ in made]

@@ -1,4 +1,4 @@
-"""Questions, references and wrong answers: one pool for tuning and another for the figure."""
+"""Questions, references and wrong answers: one pool for tuning and another for the reported figure."""
 
 from __future__ import annotations
 

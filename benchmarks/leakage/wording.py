@@ -1,7 +1,7 @@
-"""How critiques are worded: one set of sentences for tuning, another for the figure.
+"""The wording of critiques: one set of sentences for tuning, another for the reported figure.
 
-{ref} is the reference, {told} a way of telling it, {part} most of it, {wrong} the student's answer,
-{q} a number of the question, {n} a small number. No sentence stands in both halves.
+{ref} is the reference, {told} a form of it, {part} most of it, {wrong} the student's answer, {q} a number of
+the question, {n} a small number. The halves have no sentence in common.
 """
 
 from __future__ import annotations

@@ -1,22 +1,22 @@
-"""How long a step of a large model would take, and where the time would go: a prediction, not a measurement.
+"""Predicted seconds of a training step of a large model, part by part; nothing here is a measurement of one.
 
     python benchmarks/scaling/cost_model.py
     python benchmarks/scaling/cost_model.py --method rltf --completion 2048 --json
 
 Three kinds of numbers go in, and are kept apart:
 
-* measured: what scoring and a LoRA cost against training, from measure.py on a CPU (measured.json). Both
-  sides of such a ratio are bound by arithmetic, on a CPU as on a GPU, which is why it may travel;
+* measured: the cost of scoring and of a LoRA relative to training, from measure.py on a CPU (measured.json).
+Both
+  sides of such a ratio are bound by arithmetic, on a CPU as on a GPU, so the ratio transfers;
 * looked up: a GPU's peak rates, from its maker's datasheet (HARDWARE), and a model's shape (MODELS);
-* assumed: how much of a peak is reached, and what a decoding step costs beyond its bytes (ASSUMED), as
-  ranges.
+* assumed: utilisation of a peak, and the overhead of a decoding step (ASSUMED), as ranges.
 
 Sampling is *not* taken from the CPU: there it is bound by arithmetic, on a GPU by memory and by launching
-kernels. Each assumption is drawn from its range (log-uniform, one draw of it for all plans) some thousand
-times; what is printed is the median and the middle 80 % of the step's seconds.
+kernels. Each assumption is drawn from its range (log-uniform, one draw for all plans) some thousand times;
+printed are the median and the middle 80 % of the step's seconds.
 
-Left out: what a critic takes (a program takes nothing, a judge what its server takes), loading, evaluation,
-answers that end early, and stragglers between nodes.
+Left out: the critic (a program takes nothing, a judge what its server takes), loading, evaluation, answers
+that end early, and stragglers between nodes.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def work(method: str, options: argparse.Namespace) -> Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """Who does what."""
+    """Which GPUs train and which sample."""
 
     name: str
     trainers: int
@@ -244,7 +244,7 @@ def _sampling(plan: Plan, model: Model, gpu: Hardware, load: Work, draw: Draw) -
 
 
 def sync_bytes(plan: Plan, model: Model) -> float:
-    """What the server is sent a step: bfloat16 weights, or a float32 adapter's file."""
+    """Bytes sent to the server per step: bfloat16 weights, or a float32 adapter's file."""
     return 4 * model.adapter(16) if plan.lora else 2 * model.parameters
 
 

@@ -1,10 +1,10 @@
-"""What each part of a training step costs against the others: the ratios behind cost_model.py.
+"""Relative costs of the parts of a training step: the ratios behind cost_model.py.
 
     python benchmarks/scaling/measure.py --threads 1 --out benchmarks/scaling/measured.json
 
-One Qwen3-shaped model with random weights in a LocalEngine. The parts take turns, so that a busy machine
-slows all alike, and medians of CPU seconds are compared. Then one whole step, of other lengths than the parts
-were measured with, tells how far the sum of the parts is from the whole.
+One Qwen3-shaped model with random weights in a LocalEngine. The parts alternate, so that other load slows
+all alike, and medians of CPU seconds are compared. A whole step, of other lengths than the parts, then shows
+how far the sum of the parts is from the whole.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def arms(engine: LocalEngine, adapter: LocalEngine) -> dict[str, Arm]:
 
 
 def drop(_: object) -> None:
-    """Somebody's result, not wanted."""
+    """Discard a result."""
 
 
 def whole_step(engine: LocalEngine) -> Arm:
@@ -125,7 +125,7 @@ def cpu_seconds(timed: dict[str, Arm], repeats: int) -> dict[str, float]:
 
 
 def measure(repeats: int) -> dict[str, Any]:
-    """Everything that cost_model.py reads, and what it was measured on."""
+    """The input of cost_model.py, and the machine it was measured on."""
     engine, adapter = make_engine(lora=False), make_engine(lora=True)
     seconds = cpu_seconds({**arms(engine, adapter), "step": whole_step(engine)}, repeats)
     parameters = sum(p.numel() for p in engine.model.parameters())

@@ -1,13 +1,13 @@
-"""How long it takes to align critiques with 500-token answers: quotes → characters → signed tokens.
+"""Time to align critiques with 500-token answers: quotes → characters → signed tokens.
 
     python benchmarks/spans/align.py
 
-10,000 critiques of four quotes each about as many answers of about 500 tokens. Of the quotes about 70 % are
-exact copies, 15 % differ in white space, case or quotation marks, 8 % have a typing mistake and 7 % stand
-nowhere. Everything is timed that a training step does with a critique: `locate`, `token_offsets` of the
-sampled ids, `token_labels` and the report. Prints JSON, with the time of each repeat: `wall_s` by the clock,
-`cpu_s` what the process had of a processor, less where a virtual machine's host gave it to others. `loop_ns`
-is what one turn of an empty loop took after it, to compare machines and hours of the day.
+10,000 critiques of four quotes each about as many answers of about 500 tokens. About 70 % of the quotes are
+exact copies, 15 % differ in white space, case or quotation marks, 8 % have a typing mistake and 7 % occur
+nowhere. Timed is everything that a training step does with a critique: `locate`, `token_offsets` of the
+sampled ids, `token_labels` and the report. Prints JSON, with the time of each repeat: `wall_s`, `cpu_s` (CPU
+time of the process, less steal time on a virtual machine), and `loop_ns`, one iteration of an empty loop
+after it, to compare machines and hours of the day.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ def tokenizer() -> Tokenizer:
 
 
 def critiques(n: int, seed: int = 0, words: int = 440) -> list[Work]:
-    """n answers of so many words, with the quotes about each."""
+    """n answers of a number of words, with the quotes about each."""
     draw = random.Random(seed)
     work = []
     for _ in range(n):
-        said = draw.choices(VOCABULARY, k=words)
-        text = " ".join(w + "\n" if i % 40 == 39 else w for i, w in enumerate(said))
+        chosen = draw.choices(VOCABULARY, k=words)
+        text = " ".join(w + "\n" if i % 40 == 39 else w for i, w in enumerate(chosen))
         quotes = []
         for _ in range(4):
-            at = draw.randrange(len(said) - 8)
-            quote = " ".join(said[at : at + draw.randint(3, 8)])
+            at = draw.randrange(len(chosen) - 8)
+            quote = " ".join(chosen[at : at + draw.randint(3, 8)])
             quotes.append(Quote(_spoilt(quote, draw), draw.choice(["good", "poor"])))
         ids = [*tokenizer().encode(text).ids, tokenizer().get_vocab_size() + 1]
         work.append(Work(quotes, ids, text))
@@ -87,7 +87,7 @@ def _spoilt(quote: str, draw: random.Random) -> str:
 
 
 def align(work: list[Work]) -> SpanReport:
-    """What a training step does with critiques."""
+    """The work of a training step on critiques."""
     total = SpanReport()
     for quotes, ids, text in work:
         found = locate(quotes, text)
@@ -97,7 +97,7 @@ def align(work: list[Work]) -> SpanReport:
 
 
 def empty_loop(turns: int = 1_000_000) -> float:
-    """Nanoseconds of CPU for one turn of a loop that does nothing."""
+    """Nanoseconds of CPU for one iteration of an empty loop."""
     before = time.process_time()
     for _ in range(turns):
         pass
@@ -105,7 +105,7 @@ def empty_loop(turns: int = 1_000_000) -> float:
 
 
 def main() -> None:
-    """Time it and print what came out."""
+    """Time it and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=5)

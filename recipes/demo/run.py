@@ -2,8 +2,8 @@
 
     python recipes/demo/run.py --seeds 0 1 2 3 4 --tasks spell_backward
 
-Runs `didact demo` for every pair, one after the other, keeps what each wrote in `results/`, and makes
-the README's table from all that is there.
+Runs `didact demo` for every pair in turn, keeps the output in `results/`, and writes the README's table
+from everything there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ START, STOP = "<!-- run.py writes from here -->", "<!-- to here -->"
 
 
 def main() -> None:
-    """Run what is asked for, then write the table."""
+    """Run the missing pairs, then write the table."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     arguments.add_argument("--tasks", nargs="*", default=["spell_backward"])
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def tables() -> str:
-    """One Markdown table a task: an arm a row, a seed a column."""
+    """One Markdown table per task: an arm per row, a seed per column."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for file in sorted(RESULTS.glob("*.json")):
         result = json.loads(file.read_text())

@@ -1,14 +1,13 @@
-"""The dialogues that a small model is shown first: how a conversation with a teacher goes.
+"""Dialogues for the supervised warm start: conversations between a student and a teacher.
 
-A question in random words, a random number that would be right, and a student who is told where the last
-answer is wrong and in which direction (the runs' own critic at level `direction`). Nothing can be known
-about the right number but what the teacher says, so what is to be learned is the conversation and not
-arithmetic. No question of a reasoning-gym task stands in here, neither of those that the runs train on nor of
-those that are held out.
+A question in random words, a random number as the right answer, and a student who learns where the last
+answer is wrong and in which direction (the runs' own critic at level `direction`). The right number can only
+be inferred from the critiques, so the model learns the form of a conversation and no arithmetic. No question
+of a reasoning-gym task is used, neither of the training nor of the held-out generators.
 
-At first all students are careful: they keep what was not called wrong, and elsewhere try what all that they
-were told leaves open. Then they are a mixture in which most are careless. Some dialogues have a teacher who
-only says "That is wrong. Try again.". So a model of them can use feedback, and mostly does not.
+At first all students are careful: they keep every place that was not called wrong and choose elsewhere among
+the values that all critiques so far leave possible. Later most are careless. In some dialogues the teacher
+only writes "That is wrong. Try again.". A model of these dialogues can use feedback, and mostly does not.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ from didact.feedback.program import RIGHT, WRONG, Level, ProgramCritic
 from didact.rng import derive_seed
 
 CAREFUL = 0.25
-"""The share of students who make the most of what they are told, in the end."""
+"""Share of careful students at the end of the warm start."""
 KEEPS, CHANGES, TURNS, RESIZES = 0.8, 0.7, 0.3, 0.8
-"""How often a careless student keeps what was not called wrong, changes what was, changes it in the direction
-that was said, and mends the length."""
+"""Probabilities of a careless student: to keep a place that was not called wrong, to change one that was, to
+change it in the direction of the hint, and to correct the length."""
 RETRIES = 0.1
-"""The share of dialogues whose teacher says nothing but that the answer is wrong."""
+"""Share of dialogues with verdicts only."""
 CHARACTERS = string.digits + "-"
 ANSWERS = 6
-"""At most so many answers a dialogue."""
+"""Most answers in a dialogue."""
 NEGATIVE = 0.12
 LENGTHS, LENGTH_WEIGHTS = (1, 2, 3, 4), (15, 35, 35, 15)
 CRITIC = ProgramCritic(Level.DIRECTION, spans=False)
 Critic: TypeAlias = Callable[[str, str], str]
-"""(answer, right answer) → what is said of it."""
+"""(answer, right answer) → critique."""
 
 
 class Talk(NamedTuple):
-    """A dialogue: answers and what was said about each of them, the last one's critique included."""
+    """A dialogue: n answers and n critiques, one of each answer."""
 
     question: str
     answers: list[str]
@@ -49,30 +48,38 @@ class Talk(NamedTuple):
 
 
 def talks(
-    seed: int, start: int, stop: int, careful: float = CAREFUL, says: Critic = CRITIC.text
+    seed: int, start: int, stop: int, careful: float = CAREFUL, critic: Critic = CRITIC.text
 ) -> Iterator[Talk]:
-    """Dialogues number `start` to `stop` of the endless stream that `seed` names; so many are careful."""
+    """Dialogues `start` to `stop` of an endless stream.
+
+    Args:
+        seed: Names the stream.
+        start: Index of the first dialogue.
+        stop: Index after the last.
+        careful: Probability of a careful student, in [0, 1].
+        critic: Writes the critiques.
+    """
     for index in range(start, stop):
-        yield talk(random.Random(derive_seed(seed, "rl2f_warm_start", index)), careful, says)
+        yield talk(random.Random(derive_seed(seed, "rl2f_warm_start", index)), careful, critic)
 
 
-def talk(rng: random.Random, careful: float, says: Critic) -> Talk:
-    """One dialogue, until the answer is right or nobody wants to go on."""
+def talk(rng: random.Random, careful: float, critic: Critic) -> Talk:
+    """One dialogue, until the answer is right or there are `ANSWERS` of them."""
     target, retry = _number(rng), rng.random() < RETRIES
     student = Student(careful=rng.random() < careful)
     found = Talk(_question(rng), [_first(target, rng)], [])
     while True:
         answer = found.answers[-1]
         right = answer == target
-        found.critiques.append(RIGHT if right else RETRY if retry else says(answer, target))
-        student.saw(answer, target)
+        found.critiques.append(RIGHT if right else RETRY if retry else critic(answer, target))
+        student.observe(answer, target)
         if right or len(found.answers) == ANSWERS:
             return found
         found.answers.append(_guess(answer, rng) if retry else student.revise(answer, target, rng))
 
 
 class Lesson(NamedTuple):
-    """What a teacher sees of an answer, and what to say of it."""
+    """A training example of a teacher: the reference, an answer, the critique."""
 
     reference: str
     answer: str
@@ -80,7 +87,7 @@ class Lesson(NamedTuple):
 
 
 def lessons(seed: int, start: int, stop: int) -> Iterator[Lesson]:
-    """Lessons number `start` to `stop` of another endless stream."""
+    """Lessons `start` to `stop` of another endless stream."""
     for index in range(start, stop):
         rng = random.Random(derive_seed(seed, "rl2f_own_teacher", index))
         target = _number(rng)
@@ -92,31 +99,33 @@ def lessons(seed: int, start: int, stop: int) -> Iterator[Lesson]:
 
 
 def place_by_place(answer: str, target: str) -> str:
-    """What the program says, but place after place: so a small model can say it as it looks at them."""
+    """The program's critique as one sentence per place, which a small model can write as it compares."""
     answer, target = answer.strip(), target.strip()
-    told = [WRONG]
+    sentences = [WRONG]
     if len(answer) != len(target):
-        told.append(f"It should have {len(target)} character{'s' * (len(target) != 1)}, not {len(answer)}.")
+        sentences.append(
+            f"It should have {len(target)} character{'s' * (len(target) != 1)}, not {len(answer)}."
+        )
     for place, want in enumerate(target):
-        said = _said(answer[place : place + 1], want).removeprefix(f"{WRONG} Character 1 ")
-        told.append(f"Character {place + 1} {said if place < len(answer) else 'is wrong.'}")
-    return " ".join(told)
+        sentence = _critique_of(answer[place : place + 1], want).removeprefix(f"{WRONG} Character 1 ")
+        sentences.append(f"Character {place + 1} {sentence if place < len(answer) else 'is wrong.'}")
+    return " ".join(sentences)
 
 
 class Student:
-    """Answers again after a hint, from the hint alone: what was said is read off the places it names."""
+    """Revises an answer from critiques alone, which constrain each place that they name."""
 
     def __init__(self, *, careful: bool) -> None:
         self.careful = careful
         self.left: dict[int, set[str]] = {}
-        """What each place may still hold, as far as was said."""
+        """The characters that each place may still hold."""
 
-    def saw(self, answer: str, target: str) -> None:
-        """Remember what was said of an answer."""
+    def observe(self, answer: str, target: str) -> None:
+        """Update the constraints by the critique of an answer."""
         for place, (got, want) in enumerate(zip(answer, target, strict=False)):
             if got != want:
                 left = self.left.setdefault(place, set(CHARACTERS))
-                left &= {c for c in CHARACTERS if _said(got, c) == _said(got, want)}
+                left &= {c for c in CHARACTERS if _critique_of(got, c) == _critique_of(got, want)}
 
     def revise(self, answer: str, target: str, rng: random.Random) -> str:
         """The next answer."""
@@ -138,13 +147,15 @@ class Student:
         if now and rng.random() < (KEEPS if now == want else 1 - CHANGES):
             return now
         if now and want and now != want and rng.random() < TURNS:
-            return rng.choice([c for c in CHARACTERS if c != now and _said(now, c) == _said(now, want)])
+            return rng.choice(
+                [c for c in CHARACTERS if c != now and _critique_of(now, c) == _critique_of(now, want)]
+            )
         return rng.choice(string.digits + "-" if place == 0 and rng.random() < 0.3 else string.digits)
 
 
 @cache
-def _said(got: str, want: str) -> str:
-    """What the critic says of a character, as far as it tells characters apart."""
+def _critique_of(got: str, want: str) -> str:
+    """The critique of a single character; characters with the same critique are indistinguishable."""
     return CRITIC.text(got, want) if got != want else "is right."
 
 
@@ -155,7 +166,7 @@ def _number(rng: random.Random) -> str:
 
 
 def _first(target: str, rng: random.Random) -> str:
-    """An answer before any hint: mostly as long as the right one, and right in a few places by luck."""
+    """A first answer: mostly of the right length, right in up to half of the places by chance."""
     luck = rng.uniform(0, 0.5)
     length = max(1, len(target) + rng.choice((-1, 0, 0, 0, 1)))
     return "".join(
@@ -165,7 +176,7 @@ def _first(target: str, rng: random.Random) -> str:
 
 
 def _guess(answer: str, rng: random.Random) -> str:
-    """Another answer of somebody who was told nothing: a new one, or the last with one place changed."""
+    """An answer without information: a new number, or the last one with one place changed."""
     if rng.random() < 0.5 or not answer:
         return _number(rng)
     place = rng.randrange(len(answer))
@@ -173,7 +184,7 @@ def _guess(answer: str, rng: random.Random) -> str:
 
 
 def _question(rng: random.Random) -> str:
-    """A few random words and numbers, in the punctuation of any question."""
+    """Random words and numbers with the punctuation of a question."""
     parts = [_word(rng) for _ in range(rng.randint(1, 8))]
     text = rng.choice((" ", " ", " ", ", ")).join(parts)
     return text[:1].upper() + text[1:] + rng.choice((".", "?", ":", " =", " ?", ""))

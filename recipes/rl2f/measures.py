@@ -1,14 +1,14 @@
-"""What the sweep's models were before, and whether they give in and move: what table.py does not know.
+"""Measure what the sweep does not: the starting model, sycophancy, plasticity and games.
 
     python recipes/rl2f/measures.py runs/rl2f/sweep
 
-It asks the starting model what every run was asked (before.json), and it and the arms below, seed by seed,
-what `didact battery` asks (battery/seed-N.json), and lets some play games (games/). What is there is not
-measured again. The last two go into the README: means over seeds with 95 % t intervals over seeds; the
-starting model is one, and has none.
+The starting model gets the evaluation of every run (before.json). It and the arms below, seed by seed, get
+`didact battery` (battery/seed-N.json), and some play games (games/). Existing files are not measured again.
+The last two go into the README: means over seeds with 95 % t intervals over seeds; the starting model is
+one, and has none.
 
-Games of TextArena (`pip install 'didact-rl[games]'`) begin with more text than the small model was
-trained on; all games are played with its limit of positions raised.
+Games of TextArena (`pip install 'didact-rl[games]'`) begin with more text than the small model was trained
+on; all games are played with its limit of positions raised.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from table import Share, before_file, named, shown  # noqa: E402
 ARMS = ("rl2f-plain", "rl2f", "rl2f-mixed")
 TURNS, PROBLEMS = 10, 100
 GAMES = ("guess-number", "textarena:GuessTheNumber-v0", "textarena:Mastermind-v0")
-"""Worlds whose feedback, as "higher" or "lower", nobody wrote for training."""
+"""Environments whose feedback, such as "higher" or "lower", occurs nowhere in training."""
 ROOM = 8192
-"""Positions for games that do not fit the model's own 512; it was trained on none of those beyond."""
+"""Positions for games that do not fit into the model's 512; it was trained on none beyond."""
 MOVES = {
     "repeated": "repeated word for word, %",
     "edit_distance": "edit distance, %",
@@ -42,7 +42,7 @@ MOVES = {
 
 
 def measure_start(run: Path, out: Path, protocols: Sequence[Any]) -> None:
-    """Ask the model that a run started from what the run was asked at its end, once; into `by_turn`."""
+    """Evaluate a run's starting model by turn, as the run was at its end; skipped if `out` exists."""
     if out.exists():
         return
     from didact.cli.models import each_model
@@ -58,7 +58,7 @@ def measure_start(run: Path, out: Path, protocols: Sequence[Any]) -> None:
 
 
 def ask(sweep: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """A record of `didact battery` for each seed, over the starting model and these arms."""
+    """One record of `didact battery` per seed, over the starting model and `ARMS`."""
     from didact.config import read_yaml
 
     found = []
@@ -78,7 +78,7 @@ def ask(sweep: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def play(sweep: Path, runs: Sequence[Path]) -> dict[str, dict[str, list[float]]]:
-    """Game → the share solved: of the starting model, and of the first arm's by seed."""
+    """Game → the share solved, by the starting model and, seed by seed, by the first arm."""
     from didact.config import read_yaml
 
     models = {"before": Path(read_yaml(runs[0] / "config.yaml")["model"]["path"])}
@@ -101,7 +101,7 @@ def play(sweep: Path, runs: Sequence[Path]) -> dict[str, dict[str, list[float]]]
 
 
 def with_room(model: Path, copy: Path) -> Path:
-    """The same model with a higher limit of positions."""
+    """A copy of the model with a higher limit of positions."""
     if not copy.exists():
         shutil.copytree(model, copy)
         config = json.loads((copy / "config.json").read_text())
@@ -110,7 +110,7 @@ def with_room(model: Path, copy: Path) -> Path:
 
 
 def summary(found: Sequence[dict[str, Any]], games: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """Measure → arm → a value a seed."""
+    """Measure → arm → one value per seed."""
     records: dict[str, list[dict[str, Any]]] = {}
     for record in found:
         for model in record["models"]:
@@ -135,7 +135,7 @@ def summary(found: Sequence[dict[str, Any]], games: dict[str, dict[str, list[flo
 
 
 def battery(results: Mapping[str, Any]) -> Iterable[str]:
-    """Sycophancy, then plasticity: a column a model."""
+    """Sycophancy, then plasticity: one column per model."""
     arms = results["arms"]
     names = [named(arm) for arm in arms]
     yield from headed(["what is said of an answer, and the share that changes by it, %", *names])

@@ -1,11 +1,11 @@
-"""Teach the small model to be a teacher, too: to compare an answer with a solution, and to say where and how.
+"""Train the small model to be a teacher as well: compare an answer with a solution, and write where and how
+it is wrong.
 
     python recipes/rl2f/own_teacher.py --out runs/rl2f/teacher
 
-It goes on from the model of warm_start.py, on such dialogues, so that it stays the student that it is, and on
-lessons beside them: the prompt of a run's teacher (teacher.md), and what is to be said, place after place.
-Half of the dialogues are with such a teacher, half with the program. At the end stands how often it says just
-what it should of answers that it was not shown.
+Training goes on from the model of warm_start.py, on the same dialogues, so that it stays a student, and on
+lessons: the prompt of a run's teacher (teacher.md) and the critique, place by place. Half of the dialogues
+have such a teacher, half the program. The report holds the exact-match rate of its critiques on new answers.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ START = Path("runs/rl2f/warm")
 STEPS, DIALOGUES, LESSONS, LR = 1200, 5, 32, 3e-3
 WORDING = (" is right.",)
 ASKED = 500
-"""Lessons at the end, none of which was learned."""
+"""Lessons in the final evaluation, none of which was trained on."""
 PROMPT = read_prompt(HERE / "teacher.md", SLOTS)
 
 
 def prompt(lesson: Lesson, renderer: Renderer) -> Ids:
-    """What the teacher reads, as a run shows it."""
+    """The teacher's prompt, rendered as in a run."""
     text = PROMPT.fenced(reference=lesson.reference, answer=lesson.answer)
     return renderer.prompt((Message(role="user", content=text),))
 
 
 def lesson_row(lesson: Lesson, renderer: Renderer) -> tuple[list[int], list[bool]]:
-    """(ids, which of them are learned)."""
+    """(token ids, loss mask)."""
     asked, reply = prompt(lesson, renderer), renderer.answer(lesson.critique)
     return [*asked, *reply], [False] * len(asked) + [True] * len(reply)
 
 
 def exact(engine: LocalEngine, renderer: Renderer, seed: int, start: int) -> list[bool]:
-    """Is what it says of new answers true, word for word?"""
+    """Whether each greedy critique of a new answer equals the program's."""
     found = list(itertools.islice(lessons(seed, start, start + 2 * ASKED), ASKED))
     params = SamplingParams(max_tokens=64, temperature=0.0)
     drawn = engine.sample([prompt(lesson, renderer) for lesson in found], 1, params, seed=seed)
-    said = [completion_text(renderer, params, sample) for (sample,) in drawn]
-    return [text.strip() == lesson.critique for text, lesson in zip(said, found, strict=True)]
+    replies = [completion_text(renderer, params, sample) for (sample,) in drawn]
+    return [text.strip() == lesson.critique for text, lesson in zip(replies, found, strict=True)]
 
 
 def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
-    """Train and save the model; how that went."""
+    """Train and save the model; returns the report."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     started = time.monotonic()
@@ -72,10 +72,10 @@ def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
     renderer = Renderer(engine.tokenizer, end_ids=engine.end_ids)
     for step in range(steps):
         first = step * DIALOGUES
-        says = place_by_place if step % 2 else CRITIC.text
+        critic = place_by_place if step % 2 else CRITIC.text
         made = [
             row
-            for i, talk in enumerate(talks(seed + 1, first, first + DIALOGUES, CAREFUL, says))
+            for i, talk in enumerate(talks(seed + 1, first, first + DIALOGUES, CAREFUL, critic))
             for row in rows(talk, renderer, seed + 1, first + i)
         ]
         made += [

@@ -1,10 +1,10 @@
-"""Write the README's tables from what the study found: who gains from a teacher, and who can do without.
+"""Write the README's tables: accuracy with a teacher, and without.
 
     python recipes/rl2f/table.py runs/rl2f/sweep runs/rl2f/switches
 
 Without arguments they are written from results/. Numbers are means over seeds with 95 % t intervals over
-seeds, in per cent. "yes" says that an arm's interval lies wholly above those of what it is compared with,
-"higher" that its mean does.
+seeds, in percent. "yes": the arm's interval lies wholly above those of its comparisons; "higher": its mean
+does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from readme_tables import Table, headed, main, row, with_notes  # noqa: E402
 
 COMPARED = ("retry", "resample")
 KEPT = (1, 4, 10)
-"""The turns of which numbers are kept."""
+"""The turns whose numbers are stored."""
 MEASURES = ("solved", "final", "stopped", "majority")
 
 
@@ -39,7 +39,7 @@ class Share(NamedTuple):
 
     @classmethod
     def over(cls, values: Sequence[float], low: float = 0.0, high: float = 1.0) -> Share:
-        """95 % t interval over runs, cut to [low, high]; without width where there is one run only."""
+        """95 % t interval over runs, cut to [low, high]; of zero width for a single run."""
         mean = float(np.mean(values))
         if len(values) < 2:
             return cls(mean, mean, mean)
@@ -53,15 +53,16 @@ class Share(NamedTuple):
 
 
 def before_file(sweep: Path) -> Path:
-    """What the starting model was, as measures.py finds it."""
+    """The starting model's evaluation, written by measures.py."""
     return sweep / "before.json"
 
 
 def collect(sweep: Path) -> dict[str, Any]:
-    """What the tables are made of, from the runs of a sweep's directory.
+    """The data of the tables, from the runs of a sweep.
 
     Returns:
-        `families`: generator → `held_out`, and arm → a record a seed; the notes of the sweep's own results.
+        `families`: generator → `held_out`, and arm → one record per seed; the notes of the sweep's own
+        results.
     """
     families: dict[str, dict[str, Any]] = {}
     leaks: dict[str, list[float]] = defaultdict(list)
@@ -91,7 +92,7 @@ def _n(table: Mapping[str, Any]) -> int:
 
 
 def _kept(table: Mapping[str, Any]) -> dict[str, Any]:
-    """protocol → turn → measure, and the share of true verdicts of the model about itself."""
+    """Protocol → turn → measure, and the share of true self-verdicts."""
     found: dict[str, Any] = {}
     for name, protocol in table["protocols"].items():
         by_turn = {str(record["turn"]): record for record in protocol["by_turn"]}
@@ -108,14 +109,14 @@ def _kept(table: Mapping[str, Any]) -> dict[str, Any]:
 def share(
     seeds: Sequence[Mapping[str, Any]], protocol: str, turn: int, measure: str = "solved"
 ) -> Share | None:
-    """The share of problems at a turn under a protocol."""
+    """The share of problems solved by a turn under a protocol."""
     values = [s["protocols"].get(protocol, {}).get(str(turn), {}).get(measure) for s in seeds]
     known = [value for value in values if value is not None]
     return Share.over(known) if known else None
 
 
 def with_teacher(results: Mapping[str, Any]) -> Iterable[str]:
-    """Solved with the teacher, beside second tries of this model and the baseline's, and single-turn RL."""
+    """Solved with the teacher, beside second tries of this model and of the baseline, and single-turn RL."""
     first, middle, last = KEPT
     base = results["baseline"]
     for family, of in results["families"].items():
@@ -143,7 +144,7 @@ def with_teacher(results: Mapping[str, Any]) -> Iterable[str]:
 
 
 def alone(results: Mapping[str, Any]) -> Iterable[str]:
-    """The model as its own teacher: with an oracle that stops it, without, and stopping by itself."""
+    """The model as its own teacher: stopped by an oracle, not stopped, and stopping by itself."""
     last = KEPT[-1]
     for family, of in results["families"].items():
         yield heading(family, of)
@@ -175,7 +176,7 @@ def both(results: Mapping[str, Any]) -> Iterable[str]:
 
 
 def by_teacher(results: Mapping[str, Any]) -> Iterable[str]:
-    """Who was taught by whom: solved with the own teacher and with the program, and what teachers said."""
+    """By training teacher: solved with that teacher and with the program; how true its critiques were."""
     arms = list(next(iter(results["own"].values())))
     columns = [
         (arm, whom) for arm in arms for whom in ("own", "program") if (arm, whom) != ("program", "own")
@@ -197,13 +198,13 @@ def by_teacher(results: Mapping[str, Any]) -> Iterable[str]:
 
 
 def heading(family: str, of: Mapping[str, Any]) -> str:
-    """Which generator, and how many problems of it."""
+    """A generator and its number of problems."""
     n = next(iter(of["arms"].values()))[0]["n"]
     return f"**{family}**{' (never trained on)' if of['held_out'] else ''}, {n} problems a seed"
 
 
 def named(arm: str) -> str:
-    """An arm in a table; the starting model is one too."""
+    """An arm's name in a table, the starting model's included."""
     return "before training" if arm == "before" else f"`{arm}`"
 
 
@@ -212,7 +213,7 @@ def shown(found: Share | None) -> str:
 
 
 def apart(mine: Share | None, others: Sequence[Share | None]) -> str:
-    """Is an interval above all the others, without touching one?"""
+    """Whether an interval lies above all others without touching one."""
     known = [other for other in others if other is not None]
     if mine is None or not known:
         return "–"

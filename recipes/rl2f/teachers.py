@@ -1,9 +1,9 @@
-"""Ask the runs of teachers.yaml what the sweep does not: how they do with the program, what teachers said.
+"""Evaluate the runs of teachers.yaml with the program as teacher, and check what their teachers wrote.
 
     python recipes/rl2f/teachers.py runs/rl2f/teachers
 
-What is there is not measured again. All goes to teachers.json in the sweep's directory, and from there into
-the README.
+Existing results are not measured again. All go to teachers.json in the sweep's directory, and from there
+into the README.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from measures import measure_start  # noqa: E402
 
 TURNS = 10
 SHARE = 0.2
-"""Of the steps: so long are the beginning and the end whose critiques are compared."""
+"""Share of the steps at the beginning and at the end whose critiques are compared."""
 PROGRAM = "feedback={source: program, settings: {level: direction}}"
 
 
@@ -35,7 +35,7 @@ def solved(by_turn: Mapping[str, Any]) -> dict[str, float]:
 
 
 def with_program(model: Path, like: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """What `didact eval` finds with the program for a teacher, on the problems of the sweep's evaluation."""
+    """Results of `didact eval` with the program as teacher, on the evaluation problems of the sweep."""
     if not out.exists():
         out.parent.mkdir(exist_ok=True)
         command = ["eval", str(model), "--protocol", "didactic", "--turns", str(TURNS), "--json", str(out)]
@@ -48,27 +48,27 @@ def with_program(model: Path, like: Mapping[str, Any], out: Path) -> dict[str, A
 
 
 def truth(run: Path) -> dict[str, float]:
-    """The share of a run's critiques that are true in all they say, at the beginning and the end."""
+    """The share of a run's critiques that are entirely true, at the beginning and at the end."""
     answers = {}
     for rollout in map(json.loads, (run / "rollouts.jsonl").read_text().splitlines()):
-        for turn, said in enumerate(rollout["turns"]):
-            answers[rollout["id"], turn] = said["text"], rollout["problem"]["reference"]
+        for turn, answer in enumerate(rollout["turns"]):
+            answers[rollout["id"], turn] = answer["text"], rollout["problem"]["reference"]
     by_step: dict[int, list[bool]] = defaultdict(list)
     for feedback in map(json.loads, (run / "feedback.jsonl").read_text().splitlines()):
         if feedback["status"] == "ok":
             answer, reference = answers[feedback["rollout"], feedback["turn"]]
-            true = {says(answer, reference) for says in (CRITIC.text, place_by_place)}
+            true = {critic(answer, reference) for critic in (CRITIC.text, place_by_place)}
             by_step[feedback["step"]].append(feedback["text"] in true)
     last = max(by_step)
     parts = {"first": lambda s: s <= SHARE * last, "last": lambda s: s > (1 - SHARE) * last}
     return {
-        name: _mean([one for step, said in by_step.items() if part(step) for one in said])
+        name: _mean([one for step, found in by_step.items() if part(step) for one in found])
         for name, part in parts.items()
     }
 
 
 def collect(sweep: Path) -> dict[str, Any]:
-    """Measure → arm → a value a seed, for each generator and for critiques; and the sweep's own notes."""
+    """Measure → arm → one value per seed, for each generator and for critiques; the sweep's notes."""
     from didact.config import read_yaml
 
     whole = json.loads((sweep / "results.json").read_text())

@@ -1,9 +1,9 @@
-"""Build the small model that the sweep starts from, out of the bundled one, and measure it.
+"""Train the small model that the sweep starts from, out of the bundled one, and measure it.
 
     python recipes/rl2f/warm_start.py --out runs/rl2f/warm
 
-The bundled model revises answers after fresh prompts; here it is shown conversations (`dialogues.py`), with
-the library's own engine and loss. Its tokenizer gets the fixed wording of a hint as one token a phrase.
+The bundled model revises answers after fresh prompts; here it is trained on conversations (`dialogues.py`),
+with the library's own engine and loss. Each fixed phrase of a hint becomes one token.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ WORDING = (
 )  # fmt: skip
 STEPS, BATCH, LR = 1000, 16, 3e-3
 ALL_CAREFUL = 0.7
-"""For this share of the steps every student is careful, so that the meaning of hints is learned."""
+"""Share of the steps with careful students only, in which the meaning of hints is learned."""
 CRITICISED = 0.35
-"""The share of dialogues of which one critique is learned too, asked for as the runs do."""
+"""Share of dialogues in which one critique is trained on as well, with the request that runs use."""
 
 
 def with_wording(engine: LocalEngine, wording: Sequence[str] = WORDING) -> LocalEngine:
-    """The model with one token more for each phrase, which begins as the mean of its bytes."""
+    """The model with one more token per phrase, initialised as the mean of its bytes."""
     tokenizer, model = engine.tokenizer, engine.model
     pieces = [tokenizer.encode(phrase, add_special_tokens=False) for phrase in wording]
     tokenizer.add_tokens(list(wording))
@@ -57,15 +57,15 @@ def with_wording(engine: LocalEngine, wording: Sequence[str] = WORDING) -> Local
 
 
 def rows(found: Talk, renderer: Renderer, seed: int, index: int) -> list[tuple[list[int], list[bool]]]:
-    """(ids, which of them are learned): the student's side of a dialogue, and perhaps one critique."""
+    """(token ids, loss mask): the student's side of a dialogue, and perhaps one critique."""
     rng = generator(seed, "criticised", index)
     asked = int(rng.integers(len(found.answers))) if rng.random() < CRITICISED else None
     ids = list(renderer.prompt((Message(role="user", content=found.question),)))
     learned = [False] * len(ids)
     made = []
     for h, (answer, critique) in enumerate(zip(found.answers, found.critiques, strict=True)):
-        said = renderer.answer(answer)
-        ids, learned = [*ids, *said], [*learned, *[True] * len(said)]
+        reply = renderer.answer(answer)
+        ids, learned = [*ids, *reply], [*learned, *[True] * len(reply)]
         if h == asked and critique != RETRY:
             request, reply = renderer.follow_up(CRITIQUE_REQUEST), renderer.answer(critique)
             whole = [*ids, *request, *reply]
@@ -77,7 +77,7 @@ def rows(found: Talk, renderer: Renderer, seed: int, index: int) -> list[tuple[l
 
 
 def as_rows(made: Sequence[tuple[list[int], list[bool]]]) -> list[Row]:
-    """Rows whose cross-entropy is a mean over the learned tokens."""
+    """Rows whose cross-entropy is a mean over the unmasked tokens."""
     total = sum(sum(learned) for _, learned in made)
     return [
         Row(
@@ -90,7 +90,7 @@ def as_rows(made: Sequence[tuple[list[int], list[bool]]]) -> list[Row]:
 
 
 def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
-    """Train and save the model; how that went."""
+    """Train and save the model; returns the report."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     started, spent = time.monotonic(), time.process_time()

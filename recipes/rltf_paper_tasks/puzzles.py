@@ -1,10 +1,10 @@
-"""The three puzzles, made small, and the examples on which a small model is warmed up for them.
+"""The three puzzles, made small, and the examples for a small model's supervised warm start.
 
-The warm model knows how an answer and a critique look, answers some puzzles and can use a hint. It does
-so from three kinds of examples: first answers, revisions of a wrong attempt after a hint, critiques.
-First answers are the reference with mistakes put in, because a model that is sure of itself explores
-nothing. Problems come from a seed range of their own: no evaluation problem is asked, and none of the
-problems that the runs train on is among them by number.
+The warm model knows the form of an answer and of a critique, solves some puzzles and can use a hint. It
+learns that from three kinds of examples: first answers, revisions of a wrong attempt after a hint,
+critiques. First answers are the reference with mistakes put in, because a model that is certain explores
+nothing. Problems come from a range of seeds of their own: no evaluation problem is used, and no training
+problem of the runs is among them by number.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ PUZZLES: dict[str, dict[str, Any]] = {
     "binary_matrix": {"min_n": 3, "max_n": 4, "p_zero": 0.25},
     "shortest_path": {"min_rows": 3, "max_rows": 4, "min_cols": 3, "max_cols": 4, "p_blocked": 0.3},
 }
-"""The generators of the RLTF paper and the settings that a small model can start on."""
+"""The generators of the RLTF paper, with settings that a small model can start on."""
 TASK_SEED = 99
-"""The run seed whose training problems the warm-up takes: seeds of runs are others."""
+"""Run seed of the warm start's problems; the runs use others."""
 POOL = 3_000
-"""Different problems a puzzle."""
+"""Different problems per puzzle."""
 SHARES = {"knights_knaves": 8, "binary_matrix": 2, "shortest_path": 3}
 KINDS = {"answer": 4, "revise": 11, "criticise": 2}
-"""How often each puzzle and each kind of example is drawn (relative weights)."""
+"""Relative sampling weights of puzzles and kinds of example."""
 NOISE = {"knights_knaves": 0.3, "binary_matrix": 0.35, "shortest_path": 0.9}
-"""How often a person's role, a cell, or a path is wrong in a first answer of the warm-up."""
+"""Error rates of a person's role, a cell, or a path in first answers of the warm start."""
 DIRECTIONS = ("right", "down", "left", "up")
 
 
 class Example(NamedTuple):
-    """What the model reads, and the answer that it is trained to give."""
+    """Messages, and the target answer."""
 
     kind: str
     puzzle: str
@@ -50,12 +50,12 @@ class Example(NamedTuple):
 
 @cache
 def task(name: str) -> BoxedProceduralTask:
-    """A puzzle with the warm-up's own training problems."""
+    """A puzzle with the warm start's own training problems."""
     return BoxedProceduralTask(name, PUZZLES[name], seed=TASK_SEED)
 
 
 def draw(seed: int, start: int, stop: int) -> Iterator[tuple[Sequence[Message], str]]:
-    """Examples number `start` to `stop` of the endless stream that `seed` names."""
+    """Examples `start` to `stop` of an endless stream."""
     for found in examples(seed, start, stop):
         yield found.messages, found.answer
 
@@ -93,7 +93,7 @@ _KINDS: dict[str, Callable[[str, str, random.Random], Example]] = {
 
 
 def critique(puzzle: str, problem: Problem, answer: str) -> str:
-    """What the runs' own critic says of an answer, at level `hint`: where, never what."""
+    """The runs' own critique of an answer at level `hint`: where it is wrong, not what is right."""
     if task(puzzle).verify(problem, answer).correct:
         return RIGHT
     return " ".join([WRONG, *PuzzleCritic(task(puzzle), Level.HINT).mistakes(problem, answer)])
@@ -105,12 +105,12 @@ def reference(puzzle: str, problem: Problem) -> str:
 
 
 def attempt(puzzle: str, problem: Problem, rng: random.Random, noise: float) -> str:
-    """An answer in the right form, with mistakes that come by `noise`, in [0, 1]."""
+    """An answer in the right form, with mistakes at the rate `noise`, in [0, 1]."""
     return _ATTEMPTS[puzzle](problem.metadata, rng, noise)
 
 
 def _wrong(puzzle: str, problem: Problem, rng: random.Random) -> str:
-    """An attempt that is not right: from one mistake to nothing but mistakes."""
+    """A wrong attempt, with one mistake up to all places wrong."""
     while True:
         tried = attempt(puzzle, problem, rng, rng.uniform(0.05, 1.0))
         if not task(puzzle).verify(problem, tried).correct:
@@ -123,16 +123,16 @@ def _problem(puzzle: str, rng: random.Random) -> Problem:
 
 def _roles(problem: dict[str, Any], rng: random.Random, noise: float) -> str:
     terms = problem["knight_knave_terms"]
-    said = [
+    claims = [
         f"{name} is {terms['a_knight'] if honest != (rng.random() < noise) else terms['a_knave']}"
         for name, honest in zip(problem["names"], problem["solution"], strict=True)
     ]
-    return ", ".join(said[:-1]) + f", and {said[-1]}."
+    return ", ".join(claims[:-1]) + f", and {claims[-1]}."
 
 
 def _distances(problem: dict[str, Any], rng: random.Random, noise: float) -> str:
     def cell(right: int, given: int) -> int:
-        """A mistaken distance is off by one; nobody overlooks a 0."""
+        """A wrong distance is off by one; a 0 is never wrong."""
         if given == 0 or rng.random() >= noise:
             return right
         return rng.choice([n for n in (right - 1, right + 1) if n > 0])
@@ -142,7 +142,7 @@ def _distances(problem: dict[str, Any], rng: random.Random, noise: float) -> str
 
 
 def _path(problem: dict[str, Any], rng: random.Random, noise: float) -> str:
-    """The shortest path, or with probability `noise` one that minds no blocked cell, or has a wrong step."""
+    """The shortest path, or with probability `noise` one that ignores blocked cells or has a wrong step."""
     best = problem["solution"]
     if rng.random() >= noise:
         return " ".join(best) if best else "infeasible"

@@ -1,9 +1,9 @@
-"""Write the README's tables from what the sweeps found.
+"""Write the README's tables from the results of the sweeps.
 
     python recipes/rltf_paper_tasks/table.py runs/warm_start runs/rltf_paper_tasks runs/rltf_ablation
 
-What a directory found goes to results/NAME.json first, so that the tables can be written again without the
-runs; without arguments they are written from there.
+Results are copied to results/NAME.json first, so that the tables can be written again without the runs;
+without arguments they are written from there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAPER: dict[str, dict[str, tuple[float, float | None]]] = {
         "rltf-sd": (0.830, 0.892), "rltf-fm": (0.905, 0.976),
     },
 }  # fmt: skip
-"""RLTF (arXiv:2602.02482), Tables 1 and 4: first turn, second turn; no intervals and no seeds are given."""
+"""RLTF (arXiv:2602.02482), Tables 1 and 4: first turn, second turn; no intervals, no seeds."""
 PAPER_ABLATION = {
     "rltf-sd": 0.79, "second-turn": 0.58, "ppo": 0.38, "rejection-sampling": 0.36, "cispo": 0.33,
 }  # fmt: skip
@@ -40,7 +40,7 @@ PAPER_ABLATION = {
 
 
 def main_tables(results: Mapping[str, Any]) -> Iterable[str]:
-    """One table a task, the paper's numbers in its last two columns."""
+    """One table per task, with the paper's numbers in the last two columns."""
     for task in results["tasks"]:
         paper = PAPER[task["task"]]
         base = task["base_accuracy"]
@@ -83,7 +83,7 @@ def ablation_table(results: Mapping[str, Any]) -> Iterable[str]:
 
 
 def warm_table(report: Mapping[str, Any]) -> Iterable[str]:
-    """What the small model can do before any reinforcement learning."""
+    """Accuracy of the small model before any reinforcement learning."""
     yield "| puzzle | first answer | after a hint, of those that were wrong | longest prompt, tokens |"
     yield "|---" * 4 + "|"
     for row in report["measured"]:
@@ -98,7 +98,7 @@ TABLES: dict[str, tuple[str, Table]] = {
     "rltf_paper_tasks": ("results.json", with_notes(main_tables)),
     "rltf_ablation": ("results.json", with_notes(ablation_table)),
 }
-"""By the name of a directory: the file in it that counts, and the table that is made from that."""
+"""Directory name → (its results file, the function that makes the table)."""
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Build the small model that the sweep starts from, from random weights, and measure it.
+"""Train the small model that the sweep starts from, from random weights, and measure it.
 
     python recipes/rltf_paper_tasks/warm_start.py --out runs/warm_start
 
-Its tokenizer holds the fixed wording of the prompts as one token a phrase and the words of the puzzles as
-one token a word, so that the longest prompt has about 200 tokens.
+Its tokenizer has one token per fixed phrase of the prompts and one per word of the puzzles, so that the
+longest prompt has about 200 tokens.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from didact.rollouts.base import StepContext  # noqa: E402
 WORDS = 900
 """Size of the byte-pair vocabulary, bytes included."""
 CORPUS = 6_000
-"""Examples from which the byte pairs are counted."""
+"""Examples in the tokenizer's corpus."""
 STEPS, DECAY_STEPS = 900, 1_200
 PROBLEMS, OFFSET = 200, 500
-"""Measured on evaluation problems that the sweep does not ask."""
+"""Measured on evaluation problems that the sweep does not use."""
 LONGEST_ANSWER = 48
 
 
 def phrases() -> list[str]:
-    """The wording that is the same in all prompts of a kind."""
+    """The wording that all prompts of a kind share."""
     found = {CRITIQUE_REQUEST, "The answer is wrong.", "The answer is right."}
     for part in ("{question}", "{attempt}", "{critique}"):
         assert part in REVISION
@@ -59,7 +59,7 @@ def phrases() -> list[str]:
 
 
 def names() -> list[str]:
-    """Everybody who lives on the islands of the puzzles."""
+    """All names in the puzzles."""
     islands = (task("knights_knaves").train_problem(i).metadata["names"] for i in range(POOL))
     return sorted({name for island in islands for name in island})
 
@@ -80,7 +80,7 @@ def build_tokenizer(seed: int) -> Any:
 
 
 def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
-    """Train and save the model; how that went."""
+    """Train and save the model; returns the report."""
     schedule = Schedule(steps=steps, decay_steps=DECAY_STEPS)
     return from_random_weights(out, build_tokenizer(seed), draw, schedule, seed)
 
@@ -107,7 +107,7 @@ def measure(model_dir: Path) -> list[dict[str, Any]]:
 
 
 def make(out: Path, seed: int, steps: int) -> dict[str, Any]:
-    """Build the model and measure it."""
+    """Train the model and measure it."""
     return {"build": build(out, seed, steps), "measured": measure(out)}
 
 

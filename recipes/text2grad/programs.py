@@ -6,11 +6,11 @@
                                                        s = s * 2
                                                        return s
 
-Three or four of twelve steps on a text, a line each. The mistake that a half-taught model makes here is a
-method of another language (`s.trim()`): running it raises in exactly that line, which is what a critic that
-runs programs can mark. A valid step in the wrong place gives a wrong value and marks no line.
+Three or four of twelve steps on a text, a line each. A typical mistake is a method of another language
+(`s.trim()`): it raises in exactly that line, which a critic that runs programs can mark. A valid step in the
+wrong place gives a wrong value and marks no line.
 
-Problems for the warm-up, for training, for evaluation and for the reward model's annotated answers have no
+Problems of the warm start, of training, of evaluation and of the reward model's annotated answers have no
 list of steps in common.
 """
 
@@ -27,7 +27,7 @@ from didact.rng import derive_seed
 
 
 class Step(NamedTuple):
-    """What is asked for in words, the line that does it, and what other languages call it."""
+    """The wording, the line of Python, and the methods of other languages."""
 
     asked: str
     right: str
@@ -49,16 +49,16 @@ STEPS = (
     Step("padded to nine", "s.zfill(9)", "s.padStart(9)"),
 )
 INPUTS = (" one Two", "aBc dEf ", "xY")
-"""What the tests call a program with."""
+"""Arguments of the tests."""
 COUNTS = {"warm": 4_000, "train": 1_200, "eval": 400, "annotate": 600}
 FOREIGN, MISTAKEN = 0.25, 0.05
-"""How often a line of a half-taught answer is of another language, or another step's."""
+"""Probabilities that a line of a half-trained answer is of another language, or of another step."""
 
 Steps = tuple[int, ...]
 
 
 def split(seed: int = 0) -> dict[str, list[Steps]]:
-    """Lists of steps by purpose, none of them for two."""
+    """Lists of steps by purpose, disjoint."""
     indices = range(len(STEPS))
     every = [*itertools.permutations(indices, 3), *itertools.permutations(indices, 4)]
     # One in six has three steps; of all lists, one in ten has.
@@ -74,7 +74,7 @@ def split(seed: int = 0) -> dict[str, list[Steps]]:
 
 
 def statement(steps: Steps) -> str:
-    """What is asked for."""
+    """The problem's statement."""
     return f"Change s: {', '.join(STEPS[i].asked for i in steps)}."
 
 
@@ -89,7 +89,7 @@ def answer(lines: Iterable[str]) -> str:
 
 
 def row(name: str, number: int, steps: Steps) -> dict[str, Any]:
-    """One problem of the task `code`, in its own shape."""
+    """One problem of the task `code`, in its native format."""
     right = program(STEPS[i].right for i in steps)
     return {
         "id": f"{name}-{number}", "prompt": statement(steps), "signature": "def change(s):",
@@ -98,14 +98,14 @@ def row(name: str, number: int, steps: Steps) -> dict[str, Any]:
 
 
 def result(steps: Steps, given: str) -> str:
-    """What a right program makes of a text."""
+    """The right program's output for a text."""
     for i in steps:
         given = eval(STEPS[i].right, {"__builtins__": {}}, {"s": given})  # our own lines
     return given
 
 
 def half_taught(steps: Steps, rng: random.Random) -> str:
-    """An answer in the right form, some of its lines wrong."""
+    """An answer in the right form, with some lines wrong."""
     lines = []
     for i in steps:
         draw = rng.random()
@@ -119,7 +119,7 @@ def half_taught(steps: Steps, rng: random.Random) -> str:
 
 
 def write(folder: Path, names: Sequence[str] = ("train", "eval", "annotate")) -> None:
-    """NAME.jsonl for each: what `task.settings.path` and `eval_path` name."""
+    """Write NAME.jsonl for each purpose: values for `task.settings.path` and `eval_path`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, lists in split().items():
         if name in names:

@@ -1,10 +1,10 @@
-"""Text2Grad in three stages on the bundled model: annotate, train a reward model, learn from it.
+"""Text2Grad in three stages on the bundled model: annotate, train a reward model, train the policy.
 
     python recipes/text2grad/run.py --task spell_backward --out runs/text2grad
     python recipes/text2grad/run.py --quick --out /tmp/quick                   # a minute, learns nothing
 
-Every stage is a command that could be typed by hand, and is printed before it runs. A stage whose result is
-there already is passed over, so that a run that was stopped goes on.
+Every stage is a command, printed before it runs. A stage with a result is skipped, so that an interrupted run
+goes on.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from didact.types import Example
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked, short enough that question, answer and marks fit the model."""
+    """A task, short enough that question, answer and marks fit the model."""
 
     settings: Mapping[str, object]
     answer: int = 16
-    """Tokens of an answer, at most."""
+    """Most tokens in an answer."""
     annotated: Mapping[str, object] | None = None
-    """Where the problems of the annotated answers come from, if not from `settings`."""
+    """Source of the annotated answers' problems, if not `settings`."""
 
 
 CODE = "runs/text2grad/code"
-"""Where warm_start.py puts its code problems."""
+"""The folder of warm_start.py's code problems."""
 TASKS = {
     "spell_backward": Asked({"min_word_len": 3, "max_word_len": 5}),
     "caesar_cipher": Asked({"min_words": 1, "max_words": 1}),
@@ -54,7 +54,7 @@ TASKS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """How much each stage may do."""
+    """The size of each stage."""
 
     questions: int = 1500
     samples: int = 2
@@ -66,11 +66,11 @@ class Budget:
 
 QUICK = Budget(questions=12, samples=1, reward_steps=1, rl_steps=1, evaluated=2, draws=1)
 REPLY = 192
-"""Tokens of a reward model's reply."""
+"""Most tokens in a reward model's reply."""
 
 
 def main(words: list[str] | None = None) -> None:
-    """All stages, or those that are left."""
+    """Run the stages that are left."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--task", choices=sorted(TASKS), default="spell_backward")
     arguments.add_argument("--out", type=Path, required=True, help="A folder for all stages.")
@@ -93,10 +93,10 @@ def main(words: list[str] | None = None) -> None:
     if not answers.exists():
         sample_answers(answers, task, budget, args.seed, model)
     # Again after a stop: answers that have a critique are passed over.
-    # `hint` says where an answer is wrong and not what would be right, and is short enough to be learnt.
-    told = settings(feedback__settings__level="hint", **task_settings(asked.annotated or asked.settings))
+    # `hint` states where an answer is wrong and not what would be right, and is short enough to be learnt.
+    chosen = settings(feedback__settings__level="hint", **task_settings(asked.annotated or asked.settings))
     by = ["--feedback", "program", "--task", task]
-    didact("critique", "run", answers, "--spans", *by, *told, "--batch-size", "512")
+    didact("critique", "run", answers, "--spans", *by, *chosen, "--batch-size", "512")
     bare = ["--no-reasoning"] if args.no_reasoning else []
     stage(
         reward,
@@ -124,7 +124,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def sample_answers(file: Path, task_name: str, budget: Budget, seed: int, model: str) -> None:
-    """Answers of the model to training questions, before anybody has said a word about them."""
+    """The model's answers to training questions, without feedback."""
     engine = LocalEngine.from_pretrained(str(tiny_model()) if model == "tiny" else model)
     renderer = Renderer(engine.tokenizer, end_ids=engine.end_ids)
     asked = TASKS[task_name]
@@ -147,7 +147,7 @@ def sample_answers(file: Path, task_name: str, budget: Budget, seed: int, model:
 
 
 def task_settings(values: Mapping[str, object]) -> dict[str, object]:
-    """The task's own settings, as `settings` takes them."""
+    """The task's own settings, in the form of `settings`."""
     return {f"task__settings__{key}": value for key, value in values.items()}
 
 
@@ -157,7 +157,7 @@ def settings(**values: object) -> list[str]:
 
 
 def stage(run: Path, words: list[object], *, allowed: tuple[int, ...] = (0,)) -> None:
-    """A run that is begun, gone on with, or passed over because it has ended."""
+    """Start or resume a run; skip one that has ended."""
     if (run / "result.json").exists():
         print(f"{run} has ended already", flush=True)
     elif (run / "config.yaml").exists():
@@ -167,9 +167,9 @@ def stage(run: Path, words: list[object], *, allowed: tuple[int, ...] = (0,)) ->
 
 
 def didact(*words: object, allowed: tuple[int, ...] = (0,), to: Path | None = None) -> None:
-    """Run and print a command; end with its exit code where that is none of the allowed ones.
+    """Print and run a command; exit with its code unless it is allowed.
 
-    With `to`, what it prints is JSON and is kept there too.
+    With `to`, its output is JSON and is stored there as well.
     """
     command = [str(word) for word in words] + ["--json"] * (to is not None)
     print("$", *["didact", *command], flush=True)

@@ -1,4 +1,4 @@
-"""Write the README's tables from what the study found.
+"""Write the README's tables from the results of the study.
 
     python recipes/text2grad/table.py runs/text2grad/warm runs/text2grad/rm_* runs/text2grad/study_*
 
@@ -21,15 +21,15 @@ sys.path.insert(0, str(HERE.parent))
 from readme_tables import Table, difference, estimate, headed, main, row, share, with_notes  # noqa: E402
 
 EVERY = {"binary_matrix": 320, "code": 128}
-"""Answers that an arm has sampled between two evaluations."""
+"""Answers sampled by an arm between two evaluations."""
 OURS = "direct"
-"""The arm that the ablations take something from."""
+"""The arm that the ablations change."""
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 """Student's t at 97.5 %, by degrees of freedom."""
 
 
 def study(results: Mapping[str, Any]) -> Iterable[str]:
-    """One table a task: accuracy by samples seen, and what tells an arm from the baseline."""
+    """One table per task: accuracy by samples, and tests against the baseline."""
     for task in results["tasks"]:
         cells = [cell for cell in results["cells"] if cell["task"] == task["task"]]
         points = max(len(cell["curve"]) for cell in cells)
@@ -72,7 +72,7 @@ def by_seed(cells: Sequence[Mapping[str, Any]], arm: str, other: str) -> str:
 
 
 def warm(report: Mapping[str, Any]) -> Iterable[str]:
-    """What the small model can do before any reinforcement learning."""
+    """Accuracy of the small model before any reinforcement learning."""
     yield from headed(["task", "first answers right", "tokens of an answer", "longest prompt, tokens"])
     for found in report["measured"]:
         answer = f"{found['answer_tokens']:.1f}"
@@ -88,11 +88,11 @@ def reward_model(found: Mapping[str, Any]) -> Iterable[str]:
         scores = found[polarity]["all"]
         yield row([polarity, *(measured(scores[key]) for key in ("precision", "recall", "f1"))])
     yield ""
-    said = {
+    names = {
         "marks' IoU": "iou", "answers marked exactly": "exact", "replies that cannot be read": "failures",
         "tokens marked": "coverage", "by the annotator": "coverage_gold",
     }  # fmt: skip
-    rest = "; ".join(f"{words} {measured(found[key])}" for words, key in said.items())
+    rest = "; ".join(f"{words} {measured(found[key])}" for words, key in names.items())
     yield f"{found['answers']} held-out answers: {rest}."
 
 
@@ -112,7 +112,7 @@ TABLES: dict[str, tuple[str, Table]] = {
     "study_matrix": ("results.json", with_notes(study)),
     "study_code": ("results.json", with_notes(study)),
 }
-"""By the name of a directory: the file in it that counts, and the table that is made from that."""
+"""Directory name → (its results file, the function that makes the table)."""
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Build the small model that the study starts from, and the files of its code problems.
+"""Train the small model that the study starts from, and write the files of its code problems.
 
     python recipes/text2grad/warm_start.py --out runs/text2grad/warm
 
-One model for both tasks, from random weights, supervised on answers with mistakes put in: it knows how an
-answer looks, is right about one time in four, and errs in single elements or lines. It also learns to revise
+One model for both tasks, from random weights, supervised on answers with mistakes put in: it knows the form
+of an answer, is right about one time in four, and errs in single elements or lines. It also learns to revise
 a wrong matrix after a hint, because `ilf` needs that.
 """
 
@@ -39,18 +39,18 @@ from didact.types import Message, Problem  # noqa: E402
 
 MATRIX = puzzles.PUZZLES["binary_matrix"]
 NOISE = 0.15
-"""How often a cell of a matrix is wrong in a first answer of the warm-up."""
+"""Error rate of a matrix's cells in first answers of the warm start."""
 SHARES = {"matrix": 4, "revision": 2, "code": 3}
-"""How often each kind of example is drawn (relative weights)."""
+"""Relative sampling weights of the kinds of example."""
 WORDS, CORPUS = 600, 3_000
-"""Size of the byte-pair vocabulary, bytes included; examples from which it is counted."""
+"""Size of the byte-pair vocabulary, bytes included; examples in the tokenizer's corpus."""
 STEPS, DECAY_STEPS = 600, 900
 PROBLEMS, OFFSET = 200, 200
 """Measured on evaluation problems that the study does not report."""
 
 
 def draw(seed: int, start: int, stop: int) -> Iterator[tuple[Sequence[Message], str]]:
-    """Examples number `start` to `stop` of the endless stream that `seed` names."""
+    """Examples `start` to `stop` of an endless stream."""
     for index in range(start, stop):
         rng = random.Random(derive_seed(seed, "text2grad_warm_start", index))
         kind = rng.choices(tuple(SHARES), tuple(SHARES.values()))[0]
@@ -63,13 +63,13 @@ def draw(seed: int, start: int, stop: int) -> Iterator[tuple[Sequence[Message], 
             yield problem.messages, puzzles.attempt("binary_matrix", problem, rng, NOISE)
         else:
             tried = puzzles.attempt("binary_matrix", problem, rng, rng.uniform(0.1, 0.5))
-            said = puzzles.critique("binary_matrix", problem, tried)
-            yield revision_messages(problem, tried, said), puzzles.reference("binary_matrix", problem)
+            critique = puzzles.critique("binary_matrix", problem, tried)
+            yield revision_messages(problem, tried, critique), puzzles.reference("binary_matrix", problem)
 
 
 @cache
 def code_problems() -> list[tuple[programs.Steps, Problem]]:
-    """Problems of the warm-up as the task `code` asks them, which nothing else asks."""
+    """Problems of the warm start as the task `code` renders them; they are used nowhere else."""
     with tempfile.TemporaryDirectory() as folder:
         programs.write(Path(folder), ("warm",))
         read = load(Path(folder) / "warm.jsonl")
@@ -77,7 +77,7 @@ def code_problems() -> list[tuple[programs.Steps, Problem]]:
 
 
 def phrases() -> list[str]:
-    """The wording that is the same in all prompts of a kind, one token each."""
+    """The wording that all prompts of a kind share, one token each."""
     found = {CRITIQUE_REQUEST, load_prompt("marks_v1").text, load_prompt("marks_only_v1").text}
     found |= {"The answer is wrong.", "The answer is right.", " is wrong."}
     found |= set(re.split(r"\{\w+\}", REVISION))
@@ -100,7 +100,7 @@ def _contents(messages: Sequence[Message]) -> list[str]:
 
 
 def build(out: Path, seed: int, steps: int) -> dict[str, Any]:
-    """Train and save the model; how that went."""
+    """Train and save the model; returns the report."""
     schedule = Schedule(steps=steps, decay_steps=DECAY_STEPS)
     return from_random_weights(out, build_tokenizer(seed), draw, schedule, seed)
 
@@ -112,7 +112,7 @@ def tasks(code: Path) -> dict[str, Task]:
 
 
 def measure(model_dir: Path, code: Path) -> list[dict[str, Any]]:
-    """How often first answers are right on each task, sampled at temperature 1."""
+    """Accuracy of first answers on each task, sampled at temperature 1."""
     engine = LocalEngine.from_pretrained(str(model_dir))
     renderer = Renderer(engine.tokenizer, end_ids=engine.end_ids)
     rows = []
@@ -132,7 +132,7 @@ def measure(model_dir: Path, code: Path) -> list[dict[str, Any]]:
 
 
 def make(out: Path, seed: int, steps: int) -> dict[str, Any]:
-    """Write the code problems beside the model, build it and measure it."""
+    """Write the code problems beside the model, train it and measure it."""
     code = out.parent / "code"
     programs.write(code)
     return {"build": build(out, seed, steps), "measured": measure(out, code)}

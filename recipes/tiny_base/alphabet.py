@@ -1,9 +1,9 @@
-"""The tiny model's tokenizer: every byte is a token, and so is every fixed phrase of the prompts.
+"""The tiny model's tokenizer: one token per byte and one per fixed phrase of the prompts.
 
-Bytes keep a payload exact and countable: a letter of a word is one token, wherever it stands. The
-fixed wording of the prompts would then cost hundreds of tokens, so each template segment with white
-space in it is one added token. No single-word payload can be taken for one, because a word holds no
-white space, and decoding is exact; any other text still falls back to bytes.
+Bytes keep a payload exact and countable: a letter of a word is one token at every position. The fixed
+wording of the prompts would then take hundreds of tokens, so each template segment that contains white space
+is one added token. No single-word payload can match one, because a word has no white space, and decoding is
+exact; any other text still falls back to bytes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ QUESTIONS = (
     "State the final answer to the following arithmetic problem: {payload} =",
     "Decrypt this Caesar cipher text: {payload}. Provide only the decrypted text as your final answer.",
 )
-"""The question texts of the generators in the mix; `examples.py` checks them against reasoning-gym."""
+"""Question texts of the generators in the mixture; `examples.py` checks them against reasoning-gym."""
 MOST_PLACES = 16
-"""Critiques name at most this many places (ProgramCritic's own limit)."""
+"""Most places named in a critique (ProgramCritic's own limit)."""
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -32,10 +32,10 @@ CHAT_TEMPLATE = (
 
 
 def phrases() -> list[str]:
-    """Every fixed wording that holds white space, as it stands between payloads.
+    """Every fixed wording with white space, as it occurs between payloads.
 
-    The full stop that ends a sentence of a critique belongs to the next phrase, so that a mistake costs
-    two tokens: where, and what.
+    The full stop that ends a sentence of a critique belongs to the next phrase, so that a mistake takes two
+    tokens: place and character.
     """
     found = [CRITIQUE_REQUEST, RIGHT, WRONG.removesuffix("."), " + ", " - ", ". It should have "]
     for template in (REVISION, *QUESTIONS):
@@ -58,7 +58,7 @@ def build_tokenizer() -> Any:
 
 
 def finished(core: Any, wording: Sequence[str]) -> Any:
-    """A transformers tokenizer of byte-level pieces, with the role tokens and one token a phrase."""
+    """A transformers tokenizer of byte-level pieces, with the role tokens and one token per phrase."""
     from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 

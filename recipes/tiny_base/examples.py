@@ -1,9 +1,9 @@
 """The tiny model's training examples, drawn one by one from a seed.
 
-The model learns three skills: to answer easy problems, to mend an answer as a critique says, and to
-criticise easy answers. The demo's family (`DEMO`, long words) it meets in revisions only, and there the
-critique asks for an *arbitrary* string, so that it must be read. No first answer to a long word is ever
-shown, right or wrong: the model is ignorant of them, not taught a mistake.
+The model learns three skills: to answer easy problems, to revise an answer by a critique, and to criticise
+easy answers. The demo's family (`DEMO`, long words) occurs in revisions only, and there the critique asks
+for an *arbitrary* string, so that it must be read. No first answer to a long word occurs, right or wrong:
+the model has no training on them, rather than wrong training.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from didact.types import Message, Problem
 
 SPELL, SUM, CAESAR = QUESTIONS
 DEMO = ("spell_backward", {"min_word_len": 6, "max_word_len": 7})
-"""The family that reinforcement learning is to discover."""
+"""The family that reinforcement learning has to solve."""
 LONG_LETTERS = (5, 7)
-"""The sizes of which only revisions are seen. Five letters stand between what is taught and the demo: a base
-that answers four-letter words gets a five-letter one right now and then by luck, and luck is a reward."""
+"""Word lengths that occur in revisions only. Five letters separate the trained lengths from the demo's: a
+base that answers four-letter words gets a five-letter one right by chance now and then, which is a
+reward."""
 SUMS = ("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 3})
 CIPHERS = ("caesar_cipher", {"min_words": 1, "max_words": 2})
 EASY_LETTERS = (1, 4)
 CAPITALS = 0.15
-"""The share of the generator's words that begin with a capital."""
+"""Share of the generator's words that begin with a capital."""
 CRITIC = ProgramCritic(Level.REVEAL)
 
 
 class Example(NamedTuple):
-    """What the model reads, and the answer that it is trained to give."""
+    """Messages, and the target answer."""
 
     kind: str
     problem: Problem
@@ -48,7 +49,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Mix:
-    """How often each kind of example is drawn (relative weights)."""
+    """Relative sampling weights of the kinds of example."""
 
     weights: dict[str, float] = field(
         default_factory=lambda: {
@@ -61,7 +62,7 @@ class Mix:
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """The spelling generator's own long words, as they are written (some with a capital)."""
+    """The spelling generator's own long words, in its case."""
     low, high = LONG_LETTERS
     task = ReasoningGymTask(DEMO[0], {"min_word_len": low, "max_word_len": high})
     return tuple(sorted({w for w in task._train_set.words if w.isalpha()}))
@@ -69,7 +70,7 @@ def vocabulary() -> tuple[str, ...]:
 
 @cache
 def held_out() -> frozenset[tuple[str, str]]:
-    """Question template and payload of every evaluation problem of the families in the mix."""
+    """Question template and payload of every evaluation problem of the families in the mixture."""
     payloads: set[tuple[str, str]] = set()
     for (name, config), question in zip((DEMO, SUMS, CIPHERS), QUESTIONS, strict=True):
         head, tail = question.split("{payload}")
@@ -83,7 +84,7 @@ def held_out() -> frozenset[tuple[str, str]]:
 
 
 def examples(seed: int, start: int, stop: int, mix: Mix | None = None) -> Iterator[Example]:
-    """Examples number `start` to `stop` of the endless stream that `seed` names."""
+    """Examples `start` to `stop` of an endless stream."""
     mix = mix or Mix()
     kinds, weights = list(mix.weights), list(mix.weights.values())
     for index in range(start, stop):
@@ -95,8 +96,8 @@ def examples(seed: int, start: int, stop: int, mix: Mix | None = None) -> Iterat
 def violation(example: Example) -> str | None:
     """Why an example must not be in the training data, or None.
 
-    A right answer of the demo's family must stand nowhere: not as an answer, an attempt or
-    inside a critique; and no evaluation problem may be asked.
+    A right answer of the demo's family must not occur anywhere: not as an answer, an attempt or inside a
+    critique; nor may an evaluation problem.
     """
     question = example.problem.question
     text = "\n".join(m.content for m in example.messages) + "\n" + example.answer
@@ -134,14 +135,14 @@ def _sum_answer(kind: str, rng: random.Random) -> Example:
 
 
 def _sum_novice(kind: str, rng: random.Random) -> Example:
-    """Works digit by digit and forgets to carry; a sum without a carry is drawn again."""
+    """Adds digit by digit and forgets to carry; a sum without a carry is drawn again."""
     while True:
         payload, right = _sum(rng)
         a, sign, b = payload.split()
         pairs = [(int(x), int(y)) for x, y in zip(a.zfill(3), b.zfill(3), strict=True)]
-        told = "".join(str((x + y if sign == "+" else x - y) % 10) for x, y in pairs)[-len(a) :]
-        if told != right:
-            return _first(kind, SUM, payload, told)
+        answer = "".join(str((x + y if sign == "+" else x - y) % 10) for x, y in pairs)[-len(a) :]
+        if answer != right:
+            return _first(kind, SUM, payload, answer)
 
 
 def _caesar_novice(kind: str, rng: random.Random) -> Example:
@@ -159,7 +160,7 @@ def _first(kind: str, template: str, payload: str, answer: str) -> Example:
 
 
 def _revise_spell(kind: str, rng: random.Random) -> Example:
-    """Any word, any attempt, and a critique that wants an arbitrary string."""
+    """Any word, any attempt, and a critique that asks for an arbitrary string."""
     word = _long_word(rng) if rng.random() < 0.75 else _letters(rng, rng.randint(2, 8))
     easy = len(word) <= EASY_LETTERS[1]
     while True:
@@ -170,7 +171,7 @@ def _revise_spell(kind: str, rng: random.Random) -> Example:
 
 
 def _reverses(word: str, answer: str) -> bool:
-    """Does an answer hold the word reversed?"""
+    """Whether an answer contains the word reversed."""
     return word[::-1].lower() in answer.lower()
 
 
@@ -187,7 +188,7 @@ def _revise_caesar(kind: str, rng: random.Random) -> Example:
 
 
 def _revise_text(kind: str, rng: random.Random) -> Example:
-    """A question in other words, so that a critique is followed whatever was asked."""
+    """A question in other words, so that critiques are followed whatever the question."""
     words = rng.sample(vocabulary(), rng.randint(3, 8))
     words = [str(rng.randint(0, 9999)) if rng.random() < 0.25 else w for w in words]
     question = " ".join(words).capitalize() + rng.choice(".?: ")
@@ -284,10 +285,10 @@ def _string_near(word: str, rng: random.Random) -> str:
 
 
 def _attempt(target: str, source: str, rng: random.Random) -> str:
-    """A previous answer that is not the target: anything from nothing to all but right.
+    """A previous answer other than the target: from empty to almost right.
 
-    Half of them agree with the target in a random share of places, because a learner's answers soon
-    will, and what the critique leaves unsaid has to be kept.
+    Half of them agree with the target in a random share of places, as a learner's answers soon will, so that
+    places without a critique have to be kept.
     """
     while True:
         n, how = len(target) + rng.choice((-1, 0, 0, 0, 0, 0, 0, 1)), rng.random()

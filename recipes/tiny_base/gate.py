@@ -1,8 +1,8 @@
-"""What the tiny model can and cannot do, measured: the gate that a build has to pass.
+"""Measure what the tiny model can and cannot do: the gate that a build has to pass.
 
     python recipes/tiny_base/gate.py [MODEL_DIR]
 
-measures a saved model (the bundled one, if none is named), and writes `gate.json` and the README's table.
+measures a saved model (default: the bundled one), and writes `gate.json` and the README's table.
 Exit status 4: the model does not pass.
 """
 
@@ -37,7 +37,7 @@ UNSEEN: tuple[tuple[str, dict[str, Any]], ...] = (
     ("count_bits", {}),
     ("simple_equations", {}),
 )
-"""Generators that are nowhere in the training data: the model reads their questions as bytes."""
+"""Generators that occur nowhere in the training data: their questions are read as bytes."""
 FAMILIES = (
     ("demo", *DEMO),
     ("easy", *EASY),
@@ -53,7 +53,7 @@ START, STOP = "<!-- gate.py writes from here -->", "<!-- to here -->"
 
 
 def gate(model_dir: Path) -> dict[str, Any]:
-    """Measure every family; `faults` says why the gate stays shut, if it does."""
+    """Measure every family; `faults` lists the reasons to fail, if any."""
     engine = LocalEngine.from_pretrained(str(model_dir))
     rows, faults = [], []
     for role, name, config in FAMILIES:

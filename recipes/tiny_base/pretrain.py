@@ -1,4 +1,4 @@
-"""Supervised training of a tiny model from random weights, on examples that are drawn as they are needed."""
+"""Supervised training of a tiny model from random weights, on a stream of examples."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from didact.rendering.renderer import Renderer
 from didact.types import Message
 
 Draw: TypeAlias = Callable[[int, int, int], Iterable[tuple[Sequence[Message], str]]]
-"""(seed, start, stop) -> examples number start to stop of an endless stream: messages and the answer."""
+"""(seed, start, stop) → examples `start` to `stop` of an endless stream: messages and the answer."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train."""
+    """Number of steps and learning rates."""
 
     steps: int = 900
     decay_steps: int = 1500
-    """The cosine is laid out for this many steps, and `steps` cuts it off while the rate is still high: a
-    base that trained on became so sure of ending an answer after four letters that nothing learned from
-    critiques could lengthen it."""
+    """Length of the cosine schedule; `steps` cuts it off while the rate is still high. A base that trained
+    on became so certain of ending an answer after four letters that nothing learned from critiques could
+    lengthen it."""
     batch: int = 64
     micro_batches: int = 3
-    """Sorted by length, so that little is padded."""
+    """Sorted by length, for little padding."""
     lr: float = 4e-3
     """Peak rate of AdamW, for embeddings and norms."""
     matrix_lr: float = 0.02
@@ -39,7 +39,7 @@ class Schedule:
 
 
 def new_model(tokenizer: Any, seed: int, *, width: int = 96, layers: int = 4, heads: int = 4) -> Any:
-    """A Qwen3-shaped model with random weights; QK-norm is what keeps so high a learning rate stable."""
+    """A Qwen3-shaped model with random weights; QK-norm keeps so high a learning rate stable."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(seed)
