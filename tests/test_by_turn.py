@@ -15,7 +15,7 @@ from didact.evaluation.by_turn import (
     by_turn,
     dialogue_table,
 )
-from didact.feedback.outcome_only_teacher import RETRY
+from didact.feedback.teacher import OUTCOME_ONLY
 from didact.rendering.renderer import CRITIQUE_REQUEST
 from didact.tasks.base import Verdict
 from didact.tasks.mixture import MixtureTask
@@ -141,7 +141,7 @@ def test_the_baselines_stand_beside_every_protocol() -> None:
 def test_retry_says_its_sentence_and_resampling_says_nothing() -> None:
     engine = ScriptedEngine(script)
     by_turn(context(engine), PROBLEMS, "retry", THREE)
-    assert engine.prompts[-1].count(RETRY) == 2
+    assert engine.prompts[-1].count(OUTCOME_ONLY) == 2
     engine.prompts.clear()
     by_turn(context(engine), PROBLEMS, "resample", THREE)
     assert engine.prompts == [f"User: q{1000 + i}\nAssistant:" for i in range(3)]

@@ -11,10 +11,8 @@ from didact.build.source_base import BuildContext
 from didact.build.sources import make_source
 from didact.engines.base import SamplingParams
 from didact.errors import UsageError
-from didact.feedback.dialogue_teacher import DialogueTeacher
-from didact.feedback.outcome_only_teacher import RETRY, Retry
 from didact.feedback.program import ProgramCritic
-from didact.feedback.teacher import Teacher
+from didact.feedback.teacher import OUTCOME_ONLY, DialogueTeacher, OutcomeOnlyTeacher, Teacher
 from didact.feedback_source import Exchange, FeedbackRequest
 from didact.leakage import LeakGuard
 from didact.llm.chat import ChatReply
@@ -262,10 +260,10 @@ def test_a_second_try_is_told_one_sentence() -> None:
     source = make_source("retry", {}).build(
         BuildContext(load=lambda model: (None, None), policy=None, task=None, seed=0, home=None)  # type: ignore[arg-type,return-value]
     )
-    assert isinstance(source, Retry)
+    assert isinstance(source, OutcomeOnlyTeacher)
     engine = guesses("x", "a")
     (rollout,) = tutored_dialogues(context(engine, source), PROBLEMS[:1], 1)
-    assert rollout.feedback[0].text == RETRY
+    assert rollout.feedback[0].text == OUTCOME_ONLY
     assert rollout.turns[1].correct
 
 

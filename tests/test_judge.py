@@ -9,15 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.errors import UsageError
-from didact.feedback.judge import PROMPTS, SCHEMA, Judge, Verdict
+from didact.feedback.judge import PROMPTS, TEXT_PROMPTS, Judge, JudgeVerdict
+from didact.feedback.span_judge import make_judge
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatReply
 from didact.llm.openai_chat import OpenAIChat
+from didact.llm.structured import json_schema
 from didact.prompts import critique_messages, load_prompt, shorten
 from didact.types import Feedback, Message, Problem, Turn
 from tests.judge_server import TRANSIENT, UNUSABLE, JudgeServer, spoilt, verdict
 
 SYSTEM = Message(role="system", content="Be brief.")
+SCHEMA = json_schema(JudgeVerdict)
 PROBLEM = Problem(id="p", messages=(Message(role="user", content="2 + 2?"),), reference="FOUR")
 
 
@@ -45,8 +48,8 @@ def about(answer="five", problem=PROBLEM, index=0):
     return FeedbackRequest(problem, turn, index)
 
 
-def judged(reply, answer="five", **settings):
-    judge = Judge(ScriptedChat(reply), **settings)
+def judged(reply, answer="five", output="json", **settings):
+    judge = make_judge(ScriptedChat(reply), output, **settings)
     (feedback,) = judge.critique([about(answer)])
     return feedback, judge
 
@@ -67,13 +70,13 @@ def test_a_verdict_becomes_a_feedback():
     assert f.provenance.author == f"scripted:{load_prompt('judge_v1').label}"
     assert (f.provenance.tokens, f.provenance.cost_usd, f.provenance.created_at) == (7, 0.25, None)
     assert f.provenance.prompt_hash.startswith("hash of ")
-    assert judge.model.requests[0].schema is SCHEMA
+    assert judge.model.requests[0].schema == SCHEMA
     assert Feedback.model_validate_json(f.model_dump_json()) == f
 
 
 def test_the_schema_and_the_strict_form_name_the_same_keys():
-    assert set(SCHEMA["required"]) == set(SCHEMA["properties"]) == set(Verdict.model_fields)
-    assert SCHEMA["properties"]["label"]["enum"] == list(Verdict.model_fields["label"].annotation.__args__)
+    assert set(SCHEMA["required"]) == set(SCHEMA["properties"]) == set(JudgeVerdict.model_fields)
+    assert SCHEMA["properties"]["label"]["enum"] == ["right", "partly right", "wrong"]
     for name in ("judge_v1", "judge_private_v1"):
         text = load_prompt(name).text
         keys = re.findall(r'^"(\w+)":', text, re.M)
@@ -121,7 +124,7 @@ def test_what_is_no_verdict_is_asked_for_once_more_and_then_fails_without_a_scor
         "",
         (),
     )
-    assert "no verdict, twice" in failed.error
+    assert "twice" in failed.error
     assert BAD[case][:20] in failed.error or repr(BAD[case][:20])[1:-1] in failed.error
     assert len(failed.error) < 1500
     assert (failed.provenance.tokens, failed.provenance.cost_usd) == (14, 0.5)
@@ -133,7 +136,7 @@ def test_what_is_no_verdict_is_asked_for_once_more_and_then_fails_without_a_scor
     reply, wish = second.messages[len(first.messages) :]
     assert reply == Message(role="assistant", content=shorten(BAD[case], 4000))
     assert (wish.role, "cannot be used" in wish.content) == ("user", True)
-    assert second.schema is SCHEMA
+    assert second.schema == SCHEMA
     assert (repaired.provenance.tokens, repaired.provenance.cost_usd) == (14, 0.5)
 
 
@@ -184,7 +187,7 @@ def test_only_the_unusable_replies_of_a_batch_are_repaired_and_order_is_kept():
 
 def test_a_repair_that_fails_keeps_the_first_reply():
     feedback, _ = judged(["prose", ChatReply(error="server gone", tokens=1)])
-    assert feedback.error == "server gone. The reply before was no verdict: 'prose'"
+    assert feedback.error == "server gone. The reply before was not valid: 'prose'"
     assert feedback.provenance.tokens == 8
 
 
@@ -269,7 +272,7 @@ def sections(content):
 
 def prompt_for(answer, output="json", privileged=False, question="2 + 2?"):
     problem = Problem.ask(question, id="p", reference="FOUR")
-    judge = Judge(ScriptedChat([]), output=output, privileged=privileged)
+    judge = make_judge(ScriptedChat([]), output, privileged=privileged)
     (message,) = judge.messages(about(answer, problem))
     assert message.role == "user"
     return message.content
@@ -400,9 +403,9 @@ def test_an_empty_critique_is_a_failure(reply):
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(UsageError, match="no output 'jsn': did you mean 'json'"):
-        Judge(ScriptedChat([]), output="jsn")
-    with pytest.raises(UsageError, match="max_chars must be at least 1"):
+    with pytest.raises(UsageError, match=r"'jsn'.*'json'"):
+        make_judge(ScriptedChat([]), "jsn")
+    with pytest.raises(UsageError, match="max_chars"):
         Judge(ScriptedChat([]), max_chars=0)
 
 
@@ -423,11 +426,11 @@ def test_a_released_prompt_never_changes():
 
 
 def test_every_prompt_of_a_model_critic_is_released():
-    assert {*PROMPTS.values(), "teacher_v1", "repair_v1"} == set(RELEASED)
+    assert {*PROMPTS.values(), *TEXT_PROMPTS.values(), "teacher_v1", "repair_v1"} == set(RELEASED)
 
 
 def test_an_unknown_prompt_names_the_nearest():
-    with pytest.raises(UsageError, match="did you mean 'judge_v1'"):
+    with pytest.raises(UsageError, match="'judge_v1'"):
         load_prompt("judge_v7")
 
 

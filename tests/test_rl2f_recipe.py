@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from didact.feedback.outcome_only_teacher import RETRY
 from didact.feedback.program import RIGHT
-from didact.feedback.teacher import SLOTS, Teacher
+from didact.feedback.teacher import OUTCOME_ONLY, TEACHER_SLOTS, Teacher
 from didact.feedback_source import FeedbackRequest
 from didact.prompts import read_prompt
 from didact.rendering.renderer import Renderer
@@ -43,7 +42,7 @@ def test_every_dialogue_says_the_truth_about_its_answers() -> None:
 
     found = list(talks(3, 0, 300))
     assert found == list(talks(3, 0, 300))
-    assert any(RETRY in t.critiques for t in found)
+    assert any(OUTCOME_ONLY in t.critiques for t in found)
     assert any(t.critiques[-1] == RIGHT for t in found)
     for talk in found:
         assert len(talk.answers) == len(talk.critiques) <= ANSWERS
@@ -117,7 +116,7 @@ def test_a_lesson_is_asked_as_a_run_asks_its_teacher() -> None:
     assert Path(settings["prompt"]) == Path("recipes/rl2f/teacher.md")
     turn = Turn(prompt_ids=(1,), completion_ids=(2,), logprobs=(-1.0,), text="15", stop_reason="eos")
     request = FeedbackRequest(Problem.ask("?", id="p", reference="27"), turn, 0)
-    teacher = Teacher(None, prompt=read_prompt(RECIPE / "teacher.md", SLOTS))  # type: ignore[arg-type]
+    teacher = Teacher(None, prompt=read_prompt(RECIPE / "teacher.md", TEACHER_SLOTS))  # type: ignore[arg-type]
     lesson = next(x for x in own_teacher.lessons(0, 0, 9))._replace(reference="27", answer="15")
     ids, learned = own_teacher.lesson_row(lesson, renderer)
     asked = renderer.prompt(teacher.messages(request))

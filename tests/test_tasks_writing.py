@@ -148,7 +148,7 @@ def test_a_verdict_that_fails_twice_is_missing_and_never_zero(reply):
     (verdict,) = judge.score([(PROBLEM, "Snow.")])
     assert verdict.reward is None
     assert not verdict.correct
-    assert "gave no verdict, twice" in verdict.error
+    assert "twice" in verdict.error
     assert len(chat.asked) == 2
 
 
@@ -254,7 +254,7 @@ def test_a_pair_with_a_failed_order_has_no_preference():
     judge = PairJudge(ScriptedChat(lambda text: next(calls)))
     (found,) = judge.compare(PAIRS[:1])
     assert (found.a_first, found.b_first, found.preference, found.survives) == (1.0, None, None, None)
-    assert "gave no verdict, twice" in found.errors[0]
+    assert "twice" in found.errors[0]
     assert found.tokens == 21
     measured = symmetry([found])
     assert (measured.compared, measured.failed, measured.share, measured.bias) == (0, 1, None, None)

@@ -7,9 +7,9 @@ import pytest
 from didact.engines.base import POLICY, AdamParams, Loss, Sample, SamplingParams
 from didact.engines.local import LocalEngine
 from didact.errors import UsageError
-from didact.feedback.judge import Judge
-from didact.feedback.self_critique import SelfCritique
-from didact.feedback.teacher import SLOTS, Teacher
+from didact.feedback.judge import TextJudge
+from didact.feedback.model_critic import SelfCritique
+from didact.feedback.teacher import TEACHER_SLOTS, Teacher
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatReply, ChatRequest
 from didact.prompts import critique_messages, load_prompt, read_prompt
@@ -58,29 +58,29 @@ def test_hostile_text_stays_inside_of_a_teacher_s_data(hostile):
 def test_a_teacher_may_be_asked_in_somebody_s_own_words(tmp_path):
     file = tmp_path / "short.md"
     file.write_text("{answer} or {reference}?\n")
-    teacher = Teacher(ScriptedChat(["Look again."]), prompt=read_prompt(file, SLOTS))
+    teacher = Teacher(ScriptedChat(["Look again."]), prompt=read_prompt(file, TEACHER_SLOTS))
     (f,) = teacher.critique([about("{reference}")])
     (request,) = teacher.model.requests
     assert request.messages == (Message(role="user", content="{reference} or regit?"),)
     assert f.provenance.author.startswith("scripted:short@")
     file.write_text("{reference}, not {answer}!")
-    other = Teacher(ScriptedChat(["Look again."]), prompt=read_prompt(file, SLOTS))
+    other = Teacher(ScriptedChat(["Look again."]), prompt=read_prompt(file, TEACHER_SLOTS))
     assert other.critique([about()])[0].provenance.author != f.provenance.author
 
 
 def test_whoever_words_a_prompt_is_told_what_it_lacks(tmp_path):
     file = tmp_path / "mine.md"
-    with pytest.raises(UsageError, match=r"mine\.md cannot be read"):
-        read_prompt(file, SLOTS)
+    with pytest.raises(UsageError, match=r"mine\.md"):
+        read_prompt(file, TEACHER_SLOTS)
     file.write_bytes(b"\xff{answer}")
-    with pytest.raises(UsageError, match=r"mine\.md cannot be read"):
-        read_prompt(file, SLOTS)
+    with pytest.raises(UsageError, match=r"mine\.md"):
+        read_prompt(file, TEACHER_SLOTS)
     file.write_text("Is it {answr}?")
-    with pytest.raises(UsageError, match=r"nothing fills the slot \{answr\}.*answer"):
-        read_prompt(file, SLOTS)
+    with pytest.raises(UsageError, match=r"\{answr\}.*answer"):
+        read_prompt(file, TEACHER_SLOTS)
     file.write_text("What of {question}?")
-    with pytest.raises(UsageError, match=r"put \{answer\}"):
-        read_prompt(file, SLOTS)
+    with pytest.raises(UsageError, match=r"\{answer\}"):
+        read_prompt(file, TEACHER_SLOTS)
 
 
 def test_without_a_solution_nobody_teaches():
@@ -195,14 +195,14 @@ def tiny():
 def test_the_bundled_model_judges_itself_in_words(tiny):
     chat = engine_chat(tiny, name="tiny", params=SamplingParams(max_tokens=120, temperature=0.0))
     answers = ["tiger", "regit", "abc"]
-    for source in (Judge(chat, output="text"), SelfCritique(chat)):
+    for source in (TextJudge(chat), SelfCritique(chat)):
         written = source.critique([about(answer) for answer in answers])
         assert all(f.ok for f in written), [f.error for f in written]
         assert all(f.text.startswith("The answer is ") for f in written)
         assert {f.saw_reference for f in written} == {False}
         assert all(f.provenance.tokens > 1 for f in written)
-    alone = [Judge(chat, output="text").critique([about(answer)])[0] for answer in answers]
-    together = Judge(chat, output="text").critique([about(answer) for answer in answers])
+    alone = [TextJudge(chat).critique([about(answer)])[0] for answer in answers]
+    together = TextJudge(chat).critique([about(answer) for answer in answers])
     assert alone == together
 
 

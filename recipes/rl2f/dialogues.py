@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple, TypeAlias
 
-from didact.feedback.outcome_only_teacher import RETRY
 from didact.feedback.program import RIGHT, WRONG, Level, ProgramCritic
+from didact.feedback.teacher import OUTCOME_ONLY
 from didact.rng import derive_seed
 
 CAREFUL = 0.25
@@ -71,7 +71,7 @@ def talk(rng: random.Random, careful: float, critic: Critic) -> Talk:
     while True:
         answer = found.answers[-1]
         right = answer == target
-        found.critiques.append(RIGHT if right else RETRY if retry else critic(answer, target))
+        found.critiques.append(RIGHT if right else OUTCOME_ONLY if retry else critic(answer, target))
         student.observe(answer, target)
         if right or len(found.answers) == ANSWERS:
             return found

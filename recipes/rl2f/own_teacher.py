@@ -28,7 +28,7 @@ from warm_start import CAREFUL, as_rows, rows, with_wording  # noqa: E402
 
 from didact.engines.base import AdamParams, Loss, SamplingParams  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
-from didact.feedback.teacher import SLOTS  # noqa: E402
+from didact.feedback.teacher import TEACHER_SLOTS  # noqa: E402
 from didact.prompts import read_prompt  # noqa: E402
 from didact.rendering.renderer import Renderer  # noqa: E402
 from didact.rollouts.base import completion_text  # noqa: E402
@@ -39,7 +39,7 @@ STEPS, DIALOGUES, LESSONS, LR = 1200, 5, 32, 3e-3
 WORDING = (" is right.",)
 ASKED = 500
 """Lessons in the final evaluation, none of which was trained on."""
-PROMPT = read_prompt(HERE / "teacher.md", SLOTS)
+PROMPT = read_prompt(HERE / "teacher.md", TEACHER_SLOTS)
 
 
 def prompt(lesson: Lesson, renderer: Renderer) -> Ids:

@@ -27,14 +27,14 @@ from warm_models import main  # noqa: E402
 from didact.build.engines import tiny_model  # noqa: E402
 from didact.engines.base import AdamParams, Loss  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
-from didact.feedback.outcome_only_teacher import RETRY  # noqa: E402
+from didact.feedback.teacher import OUTCOME_ONLY  # noqa: E402
 from didact.rendering.renderer import CRITIQUE_REQUEST, Renderer  # noqa: E402
 from didact.rng import generator  # noqa: E402
 from didact.types import Message, Row  # noqa: E402
 
 WORDING = (
     " Characters ", " Character ", " is wrong.", " are wrong.", " is too low.", " are too low.",
-    " is too high.", " are too high.", " and ", RETRY,
+    " is too high.", " are too high.", " and ", OUTCOME_ONLY,
 )  # fmt: skip
 STEPS, BATCH, LR = 1000, 16, 3e-3
 ALL_CAREFUL = 0.7
@@ -66,7 +66,7 @@ def rows(found: Talk, renderer: Renderer, seed: int, index: int) -> list[tuple[l
     for h, (answer, critique) in enumerate(zip(found.answers, found.critiques, strict=True)):
         reply = renderer.answer(answer)
         ids, learned = [*ids, *reply], [*learned, *[True] * len(reply)]
-        if h == asked and critique != RETRY:
+        if h == asked and critique != OUTCOME_ONLY:
             request, reply = renderer.follow_up(CRITIQUE_REQUEST), renderer.answer(critique)
             whole = [*ids, *request, *reply]
             made.append((whole, [False] * (len(whole) - len(reply)) + [True] * len(reply)))

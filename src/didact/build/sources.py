@@ -25,15 +25,19 @@ from didact.build.source_base import BuildContext, Source
 from didact.config import Positive
 from didact.engines.base import POLICY, SamplingParams
 from didact.errors import UsageError
-from didact.feedback import dialogue_teacher, teacher
 from didact.feedback.code import CodeCritic
-from didact.feedback.dialogue_teacher import DialogueTeacher
-from didact.feedback.outcome_only_teacher import RETRY, Retry
+from didact.feedback.model_critic import SelfCritique
 from didact.feedback.program import Level, ProgramCritic
 from didact.feedback.puzzle_critic import MISTAKES, PuzzleCritic
-from didact.feedback.self_critique import SelfCritique
 from didact.feedback.span_judge import make_judge
-from didact.feedback.teacher import Teacher
+from didact.feedback.teacher import (
+    DIALOGUE_SLOTS,
+    OUTCOME_ONLY,
+    TEACHER_SLOTS,
+    DialogueTeacher,
+    OutcomeOnlyTeacher,
+    Teacher,
+)
 from didact.feedback_source import FeedbackSource
 from didact.llm.chat import ChatModel
 from didact.prompts import Prompt, read_prompt
@@ -268,9 +272,9 @@ class TeacherSource(LocalModelConfig):
         chat = self.chat(at, "frozen" if self.model or frozen else "policy", self.model)
         whole = self.view == "dialogue" or (self.view == "auto" and at.didactic)
         if not whole and self.private == "reference":
-            return Teacher(chat, prompt=self._asked(teacher.SLOTS))
+            return Teacher(chat, prompt=self._asked(TEACHER_SLOTS))
         program = None if self.private == "reference" else ProgramSource(level=Level.REVEAL).build(at)
-        asked = self._asked(dialogue_teacher.SLOTS)
+        asked = self._asked(DIALOGUE_SLOTS)
         return DialogueTeacher(chat, reference=self.private != "program", program=program, prompt=asked)
 
     def _asked(self, slots: Sequence[str]) -> Prompt | None:
@@ -280,10 +284,10 @@ class TeacherSource(LocalModelConfig):
 class RetrySource(Source):
     """Somebody who says that an answer was wrong, and no more."""
 
-    text: Annotated[str, Field(min_length=1)] = RETRY
+    text: Annotated[str, Field(min_length=1)] = OUTCOME_ONLY
 
     def build(self, at: BuildContext) -> FeedbackSource:
-        return Retry(self.text)
+        return OutcomeOnlyTeacher(self.text)
 
 
 class SelfSource(LocalModelConfig):

@@ -30,7 +30,7 @@ from didact.errors import UsageError
 from didact.evaluation.calibration import calibration, stated_verdict
 from didact.evaluation.evaluate import critic_failed
 from didact.evaluation.stats import wilson
-from didact.feedback.outcome_only_teacher import Retry
+from didact.feedback.teacher import OutcomeOnlyTeacher
 from didact.feedback_source import FeedbackSource
 from didact.rollouts.base import StepContext
 from didact.rollouts.single_turn import single_turn
@@ -249,7 +249,7 @@ def _blindly(
             first.model_copy(update={"turns": tuple(r.turns[0] for r in tries[i : i + settings.turns])})
             for first, i in zip(firsts, range(0, len(tries), settings.turns), strict=True)
         ]
-    speaker: FeedbackSource = Retry()
+    speaker: FeedbackSource = OutcomeOnlyTeacher()
     if protocol == "self-critique":
         params = SamplingParams(max_tokens=settings.critique_tokens, temperature=0.0)
         speaker = UnprivilegedCritic(ctx.engine, ctx.renderer, params=params, weights=ctx.weights)

@@ -1,27 +1,26 @@
-"""A judge that marks what it speaks of: a critique first, then good and poor passages that it supports.
+"""A judge that marks passages: a critique first, then good and poor passages that it supports.
 
-The dual feedback of Text2Grad (arXiv:2505.22338). A quote counts where the answer holds it at one place,
-copied, up to typography or nearly (`didact.spans`). A reply with a quote that has no such place is asked for
-once more, with what was wrong; what has none then makes no span and is counted.
+The dual feedback of Text2Grad (arXiv:2505.22338). A quote counts if it has one place in the answer: copied,
+equal up to typography, or nearly equal (`didact.spans`). A reply with any other quote is requested once more,
+with what was wrong; quotes that still have no place make no span and are counted.
 
-Without `reasoning` the passages are asked for alone: no critique before them, which is the paper's ablation.
+Without `reasoning` the reply has no critique before the passages, which is the paper's ablation.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from didact.errors import UsageError
-from didact.feedback.judge import TOP_SCORE, Judge
-from didact.feedback.model_critic import MAX_CHARS, ModelCritic
-from didact.feedback.verdicts import StrictVerdict, ask_again, read_verdict, unusable
+from didact.errors import UsageError, did_you_mean
+from didact.feedback.judge import TOP_SCORE, Grade, Judge, NotBlank, Score, StructuredJudge, TextJudge
+from didact.feedback.model_critic import MAX_CHARS
 from didact.feedback_source import FeedbackRequest
-from didact.llm.chat import ChatModel, ChatReply, ChatRequest
+from didact.llm.chat import ChatModel, ChatReply
+from didact.llm.structured import StrictReply, parse
 from didact.prompts import shorten
 from didact.spans import Alignment, MatchPolicy, Quote, QuoteMatch, SpanReport, locate
 from didact.types import Feedback
@@ -35,16 +34,16 @@ PROMPTS = {
 }
 """By (reasoning, privileged)."""
 MAX_SPANS = 64
-"""Passages of one kind in one reply."""
+"""Passages of one label in one reply."""
 _SHOWN, _SHOWN_CHARS = 5, 80
-_WHY = {
+_REASONS = {
     "absent": "does not occur in the answer",
     "ambiguous": 'occurs more than once, so quote more of it or give the words "before" it',
     "blank": "is empty",
 }
 
 
-class Passage(StrictVerdict):
+class Passage(StrictReply):
     """A passage without a reason."""
 
     quote: Annotated[str, Field(min_length=1)]
@@ -57,62 +56,45 @@ class ArguedPassage(Passage):
     phrase: str
 
 
-class Marks(StrictVerdict):
+class Marks(StrictReply):
     """A reply without a critique."""
 
     good_spans: Annotated[list[Passage], Field(max_length=MAX_SPANS)]
     poor_spans: Annotated[list[Passage], Field(max_length=MAX_SPANS)]
-    score: Annotated[float, Field(ge=0, le=TOP_SCORE)]
-    label: Literal["right", "partly right", "wrong"]
+    score: Score
+    label: Grade
 
 
-class ArguedMarks(StrictVerdict):
-    """A reply with the critique first."""
+class ArguedMarks(StrictReply):
+    """A reply with the critique first. The order of the fields is the order of writing."""
 
-    critique: Annotated[str, Field(pattern=r"\S")]
+    critique: NotBlank
     good_spans: Annotated[list[ArguedPassage], Field(max_length=MAX_SPANS)]
     poor_spans: Annotated[list[ArguedPassage], Field(max_length=MAX_SPANS)]
-    score: Annotated[float, Field(ge=0, le=TOP_SCORE)]
-    label: Literal["right", "partly right", "wrong"]
+    score: Score
+    label: Grade
 
 
-def schema(reasoning: bool) -> dict[str, Any]:
-    """The form of a reply, for servers that can hold a model to it. The keys' order is that of writing."""
-    keys = ["quote", "before", *(["phrase"] if reasoning else [])]
-    passages = {"type": "array", "items": _object({key: {"type": "string"} for key in keys})}
-    critique: dict[str, Any] = {"critique": {"type": "string"}} if reasoning else {}
-    marks = {
-        "good_spans": passages,
-        "poor_spans": passages,
-        "score": {"type": "number"},
-        "label": {"type": "string", "enum": ["right", "partly right", "wrong"]},
-    }
-    return _object({**critique, **marks})
+AnyMarks: TypeAlias = ArguedMarks | Marks
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    required = list(properties)
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
+def marks_form(reasoning: bool) -> type[AnyMarks]:
+    """The form of a reply with or without a critique."""
+    return ArguedMarks if reasoning else Marks
 
 
-class SpanJudge(ModelCritic):
+class SpanJudge(StructuredJudge[AnyMarks]):
     """Critiques with good and poor passages, by any chat model.
 
     Args:
-        model: Who judges.
-        privileged: The judge sees the reference, and is told not to reveal it.
+        model: The judge.
+        privileged: Show the reference, with the instruction not to reveal it.
         reasoning: A critique comes before the passages. Without it a feedback has no text.
         policy: What counts as the place of a quote.
         max_chars: Longer texts are cut in the middle, with a notice.
 
     Attributes:
-        report: What became of all quotes so far.
-        repairs: Replies that were asked for a second time.
+        report: How the quotes of all replies so far were placed.
     """
 
     def __init__(
@@ -126,35 +108,15 @@ class SpanJudge(ModelCritic):
     ) -> None:
         prompt = PROMPTS[reasoning, privileged]
         super().__init__(model, "judge", prompt, private=privileged, max_chars=max_chars)
-        self.form: type[ArguedMarks] | type[Marks] = ArguedMarks if reasoning else Marks
-        self.schema = schema(reasoning)
+        self.form = marks_form(reasoning)
         self.policy = policy
         self.report = SpanReport()
-        self.repairs = 0
 
-    def ask(self, request: FeedbackRequest) -> ChatRequest:
-        """The request for a critique with passages, or for passages alone."""
-        return ChatRequest(self.messages(request), self.schema)
-
-    def answered(self, requests: Sequence[FeedbackRequest]) -> list[ChatReply]:
-        """One reply a request; what is unusable, or quotes what is not there, is asked for once more."""
-        asked = [self.ask(request) for request in requests]
-        first = self.replies(asked)
-        wrong = {i: why for i, r in enumerate(first) if (why := self._fault(requests[i], r))}
-        self.repairs += len(wrong)
-        second = ask_again(first, wrong, asked, self.replies)
-        return [
-            self._better(requests[i], reply, second[i]) if i in wrong else reply
-            for i, reply in enumerate(first)
-        ]
-
-    def read(self, request: FeedbackRequest, reply: ChatReply) -> Feedback:
-        """The reply as a feedback, quotes without a place left out, or a failed one."""
-        found = read_verdict(self.model.name, self.form, reply)
-        if isinstance(found, str):
-            return self.failed(request, found, reply)
-        text = shorten(found.critique.strip(), self.max_chars) if isinstance(found, ArguedMarks) else ""
-        aligned = self._aligned(found, request.turn.text)
+    def graded(self, request: FeedbackRequest, value: AnyMarks, reply: ChatReply) -> Feedback:
+        """The critique and the placed passages as a feedback."""
+        critique = value.critique.strip() if isinstance(value, ArguedMarks) else ""
+        shown = shorten(critique, self.max_chars)
+        aligned = self._aligned(value, request.turn.text)
         self.report += SpanReport.of(aligned, request.turn.text)
         if aligned.unaligned:
             LOG.info(
@@ -162,82 +124,80 @@ class SpanJudge(ModelCritic):
                 self.model.name, len(aligned.unaligned), len(aligned.placed),
             )  # fmt: skip
         spans = tuple(
-            s if s.phrase is None or s.phrase in text else s.model_copy(update={"phrase": None})
+            s if s.phrase is None or s.phrase in shown else s.model_copy(update={"phrase": None})
             for s in aligned.spans
         )
-        return Feedback(
-            turn=request.index,
-            text=text,
-            source=self.source,
-            score=found.score / TOP_SCORE,
-            label=found.label,
-            spans=spans,
-            saw_reference=self.private,
-            provenance=self.provenance(reply),
+        return self.feedback(
+            request, reply, text=critique, score=value.score / TOP_SCORE, label=value.label, spans=spans
         )
 
-    def _fault(self, request: FeedbackRequest, reply: ChatReply) -> str | None:
-        """What is wrong with a reply that came, for its author; None if nothing is."""
+    def fault(self, request: FeedbackRequest, reply: ChatReply) -> str | None:
+        """What is wrong with a reply: it is invalid, or quotes what has no place in the answer."""
         if reply.error is not None:
             return None
-        if wrong := unusable([reply], self.form):
-            return wrong[0]
+        if invalid := super().fault(request, reply):
+            return invalid
         lost = self._aligned(self.form.model_validate_json(reply.text), request.turn.text).unaligned
         if not lost:
             return None
-        told = "; ".join(map(_told, lost[:_SHOWN]))
+        named = "; ".join(map(_named, lost[:_SHOWN]))
         return (
-            f"{told}. Copy every quote from the answer character by character, and leave out what you cannot"
+            f"{named}. Copy every quote from the answer character by character, and leave out what you cannot"
         )
 
-    def _better(self, request: FeedbackRequest, first: ChatReply, second: ChatReply) -> ChatReply:
-        """Of two replies the one with more quotes that have a place, at the price of both."""
+    def better(self, request: FeedbackRequest, first: ChatReply, second: ChatReply) -> ChatReply:
+        """The reply with more placed quotes, at the cost of both."""
         counts = [self._count(request, reply) for reply in (first, second)]
         if counts[0] is None or (counts[1] is not None and counts[1] >= counts[0]):
             return second
         return replace(first, tokens=second.tokens, cost_usd=second.cost_usd)
 
     def _count(self, request: FeedbackRequest, reply: ChatReply) -> int | None:
-        """How many quotes of a reply have a place; None where it is no verdict."""
-        found = read_verdict(self.model.name, self.form, reply)
-        if isinstance(found, str):
+        """Quotes with a place less those without one; None for an invalid reply."""
+        value = parse(self.model.name, self.form, reply).value
+        if value is None:
             return None
-        aligned = self._aligned(found, request.turn.text)
+        aligned = self._aligned(value, request.turn.text)
         return len(aligned.placed) - len(aligned.unaligned)
 
-    def _aligned(self, found: Marks | ArguedMarks, answer: str) -> Alignment:
-        critique = found.critique if isinstance(found, ArguedMarks) else ""
-        quotes = [_quote(p, "good", critique) for p in found.good_spans]
-        quotes += [_quote(p, "poor", critique) for p in found.poor_spans]
+    def _aligned(self, marks: AnyMarks, answer: str) -> Alignment:
+        critique = marks.critique if isinstance(marks, ArguedMarks) else ""
+        quotes = [_quote(p, "good", critique) for p in marks.good_spans]
+        quotes += [_quote(p, "poor", critique) for p in marks.poor_spans]
         return locate(quotes, answer, self.policy)
 
 
 def make_judge(
     model: ChatModel, output: str, *, privileged: bool = False, reasoning: bool = True
-) -> Judge | SpanJudge:
-    """The judge with this form of reply: "text", "json" or "spans".
+) -> TextJudge | Judge | SpanJudge:
+    """The judge for a value of the setting `output`: "text", "json" or "spans".
 
     Raises:
-        UsageError: no such form, or `reasoning` is switched off for one that has a critique at all times.
+        UsageError: there is no such output, or `reasoning` is off for one that always has a critique.
     """
     if output == "spans":
         return SpanJudge(model, privileged=privileged, reasoning=reasoning)
     if not reasoning:
         raise UsageError(f"feedback.settings.reasoning=false is for output=spans, not {output}: leave it out")
-    return Judge(model, privileged=privileged, output=output)
+    if output not in _JUDGES:
+        raise UsageError(f"a judge has no output {output!r}: {did_you_mean(output, [*_JUDGES, 'spans'])}")
+    return _JUDGES[output](model, privileged=privileged)
 
 
-def own_words(phrase: str, critique: str) -> str | None:
-    """The critique's own words that a phrase quotes; None where it quotes none."""
+_JUDGES: dict[str, type[TextJudge] | type[Judge]] = {"text": TextJudge, "json": Judge}
+
+
+def find_phrase(phrase: str, critique: str) -> str | None:
+    """The words of the critique that a phrase quotes; None if it quotes none."""
     placed = locate([Quote(phrase, "good")], critique, MatchPolicy(repeats="first", fuzzy=False)).spans
     return placed[0].quote if placed else None
 
 
 def _quote(passage: Passage, label: Literal["good", "poor"], critique: str) -> Quote:
-    """A passage with the critique's own words about it, where it has such."""
-    phrase = own_words(passage.phrase, critique) if isinstance(passage, ArguedPassage) else None
+    """A passage with the words of the critique about it, if there are any."""
+    phrase = find_phrase(passage.phrase, critique) if isinstance(passage, ArguedPassage) else None
     return Quote(passage.quote, label, phrase=phrase, before=passage.before or None)
 
 
-def _told(placed: QuoteMatch) -> str:
-    return f"the quote {shorten(placed.quote.text, _SHOWN_CHARS)!r} {_WHY[placed.reason or 'absent']}"
+def _named(placed: QuoteMatch) -> str:
+    return f"the quote {shorten(placed.quote.text, _SHOWN_CHARS)!r} {_REASONS[placed.reason or 'absent']}"

@@ -1,11 +1,11 @@
-"""Judges of writing, where no verifier knows the answer: a rubric's score, and pairs compared in both orders.
+"""Judges of writing, for tasks without a verifier: a rubric score, and pairwise comparison in both orders.
 
-RubricJudge   scores a piece from 1 to 10 and says why; a task's reward and its critique in one reply
-PairJudge     says which of two pieces is better, asked in both orders, so that a liking for the first
-              place cancels out and can be measured (`symmetry`)
+    RubricJudge   scores a piece from 1 to 10 with a critique; one reply is both reward and feedback
+    PairJudge     decides which of two pieces is better, in both orders, so that a preference for the first
+                  position cancels out and can be measured (`symmetry`)
 
 The prompts' rubric is our own: the paper (RLTF, arXiv:2602.02482) names a 1–10 scale for LitBench and did
-not release its judge. A verdict that failed is missing: no reward, no preference, and never a 0.
+not release its judge. A failed verdict is missing: no reward, no preference, and never a 0.
 """
 
 from __future__ import annotations
@@ -14,37 +14,38 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
 from didact.errors import UsageError
+from didact.feedback.judge import NotBlank
 from didact.feedback.model_critic import MAX_CHARS, failure_kind
-from didact.feedback.verdicts import Asked, StrictVerdict, ask
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatModel, ChatReply
+from didact.llm.structured import Parsed, StrictReply, request_json
 from didact.prompts import conversation_text, load_prompt, shorten
 from didact.tasks.base import Verdict
-from didact.types import ErrorKind, Feedback, Problem, Provenance
+from didact.types import ErrorKind, Feedback, Message, Problem, Provenance
 
 LOWEST, HIGHEST = 1, 10
 """The rubric's scale."""
 KEPT_RATINGS = 4096
-"""Ratings that are kept, so that a critic is not asked again what the verifier was told."""
+"""Ratings that are kept in memory, so that a critique of a scored piece needs no second request."""
 
 
-class RubricVerdict(StrictVerdict):
+class RubricVerdict(StrictReply):
     """A rubric judge's reply.
 
     >>> RubricVerdict.model_validate_json('{"critique": "The end is rushed.", "score": 6}').score
     6
     """
 
-    critique: Annotated[str, Field(pattern=r"\S")]
+    critique: NotBlank
     score: Annotated[int, Field(ge=LOWEST, le=HIGHEST)]
 
 
-class PairVerdict(StrictVerdict):
+class PairVerdict(StrictReply):
     """A pairwise judge's reply.
 
     >>> PairVerdict.model_validate_json('{"reason": "Sharper.", "winner": "first"}').winner
@@ -55,32 +56,16 @@ class PairVerdict(StrictVerdict):
     winner: Literal["first", "second", "tie"]
 
 
-def _schema(**properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-# By hand: servers take a small part of JSON schema only, and "strict" wants every key required.
-RUBRIC_SCHEMA = _schema(critique={"type": "string"}, score={"type": "integer"})
-PAIR_SCHEMA = _schema(
-    reason={"type": "string"}, winner={"type": "string", "enum": ["first", "second", "tie"]}
-)
-
-
 @dataclass(frozen=True)
 class Rating:
-    """What a rubric judge said about one piece.
+    """A rubric judge's verdict on one piece.
 
     Attributes:
-        score: From 1 to 10; None where the verdict failed.
-        critique: Why; empty where the verdict failed.
-        error: Why there is no score; None when there is one.
+        score: From 1 to 10; None if the verdict failed.
+        critique: Empty if the verdict failed.
+        error: Why there is no score; None if there is one.
         error_kind: The kind of `error`.
-        provenance: Who said it, and at what cost.
+        provenance: The judge, its prompt and the cost.
     """
 
     score: int | None
@@ -91,22 +76,22 @@ class Rating:
 
     @property
     def reward(self) -> float | None:
-        """(score − 1) / 9, in [0, 1]; None where the verdict failed."""
+        """(score − 1) / 9, in [0, 1]; None if the verdict failed."""
         return None if self.score is None else (self.score - LOWEST) / (HIGHEST - LOWEST)
 
 
 class RubricJudge:
     """Scores pieces of writing with a chat model; a scorer for `WritingTask` and a feedback source.
 
-    An empty piece is nobody's to judge: it has the lowest score, and the model is not asked.
+    An empty piece has the lowest score, without a request.
 
     Args:
-        model: Who judges.
-        good: From this score on a piece counts as right, which ends a two-turn dialogue early.
+        model: The judge.
+        good: The lowest score of a correct piece, which ends a two-turn dialogue early.
         max_chars: Longer texts are cut in the middle, with a notice.
 
     Raises:
-        UsageError: `good` is off the scale, or `max_chars` below 1.
+        UsageError: `good` is off the scale, or `max_chars` is below 1.
     """
 
     def __init__(self, model: ChatModel, *, good: int = 9, max_chars: int = MAX_CHARS) -> None:
@@ -116,36 +101,33 @@ class RubricJudge:
             raise UsageError(f"max_chars must be at least 1, not {max_chars}")
         self.model, self.good, self.max_chars = model, good, max_chars
         self.prompt = load_prompt("writing_rubric_v1")
-        self._known = OrderedDict[str, Rating]()
+        self._kept = OrderedDict[str, Rating]()
 
     def rate(self, asked: Sequence[tuple[Problem, str]]) -> list[Rating]:
-        """One rating for each (problem, piece), in order; equal questions are asked once.
+        """One rating per (problem, piece), in order; equal pairs are requested once.
 
         Raises:
-            UsageError: no request can ever succeed, as with a key that the server refuses.
+            UsageError: no request can succeed, for example because the server refuses the API key.
         """
         keys = [_key(problem, piece) for problem, piece in asked]
         new = {
-            key: (problem, piece)
+            key: self._request(problem, piece)
             for key, (problem, piece) in zip(keys, asked, strict=True)
-            if key not in self._known and piece.strip()
+            if key not in self._kept and piece.strip()
         }
-        prompts = [self._prompt(problem, piece) for problem, piece in new.values()]
-        found = ask(self.model, prompts, RubricVerdict, RUBRIC_SCHEMA)
-        fresh = {key: self._rating(one) for key, one in zip(new, found, strict=True)}
-        for key, rating in fresh.items():
-            if rating.error is None:  # a failure may succeed the next time
-                self._known[key] = rating
+        parsed = request_json(self.model, list(new.values()), RubricVerdict)
+        fresh = {key: self._rating(one) for key, one in zip(new, parsed, strict=True)}
+        self._kept.update({key: rating for key, rating in fresh.items() if rating.error is None})
         for key in keys:
-            if key in self._known:  # what was used last is kept longest
-                self._known.move_to_end(key)
-        ratings = [fresh.get(key) or self._known.get(key) or self._rating(None) for key in keys]
-        while len(self._known) > KEPT_RATINGS:
-            self._known.popitem(last=False)
+            if key in self._kept:
+                self._kept.move_to_end(key)
+        ratings = [fresh.get(key) or self._kept.get(key) or self._empty() for key in keys]
+        while len(self._kept) > KEPT_RATINGS:  # the least recently used go first
+            self._kept.popitem(last=False)
         return ratings
 
     def score(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-        """One verdict for each (problem, piece), in order; no reward where the judge failed."""
+        """One verdict per (problem, piece), in order; no reward if the judge failed."""
         return [self.verdict(rating) for rating in self.rate(asked)]
 
     def verdict(self, rating: Rating) -> Verdict:
@@ -154,11 +136,11 @@ class RubricJudge:
         return Verdict(rating.reward, good, rating.error)
 
     def knows(self, problem: Problem, piece: str) -> bool:
-        """Has it rated this piece, so that it need not be asked again?"""
-        return _key(problem, piece) in self._known
+        """Whether the rating of this piece is kept, so that it costs no request."""
+        return _key(problem, piece) in self._kept
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One feedback a request, in order: the rating's own words, which are asked for once only."""
+        """One feedback per request, in order: the critique of the piece's rating."""
         ratings = self.rate([(request.problem, request.turn.text) for request in requests])
         return [
             Feedback(
@@ -175,22 +157,26 @@ class RubricJudge:
             for request, rating in zip(requests, ratings, strict=True)
         ]
 
-    def _prompt(self, problem: Problem, piece: str) -> str:
-        question = shorten(conversation_text(problem), self.max_chars)
-        return self.prompt.fenced(question=question, answer=shorten(piece, self.max_chars))
+    def _request(self, problem: Problem, piece: str) -> tuple[Message, ...]:
+        return self.prompt.messages(self.max_chars, question=conversation_text(problem), answer=piece)
 
-    def _rating(self, asked: Asked[RubricVerdict] | None) -> Rating:
-        """A rating from a reply; of an empty piece where nothing was asked."""
-        reply = ChatReply() if asked is None else asked.reply
-        who = f"{self.model.name}:{self.prompt.label}"
-        by = Provenance(
-            author=who, prompt_hash=reply.request_hash, tokens=reply.tokens, cost_usd=reply.cost_usd
+    def _rating(self, parsed: Parsed[RubricVerdict]) -> Rating:
+        by = self._provenance(parsed.reply)
+        if parsed.value is None:
+            return Rating(None, "", parsed.error, by, failure_kind(parsed.reply))
+        return Rating(parsed.value.score, shorten(parsed.value.critique.strip(), self.max_chars), None, by)
+
+    def _empty(self) -> Rating:
+        words = "The piece is empty: write what was asked for."
+        return Rating(LOWEST, words, None, self._provenance(ChatReply()))
+
+    def _provenance(self, reply: ChatReply) -> Provenance:
+        return Provenance(
+            author=f"{self.model.name}:{self.prompt.label}",
+            prompt_hash=reply.request_hash,
+            tokens=reply.tokens,
+            cost_usd=reply.cost_usd,
         )
-        if asked is None:
-            return Rating(LOWEST, "The piece is empty: write what was asked for.", None, by)
-        if asked.verdict is None:
-            return Rating(None, "", asked.error, by, failure_kind(reply))
-        return Rating(asked.verdict.score, shorten(asked.verdict.critique.strip(), self.max_chars), None, by)
 
 
 class Pair(NamedTuple):
@@ -202,15 +188,15 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What a pairwise judge said about one pair, in both orders.
+class PairComparison:
+    """A pairwise judge's verdicts on one pair, in both orders.
 
     Attributes:
-        a_first: 1 for a, 0 for b and ½ for a tie, when a stood first; None where the verdict failed.
-        b_first: The same, when b stood first.
+        a_first: 1 for a, 0 for b and ½ for a tie, with a in the first position; None if the verdict failed.
+        b_first: The same with b in the first position.
         errors: Why verdicts are missing.
         tokens: Tokens that the judge generated.
-        cost_usd: What the verdicts cost.
+        cost_usd: The cost of both verdicts.
     """
 
     a_first: float | None
@@ -228,7 +214,7 @@ class Comparison:
 
     @property
     def survives(self) -> bool | None:
-        """Is the verdict the same after the swap? None unless both succeeded."""
+        """Whether the verdict is the same in both orders; None unless both succeeded."""
         if self.a_first is None or self.b_first is None:
             return None
         return self.a_first == self.b_first
@@ -238,7 +224,7 @@ class PairJudge:
     """Compares two pieces on one task, always in both orders.
 
     Args:
-        model: Who judges.
+        model: The judge.
         max_chars: Longer texts are cut in the middle, with a notice.
     """
 
@@ -248,49 +234,49 @@ class PairJudge:
         self.model, self.max_chars = model, max_chars
         self.prompt = load_prompt("writing_pair_v1")
 
-    def compare(self, pairs: Sequence[Pair]) -> list[Comparison]:
-        """One comparison a pair, in order.
+    def compare(self, pairs: Sequence[Pair]) -> list[PairComparison]:
+        """One comparison per pair, in order.
 
         Raises:
-            UsageError: no request can ever succeed, as with a key that the server refuses.
+            UsageError: no request can succeed, for example because the server refuses the API key.
         """
         orders = [order for p in pairs for order in ((p.problem, p.a, p.b), (p.problem, p.b, p.a))]
-        found = ask(self.model, [self._prompt(*order) for order in orders], PairVerdict, PAIR_SCHEMA)
-        return [_comparison(found[i], found[i + 1]) for i in range(0, len(found), 2)]
+        parsed = request_json(self.model, [self._request(*order) for order in orders], PairVerdict)
+        return [_comparison(*parsed[i : i + 2]) for i in range(0, len(parsed), 2)]
 
-    def _prompt(self, problem: Problem, first: str, second: str) -> str:
-        texts = {"question": conversation_text(problem), "first": first, "second": second}
-        return self.prompt.fenced(**{name: shorten(text, self.max_chars) for name, text in texts.items()})
+    def _request(self, problem: Problem, first: str, second: str) -> tuple[Message, ...]:
+        question = conversation_text(problem)
+        return self.prompt.messages(self.max_chars, question=question, first=first, second=second)
 
 
 class Symmetry(NamedTuple):
-    """How far a pairwise judge is deaf to the order."""
+    """How little a pairwise judge depends on the order."""
 
     compared: int
     """Pairs with a verdict in both orders."""
     survived: int
-    """Those whose verdict is the same after the swap."""
+    """Those with the same verdict in both."""
     first: int
-    """Verdicts for the piece that stood first, of all 2·compared."""
+    """Verdicts for the piece in the first position, of all 2·compared."""
     second: int
-    """Verdicts for the piece that stood second."""
+    """Verdicts for the piece in the second position."""
     failed: int
     """Pairs with a verdict missing."""
 
     @property
     def share(self) -> float | None:
-        """Of the compared pairs, the share that survives the swap, in [0, 1]; None where there is none."""
+        """The share of the compared pairs that survive the swap, in [0, 1]; None without any."""
         return self.survived / self.compared if self.compared else None
 
     @property
     def bias(self) -> float | None:
-        """(first − second) / (first + second), in [−1, 1]; 0 for a judge without a liking for a place."""
+        """(first − second) / (first + second), in [−1, 1]; 0 for a judge without a position bias."""
         decided = self.first + self.second
         return (self.first - self.second) / decided if decided else None
 
 
-def symmetry(comparisons: Sequence[Comparison]) -> Symmetry:
-    """Count how often verdicts survive the swap, and which place wins."""
+def symmetry(comparisons: Sequence[PairComparison]) -> Symmetry:
+    """Count how often verdicts survive the swap, and which position wins."""
     both = [(c.a_first, c.b_first) for c in comparisons if c.preference is not None]
     return Symmetry(
         compared=len(both),
@@ -301,20 +287,18 @@ def symmetry(comparisons: Sequence[Comparison]) -> Symmetry:
     )
 
 
-def _comparison(a_first: Asked[PairVerdict], b_first: Asked[PairVerdict]) -> Comparison:
+def _comparison(a_first: Parsed[PairVerdict], b_first: Parsed[PairVerdict]) -> PairComparison:
     value = {"first": 1.0, "tie": 0.5, "second": 0.0}
-    shown_first = None if a_first.verdict is None else value[a_first.verdict.winner]
-    shown_second = None if b_first.verdict is None else 1 - value[b_first.verdict.winner]
-    replies = (a_first.reply, b_first.reply)
-    return Comparison(
-        shown_first,
-        shown_second,
-        tuple(asked.error for asked in (a_first, b_first) if asked.error is not None),
-        sum(reply.tokens for reply in replies),
-        sum(reply.cost_usd for reply in replies),
+    both = (a_first, b_first)
+    return PairComparison(
+        None if a_first.value is None else value[a_first.value.winner],
+        None if b_first.value is None else 1 - value[b_first.value.winner],
+        tuple(parsed.error for parsed in both if parsed.error is not None),
+        sum(parsed.reply.tokens for parsed in both),
+        sum(parsed.reply.cost_usd for parsed in both),
     )
 
 
 def _key(problem: Problem, piece: str) -> str:
-    said = "\x1f".join([*(f"{m.role}\x1e{m.content}" for m in problem.messages), piece])
-    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+    texts = "\x1f".join([*(f"{m.role}\x1e{m.content}" for m in problem.messages), piece])
+    return hashlib.sha256(texts.encode("utf-8", "surrogatepass")).hexdigest()

@@ -76,6 +76,11 @@ class Prompt:
         """
         return fill(self.text, mark=_mark(values), **values)
 
+    def messages(self, max_chars: int, **values: str) -> tuple[Message, ...]:
+        """`fenced` as one user message, with every value cut to `max_chars` (see `shorten`)."""
+        content = self.fenced(**{name: shorten(value, max_chars) for name, value in values.items()})
+        return (Message(role="user", content=content),)
+
 
 @cache
 def load_prompt(name: str) -> Prompt:

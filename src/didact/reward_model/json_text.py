@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from didact.feedback.judge import TOP_SCORE
-from didact.feedback.span_judge import MAX_SPANS, ArguedMarks, Marks, own_words
+from didact.feedback.span_judge import MAX_SPANS, ArguedMarks, Marks, find_phrase
 from didact.spans import Quote
 from didact.types import Feedback, Span
 
@@ -149,7 +149,7 @@ def _quoted(found: Any, label: Literal["good", "poor"], critique: str) -> list[Q
         if isinstance(quote, str) and quote:
             before = item.get("before")
             said = item.get("phrase")
-            phrase = own_words(said, critique) if isinstance(said, str) else None
+            phrase = find_phrase(said, critique) if isinstance(said, str) else None
             context = before if isinstance(before, str) and before else None
             quotes.append(Quote(quote, label, phrase=phrase, before=context))
     return quotes

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from didact.feedback.model_critic import SHOWN_CHARS
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatModel, ChatReply, ChatRequest
+from didact.llm.structured import EXCERPT_CHARS
 from didact.prompts import shorten
 from didact.reward_model.formats import Reading
 from didact.reward_model.prompts import Prompter
@@ -113,7 +113,7 @@ class RewardModel:
             cost_usd=reply.cost_usd,
         )
         reading, failed = found.reading, found.failed
-        unread = shorten(reply.text.strip(), SHOWN_CHARS)
+        unread = shorten(reply.text.strip(), EXCERPT_CHARS)
         return Feedback(
             turn=request.index,
             text="" if failed else unread if reading is None else reading.critique,

@@ -14,7 +14,7 @@ from didact.errors import UsageError
 from didact.evaluation.by_turn import PROTOCOLS, DialogueProtocol, DialogueSettings, family_tables
 from didact.evaluation.calibration import calibration
 from didact.evaluation.evaluate import evaluate
-from didact.feedback.self_critique import SelfCritique
+from didact.feedback.model_critic import SelfCritique
 from didact.feedback_source import FeedbackSource
 from didact.rng import derive_seed
 from didact.rollouts.base import StepContext
