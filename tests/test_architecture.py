@@ -202,7 +202,7 @@ LIGHT = [
     "feedback.judge",
     "feedback.length_control",
     "feedback.program",
-    "feedback.self_critique",
+    "feedback.puzzle_critic",
     "feedback.span_judge",
     "feedback.teacher",
     "feedback.writing_judge",
