@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from didact.annotation.human import HumanFeedback
-from didact.annotation.targets import ExampleFile, RunAnswers, given_answer
+from didact.annotation.targets import AnnotatedAnswer, ExampleFile, RunAnswers
 from didact.cli.critique import critique
 from didact.cli.forget import forget
 from didact.config import load_config
@@ -160,7 +160,7 @@ def test_a_file_in_the_plain_form_goes_all_the_way(tmp_path: Path) -> None:
     (first, *_) = read_examples(path)
     assert (first.id, [f.source for f in first.feedback]) == ("fb/1", ["human", "program"])
     assert HumanFeedback(path).critique(
-        [FeedbackRequest(first.problem, given_answer(first).turn, 0)]
+        [FeedbackRequest(first.problem, AnnotatedAnswer.of(first).turn, 0)]
     )[0].text == "Count again."  # fmt: skip
     (tmp_path / "torn.jsonl").write_text('{"prompt": "q", "comple')
     shown = didact("data", "forget", "--user", "ann", tmp_path).output.replace("\n", "")

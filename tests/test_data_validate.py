@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from didact.cli.data import data_app
 from didact.data import read_examples, validate_file
 from didact.data.faults import Rejected, RowError
-from didact.data.files import JsonlWriter, check_examples, json_line
+from didact.data.files import check_examples, create_jsonl
 from didact.data.record import parse_example
 from didact.errors import DataError, UsageError
+from didact.jsonl import encode
 from didact.types import Example, Feedback, Problem, Provenance, Span
 
 GOLDEN = Path(__file__).parent / "fixtures" / "data" / "golden"
@@ -170,7 +171,7 @@ def test_somebody_elses_file_is_never_written_over(tmp_path):
 
 def test_an_error_half_way_leaves_no_file_behind(tmp_path):
     def write_two_and_fail():
-        with JsonlWriter(tmp_path / "out.jsonl") as out:
+        with create_jsonl(tmp_path / "out.jsonl") as out:
             out.add({"a": 1})
             raise RuntimeError("disk")
 
@@ -245,9 +246,9 @@ def test_no_row_whatever_it_holds_raises_or_disappears(tmp_path_factory, rows):
     for outcome in outcomes:
         if isinstance(outcome, Rejected):
             assert all(message.startswith(f"row {outcome.row}") for message in outcome.messages())
-            json_line(outcome.as_json()).decode()
+            encode([outcome.as_json()]).decode()
         else:
-            line = json_line(outcome.model_dump(mode="json"))
+            line = encode([outcome.model_dump(mode="json")])
             assert parse_example(json.loads(line), fallback_id="x") == outcome
 
 

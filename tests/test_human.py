@@ -16,7 +16,7 @@ from didact.annotation.batch import criticise
 from didact.annotation.human import HumanFeedback
 from didact.annotation.io import Imported, choose_answers, export_answers, import_critiques
 from didact.annotation.table import protect, read_table, restore, write_table
-from didact.annotation.targets import Answer, ExampleFile, RunAnswers, given_answer, open_answers
+from didact.annotation.targets import AnnotatedAnswer, ExampleFile, RunAnswers, open_answers
 from didact.errors import DataError, UsageError
 from didact.feedback.program import ProgramCritic
 from didact.feedback_source import FeedbackRequest
@@ -442,7 +442,7 @@ def test_overlapping_places_are_several() -> None:
 
 
 def request(example: Example, index: int = 0) -> FeedbackRequest:
-    return FeedbackRequest(example.problem, given_answer(example).turn, index)
+    return FeedbackRequest(example.problem, AnnotatedAnswer.of(example).turn, index)
 
 
 def heard(source: HumanFeedback, *of: Example) -> list[str]:
@@ -628,6 +628,6 @@ def test_a_source_that_forgets_an_answer_is_found_out(data: ExampleFile) -> None
 def test_answers_and_examples_are_the_same_to_the_source() -> None:
     turn = Turn(prompt_ids=(1,), completion_ids=(2,), logprobs=(-1.0,), text="Soon.", stop_reason="eos")
     feedback: Feedback = by("ann")
-    answer = Answer("r", 0, example("1").problem, turn, (feedback,), 3)
+    answer = AnnotatedAnswer("r", 0, example("1").problem, turn, (feedback,), 3)
     assert heard(HumanFeedback([answer]), example("1")) == ["ann: Too short."]
     assert isinstance(rollout("1"), Rollout)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.annotation.quality import interval_alpha, measure, nominal_alpha, verdict
-from didact.annotation.targets import Answer
+from didact.annotation.targets import AnnotatedAnswer
 from didact.types import Problem, Provenance, Turn
 from tests.test_store import by
 
@@ -92,12 +92,12 @@ def test_where_there_is_nothing_to_compare_there_is_no_alpha() -> None:
 # ── critiques against the verifier ────────────────────────────────────────────────────────────────
 
 
-def answer(number: int, correct: bool | None, *feedback) -> Answer:  # type: ignore[no-untyped-def]
+def answer(number: int, correct: bool | None, *feedback) -> AnnotatedAnswer:  # type: ignore[no-untyped-def]
     reward = None if correct is None else float(correct)
     turn = Turn(
         prompt_ids=(1,), completion_ids=(2,), logprobs=(-1.0,), text="a", stop_reason="eos", reward=reward
     )  # fmt: skip
-    return Answer(f"r{number}", 0, Problem.ask("q", id=str(number)), turn, feedback)
+    return AnnotatedAnswer(f"r{number}", 0, Problem.ask("q", id=str(number)), turn, feedback)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from didact import jsonl as jsonlines
 from didact.annotation.forget import forget
-from didact.annotation.targets import ExampleFile, RunAnswers, home, open_answers
+from didact.annotation.targets import ExampleFile, RunAnswers, cache_folder, open_answers
 from didact.data import read_examples
 from didact.errors import DataError, UsageError
 from didact.feedback_store import FeedbackRecord, FeedbackStore, MergeResult, latest
@@ -479,7 +479,7 @@ def test_whatever_a_source_says_the_file_can_be_read_again(tmp_path: Path) -> No
     file.merge([said("ann", "broken \ud83d end", rollout="1")])
     assert file.merge([said("ann", "broken \ud83d end", rollout="1")]) == MergeResult(0, 0, 1)
     raw = file.path.read_bytes()
-    with pytest.raises(DataError, match=r"about '1' cannot be kept.*says nothing.*Nothing was changed"):
+    with pytest.raises(DataError, match=r"data\.jsonl.*'1'.*feedback\[4\]"):
         file.merge([said("bob", "", rollout="1")])
     assert file.path.read_bytes() == raw
     (read,) = file.read()
@@ -629,7 +629,7 @@ def test_forgetting_finds_the_plain_form_and_names_what_it_could_not_search(tmp_
 
 def test_replies_beside_a_data_file_that_hold_the_words_are_named(tmp_path: Path) -> None:
     file = examples(tmp_path / "data.jsonl", example("1", by("ann", SECRET)))
-    reply = home(file.path) / "replies" / "ab" / "ab1.json"
+    reply = cache_folder(file.path) / "replies" / "ab" / "ab1.json"
     reply.parent.mkdir(parents=True)
     reply.write_text(json.dumps({"reply": SECRET}))
     assert forget("ann", [file.path]).still == (reply,)

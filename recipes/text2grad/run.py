@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from didact.build.engines import tiny_model
-from didact.data.files import JsonlWriter
+from didact.data.files import create_jsonl
 from didact.engines.base import SamplingParams
 from didact.engines.local import LocalEngine
 from didact.rendering.renderer import Renderer
@@ -137,7 +137,7 @@ def sample_answers(file: Path, task_name: str, budget: Budget, seed: int, model:
         seed=derive_seed(seed, "text2grad-answers"),
     )
     seen = set()
-    with JsonlWriter(file) as out:
+    with create_jsonl(file) as out:
         for problem, own in zip(problems, samples, strict=True):
             for sample in own:
                 text = renderer.text(sample.ids)

@@ -1,8 +1,7 @@
-"""Files of one JSON object a line: appended to, read while they grow, and rewritten whole or not at all.
+"""JSON Lines files: locked appends, reads while they grow, and atomic rewrites.
 
-Whoever appends or rewrites works inside `locked`, so that any number of processes may: the lock is on
-the file itself, nothing is left beside it, and it is taken anew if somebody has put a rewritten file in
-its place in the meantime.
+Appends and rewrites happen inside `locked`, so any number of processes may write. The lock is on the file
+itself, leaves no lock file behind, and is taken again if a rewrite has replaced the file meanwhile.
 """
 
 from __future__ import annotations
@@ -11,11 +10,12 @@ import errno
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from didact.errors import DataError
 
@@ -23,20 +23,19 @@ Json = dict[str, Any]
 
 
 class Line(NamedTuple):
-    """One whole line of a file."""
+    """One complete line of a file."""
 
     number: int
     """Counted from 1."""
     raw: bytes
-    """As it stands in the file, without the line's end."""
+    """Its bytes without the newline."""
     record: Json
 
 
 def append_jsonl(file: Path, records: Iterable[Json]) -> None:
-    """Append records, one a line, in a single write, while others may do the same.
+    """Append records in a single write; safe among concurrent writers.
 
-    A torn last line that a killed process left is cut off first: it would otherwise swallow the next
-    record, or stay as a broken line in the middle.
+    A torn last line, left by a killed process, is removed first.
     """
     data = encode(records)
     if data:
@@ -44,29 +43,28 @@ def append_jsonl(file: Path, records: Iterable[Json]) -> None:
             append_to(handle, data)
 
 
-def filter_jsonl(file: Path, wanted: Callable[[Json], bool]) -> int:
-    """Rewrite a file without the unwanted records, in one piece; kept lines stay as they are.
+def filter_jsonl(file: Path, keep: Callable[[Json], bool]) -> int:
+    """Rewrite a file atomically with the records for which `keep` is true; returns how many were removed.
 
-    Returns:
-        How many records are gone.
+    Kept lines do not change by a byte.
     """
     if not file.exists():
         return 0
     with locked(file) as handle:
         data = read_all(handle)
         lines = list(parse_lines(data, file))
-        kept = [line.raw for line in lines if wanted(line.record)]
+        kept = [line.raw for line in lines if keep(line.record)]
         replace_lines(file, data, kept)
     return len(lines) - len(kept)
 
 
 def replace_lines(file: Path, before: bytes, lines: Iterable[bytes]) -> None:
-    """Put a locked file's lines anew, unless nothing differs; half a last line does not stay either.
+    """Atomically replace the lines of a locked file if they differ; drops a torn last line.
 
     Args:
         file: The file, held in `locked`.
-        before: All of its bytes.
-        lines: Without their ends.
+        before: Its content.
+        lines: The new lines, without newlines.
     """
     after = b"".join(line + b"\n" for line in lines)
     if after != before:
@@ -75,7 +73,7 @@ def replace_lines(file: Path, before: bytes, lines: Iterable[bytes]) -> None:
 
 
 def read_jsonl(file: Path) -> Iterator[Json]:
-    """Records of a JSONL file; a torn last line is passed over, a missing file has none.
+    """Records of a file; none if it is missing. A torn last line is skipped.
 
     Raises:
         DataError: a line before the last is not a JSON object.
@@ -86,7 +84,7 @@ def read_jsonl(file: Path) -> Iterator[Json]:
 
 
 def encode(records: Iterable[Json]) -> bytes:
-    """Records as lines of UTF-8. Half a surrogate pair, which UTF-8 cannot hold, is escaped.
+    """Records as lines of UTF-8. Lone surrogates, which UTF-8 cannot hold, are escaped.
 
     >>> encode([{"a": "é"}, {"a": "\\ud800"}])
     b'{"a": "\\xc3\\xa9"}\\n{"a": "\\\\ud800"}\\n'
@@ -94,12 +92,19 @@ def encode(records: Iterable[Json]) -> bytes:
     return b"".join(_encode(record) for record in records)
 
 
+def _encode(record: Json) -> bytes:
+    try:
+        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(record).encode() + b"\n"
+
+
 def parse_lines(data: bytes, file: Path) -> Iterator[Line]:
-    """The whole lines of a file's bytes; blank ones and a torn last one are passed over.
+    """The complete lines of a file's content, without blank ones and a torn last one.
 
     Args:
-        data: The bytes.
-        file: Named in an error.
+        data: The content.
+        file: The file, for error messages.
 
     Raises:
         DataError: a line before the last is not a JSON object.
@@ -126,24 +131,24 @@ def parse_lines(data: bytes, file: Path) -> Iterator[Line]:
 
 @contextmanager
 def locked(file: Path, *, write: bool = True) -> Iterator[FileIO]:
-    """Hold a file against everybody else who works inside `locked`; many may read at once.
+    """Hold an exclusive (`write`) or shared lock on a file.
 
-    Inside, read through the handle: a second `locked` on the file would wait for the first for ever.
+    Read through the handle inside the block: a nested `locked` on the same file would deadlock.
 
     Args:
-        file: Made if it is not there and is to be written.
-        write: Alone, to append or rewrite; else shared, to read.
+        file: Created if it is missing and `write` is true.
+        write: Open for reading and appending; else for reading.
 
     Raises:
         FileNotFoundError: there is nothing to read.
-        DataError: the file system has no locks, so several writers would not be safe.
+        DataError: the file system does not support locks.
     """
     while True:
         handle = file.open("ab+" if write else "rb", buffering=0)
         try:
             _lock(file, handle, write)
-            # Whoever held the lock may have renamed another file into this one's place.
-            if not _still_at(file, handle):
+            # The last holder of the lock may have replaced the file.
+            if not _is_still_at(file, handle):
                 handle.close()
                 continue
             yield handle
@@ -152,18 +157,37 @@ def locked(file: Path, *, write: bool = True) -> Iterator[FileIO]:
             handle.close()  # and with it the lock
 
 
+def _lock(file: Path, handle: FileIO, write: bool) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        raise DataError(
+            f"{file} cannot be locked ({error.strerror}), so writes could be lost: put it on a file system "
+            "with locks, such as a local disk"
+        ) from None
+
+
+def _is_still_at(file: Path, handle: FileIO) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
+
+
 def read_all(handle: FileIO) -> bytes:
-    """All bytes of an open file."""
+    """The whole content of an open file."""
     handle.seek(0)
     return handle.readall()
 
 
 def append_to(handle: FileIO, data: bytes) -> None:
-    """Write whole lines at the end of a file open for appending, after mending a torn last line.
+    """Append complete lines to a locked file, after repairing a torn last line.
 
-    What cannot be written whole, as on a full disk, is taken back.
+    A partial write, as on a full disk, is undone.
     """
-    _mend_tail(handle)
+    _repair_last_line(handle)
     length = handle.seek(0, os.SEEK_END)
     rest = memoryview(data)
     try:
@@ -174,60 +198,8 @@ def append_to(handle: FileIO, data: bytes) -> None:
         raise
 
 
-def write_atomically(file: Path, text: str | bytes) -> None:
-    """Write beside, sync, then rename: a reader sees the old content or the new, never half.
-
-    A file that was there keeps its permissions, and a link keeps pointing to it.
-    """
-    file = file.resolve()
-    aside = file.with_name(f".{file.name}.tmp")
-    data = text.encode() if isinstance(text, str) else text
-    with aside.open("wb") as handle:
-        if file.exists():
-            os.fchmod(handle.fileno(), file.stat().st_mode & 0o7777)
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    aside.replace(file)
-
-
-def sync(path: Path) -> None:
-    """Wait until the disk holds a file as it is, or knows which files a folder holds."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _encode(record: Json) -> bytes:
-    try:
-        return (json.dumps(record, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:
-        return (json.dumps(record) + "\n").encode()
-
-
-def _lock(file: Path, handle: FileIO, write: bool) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        raise DataError(
-            f"{file} cannot be locked ({error.strerror}), so words could be lost: put it on a file system "
-            "with locks, as a local disk"
-        ) from None
-
-
-def _still_at(file: Path, handle: FileIO) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle.fileno()), file.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _mend_tail(handle: FileIO) -> None:
-    """End the last line: a whole record that lacks only its line end gets one, half a record goes."""
+def _repair_last_line(handle: FileIO) -> None:
+    """Add a missing newline to a complete last record; remove an incomplete one."""
     length = handle.seek(0, os.SEEK_END)
     if length == 0:
         return
@@ -237,10 +209,46 @@ def _mend_tail(handle: FileIO) -> None:
     data = read_all(handle)
     start = data.rfind(b"\n") + 1
     try:
-        whole = isinstance(json.loads(data[start:]), dict)
+        complete = isinstance(json.loads(data[start:]), dict)
     except (ValueError, RecursionError):
-        whole = False
-    if whole:
+        complete = False
+    if complete:
         handle.write(b"\n")
     else:
         handle.truncate(start)
+
+
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Replace a file's content; see `open_atomically`."""
+    with open_atomically(file) as handle:
+        handle.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def open_atomically(file: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces `file` when the block ends, after a sync.
+
+    Readers see the old content or the new one. An error inside the block leaves `file` as it was. An
+    existing file keeps its permissions, and a link keeps pointing to it.
+    """
+    file = file.resolve()
+    temporary = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            if file.exists():
+                os.fchmod(handle.fileno(), file.stat().st_mode & 0o7777)
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Sync a file's content, or a folder's entries, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from didact.annotation.targets import Answer, AnswerStore
+from didact.annotation.targets import AnnotatedAnswer, AnswerStore
 from didact.errors import Interrupted, UsageError
 from didact.feedback_source import FAILURE_WINDOW, FeedbackRequest, FeedbackSource
 from didact.feedback_store import FeedbackRecord
@@ -48,7 +48,7 @@ def criticise(
     store: AnswerStore,
     source: FeedbackSource,
     *,
-    answers: Sequence[Answer] | None = None,
+    answers: Sequence[AnnotatedAnswer] | None = None,
     author: str | None = None,
     batch_size: int = 16,
     max_failed: float = 0.1,
@@ -127,7 +127,9 @@ def _check(recent: Sequence[Feedback], unsent: Sequence[Feedback], max_failed: f
         )
 
 
-def _batches(answers: Sequence[Answer], size: int, author: str | None) -> Iterator[Sequence[Answer]]:
+def _batches(
+    answers: Sequence[AnnotatedAnswer], size: int, author: str | None
+) -> Iterator[Sequence[AnnotatedAnswer]]:
     """One answer first where it must show who the author is."""
     start = 0
     if author is None and answers:
@@ -137,7 +139,7 @@ def _batches(answers: Sequence[Answer], size: int, author: str | None) -> Iterat
         yield answers[i : i + size]
 
 
-def _has(answer: Answer, author: str, spans: bool) -> bool:
+def _has(answer: AnnotatedAnswer, author: str, spans: bool) -> bool:
     """Did this author criticise the answer already, with spans where those are asked of a program?"""
     said = [f for f in answer.feedback if f.ok and f.provenance.label == author]
     return any(f.spans or f.source != "program" or not spans for f in said)

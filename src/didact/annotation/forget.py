@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from didact.annotation.io import Clock, now
-from didact.annotation.targets import ExampleFile, home
+from didact.annotation.targets import ExampleFile, cache_folder
 from didact.errors import DataError, UsageError, did_you_mean
 from didact.feedback_store import FeedbackRecord, FeedbackStore, is_by
 from didact.jsonl import append_jsonl, encode, locked, parse_lines, read_all, read_jsonl, replace_lines
@@ -347,7 +347,7 @@ def _still_holding(words: set[str], paths: Iterable[Path], files: Iterable[Path]
     needles = {form for text in words if len(text.strip()) >= SHORTEST for form in _written(text.strip())}
     places = {p for path in paths if path.is_dir() for p in path.rglob("*")}
     places |= {p for file in files for p in file.parent.glob(f"{file.stem.split('.')[0]}*")}
-    places |= {p for file in files for p in home(file).rglob("*")}
+    places |= {p for file in files for p in cache_folder(file).rglob("*")}
     for place in sorted(places) if needles else ():
         if place.suffix in _TEXT_FILES and place.is_file():
             data = place.read_bytes()

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from didact.annotation.targets import Answer, given_answer, open_answers, sha256
+from didact.annotation.targets import AnnotatedAnswer, open_answers, sha256
 from didact.errors import DataError, UsageError
 from didact.feedback_source import FeedbackRequest
 from didact.feedback_store import UNKNOWN_AUTHOR, latest
@@ -51,7 +51,7 @@ class HumanFeedback:
 
     def __init__(
         self,
-        records: str | Path | Iterable[Example | Answer],
+        records: str | Path | Iterable[Example | AnnotatedAnswer],
         *,
         seed: int = 0,
         max_share: float = 1.0,
@@ -165,10 +165,12 @@ def _without(
     return {key: people for key, people in left.items() if people}
 
 
-def _answers(records: str | Path | Iterable[Example | Answer]) -> tuple[str, Iterable[Answer]]:
+def _answers(
+    records: str | Path | Iterable[Example | AnnotatedAnswer],
+) -> tuple[str, Iterable[AnnotatedAnswer]]:
     if isinstance(records, str | Path):
         return str(records), open_answers(Path(records)).answers()
-    return "the data", [r if isinstance(r, Answer) else given_answer(r) for r in records]
+    return "the data", [r if isinstance(r, AnnotatedAnswer) else AnnotatedAnswer.of(r) for r in records]
 
 
 def _key(problem: Problem, answer_sha256: str) -> Key:

@@ -32,7 +32,7 @@ from didact.annotation.table import (
     table_bytes,
     write_table,
 )
-from didact.annotation.targets import Answer, AnswerStore, sha256
+from didact.annotation.targets import AnnotatedAnswer, AnswerStore, sha256
 from didact.data.faults import shown
 from didact.data.files import refuse_existing
 from didact.errors import UsageError, did_you_mean
@@ -81,13 +81,13 @@ class Imported:
 
 
 def choose_answers(
-    answers: Sequence[Answer],
+    answers: Sequence[AnnotatedAnswer],
     *,
     n: int | None = None,
     step: int | None = None,
     only_wrong: bool = False,
     seed: int = 0,
-) -> list[Answer]:
+) -> list[AnnotatedAnswer]:
     """The answers that somebody should look at, in the order in which they were given.
 
     Args:
@@ -117,7 +117,7 @@ def choose_answers(
     return [left[i] for i in sorted(sorted(ranks, key=ranks.__getitem__)[:n])]
 
 
-def export_answers(answers: Sequence[Answer], out: Path, *, with_reference: bool = False) -> None:
+def export_answers(answers: Sequence[AnnotatedAnswer], out: Path, *, with_reference: bool = False) -> None:
     """Write answers to criticise as a table.
 
     Args:
@@ -186,7 +186,7 @@ class _Unusable(Exception):
 class _Reader:
     """Rows → critiques."""
 
-    def __init__(self, answers: Sequence[Answer], annotator: str | None, at: str) -> None:
+    def __init__(self, answers: Sequence[AnnotatedAnswer], annotator: str | None, at: str) -> None:
         self.answers = {(a.rollout, a.index): a for a in answers}
         self.annotator = annotator
         self.at = at
@@ -211,7 +211,7 @@ class _Reader:
             _fail(row, "critique", f"{author} says something else of this answer in row {number}: keep one")
         return FeedbackRecord(rollout=answer.rollout, feedback=feedback)
 
-    def _answer(self, row: Row) -> Answer:
+    def _answer(self, row: Row) -> AnnotatedAnswer:
         rollout, turn = str(row.cells.get("rollout", "")), str(row.cells.get("turn", ""))
         # No run has a turn of ten digits, and Python reads no number of thousands.
         if not turn.isascii() or not turn.isdigit() or len(turn) > 9:
@@ -226,7 +226,7 @@ class _Reader:
         self._check_unchanged(row, answer)
         return answer
 
-    def _check_unchanged(self, row: Row, answer: Answer) -> None:
+    def _check_unchanged(self, row: Row, answer: AnnotatedAnswer) -> None:
         """Was what the annotator read the answer that is on file?"""
         sha, shown = row.cells.get("answer_sha256"), row.cells.get("answer")
         if sha is None and shown is None and answer.text:
@@ -267,7 +267,7 @@ class _Reader:
             _fail(row, "score", f"{value!r} is not a number: write it as 0.5, or into the column 'label'")
         return score
 
-    def _spans(self, row: Row, answer: Answer) -> tuple[Span, ...]:
+    def _spans(self, row: Row, answer: AnnotatedAnswer) -> tuple[Span, ...]:
         value = row.cells.get("spans", "")
         items = value if isinstance(value, list) else _json_spans(row, str(value))
         try:
@@ -290,7 +290,7 @@ def _json_spans(row: Row, text: str) -> list[Any] | None:
     return items if isinstance(items, list) else None
 
 
-def _span(row: Row, answer: Answer, item: object) -> Span:
+def _span(row: Row, answer: AnnotatedAnswer, item: object) -> Span:
     if isinstance(item, str):
         return _plain_span(row, answer, item)
     if not isinstance(item, Mapping) or not isinstance(item.get("quote"), str):
@@ -311,7 +311,7 @@ def _span(row: Row, answer: Answer, item: object) -> Span:
     return span
 
 
-def _plain_span(row: Row, answer: Answer, line: str) -> Span:
+def _plain_span(row: Row, answer: AnnotatedAnswer, line: str) -> Span:
     """A quote on a line of its own, perhaps behind "good:" or "poor:", without the spaces around it."""
     head, colon, rest = line.partition(":")
     label: Literal["good", "poor"] = "poor"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from didact.annotation.targets import Answer
+from didact.annotation.targets import AnnotatedAnswer
 from didact.feedback_store import UNKNOWN_AUTHOR, latest
 from didact.types import Feedback, Record
 
@@ -69,7 +69,7 @@ class Quality(Record):
     people_scores: Agreement
 
 
-def measure(answers: Sequence[Answer], *, threshold: float = 0.5) -> Quality:
+def measure(answers: Sequence[AnnotatedAnswer], *, threshold: float = 0.5) -> Quality:
     """Measure all critiques of some answers.
 
     Of an author's versions the latest counts, except for failures, tokens and cost. What is judged by
@@ -167,7 +167,9 @@ def _alpha(
 
 
 def _authors(
-    said: Sequence[tuple[Answer, Feedback]], final: Sequence[tuple[Answer, Feedback]], threshold: float
+    said: Sequence[tuple[AnnotatedAnswer, Feedback]],
+    final: Sequence[tuple[AnnotatedAnswer, Feedback]],
+    threshold: float,
 ) -> tuple[AuthorQuality, ...]:
     by_author: dict[tuple[str, str], list[Feedback]] = defaultdict(list)
     for _, feedback in said:
@@ -199,7 +201,7 @@ def _authors(
 
 
 def _verdicts(
-    final: Sequence[tuple[Answer, Feedback]], threshold: float
+    final: Sequence[tuple[AnnotatedAnswer, Feedback]], threshold: float
 ) -> Iterator[tuple[str, str, bool, bool]]:
     """(author, source, is it right, was it called right), once for each author of each verified answer."""
     found: dict[tuple[Any, ...], tuple[bool, bool]] = {}
@@ -215,7 +217,7 @@ def _verdicts(
 
 
 def _agreement(
-    said: Sequence[tuple[Answer, Feedback]],
+    said: Sequence[tuple[AnnotatedAnswer, Feedback]],
     value: Callable[[Feedback], Any],
     alpha: Callable[[Iterable[Sequence[Any]]], float | None],
 ) -> Agreement:

@@ -1,8 +1,8 @@
-"""Answers and what was said about them, wherever they lie: a run directory or a data file.
+"""Answers and the feedback on them, in a run directory or a data file.
 
-A run keeps critiques in a file of their own (`feedback.jsonl`), a data file inside the line of the
-answer (`types.Example`, or the plain form of `didact.data.record`). Here both are the same: a list of
-answers that critiques can be added to.
+A run keeps feedback in a file of its own (`feedback.jsonl`), a data file in the line of the answer
+(`types.Example`, or the plain form of `didact.data.record`). Both are read as a list of `AnnotatedAnswer`
+and take new feedback.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from didact.data.faults import Rejected, RowError
-from didact.data.files import check_examples, json_line
+from didact.data.files import check_examples
 from didact.data.record import parse_example
 from didact.errors import DataError, UsageError
 from didact.feedback_store import FeedbackRecord, FeedbackStore, MergeResult, invalid_line, new_records
-from didact.jsonl import Line, locked, parse_lines, read_all, replace_lines
+from didact.jsonl import Line, encode, locked, parse_lines, read_all, replace_lines
 from didact.types import Example, Feedback, Problem, Rollout, Turn
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer and everything that was said about it.
+class AnnotatedAnswer:
+    """One answer and all feedback on it.
 
     Attributes:
         rollout: The rollout's id in a run, the example's id in a data file.
-        index: Which turn of its rollout it is; 0 in a data file.
-        problem: What was asked.
-        turn: The answer. That of a data file has no ids, and nothing verified it.
-        feedback: All versions of all authors, oldest first.
-        step: The step of the run at which it was sampled; None in a data file.
+        index: The turn of its rollout; 0 in a data file.
+        problem: The question.
+        turn: The answer; in a data file without ids and reward.
+        feedback: All versions by all authors, oldest first.
+        step: The training step that sampled it; None in a data file.
     """
 
     rollout: str
@@ -46,27 +46,35 @@ class Answer:
     feedback: tuple[Feedback, ...] = ()
     step: int | None = None
 
+    @classmethod
+    def of(cls, example: Example) -> AnnotatedAnswer:
+        """An example's answer, neither sampled nor verified."""
+        turn = Turn(
+            prompt_ids=(), completion_ids=(), logprobs=None, text=example.completion, stop_reason="eos"
+        )  # fmt: skip
+        return cls(example.id, 0, example.problem, turn, example.feedback)
+
     @property
     def text(self) -> str:
         return self.turn.text
 
     @property
     def sha256(self) -> str:
-        """Of the answer's exact text."""
+        """The hash of the answer's exact text."""
         return sha256(self.turn.text)
 
 
 class AnswerStore(Protocol):
-    """Answers that critiques can be added to."""
+    """Answers that take new feedback."""
 
     path: Path
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[AnnotatedAnswer]:
         """All answers, in the file's order."""
         ...
 
-    def merge(self, said: Sequence[FeedbackRecord]) -> MergeResult:
-        """Add critiques; those that repeat their author's latest words on that answer are left out."""
+    def merge(self, records: Sequence[FeedbackRecord]) -> MergeResult:
+        """Add feedback, except exact repeats of its author's latest version on the same answer."""
         ...
 
 
@@ -82,11 +90,11 @@ class RunAnswers:
         self.rollouts = path / "rollouts.jsonl"
         self.store = FeedbackStore(path / "feedback.jsonl")
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[AnnotatedAnswer]:
         """Every turn of every rollout."""
-        said: dict[tuple[str, int], list[Feedback]] = defaultdict(list)
+        feedback: dict[tuple[str, int], list[Feedback]] = defaultdict(list)
         for entry in self.store.read():
-            said[entry.rollout, entry.feedback.turn].append(entry.feedback)
+            feedback[entry.rollout, entry.feedback.turn].append(entry.feedback)
         found = []
         for line in parse_lines(self.rollouts.read_bytes(), self.rollouts):
             record = dict(line.record)
@@ -95,19 +103,21 @@ class RunAnswers:
                 rollout = Rollout.model_validate(record)
             except ValidationError as error:
                 raise invalid_line(self.rollouts, line, error, "a rollout") from None
-            for index, turn in enumerate(rollout.turns):
-                about = tuple(said[rollout.id, index])
-                found.append(Answer(rollout.id, index, rollout.problem, turn, about, step))
+            found += [
+                AnnotatedAnswer(rollout.id, i, rollout.problem, turn, tuple(feedback[rollout.id, i]), step)
+                for i, turn in enumerate(rollout.turns)
+            ]
         return found
 
-    def merge(self, said: Sequence[FeedbackRecord]) -> MergeResult:
-        return self.store.merge(said)
+    def merge(self, records: Sequence[FeedbackRecord]) -> MergeResult:
+        """Append new feedback to `feedback.jsonl`."""
+        return self.store.merge(records)
 
 
 class ExampleFile:
     """A data file: one answer a line, in either form of `didact.data.record`.
 
-    A gzipped file and a JSON array can be read, but not be added to.
+    A gzipped file or a JSON array can be read but takes no feedback.
 
     Args:
         path: The file.
@@ -117,93 +127,94 @@ class ExampleFile:
         self.path = path
 
     def read(self) -> list[Example]:
-        """All examples; those without an id get that of their row, as everywhere that data files are read.
+        """All examples, by the rules of `didact data validate`.
 
         Raises:
-            DataError: the file cannot be read; or naming a row that is no answer, or whose id an earlier
-                row has.
+            DataError: the file or a row cannot be used, or an id repeats.
         """
         with locked(self.path, write=False):
             return self._examples()
 
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[AnnotatedAnswer]:
         """Every example's answer."""
-        return [given_answer(example) for example in self.read()]
+        return [AnnotatedAnswer.of(example) for example in self.read()]
 
-    def merge(self, said: Sequence[FeedbackRecord]) -> MergeResult:
-        """Put critiques into the lines of their answers, and rewrite the file in one piece.
+    def merge(self, records: Sequence[FeedbackRecord]) -> MergeResult:
+        """Add feedback to the lines of its answers and rewrite the file atomically.
 
         Raises:
-            DataError: an answer is no longer there, a critique could not be read again, or the file is
-                not JSON lines; nothing was changed.
+            DataError: an answer is missing, a feedback cannot be stored, or the file is not JSON lines;
+                nothing is changed.
         """
-        with locked(self.path) as handle:
-            data = read_all(handle)
-            lines = self._lines(data)
-            there = {example.id: example for _, example in lines}
-            if gone := [entry.rollout for entry in said if entry.rollout not in there]:
-                raise DataError(f"{self.path} has no answer {gone[0]!r} any more: export its answers again")
-            before = [_in_file(e.id, f) for e in there.values() for f in e.feedback]
-            new, merged = new_records(
-                before, [_in_file(entry.rollout, _writable(entry.feedback)) for entry in said]
-            )
-            added: dict[str, list[Feedback]] = defaultdict(list)
-            for entry in new:
-                added[entry.rollout].append(entry.feedback)
-            self._rewrite(data, lines, lambda example: _with(example, added.get(example.id, ())))
-        return merged
+        result = MergeResult(0, 0, 0)
+
+        def add(examples: Sequence[Example]) -> list[Example | None]:
+            nonlocal result
+            ids = {example.id for example in examples}
+            if missing := [record.rollout for record in records if record.rollout not in ids]:
+                raise DataError(
+                    f"{self.path} has no answer {missing[0]!r} any more: export its answers again"
+                )
+            existing = [_record(e.id, f) for e in examples for f in e.feedback]
+            written = [_record(r.rollout, _without_surrogates(r.feedback)) for r in records]
+            new, result = new_records(existing, written)
+            added: dict[str, tuple[Feedback, ...]] = defaultdict(tuple)
+            for record in new:
+                added[record.rollout] += (record.feedback,)
+            return [
+                e.model_copy(update={"feedback": e.feedback + added[e.id]}) if e.id in added else e
+                for e in examples
+            ]
+
+        self._rewrite(add)
+        return result
 
     def change(self, to: Callable[[Example], Example | None]) -> list[Example]:
-        """Rewrite examples in one piece.
+        """Change examples and rewrite the file atomically.
 
         Args:
-            to: What becomes of an example: itself, another, or None to remove it.
+            to: Maps an example to itself, to another, or to None to remove it.
 
         Returns:
-            Those that were changed or removed, as they were.
+            The changed and removed examples as they were.
         """
-        with locked(self.path) as handle:
-            data = read_all(handle)
-            return self._rewrite(data, self._lines(data), to)
+        return self._rewrite(lambda examples: [to(example) for example in examples])
 
     def check_writable(self) -> None:
-        """Raise DataError if critiques can be neither added nor removed: it is no file of JSON lines."""
+        """Raise DataError if the file is not JSON lines, so that feedback cannot be added or removed."""
         with locked(self.path, write=False) as handle:
             self._lines(read_all(handle))
 
-    def _rewrite(
-        self,
-        before: bytes,
-        lines: Sequence[tuple[Line, Example]],
-        to: Callable[[Example], Example | None],
-    ) -> list[Example]:
-        after = [(line, example, to(example)) for line, example in lines]
-        changed = [example for _, example, new in after if new is not example]
-        if not changed:
-            return []
-        # The id of a row that names none is its place, which may be another one now: it is written down.
-        kept = [
-            line.raw if new is example and line.record.get("id") is not None else self._written(new)
-            for line, example, new in after
-            if new is not None
-        ]
-        replace_lines(self.path, before, kept)
+    def _rewrite(self, to: Callable[[Sequence[Example]], list[Example | None]]) -> list[Example]:
+        with locked(self.path) as handle:
+            data = read_all(handle)
+            lines = self._lines(data)
+            after = to([example for _, example in lines])
+            changed = [e for (_, e), new in zip(lines, after, strict=True) if new is not e]
+            if not changed:
+                return []
+            kept = [
+                # An implicit id is the row's number, which may change: it is written out.
+                line.raw if new is example and line.record.get("id") is not None else self._encoded(new)
+                for (line, example), new in zip(lines, after, strict=True)
+                if new is not None
+            ]
+            replace_lines(self.path, data, kept)
         return changed
 
-    def _written(self, example: Example) -> bytes:
-        """An example's line, which is sure to be read again."""
-        line = json_line(example.model_dump(mode="json"))
+    def _encoded(self, example: Example) -> bytes:
+        """An example's line, checked to be readable."""
+        line = encode([example.model_dump(mode="json")]).rstrip(b"\n")
         try:
             parse_example(json.loads(line), fallback_id="")
         except RowError as error:
             raise DataError(
-                f"{self.path}: what was said about {example.id!r} cannot be kept: {error}. "
-                "Nothing was changed."
+                f"{self.path}: the feedback on {example.id!r} cannot be kept: {error}. Nothing was changed."
             ) from None
-        return line.rstrip(b"\n")
+        return line
 
     def _examples(self) -> list[Example]:
-        """All examples of a file that is held, by the rules of `didact data validate`."""
+        """All examples of the locked file."""
         if not self.path.stat().st_size:
             return []
         found = []
@@ -217,7 +228,7 @@ class ExampleFile:
         return found
 
     def _lines(self, data: bytes) -> list[tuple[Line, Example]]:
-        """Every line and its example."""
+        """Every line with its example."""
         examples = self._examples()
         try:
             lines = list(parse_lines(data, self.path))
@@ -225,7 +236,7 @@ class ExampleFile:
             lines = []
         if len(lines) != len(examples):
             raise DataError(
-                f"{self.path} is gzipped, or one JSON value, and what is said is kept in JSON lines: "
+                f"{self.path} is gzipped or one JSON value, and feedback is kept in JSON lines: "
                 f"`didact data validate {self.path} --out NEW.jsonl` writes it so"
             )
         return list(zip(lines, examples, strict=True))
@@ -235,7 +246,7 @@ def open_answers(path: Path) -> AnswerStore:
     """The answers of a run directory or a data file.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: it is neither.
     """
     if is_run(path):
         return RunAnswers(path)
@@ -248,10 +259,10 @@ def open_answers(path: Path) -> AnswerStore:
     return ExampleFile(path)
 
 
-def home(path: Path) -> Path:
-    """Where a source keeps what it needs again, as a judge's replies: a run itself, or beside a data file.
+def cache_folder(path: Path) -> Path:
+    """The folder for files of a source, such as a judge's replies: the run itself, or beside a data file.
 
-    >>> home(Path("x/fb.jsonl")).as_posix()
+    >>> cache_folder(Path("x/fb.jsonl")).as_posix()
     'x/fb.jsonl.didact'
     """
     return path if is_run(path) else path.with_name(f"{path.name}.didact")
@@ -262,29 +273,17 @@ def is_run(path: Path) -> bool:
     return (path / "rollouts.jsonl").is_file()
 
 
-def given_answer(example: Example) -> Answer:
-    """An example as an answer; nothing sampled or verified it."""
-    turn = Turn(
-        prompt_ids=(), completion_ids=(), logprobs=None, text=example.completion, stop_reason="eos"
-    )  # fmt: skip
-    return Answer(example.id, 0, example.problem, turn, example.feedback)
-
-
 def sha256(text: str) -> str:
-    """Of a text's UTF-8, half surrogate pairs included."""
+    """The hex digest of a text in UTF-8, lone surrogates included."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _in_file(example: str, feedback: Feedback) -> FeedbackRecord:
-    """Feedback stands in the line of its one answer, so the turn that it names says nothing."""
+def _record(example: str, feedback: Feedback) -> FeedbackRecord:
+    """Feedback on an example, which has one turn."""
     return FeedbackRecord(rollout=example, feedback=feedback.model_copy(update={"turn": 0}))
 
 
-def _writable(feedback: Feedback) -> Feedback:
-    """The same with "?" for half a surrogate pair, which data files may not hold."""
+def _without_surrogates(feedback: Feedback) -> Feedback:
+    """The feedback with "?" for lone surrogates, which data files may not hold."""
     text = json.dumps(feedback.model_dump(mode="json"), ensure_ascii=False)
     return Feedback.model_validate_json(text.encode("utf-8", "replace"))
-
-
-def _with(example: Example, more: Sequence[Feedback]) -> Example:
-    return example.model_copy(update={"feedback": (*example.feedback, *more)}) if more else example

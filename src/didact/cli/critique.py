@@ -166,7 +166,7 @@ def _criticise(
     """Ask the source that the settings make about the chosen answers, and say what came of it."""
     from didact.annotation.batch import criticise
     from didact.annotation.io import choose_answers
-    from didact.annotation.targets import home, open_answers
+    from didact.annotation.targets import cache_folder, open_answers
     from didact.build.components import make_critic
     from didact.feedback.span_judge import SpanJudge
 
@@ -175,7 +175,7 @@ def _criticise(
     config, made = make_config(run_or_file, changes, overrides)
     if spans:
         config = with_spans(config)
-    critic = make_critic(config, made, None, home(run_or_file))
+    critic = make_critic(config, made, None, cache_folder(run_or_file))
     done = criticise(
         store,
         critic,

@@ -1,4 +1,4 @@
-"""Data files on disk: JSON lines of `Example`, written whole or not at all, never over another file.
+"""Data files on disk: JSON lines of `Example`, written atomically, never over another file.
 
 fb.jsonl            the examples
 fb.rejected.jsonl   the rows that could not be used, each with its faults and its own text
@@ -7,25 +7,25 @@ fb.rejected.jsonl   the rows that could not be used, each with its faults and it
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from didact.data.faults import Rejected, RowError, row_error
 from didact.data.record import parse_example
 from didact.data.rows import read_rows
 from didact.errors import DataError, UsageError
+from didact.jsonl import encode, open_atomically, write_atomically
 from didact.types import Example
 
 SUFFIXES = (".gz", ".jsonl", ".json", ".csv", ".tsv")
 
 
 def check_examples(path: Path) -> Iterator[Example | Rejected]:
-    """Every row of a data file, in order, as an `Example` or with what is wrong with it.
+    """Every row of a data file, in order, as an `Example` or with its faults.
 
-    Both forms of `didact.data.record` are read. An id that a former row has is a fault.
+    Both forms of `didact.data.record` are read. A repeated id is a fault.
 
     Raises:
         DataError: the file cannot be read, or has no rows.
@@ -55,7 +55,7 @@ def read_examples(path: Path) -> Iterator[Example]:
     """Every example of a data file.
 
     Raises:
-        DataError: a row cannot be used; the message names it and `didact data validate`.
+        DataError: a row cannot be used; the message names the row and `didact data validate`.
     """
     for outcome in check_examples(path):
         if isinstance(outcome, Rejected):
@@ -78,17 +78,17 @@ def stem(path: Path) -> str:
     return name or path.name
 
 
-def beside(path: Path, what: str, folder: Path | None = None) -> Path:
-    """The file beside another for a part of it.
+def beside(path: Path, part: str, folder: Path | None = None) -> Path:
+    """The file for a part of a data file, in the same folder by default.
 
     >>> beside(Path("x/fb.jsonl"), "rejected").as_posix()
     'x/fb.rejected.jsonl'
     """
-    return (folder or path.parent) / f"{stem(path)}.{what}.jsonl"
+    return (folder or path.parent) / f"{stem(path)}.{part}.jsonl"
 
 
 def refuse_existing(*paths: Path) -> None:
-    """Raise UsageError if one of the files is there, or its folder is not."""
+    """Raise UsageError if one of the files exists, or its folder does not."""
     for path in paths:
         if path.exists():
             raise UsageError(
@@ -99,71 +99,55 @@ def refuse_existing(*paths: Path) -> None:
 
 
 class JsonlWriter:
-    """Writes JSON lines beside, and gives the file its name when all of it is on disk.
+    """Writes JSON lines to an open file and counts them."""
 
-    A context manager: an exception inside it leaves nothing behind, and a file without rows is not made.
-
-    Args:
-        path: The file to make.
-        replace: Take the place of a file that is there; otherwise that is a `UsageError`.
-    """
-
-    def __init__(self, path: Path, *, replace: bool = False) -> None:
-        self.path = path
+    def __init__(self, file: BinaryIO) -> None:
         self.rows = 0
-        self._replace = replace
-        self._aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> JsonlWriter:
-        if not self._replace:
-            refuse_existing(self.path)
-        self._file = self._aside.open("wb")
-        return self
+        self._file = file
 
     def add(self, record: Example | dict[str, Any]) -> None:
         """Write one line."""
         value = record.model_dump(mode="json") if isinstance(record, Example) else record
-        self._file.write(json_line(value))
+        self._file.write(encode([value]))
         self.rows += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            if kind is None and self.rows:
-                if not self._replace:
-                    refuse_existing(self.path)  # it may have come to be meanwhile
-                self._aside.replace(self.path)
-        finally:
-            self._file.close()
-            self._aside.unlink(missing_ok=True)
+
+@contextmanager
+def create_jsonl(path: Path) -> Iterator[JsonlWriter]:
+    """Write a new file atomically. Neither an error inside the block nor a block without rows creates it.
+
+    Raises:
+        UsageError: the file exists, or its folder does not.
+    """
+    refuse_existing(path)
+    with open_atomically(path) as file:
+        writer = JsonlWriter(file)
+        yield writer
+        refuse_existing(path)  # it may have been created meanwhile
+    if not writer.rows:
+        path.unlink()
 
 
 def write_rejected(path: Path, rejected: Iterable[Rejected]) -> Path | None:
-    """Write rejected rows to a file, in place of those of a former run; without any, remove that.
+    """Write rejected rows to a file, replacing those of an earlier run; without any, remove the file.
 
     Returns:
-        The file, or None where nothing was rejected.
+        The file, or None if nothing was rejected.
 
     Raises:
-        UsageError: a file of another kind has that name.
+        UsageError: the file exists and holds something else.
     """
     refuse_foreign(path)
-    rows = list(rejected)
-    if not rows:
+    data = encode(row.as_json() for row in rejected)
+    if not data:
         path.unlink(missing_ok=True)
         return None
-    with JsonlWriter(path, replace=True) as out:
-        for row in rows:
-            out.add(row.as_json())
+    write_atomically(path, data)
     return path
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise UsageError if a file is there that holds no rejected rows: it is not ours to replace."""
+    """Raise UsageError if the file exists and does not hold rejected rows."""
     if not path.exists():
         return
     try:
@@ -173,11 +157,3 @@ def refuse_foreign(path: Path) -> None:
         ours = False
     if not ours:
         raise UsageError(f"{path} exists and holds no rejected rows: remove or rename it")
-
-
-def json_line(value: dict[str, Any]) -> bytes:
-    """One line of JSON in UTF-8; half a surrogate pair, which UTF-8 cannot hold, stays escaped."""
-    try:
-        return json.dumps(value, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(value).encode() + b"\n"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from didact.data.faults import Rejected, Skipped
-from didact.data.files import JsonlWriter, beside, refuse_existing, refuse_foreign, write_rejected
+from didact.data.files import beside, create_jsonl, refuse_existing, refuse_foreign, write_rejected
 from didact.data.importers import import_rows
 from didact.data.validate import fault_lines
 from didact.errors import DataError
@@ -61,7 +61,7 @@ def import_files(kind: str, files: Sequence[Path], out: Path, mapping: Mapping[s
     refuse_foreign(aside)
     rejected, skipped = list[Rejected](), Counter[str]()
     feedback = text_free = without = 0
-    with JsonlWriter(out) as writer:
+    with create_jsonl(out) as writer:
         for outcome in import_rows(kind, files, mapping):
             if isinstance(outcome, Rejected):
                 rejected.append(outcome)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from didact.data.files import JsonlWriter, beside, read_examples, refuse_existing
+from didact.data.files import beside, create_jsonl, read_examples, refuse_existing
 from didact.data.near_duplicates import UnionFind, join_near, normalised
 from didact.errors import DataError, UsageError
 from didact.rng import derive_seed
@@ -83,7 +83,7 @@ def split_file(
         raise DataError(f"{path}: no row names a user, so it cannot be split by user; use --by problem")
     groups = group_rows(examples, by=by, threshold=threshold)
     chosen = choose_test(examples, groups, test=test, seed=seed, where=str(path), by=by)
-    with JsonlWriter(files[0]) as train_file, JsonlWriter(files[1]) as test_file:
+    with create_jsonl(files[0]) as train_file, create_jsonl(files[1]) as test_file:
         for i, example in enumerate(examples):
             (test_file if i in chosen else train_file).add(example)
     in_test = sum(group[0] in chosen for group in groups)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from didact.data.faults import Rejected
 from didact.data.files import (
-    JsonlWriter,
     beside,
     check_examples,
+    create_jsonl,
     refuse_existing,
     refuse_foreign,
     write_rejected,
@@ -69,7 +69,7 @@ def validate_file(path: Path, *, out: Path | None = None) -> Validation:
         refuse_existing(out)
     ok, rejected = 0, list[Rejected]()
     with ExitStack() as stack:
-        writer = None if out is None else stack.enter_context(JsonlWriter(out))
+        writer = None if out is None else stack.enter_context(create_jsonl(out))
         for outcome in check_examples(path):
             if isinstance(outcome, Rejected):
                 rejected.append(outcome)

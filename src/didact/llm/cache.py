@@ -7,12 +7,9 @@ The cache wraps the budget, so that a cached reply costs nothing.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from didact.errors import UsageError
+from didact.jsonl import write_atomically
 from didact.llm.chat import ChatModel, ChatReply, ChatRequest
 
 LOG = logging.getLogger("didact")
@@ -104,19 +102,11 @@ class ChatCache:
     def _write(self, key: str, reply: ChatReply) -> None:
         file, record = self._file(key), asdict(reply)
         entry = json.dumps({"key": key, "reply": record, "check": _checksum(record)}, indent=1)
-        temporary = ""
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-            with os.fdopen(handle, "w", encoding="utf-8") as opened:
-                opened.write(entry + "\n")
-                opened.flush()
-                os.fsync(opened.fileno())
-            os.replace(temporary, file)
+            write_atomically(file, entry + "\n")
         except OSError as error:
             # A full disk must not lose the reply itself.
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
             if not self._warned:
                 LOG.warning("replies cannot be cached in %s (%s): a replay will cost again", self.path, error)
             self._warned = True
