@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from didact.errors import UsageError
 from didact.feedback.span_judge import ArguedMarks, Marks, SpanJudge
 from didact.prompts import load_prompt
-from didact.reward_model.formats import FORMATS, make_format
-from didact.reward_model.json_text import grade, mended
+from didact.reward_model.card import FORMATS, make_format
+from didact.reward_model.json_v1 import grade, repaired_json
 from didact.spans import locate
 from didact.types import Feedback, Provenance, Span
 from tests.test_judge import PROBLEM, ScriptedChat, about
@@ -177,8 +177,8 @@ def test_json_is_mended_without_a_guess():
     assert form.read('{"critique": "no spans"}', reasoning=True) is None
     assert form.read("[" * 100_000, reasoning=True) is None
     assert form.read('{"a":' * 100_000, reasoning=True) is None
-    assert mended('{"a": "x\ny"}') == {"a": "x\ny"}
-    assert mended("{]") is None
+    assert repaired_json('{"a": "x\ny"}') == {"a": "x\ny"}
+    assert repaired_json("{]") is None
 
 
 def test_unknown_formats_have_a_neighbour():

@@ -50,7 +50,7 @@ def evaluate_reward_model(
         own = marked[i]
         cases.append(
             Case(
-                gold_T=_labels(item.said.spans, offsets, item.answer),
+                gold_T=_labels(item.feedback.spans, offsets, item.answer),
                 found_T=None if own.reading is None else _labels(own.spans, offsets, item.answer),
                 drawn_KT=_votes([d[i] for d in drawn], offsets, item.answer) if drawn else None,
             )

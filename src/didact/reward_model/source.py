@@ -1,7 +1,7 @@
-"""A trained reward model as a source of feedback.
+"""A trained reward model as a feedback source.
 
-A reply of which nothing can be made is an ok feedback without spans: a neutral δ with the KL kept, so that
-no answer leaves the mean for it. It is counted. So is an answer that is too long to be asked about.
+An unreadable reply is an ok feedback without spans, which means a neutral δ with the KL kept, so that the
+answer stays in the mean. It is counted, and so is an answer that is too long for a prompt.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatModel, ChatReply, ChatRequest
 from didact.llm.structured import EXCERPT_CHARS
 from didact.prompts import shorten
-from didact.reward_model.formats import Reading
-from didact.reward_model.prompts import Prompter
+from didact.reward_model.card import Prompter
+from didact.reward_model.format import Reading
 from didact.spans import locate
 from didact.types import Feedback, Problem, Provenance, Span
 
@@ -25,12 +25,12 @@ LOG = logging.getLogger("didact")
 
 @dataclass(frozen=True)
 class Marked:
-    """What a reward model made of one answer.
+    """A reward model's reply to one answer.
 
     Attributes:
-        reading: What its reply says; None where nothing can be made of it, or it could not be asked.
-        spans: The passages that have a place in the answer.
-        unplaced: Quotes that have none.
+        reading: The content of the reply; None if it is unreadable or there is no reply.
+        spans: The quotes that have a place in the answer.
+        unplaced: The number of quotes without one.
         reply: The reply itself.
     """
 
@@ -41,8 +41,7 @@ class Marked:
 
     @property
     def failed(self) -> str | None:
-        """Why nobody answered, as with a server that is down; None where somebody did, even if the reply was
-        cut off."""
+        """Why there is no reply, as from a server that is down; None if there is one, even a cut-off one."""
         return None if self.reply.text or self.reply.tokens else self.reply.error
 
 
@@ -50,12 +49,12 @@ class RewardModel:
     """Criticises answers with a model that was trained for it.
 
     Args:
-        model: The trained model. Of a reply that was cut off it keeps the text beside the error.
-        prompter: Builds the prompts that it was trained on.
+        model: The trained model. It keeps the text of a reply that was cut off, beside the error.
+        prompter: Builds the prompts of its training.
 
     Attributes:
-        seen: Counts so far: answers `asked`, replies `unparsed` and `repaired`, answers `too_long` to be
-            asked about, `quotes`, and those `unplaced`.
+        seen: Counts so far: answers `asked`, replies `unparsed` and `repaired`, answers `too_long` for a
+            prompt, `quotes`, and quotes `unplaced`.
     """
 
     def __init__(self, model: ChatModel, prompter: Prompter) -> None:
@@ -64,12 +63,12 @@ class RewardModel:
         self.seen: Counter[str] = Counter()
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One feedback a request, in order; a failed one only where the model could not be asked at all."""
+        """One feedback per request, in order; it has failed only if there was no reply at all."""
         marked = self.mark([(request.problem, request.turn.text) for request in requests])
         return [self._feedback(request, found) for request, found in zip(requests, marked, strict=True)]
 
     def mark(self, asked: Sequence[tuple[Problem, str]]) -> list[Marked]:
-        """What the model makes of each (problem, answer), in order."""
+        """The model's reply to each (problem, answer), in order."""
         before = Counter(self.seen)
         prompts = [self.prompter.messages(problem, answer) for problem, answer in asked]
         requests = [ChatRequest(messages) for messages in prompts if messages is not None]
@@ -83,8 +82,8 @@ class RewardModel:
         lost = {n: self.seen[n] - before[n] for n in ("unparsed", "too_long")}
         if any(lost.values()):
             LOG.info(
-                "%s: of %d answers, %d replies could not be read and %d answers were too long to ask about; "
-                "they have no marks",
+                "%s: of %d answers, %d have an unreadable reply and %d are too long for a prompt; "
+                "they get no marks",
                 self.model.name, len(asked), lost["unparsed"], lost["too_long"],
             )  # fmt: skip
         return found

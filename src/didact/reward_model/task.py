@@ -3,8 +3,8 @@
     problem    which passages of this answer are good, and which are poor? (in the reward model's own prompt)
     reference  the critique and the marked passages in its format
 
-The reward of a reply is the F1 of the characters that it marks. One that cannot be read scores 0. It is
-correct where it marks exactly what was annotated.
+The reward of a reply is the F1 score of the characters that it marks, and 0 for an unreadable reply. A reply
+is correct if it marks exactly the annotated characters.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from typing import Any, NamedTuple
 
 from didact.annotation.targets import is_run, open_answers
 from didact.errors import DataError
-from didact.reward_model.card import Card
-from didact.reward_model.formats import make_format
-from didact.reward_model.prompts import Prompter
+from didact.reward_model.card import Card, Prompter, make_format
 from didact.spans import locate
 from didact.tasks.base import PolicyLimits, Verdict
 from didact.tasks.dataset_task import DatasetTask, check_fraction, held_out_keys
@@ -29,35 +27,35 @@ LOG = logging.getLogger("didact")
 
 
 class Annotated(NamedTuple):
-    """One answer and the feedback whose passages are to be learnt."""
+    """An answer and the feedback with its marked passages."""
 
     id: str
     problem: Problem
     answer: str
-    said: Feedback
+    feedback: Feedback
 
 
 class AnnotatedTask(DatasetTask):
-    """Answers whose passages somebody marked, from a data file or a run directory.
+    """Answers with marked passages, from a data file or a run directory.
 
-    Of each answer the first usable feedback with spans is learnt. Without `eval_path` a part of the questions
-    is kept for evaluation, chosen by a hash, so that one question stays on one side.
+    The target of an answer is its first usable feedback with spans. Without `eval_path`, a hash holds out a
+    part of the questions for evaluation, so that a question is in one split only.
 
     Args:
         path: The data file or run directory.
-        eval_path: A second one to evaluate on; then all of `path` is for training.
-        format: What the model learns to write; see reward_model/formats.py.
+        eval_path: A second one for evaluation; then all of `path` is for training.
+        format: The format of the targets; see reward_model/format.py.
         reasoning: A critique comes before the passages.
-        unmarked: Also learn from feedback without spans. Only for annotators who were asked for passages.
-        eval_fraction: About this part of the questions is kept for evaluation, in (0, 1).
-        seed: The order of the training answers; each pass over them has an order of its own.
+        unmarked: Also use feedback without spans, for annotators who were asked for passages.
+        eval_fraction: The approximate share of questions held out, in (0, 1).
+        seed: Seed of the order of the training answers, which differs between epochs.
 
     Attributes:
-        held_out: The annotated answers that are kept for evaluation, whether or not they fit the model.
-        left_out: How many training answers are not learnt, by reason.
+        held_out: The annotated answers of the evaluation split, whether or not they fit the model.
+        left_out: The number of training answers that are not used, by reason.
 
     Raises:
-        DataError: a file or row that cannot be used, or nothing to train on.
+        DataError: a file or row cannot be used, or there is nothing to train on.
         UsageError: an unknown format or a setting out of range.
     """
 
@@ -99,14 +97,14 @@ class AnnotatedTask(DatasetTask):
         max_tokens: int,
         chat_template: Mapping[str, Any] | None = None,
     ) -> None:
-        """Make prompts that leave a model room for `max_tokens`, and leave out targets that are longer.
+        """Build prompts that leave `max_tokens` for the reply, and leave out longer targets.
 
         Args:
-            length: Tokens of a rendered conversation.
-            target_length: Tokens of an answer to it, its end included.
-            limit: Tokens that the model takes; None for no limit.
+            length: The number of tokens of a rendered conversation.
+            target_length: The number of tokens of a target, its end-of-turn token included.
+            limit: The model's context in tokens; None for no limit.
             max_tokens: The longest reply.
-            chat_template: Settings of the chat template that prompts are rendered with.
+            chat_template: Settings of the chat template.
 
         Raises:
             DataError: no training answer is left.
@@ -121,8 +119,8 @@ class AnnotatedTask(DatasetTask):
         )
         self._fill(length, target_length, max_tokens)
         if self.left_out:
-            told = ", ".join(f"{count} {why}" for why, count in sorted(self.left_out.items()))
-            LOG.warning("%s: not everything can be learnt: %s", self.name, told)
+            reasons = ", ".join(f"{count} {why}" for why, count in sorted(self.left_out.items()))
+            LOG.warning("%s: left out of training: %s", self.name, reasons)
 
     def bind_policy(self, limits: PolicyLimits) -> None:
         """See `bind`."""
@@ -149,7 +147,7 @@ class AnnotatedTask(DatasetTask):
             )
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """Score a reply by the characters that it marks; what cannot be read scores 0."""
+        """The F1 score of the marked characters; 0 for an unreadable reply."""
         format_ = make_format(self.card.format)
         reading = format_.read(answer, reasoning=self.card.reasoning)
         if reading is None:
@@ -167,7 +165,7 @@ class AnnotatedTask(DatasetTask):
         target_length: Callable[[str], int] | None,
         max_tokens: int | None,
     ) -> None:
-        """The problems of both sides, for these limits."""
+        """Build the problems of both splits, for these limits."""
         prompter = Prompter(self.card, length)
 
         def problems(items: Sequence[Annotated], left_out: Counter[str]) -> list[Problem]:
@@ -185,17 +183,17 @@ class AnnotatedTask(DatasetTask):
         self.left_out = Counter()
         self._train, self._eval = problems(self.trained_on, self.left_out), problems(self.held_out, Counter())
         if not self._train:
-            told = ", ".join(f"{count} {why}" for why, count in self.left_out.items()) or "there are none"
+            reasons = ", ".join(f"{count} {why}" for why, count in self.left_out.items()) or "there are none"
             raise DataError(
-                f"{self.name} has no annotated answer that could be learnt ({told}): raise "
-                "sampling.max_tokens, take a model with a longer context, or another format"
+                f"{self.name} has no usable annotated answer ({reasons}): raise "
+                "sampling.max_tokens, or take a model with a longer context or another format"
             )
 
     def _problem(self, item: Annotated, prompter: Prompter, left_out: Counter[str]) -> Problem | None:
         card = self.card
-        written = prompter.format.write(item.said, item.answer, reasoning=card.reasoning)
+        written = prompter.format.write(item.feedback, item.answer, reasoning=card.reasoning)
         if written is None:
-            left_out["critiques that the format cannot say"] += 1
+            left_out["critiques that the format cannot express"] += 1
             return None
         left_out.update({"passages without an unambiguous quote": written.lost} if written.lost else {})
         messages = prompter.messages(item.problem, item.answer)
@@ -215,10 +213,10 @@ def marked_characters(spans: Sequence[Span]) -> set[tuple[int, str]]:
 
 
 def read_annotated(path: Path, *, unmarked: bool = False) -> list[Annotated]:
-    """The answers of a data file or a run whose passages were marked, each with the first such feedback.
+    """The answers with marked passages in a data file or a run, each with its first such feedback.
 
     Raises:
-        DataError: a row that cannot be used, or no passage is marked anywhere.
+        DataError: a row cannot be used, or no passage is marked anywhere.
         UsageError: there is no such file.
     """
     answers = open_answers(path).answers()
@@ -238,5 +236,5 @@ def read_annotated(path: Path, *, unmarked: bool = False) -> list[Annotated]:
 
 
 def answer_files(path: Path) -> tuple[Path, ...]:
-    """The files that the answers of a data file or run directory lie in."""
+    """The files with the answers of a data file or run directory."""
     return (path / "rollouts.jsonl", path / "feedback.jsonl") if is_run(path) else (path,)
