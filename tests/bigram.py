@@ -10,7 +10,7 @@ from torch import Tensor
 
 from didact import losses
 from didact.engines.base import POLICY, Capabilities
-from didact.methods import Term
+from didact.methods import LossTerm
 from didact.types import Feedback, Problem, Rollout, Row, Span, StopReason, Turn
 from tests.helpers import CRITIC, WordTokenizer
 
@@ -60,7 +60,7 @@ class Bigram:
         own, other = (t[row.input_ids].log_softmax(-1) for t in (self.theta, self.start))
         return (own.exp() * (own - other)).sum(-1)
 
-    def loss(self, terms: Sequence[Term]) -> Tensor:
+    def loss(self, terms: Sequence[LossTerm]) -> Tensor:
         """The summed losses of some terms."""
         total = torch.zeros((), dtype=torch.float64)
         for term in terms:
@@ -76,7 +76,7 @@ class Bigram:
                 total = total + found.loss
         return total
 
-    def gradient(self, terms: Sequence[Term]) -> np.ndarray:
+    def gradient(self, terms: Sequence[LossTerm]) -> np.ndarray:
         """What a step climbs: −∇ loss with respect to theta."""
         total = self.loss(terms)
         return (

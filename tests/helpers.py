@@ -13,7 +13,7 @@ from torch import Tensor
 from didact import losses
 from didact.cli.main import main
 from didact.engines.base import Loss, Sample
-from didact.methods.base import Term
+from didact.methods.base import LossTerm
 from didact.rendering.renderer import Renderer
 from didact.rollouts.base import StepContext
 from didact.tasks.base import Verdict
@@ -161,7 +161,7 @@ def dialogue(
     )
 
 
-def advantages(term: Term) -> list[float]:
+def advantages(term: LossTerm) -> list[float]:
     """The advantage of each row of single-token completions, in order."""
     return [float(row.fields["advantages"][-1]) for row in term.rows]
 

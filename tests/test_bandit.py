@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from didact import losses
-from didact.methods import GRPO, RLTF, SelfCritiqueRL, Term
-from didact.methods.self_distillation import BASELINES, LOSSES
-from didact.rollouts.self_critique_rollout import OwnCritique, own_id
+from didact.methods import GRPO, RLTF, LossTerm, SelfCritiqueRL
+from didact.methods.rltf import BASELINES, WEIGHTINGS
+from didact.rollouts.self_critique_rollout import SampledCritique, branch_id
 from didact.types import Ids, Rollout, Row, Turn
 from tests.helpers import CRITIC, ScriptedEngine, context, dialogue
 
@@ -47,7 +47,7 @@ class TableEngine(ScriptedEngine):
         return [row_logprobs(self.table, row).detach().numpy() for row in rows]
 
 
-def objective(terms: Iterable[Term], table: Table) -> Tensor:
+def objective(terms: Iterable[LossTerm], table: Table) -> Tensor:
     """Minus the summed losses: what a step climbs."""
     total = torch.zeros((), dtype=torch.float64)
     for term in terms:
@@ -154,7 +154,7 @@ def by_hand(baseline: str, weighting: str) -> np.ndarray:
     return total
 
 
-@pytest.mark.parametrize("weighting", LOSSES)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_the_expected_gradient_is_that_of_the_formula(baseline: str, weighting: str) -> None:
     found = expected_sd(sd_baseline=baseline, sd_weighting=weighting)
@@ -339,12 +339,12 @@ def two_branches() -> Iterable[tuple[float, tuple[Turn, Turn], Turn, Turn]]:
 
 def with_branch(pick: tuple[float, tuple[Turn, Turn], Turn, Turn], name: str) -> list[Rollout]:
     _, turns, said, own = pick
-    critique = OwnCritique(
+    critique = SampledCritique(
         text=said.text, source="self", saw_reference=False, provenance=CRITIC, sampled=said
     )
     main = rollout(turns, name)
     given = turns[0].model_copy(update={"logprobs": None})
-    branch = main.model_copy(update={"id": own_id(name), "turns": (given, own), "feedback": (critique,)})
+    branch = main.model_copy(update={"id": branch_id(name), "turns": (given, own), "feedback": (critique,)})
     return [main, branch]
 
 

@@ -13,7 +13,7 @@ from didact.build import components as setup
 from didact.engines.base import Loss
 from didact.evaluation.token_trace import TokenTrace, inspect_update, turn_credits
 from didact.evaluation.token_view import TokenView, TurnView, rollout_view, to_json, token_cells, write_page
-from didact.methods import Term, make_method
+from didact.methods import LossTerm, make_method
 from didact.run_dir import RunDir, read_jsonl
 from didact.training import loop
 from didact.types import Problem, Rollout, Row, Turn
@@ -42,12 +42,12 @@ def row(of: Rollout, advantages: float | list[float]) -> Row:
 
 def test_credits_are_those_of_the_row_that_trained_the_answer() -> None:
     a, b, c = rollout("a"), rollout("b", "xyz"), rollout("c", "xyz")
-    rl = Term("rl", Loss("policy_gradient"), [row(a, [1, 0, -1, 0.5]), row(b, 2.0)])
+    rl = LossTerm("rl", Loss("policy_gradient"), [row(a, [1, 0, -1, 0.5]), row(b, 2.0)])
     found = turn_credits([a, b, c], [rl])
     assert found["a", 0] == (1, 0, -1, 0.5)
     assert found["b", 0] is None
     assert found["c", 0] is None
-    both = turn_credits([a, b, c], [Term("rl", Loss("policy_gradient"), [row(b, 2.0), row(c, 3.0)])])
+    both = turn_credits([a, b, c], [LossTerm("rl", Loss("policy_gradient"), [row(b, 2.0), row(c, 3.0)])])
     assert (both["b", 0], both["c", 0], both["a", 0]) == ((2.0,) * 4, (3.0,) * 4, (0.0,) * 4)
 
 

@@ -151,7 +151,7 @@ def test_without_its_two_terms_rltf_is_two_turn_grpo_exactly() -> None:
 
 
 def test_self_distillation_trains_the_plain_prompt_on_the_revision() -> None:
-    rows = RLTF(lambda_sd=0.5).self_distillation(context(), BATCH)
+    rows = RLTF(lambda_sd=0.5).sd_term(context(), BATCH).rows
     # Group g: b = 1/3, revisions 1 and 0. Group b: b = 0, so the wrong revision has advantage 0.
     assert [float(r.fields["advantages"][-1]) for r in rows] == pytest.approx([2 / 3, -1 / 3, 1.0])
     assert all(r.input_ids.tolist() == [1] and r.target_ids.tolist() == [6] for r in rows)
@@ -160,15 +160,15 @@ def test_self_distillation_trains_the_plain_prompt_on_the_revision() -> None:
 
 def test_the_first_turn_baseline_vanishes_only_where_the_student_succeeds() -> None:
     solved_at_second = [dialogue(0.0, 1.0), dialogue(0.0, 1.0)]
-    assert len(RLTF().self_distillation(context(), solved_at_second)) == 2
+    assert len(RLTF().sd_term(context(), solved_at_second).rows) == 2
     solved_at_first = [dialogue(1.0, 1.0), dialogue(1.0, 1.0)]
-    assert RLTF().self_distillation(context(), solved_at_first) == []
+    assert RLTF().sd_term(context(), solved_at_first).rows == []
 
 
 def test_the_ramp_raises_self_distillation_from_zero() -> None:
     method = RLTF(lambda_sd=0.4, lambda_sd_ramp=0.5)
     strengths = [
-        [float(r.fields["weights"][-1]) for r in method.self_distillation(context(progress=p), BATCH)][:1]
+        [float(r.fields["weights"][-1]) for r in method.sd_term(context(progress=p), BATCH).rows][:1]
         for p in (0.0, 0.25, 0.5, 1.0)
     ]
     assert strengths == [[], pytest.approx([0.2 / 5]), pytest.approx([0.4 / 5]), pytest.approx([0.4 / 5])]
@@ -180,13 +180,13 @@ def test_the_mask_drops_tokens_that_the_plain_prompt_makes_unlikely() -> None:
             return [np.array([-4.9 if i else -5.1], np.float32) for i, _ in enumerate(rows)]
 
     ctx = context(Scorer(lambda text, j: "a"))
-    rows = RLTF(mask_below=-5.0).self_distillation(ctx, BATCH)
+    rows = RLTF(mask_below=-5.0).sd_term(ctx, BATCH).rows
     assert [float(r.fields["weights"][-1]) > 0 for r in rows] == [False, True, True]
 
 
 def test_feedback_modelling_trains_only_the_critiques_tokens() -> None:
     ctx = context()
-    rows = RLTF(lambda_fm=0.5).feedback_modelling(ctx, [dialogue(1.0), dialogue(0.0, 1.0)])
+    rows = RLTF(lambda_fm=0.5).fm_term(ctx, [dialogue(1.0), dialogue(0.0, 1.0)]).rows
     (row,) = rows  # a right first answer was not criticised
     critique = ctx.renderer.answer("mend it")
     assert tuple(row.target_ids[-len(critique) :]) == critique
@@ -200,7 +200,7 @@ def test_the_critique_never_reaches_the_plain_prompts_row() -> None:
     ctx = context(engine, CountingCritic())
     method = RLTF()
     rollouts = method.collect(ctx, [ctx.task.train_problem(0)])
-    for row in method.self_distillation(ctx, rollouts):
+    for row in method.sd_term(ctx, rollouts).rows:
         assert "wrong" not in ctx.renderer.text(row.input_ids)
         assert ctx.renderer.text(row.input_ids).startswith("User: q0")
 
@@ -226,7 +226,7 @@ def expected_sd_gradient(*, importance: bool, sign: float = 1.0) -> np.ndarray:
     for arms in itertools.product(itertools.product(range(3), repeat=2), repeat=N):
         probability = np.prod([p0[a0] * p1[a1] for a0, a1 in arms])
         rollouts = [bandit_dialogue(a0, a1, i, np.log(p1[a1])) for i, (a0, a1) in enumerate(arms)]
-        rows = method.self_distillation(context(), rollouts)
+        rows = method.sd_term(context(), rollouts).rows
         loss = Loss("policy_gradient")
         if importance:
             loss = Loss("importance_sampling")
@@ -319,9 +319,9 @@ def test_a_wrong_name_or_value_is_answered_with_the_nearest_right_one(name, sett
 def test_what_a_model_says_too_long_is_skipped_and_not_an_error() -> None:
     ctx = context()
     rollouts = [dialogue(0.0, 1.0), dialogue(1.0), dialogue(0.0, 0.0)]
-    every = RLTF(lambda_fm=0.3).feedback_modelling(ctx, rollouts)
+    every = RLTF(lambda_fm=0.3).fm_term(ctx, rollouts).rows
     ctx.engine.max_length = max(map(len, every)) - 1
-    assert RLTF(lambda_fm=0.3).feedback_modelling(ctx, rollouts) == []
+    assert RLTF(lambda_fm=0.3).fm_term(ctx, rollouts).rows == []
 
 
 def test_a_dialogue_whose_revision_did_not_fit_has_a_first_turn_and_no_second() -> None:

@@ -11,8 +11,8 @@ from didact.evaluation.calibration import calibration, stated_verdict
 from didact.feedback.code import RIGHT as CODE_RIGHT
 from didact.feedback.program import RIGHT, WRONG
 from didact.methods import METHODS, make_method
-from didact.methods.base import Term
-from didact.rollouts.self_critique_rollout import OwnCritique, own_id
+from didact.methods.base import LossTerm
+from didact.rollouts.self_critique_rollout import SampledCritique, branch_id
 from didact.training.loop import update
 from didact.training.metrics import rollout_metrics, term_metrics
 from didact.types import Rollout, Row
@@ -21,7 +21,7 @@ from tests.helpers import CRITIC, dialogue, turn
 
 def with_own(main: Rollout, own: float | None, said: str = "hm", *, mentions: bool = False) -> list[Rollout]:
     """A dialogue and the branch with the policy's own critique of its first answer."""
-    critique = OwnCritique(
+    critique = SampledCritique(
         text=said, source="self", saw_reference=False, provenance=CRITIC, sampled=turn((3,), 9, -1.0, None)
     )
     turns = [main.turns[0].model_copy(update={"logprobs": None})]
@@ -32,7 +32,7 @@ def with_own(main: Rollout, own: float | None, said: str = "hm", *, mentions: bo
         )
     return [
         main,
-        main.model_copy(update={"id": own_id(main.id), "turns": tuple(turns), "feedback": (critique,)}),
+        main.model_copy(update={"id": branch_id(main.id), "turns": tuple(turns), "feedback": (critique,)}),
     ]
 
 
@@ -85,7 +85,7 @@ def test_only_a_method_that_revises_has_answers_unrevised() -> None:
     alone = alone.model_copy(update={"turns": alone.turns[:1]})
     assert rollout_metrics([alone])["unrevised"] == 1
     assert rollout_metrics([alone], revises=False)["unrevised"] == 0
-    revising = {name for name in METHODS if make_method(name).revises}
+    revising = {name for name in METHODS if make_method(name).is_multi_turn}
     assert revising == {
         "grpo-2turn",
         "rltf-sd",
@@ -96,7 +96,7 @@ def test_only_a_method_that_revises_has_answers_unrevised() -> None:
         "rl2f",
         "sft-dialogues",
     }
-    assert not make_method("ppo", {"reward": "score"}).revises
+    assert not make_method("ppo", {"reward": "score"}).is_multi_turn
 
 
 def test_the_two_branches_of_a_dialogue_are_told_apart() -> None:
@@ -214,7 +214,7 @@ class ReportingEngine:
 
 
 def test_a_step_logs_each_terms_gradient_and_how_it_lies_to_the_terms_before() -> None:
-    terms = [Term("rl", Loss("policy_gradient"), [ROW]), Term("sd", Loss("ppo"), [ROW, ROW])]
+    terms = [LossTerm("rl", Loss("policy_gradient"), [ROW]), LossTerm("sd", Loss("ppo"), [ROW, ROW])]
     found = update(ReportingEngine(), [terms], AdamParams())  # type: ignore[arg-type]
     assert found == {
         "loss/rl": 1.0, "tokens/rl": 4.0, "grad_norm/rl": 2.0, "rows/rl": 1,
@@ -224,7 +224,7 @@ def test_a_step_logs_each_terms_gradient_and_how_it_lies_to_the_terms_before() -
 
 
 def test_without_trained_tokens_there_is_no_divergence_a_token() -> None:
-    term = Term("sd", Loss("policy_gradient"), [ROW])
+    term = LossTerm("sd", Loss("policy_gradient"), [ROW])
     assert "off_policy_per_token/sd" not in term_metrics(term, StepOutput(0.0, {"off_policy": 0.0}))
     silent = StepOutput(0.0, {"off_policy": 0.0, "tokens": 0.0})
     assert "off_policy_per_token/sd" not in term_metrics(term, silent)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from didact.engines.base import Loss
-from didact.methods import Term
+from didact.methods import LossTerm
 from didact.training.minibatches import minibatches
 from didact.types import Row
 
 
 def term(name, n):
     rows = [Row.from_completion((1,), (10 + i, 2), weights=0.5) for i in range(n)]
-    return Term(name, Loss("cross_entropy"), rows)
+    return LossTerm(name, Loss("cross_entropy"), rows)
 
 
 def tokens(part, name):

@@ -18,7 +18,7 @@ from didact.errors import DataError, UsageError
 from didact.feedback.program import ProgramCritic
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatReply, ChatRequest
-from didact.methods.span_rewards import SpanRewards
+from didact.methods.text2grad import SpanRewards, span_rewards
 from didact.rendering.renderer import Renderer
 from didact.reward_model import AnnotatedTask, Card, Prompter, RewardModel, find_model
 from didact.rollouts.engine_chat import EngineChat
@@ -119,7 +119,7 @@ def test_what_cannot_be_read_is_neutral_and_counted(reply: Any) -> None:
         prompt_ids=(1,), completion_ids=ids, logprobs=(0.0,) * len(ids), text="one two", stop_reason="length"
     )
     rollout = Rollout(id="r", group="g", problem=PROBLEM, turns=(turn,), feedback=(said,))
-    [rewards], _ = SpanRewards().rewards([rollout], byte_tokenizer())
+    [rewards], _ = span_rewards([rollout], byte_tokenizer(), SpanRewards())
     assert rewards is not None, "the answer must stay in every mean"
     assert rewards.tolist() == [0.0] * len(ids)
 

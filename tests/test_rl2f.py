@@ -15,7 +15,7 @@ import pytest
 import didact
 from didact.errors import UsageError
 from didact.methods import GRPO, RL2F, RejectionSFT, make_method
-from didact.methods.rl2f import first_leak, turns_to_solve, without_signal
+from didact.methods.rl2f import first_leak, turns_to_solve, without_signal, world_model_term
 from didact.rendering.renderer import CRITIQUE_REQUEST
 from didact.types import Feedback, Problem, Rollout, Row, Turn
 from tests.helpers import CRITIC, CountingCritic, EchoTask, ScriptedEngine, context
@@ -181,12 +181,12 @@ def test_critiques_that_leak_or_do_not_fit_are_not_learned() -> None:
     leaky = talk("x", "a", right=True, leak=0)
     names = lambda method, ctx: [t.name for t in method.rows(ctx, [leaky, talk("x", "y")])]  # noqa: E731
     ctx = context()
-    dropped = RL2F().world_model(ctx, [leaky])
+    dropped = world_model_term(ctx, [leaky], 0.2, leaks="drop")
     assert dropped.rows == []
-    assert len(RL2F(leaks="keep").world_model(ctx, [leaky]).rows) == 1
+    assert len(world_model_term(ctx, [leaky], 0.2, leaks="keep").rows) == 1
     assert "wm" in names(RL2F(leaks="keep"), ctx)
     ctx.engine.max_length = 10  # type: ignore[misc]
-    assert RL2F(leaks="keep").world_model(ctx, [leaky]).rows == []
+    assert world_model_term(ctx, [leaky], 0.2, leaks="keep").rows == []
 
 
 # ── the special case, and signs ───────────────────────────────────────────────────────────────────

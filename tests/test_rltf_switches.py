@@ -13,11 +13,11 @@ from didact.engines.base import Loss, SamplingParams
 from didact.errors import UsageError
 from didact.methods import GRPO, METHODS, RLTF, SelfCritiqueRL, make_method
 from didact.methods.grpo import rewards_by_turn
-from didact.methods.self_critique import paired
-from didact.methods.self_distillation import BASELINES, LOSSES
+from didact.methods.rltf import BASELINES, WEIGHTINGS
+from didact.methods.self_critique import branch_advantages, paired
 from didact.rendering.renderer import CRITIQUE_REQUEST
 from didact.rollouts.multi_turn import multi_turn
-from didact.rollouts.self_critique_rollout import OwnCritique, own_critique, own_id
+from didact.rollouts.self_critique_rollout import SampledCritique, branch_id, sampled_critique
 from didact.run_dir import RunDir
 from didact.types import Feedback, Rollout, Row
 from tests.helpers import (
@@ -139,7 +139,7 @@ def test_the_answers_ratio_is_of_all_its_tokens_and_the_mask_comes_after() -> No
     revised = revised.model_copy(update={"turns": (first, second)})
     ctx = context(Two(lambda text, j: "a"))
     method = RLTF(sd_weighting="is", sd_baseline="none", mask_below=-5.0)
-    (row,) = method.self_distillation(ctx, [revised])
+    (row,) = method.sd_term(ctx, [revised]).rows
     ratio = math.exp((-1.0 + 0.5) + (-6.0 + 4.0))  # the prompt's own token is no part of it
     assert row.fields["advantages"].tolist() == [0.0, pytest.approx(ratio), pytest.approx(ratio)]
     assert row.fields["weights"].tolist() == [0.0, pytest.approx(0.1), 0.0]
@@ -180,8 +180,8 @@ def test_feedback_modelling_of_every_turn_trains_each_critiques_tokens_and_no_ot
     said = longer(0.0, 0.0, 1.0, failed=None)
     last = Feedback(turn=2, text="the last word", source="program", saw_reference=True, provenance=CRITIC)
     said = said.model_copy(update={"feedback": (*said.feedback, last)})
-    assert len(RLTF(turns=3).feedback_modelling(ctx, [said])) == 1
-    rows = RLTF(turns=3, fm_turns="every", lambda_fm=0.5).feedback_modelling(ctx, [said])
+    assert len(RLTF(turns=3).fm_term(ctx, [said]).rows) == 1
+    rows = RLTF(turns=3, fm_turns="every", lambda_fm=0.5).fm_term(ctx, [said]).rows
     for row, text, answer in zip(rows, ("mend 0", "mend 1", "the last word"), "567", strict=True):
         critique = ctx.renderer.answer(text)
         trained = row.fields["weights"] != 0
@@ -199,7 +199,7 @@ def test_every_turn_has_the_last_answer_criticised_too_and_its_failure_costs_not
     assert [[f.turn for f in r.feedback] for r in rollouts] == [[0, 1], [0, 1]]
     assert rollouts[1].feedback_failed(1)
     assert not np.isnan(rewards_by_turn(rollouts, 2)).any()
-    assert len(method.feedback_modelling(context(), rollouts)) == 3
+    assert len(method.fm_term(context(), rollouts).rows) == 3
     asked = CountingCritic()
     RLTF(samples=2, fm_turns="every", lambda_fm=0.0).collect(context(engine, asked), PROBLEMS[:1])
     assert asked.asked == 2  # nobody would learn from the last ones
@@ -219,7 +219,7 @@ def test_both_coefficients_can_rise_from_zero() -> None:
 SWITCHES = [
     {"sd_baseline": b, "sd_weighting": w, "sd_drop_mentions": d, "fm_turns": f}
     for (b, w), (d, f) in itertools.product(
-        itertools.product(BASELINES, LOSSES), [(False, "first"), (True, "every")]
+        itertools.product(BASELINES, WEIGHTINGS), [(False, "first"), (True, "every")]
     )
 ]
 LONG = [longer(0.0, 0.0, 1.0), longer(0.0, 1.0), longer(1.0), longer(0.0, 0.5, 0.0)]
@@ -322,7 +322,7 @@ def test_the_policys_own_branch_starts_from_the_same_answer() -> None:
     ctx = context(engine, CountingCritic())
     rollouts = method.collect(ctx, PROBLEMS)
     critics, own = paired(rollouts)
-    assert [r.id for r in rollouts[:2]] == [critics[0].id, own_id(critics[0].id)]
+    assert [r.id for r in rollouts[:2]] == [critics[0].id, branch_id(critics[0].id)]
     assert len(critics) == 4
     for rollout, branch in zip(critics, own, strict=True):
         assert branch is not None
@@ -331,8 +331,8 @@ def test_the_policys_own_branch_starts_from_the_same_answer() -> None:
         assert [t.text for t in branch.turns] == ["b", "a"]
         assert branch.turns[0].logprobs is None  # so that it is neither trained nor paid for twice
         assert branch.sampled_tokens == 2
-        said = own_critique(branch)
-        assert isinstance(said, OwnCritique)
+        said = sampled_critique(branch)
+        assert isinstance(said, SampledCritique)
         assert (said.text, said.source, said.saw_reference) == ("see here", "self", False)
         assert said.sampled.completion_ids == (*map(ord, "  see here "), 0)  # as sampled, not re-encoded
         assert said.sampled.prompt_ids == ctx.renderer.prompt([*rollout.problem.messages, *_asked("b")])
@@ -350,12 +350,12 @@ def branched(r0: float, r1: float, own: float | None, name: str, *, failed: bool
     main = dialogue(r0, None if failed else r1, failed=failed).model_copy(update={"id": name})
     if own is None:
         return [main]
-    said = OwnCritique(
+    said = SampledCritique(
         text="hm", source="self", saw_reference=False, provenance=CRITIC, sampled=turn((3,), 9, -1.0, None)
     )
     given = main.turns[0].model_copy(update={"logprobs": None})
     turns = (given, turn((4,), 8, -1.0, own))
-    return [main, main.model_copy(update={"id": own_id(name), "turns": turns, "feedback": (said,)})]
+    return [main, main.model_copy(update={"id": branch_id(name), "turns": turns, "feedback": (said,)})]
 
 
 PAIRED = [*branched(0.0, 1.0, 0.0, "0"), *branched(1.0, 1.0, 1.0, "1"), *branched(0.0, 0.0, None, "2")]
@@ -367,7 +367,7 @@ PAIRED = [*branched(0.0, 1.0, 0.0, "0"), *branched(1.0, 1.0, 1.0, "1"), *branche
 )
 def test_credit_of_two_branches_by_hand(baseline: str, second: list[float], own: list[float]) -> None:
     method = SelfCritiqueRL(gamma=0.4, own_baseline=baseline)
-    credit = method.branch_credit(paired(PAIRED))
+    credit = branch_advantages(paired(PAIRED), method.gamma, method.own_baseline)
     # R = 0 + ½γ·1, 1 + ½γ·2, and γ·0 where only the critic's branch is there
     np.testing.assert_allclose(credit.first, np.array([0.2, 1.4, 0.0]) - 1.6 / 3)
     np.testing.assert_allclose(credit.second, second)
@@ -379,7 +379,10 @@ def test_a_revision_that_nobody_could_verify_makes_the_whole_return_unknown() ->
     lost = unverified[1].turns[1].model_copy(update={"reward": None, "correct": False})
     unverified[1] = unverified[1].model_copy(update={"turns": (unverified[1].turns[0], lost)})
     method = SelfCritiqueRL(gamma=0.4)
-    credit, without = (method.branch_credit(paired(r)) for r in ([*PAIRED, *unverified], PAIRED))
+    credit, without = (
+        branch_advantages(paired(r), method.gamma, method.own_baseline)
+        for r in ([*PAIRED, *unverified], PAIRED)
+    )
     np.testing.assert_allclose(credit.first, [*without.first, math.nan])
     assert math.isnan(credit.own[-1])
     long = GRPO(turns=3, gamma=0.5).advantages([*LONG, longer(0.0, None, 1.0)])
@@ -404,7 +407,7 @@ def test_rows_of_two_branches(trained: bool) -> None:
 
 def test_without_weight_on_what_follows_both_branches_leave_two_turn_grpo() -> None:
     ours = SelfCritiqueRL(gamma=0.0, lambda_fm=0.0).rows(context(), PAIRED)
-    theirs = GRPO(turns=2, gamma=0.0).rows(context(), paired(PAIRED).critics)
+    theirs = GRPO(turns=2, gamma=0.0).rows(context(), paired(PAIRED).source)
     assert same_terms(ours[:1], theirs)
 
 
@@ -416,7 +419,7 @@ def test_a_failed_critic_leaves_both_branches(baseline: str) -> None:
     assert same_terms(method.rows(context(), [*failed, *PAIRED]), method.rows(context(), PAIRED))
     engine = ScriptedEngine(own_answers)
     rollouts = method.collect(context(engine, CountingCritic(fails=[0])), PROBLEMS)
-    assert sum(own_critique(r) is not None for r in rollouts) == sum(
+    assert sum(sampled_critique(r) is not None for r in rollouts) == sum(
         own is not None for own in paired(rollouts).own
     )
     assert paired(rollouts).own[0] is None

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from didact.methods.span_rewards import SpanRewards
+from didact.methods.text2grad import SpanRewards, span_rewards
 from didact.types import Span
 from tests.bigram import Bigram, critique, failed
 
@@ -13,7 +13,7 @@ TOKENIZER = ENGINE.tokenizer
 
 
 def given(*rollouts, **settings):
-    return SpanRewards(**settings).rewards(rollouts, TOKENIZER)
+    return span_rewards(rollouts, TOKENIZER, SpanRewards(**settings))
 
 
 def reward(text, good=(), poor=(), *, ended=True, more=(), settings=None):

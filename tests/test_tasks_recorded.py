@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from didact.errors import DataError, UsageError
-from didact.rollouts.two_turn import two_turn
+from didact.rollouts.multi_turn import two_turn
 from didact.tasks.offline import OfflineAnswers, OfflineTask
 from didact.types import Example, Feedback, Problem, Provenance
 from tests.helpers import CountingCritic, ScriptedEngine, context

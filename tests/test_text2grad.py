@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from didact.engines.base import Capabilities, Loss
 from didact.errors import CapabilityError, UsageError
 from didact.methods import GRPO, PPO, Text2Grad, make_method
-from didact.methods.base import Term
+from didact.methods.base import LossTerm
 from didact.types import Row
 from tests.bigram import SIZE, Bigram, failed
 from tests.helpers import context
@@ -175,7 +175,7 @@ def test_what_the_value_head_explains_is_noted():
     engine, notes = Bigram(), {}
     terms = rows(Text2Grad(), engine, batch(engine), notes=notes)
     R, V = (np.concatenate(field(terms, name)) for name in ("returns", "old_values"))
-    assert notes["value_explained"] == pytest.approx(1 - np.var(R - V) / np.var(R), rel=1e-4)
+    assert notes["explained_variance"] == pytest.approx(1 - np.var(R - V) / np.var(R), rel=1e-4)
     assert {"kl", "kl_coef", "tokens_good", "tokens_poor"} <= notes.keys()
     assert notes["tokens_good"] == pytest.approx(10 / 33)
     assert notes["answers_unlabelled"] == 1
@@ -212,7 +212,7 @@ def test_one_span_over_the_whole_answer_is_the_scalar_methods_update():
     found = rows(Text2Grad(credit="direct", kl_coef=0), engine, [rollout])
     turn = rollout.turns[0]
     whole = Row.from_completion(turn.prompt_ids, turn.completion_ids, weights=1.0, advantages=-1.0)
-    scalar = [Term("rl", Loss("policy_gradient"), [whole])]
+    scalar = [LossTerm("rl", Loss("policy_gradient"), [whole])]
     np.testing.assert_allclose(engine.gradient(found), engine.gradient(scalar), atol=1e-9)
     assert engine.gradient(found).any()
 
@@ -451,5 +451,5 @@ def test_settings_survive_their_own_dump():
     method = make_method("text2grad", {"credit": {"lam": 0.5}, "spans": {"soft": True}})
     assert method.credit.kind == "gae"
     assert make_method("text2grad", method.model_dump(mode="json")) == method
-    assert make_method("text2grad", {"credit": "direct"}).critic is None
-    assert make_method("text2grad", {"credit": {"value_lr_scale": 5.0}}).critic.lr_scale == 5
+    assert make_method("text2grad", {"credit": "direct"}).value_head is None
+    assert make_method("text2grad", {"credit": {"value_lr_scale": 5.0}}).value_head.lr_scale == 5

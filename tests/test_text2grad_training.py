@@ -135,7 +135,7 @@ def test_the_value_head_learns_what_comes(model: Path) -> None:
         engine.optim_step(AdamParams(lr=1e-5))
         errors.append(output.metrics["value_error"])
     assert errors[-1] < errors[0] / 4
-    assert ctx.notes["value_explained"] > 0.5
+    assert ctx.notes["explained_variance"] > 0.5
 
 
 # ── a whole run ───────────────────────────────────────────────────────────────────────────────────
@@ -200,7 +200,7 @@ def test_a_run_with_a_critic_goes_on_bit_for_bit(
     assert records[0]["kl_coef"] == 0.1
     assert {record["unrevised"] for record in records} == {0}  # nothing was to be revised
     assert len({record["kl_coef"] for record in records}) == 4  # it adapts, and came through the resume
-    assert all("value_explained" in r and "value_error/rl" in r and r["tokens_good"] > 0 for r in records)
+    assert all("explained_variance" in r and "value_error/rl" in r and r["tokens_good"] > 0 for r in records)
     assert json.loads((whole / "result.json").read_text())["updates"] == 4 * 2 * 2
     engine = make_engine(model)
     state, _ = load_checkpoint(whole / "checkpoints", engine)

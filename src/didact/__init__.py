@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from didact.methods import GRPO, RLTF, SFT, make_method
     from didact.rendering.renderer import Renderer
     from didact.rollouts.base import StepContext
+    from didact.rollouts.multi_turn import two_turn
     from didact.rollouts.single_turn import single_turn
-    from didact.rollouts.two_turn import two_turn
     from didact.tasks import make_task
     from didact.training.api import resume, train
     from didact.types import Feedback, Message, Problem, Rollout, Row, Span, Turn
@@ -49,7 +49,7 @@ _HOMES = {
     "resume": "didact.training.api",
     "single_turn": "didact.rollouts.single_turn",
     "train": "didact.training.api",
-    "two_turn": "didact.rollouts.two_turn",
+    "two_turn": "didact.rollouts.multi_turn",
 }
 
 __all__ = [

@@ -320,7 +320,10 @@ class Row:
 
     @classmethod
     def from_completion(
-        cls, prompt_ids: Sequence[int], completion_ids: Sequence[int], **fields: float | Sequence[float]
+        cls,
+        prompt_ids: Sequence[int],
+        completion_ids: Sequence[int],
+        **fields: float | Sequence[float] | NDArray[Any],
     ) -> Row:
         """A row that trains `completion_ids` after `prompt_ids` (at least one prompt token).
 

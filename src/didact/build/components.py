@@ -101,7 +101,7 @@ def build(
             model=config.model,
             seed=config.seed,
             needs_reference=method.needs_reference,
-            value_head=method.critic,
+            value_head=method.value_head,
             max_grad_norm=config.optim.max_grad_norm,
             for_training=for_training,
         ),

@@ -36,7 +36,7 @@ from pydantic import Field
 from didact.engines.base import SamplingParams, takes
 from didact.errors import UsageError
 from didact.llm.chat import ChatReply, ChatRequest
-from didact.methods.base import Method, Term
+from didact.methods.base import LossTerm, Method
 from didact.prompts import conversation_text, load_prompt, shorten
 from didact.rollouts.base import StepContext
 from didact.rollouts.engine_chat import EngineChat
@@ -167,7 +167,7 @@ class FeedbackDescent(Method):
         criticise(ctx, rollouts, 0, early_stop=True)
         return rollouts
 
-    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
         """Nothing: no weight is trained."""
         return []
 

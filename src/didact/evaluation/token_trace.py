@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from didact.engines.base import Engine
-from didact.methods import Term
+from didact.methods import LossTerm
 from didact.types import Record, Rollout, Row
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class TokenTrace(Record):
 def inspect_update(
     engine: Engine,
     rollouts: Sequence[Rollout],
-    terms: Sequence[Term],
+    terms: Sequence[LossTerm],
     step: int,
     n: int,
     update: Callable[[], T],
@@ -80,7 +80,7 @@ def inspect_update(
 
 
 def turn_credits(
-    rollouts: Sequence[Rollout], terms: Sequence[Term]
+    rollouts: Sequence[Rollout], terms: Sequence[LossTerm]
 ) -> dict[tuple[str, int], tuple[float, ...] | None]:
     """A_t of every turn of a step, by rollout and turn, from the rows that carry it.
 

@@ -1,6 +1,6 @@
 """One rollout token by token: what a critique called it, what it was credited with, how it then moved.
 
-label     what the spans of critiques give it (methods/span_rewards.py), worked out again from the
+label     what the spans of critiques give it (methods/text2grad.py), worked out again from the
           rollout and the critiques that the run wrote
 phrase    the words of the critique behind a label
 credit    A_t that it was trained with, and log π before and after the update, as the run measured them
@@ -24,7 +24,7 @@ from didact.evaluation.token_trace import TokenTrace
 from didact.feedback_store import FeedbackStore
 from didact.jsonl import read_jsonl, write_atomically
 from didact.methods.base import Method
-from didact.methods.span_rewards import SpanRewards, place, quoting
+from didact.methods.text2grad import SpanRewards, quoting, span_key, span_rewards
 from didact.run_dir import RunDir
 from didact.spans import Offsets, credited_by, turn_offsets
 from didact.types import Feedback, Rollout, Turn
@@ -135,7 +135,7 @@ def _tokens(
     phrases: Sequence[str | None] = labels  # type: ignore[assignment]
     spans = getattr(method, "spans", None)
     if isinstance(spans, SpanRewards) and h == 0:
-        [rewards_T] = spans.rewards([rollout], tokenizer)[0]
+        [rewards_T] = span_rewards([rollout], tokenizer, spans)[0]
         if rewards_T is not None:
             labels = [float(r) for r in rewards_T]
             if offsets is not None:
@@ -165,9 +165,9 @@ def _phrases(
     quoted = [(span, feedback) for feedback in said for span in quoting(feedback, turn)]
     words = defaultdict(list)
     for span, feedback in quoted:
-        words[place(span)].append(span.phrase or feedback.text)
+        words[span_key(span)].append(span.phrase or feedback.text)
     givers = credited_by([span for span, _ in quoted], offsets, labels)
-    return [None if giver is None else " / ".join(dict.fromkeys(words[place(giver)])) for giver in givers]
+    return [None if giver is None else " / ".join(dict.fromkeys(words[span_key(giver)])) for giver in givers]
 
 
 # ── to look at ────────────────────────────────────────────────────────────────────────────────────

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from didact.methods.base import Method, Term
+from didact.methods.base import LossTerm, Method
 from didact.methods.grpo import GRPO
 from didact.methods.ilf import ILF
 from didact.methods.ppo import PPO
@@ -13,7 +13,6 @@ from didact.methods.rejection_sft import RejectionSFT
 from didact.methods.rl2f import RL2F
 from didact.methods.rltf import RLTF
 from didact.methods.self_critique import SelfCritiqueRL
-from didact.methods.self_distillation import SelfDistillation
 from didact.methods.sft import SFT
 from didact.methods.text2grad import Text2Grad
 from didact.registry import METHODS
@@ -37,11 +36,10 @@ __all__ = [
     "RL2F",
     "RLTF",
     "SFT",
+    "LossTerm",
     "Method",
     "RejectionSFT",
     "SelfCritiqueRL",
-    "SelfDistillation",
-    "Term",
     "Text2Grad",
     "make_method",
 ]

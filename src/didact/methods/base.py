@@ -1,4 +1,4 @@
-"""What a method is: how feedback becomes learning, in two functions."""
+"""The interface of a method: what to collect, and how the collected rollouts become loss terms."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from didact.rollouts.base import StepContext
 from didact.types import Problem, Rollout, Row
 
 
-class Term(NamedTuple):
+class LossTerm(NamedTuple):
     """One term of an update: rows and the loss that they are trained with."""
 
     name: str
-    """Names it in the metrics, as "sd"."""
+    """Its name in the metrics, as "sd"."""
     loss: Loss
     rows: list[Row]
 
@@ -24,19 +24,19 @@ class Term(NamedTuple):
 class Method(BaseModel):
     """A frozen set of settings with `collect` and `rows`. A new algorithm is a new file.
 
-    Subclasses open with their paper, their formula and their departures from the paper.
+    The file of a method opens with its paper, its formula and its departures from the paper.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @property
     def needs_feedback(self) -> bool:
-        """Does it ask a feedback source?"""
+        """Does it use a feedback source?"""
         return False
 
     @property
-    def revises(self) -> bool:
-        """Does a critique lead to a second answer, so that one without it is worth counting?"""
+    def is_multi_turn(self) -> bool:
+        """Does a critique lead to a second answer, so that a missing second answer is worth counting?"""
         return self.needs_feedback
 
     @property
@@ -51,27 +51,27 @@ class Method(BaseModel):
 
     @property
     def needs_reference(self) -> bool:
-        """Does it score under the starting weights, so that the engine must keep them?"""
+        """Does it need log-probs under the initial weights, so that the engine must keep them?"""
         return False
 
     @property
     def uses_dialogue_teacher(self) -> bool:
-        """Is its critic a teacher in a dialogue?
+        """Is its feedback source a teacher in a dialogue?
 
-        Unless told otherwise, such a teacher hints where it is a program; where it is a model, it is the
-        policy as it started, and sees the whole dialogue.
+        By default such a teacher hints if it is a program; if it is a model, it has the policy's initial
+        weights and sees the whole dialogue.
         """
         return False
 
     @property
-    def critic(self) -> ValueHeadSettings | None:
-        """How the value head is trained that it needs; None where it needs none."""
+    def value_head(self) -> ValueHeadSettings | None:
+        """How its value head is trained; None without one."""
         return None
 
     def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
-        """Sample, and have criticised, what this step learns from."""
+        """Sample the rollouts of one step, with their critiques."""
         raise NotImplementedError
 
-    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
-        """The update's terms; one without rows is left out. Every normaliser is in the rows' weights."""
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
+        """The update's terms, without empty ones. Every normaliser is in the rows' weights."""
         raise NotImplementedError

@@ -1,23 +1,20 @@
-"""GRPO, in one turn or in several, and the RL part of RLTF.
+"""GRPO in one or several turns.
 
-    g = 1/M Σᵢ Aᵢ ∇ log π(yᵢ | x)      Aᵢ = Rᵢ − mean of its group [/ std of its group]
+    g = 1/M Σᵢ Aᵢ ∇ log π(yᵢ | x),   Aᵢ = Rᵢ − mean of its group [/ std of its group]
 
-M rollouts a step; log π of a whole answer is the sum over its tokens. With two turns (RLTF,
-arXiv:2602.02482, Alg. 1)
+M rollouts a step; log π of an answer is the sum over its tokens. With H turns (RLTF, arXiv:2602.02482, whose
+experiments have H = 2)
 
-    R = r₀ + γ r₁,   A₀ = R − mean R,   A₁ = r₁ − mean r₁ over those that had a second turn
-    g = 1/M Σᵢ [ A₀ᵢ ∇ log π(y₀ | x₀) + A₁ᵢ ∇ log π(y₁ | x₁) ]
+    G_h = Σ_{k ≥ h} γ^{k−h} r_k,   A_h = G_h − mean of G_h over the group's dialogues with a turn h
+    g   = 1/M Σᵢ Σ_h A_hᵢ ∇ log π(y_hᵢ | x_hᵢ)
 
-and with H turns, the paper's R = Σ_h γ^h r_h for the first turn and what is still to come of it for each
-later one: A_h = G_h − mean G_h over those that had a turn h, G_h = Σ_{k ≥ h} γ^{k−h} r_k. (The paper's
-problem statement has H turns, its algorithms and experiments two.)
+Paper: DeepSeekMath (arXiv:2402.03300). Departures from it, all towards RLTF and Dr. GRPO (arXiv:2503.20783):
+1. no division by the group's standard deviation unless `divide_by_std`; 2. token sums, without division by
+an answer's length; 3. the plain policy gradient, because the first step on fresh samples never reaches the
+clip; `clip` switches PPO's clip on for several passes; 4. no KL unless `kl_coef`. Where a critique failed,
+that turn and those before it have an unknown return: they are in no mean and have no row.
 
-Paper: DeepSeekMath (arXiv:2402.03300). Departures from it, all towards RLTF and Dr. GRPO
-(arXiv:2503.20783): 1. no division by the group's standard deviation unless `divide_by_std`;
-2. token sums, no division by an answer's length; 3. plain policy gradient, because a single step on
-fresh samples never leaves the clip; `clip` switches PPO's clip on for several passes; 4. no KL
-unless `kl_coef`. A turn whose critic failed is missing, and with it those before it, whose return nobody
-knows: they leave every mean and have no row.
+Shapes: N rollouts, H turns.
 """
 
 from __future__ import annotations
@@ -27,11 +24,12 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import Field
 
 from didact.advantages import Array, group_advantages, returns_to_go
 from didact.engines.base import REFERENCE, Loss
-from didact.methods.base import Method, Term
+from didact.methods.base import LossTerm, Method
 from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import multi_turn
 from didact.rollouts.single_turn import single_turn
@@ -39,16 +37,16 @@ from didact.types import Problem, Rollout, Row, Turn
 
 
 class GRPO(Method):
-    """Group-relative policy optimisation. See the top of this file for the formula.
+    """Group-relative policy optimisation.
 
     Attributes:
-        samples: N, dialogues a problem; below 2 no group has a signal.
-        turns: H, answers a dialogue; a critique stands between any two.
-        gamma: γ ∈ [0, 1], what a turn's reward counts for the turn before (from two turns on).
-        early_stop: No further turn after a right answer.
+        samples: N, dialogues a problem, ≥ 2.
+        turns: H, answers a dialogue, with a critique between any two.
+        gamma: γ ∈ [0, 1], discount a turn (for two turns and more).
+        early_stop: A correct answer ends the dialogue.
         divide_by_std: Divide a group's advantages by its standard deviation.
         clip: PPO's ε; None for the plain policy gradient.
-        kl_coef: β ≥ 0 of the k₃ penalty towards the starting weights.
+        kl_coef: β ≥ 0 of the k₃ penalty towards the initial weights.
     """
 
     samples: Annotated[int, Field(ge=2)] = 8
@@ -72,65 +70,56 @@ class GRPO(Method):
             return single_turn(ctx, problems, self.samples)
         return multi_turn(ctx, problems, self.samples, turns=self.turns, early_stop=self.early_stop)
 
-    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
-        advantages_NH = self.advantages(rollouts)
-        credited = [
-            (turn, float(advantage))
-            for rollout, advantages_H in zip(rollouts, advantages_NH, strict=True)
-            for turn, advantage in zip(rollout.turns, advantages_H, strict=False)
-        ]
-        rows = self.credited_rows(ctx, credited, 1 / num_valid_rollouts(advantages_NH[:, 0]))
-        return [Term("rl", self.loss, rows)] if rows else []
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
+        term = rl_term(ctx, rollouts, self.advantages(rollouts), clip=self.clip, kl_coef=self.kl_coef)
+        return [term] if term.rows else []
 
     def advantages(self, rollouts: Sequence[Rollout]) -> Array:
-        """A_h of every turn, [N, H]; NaN where there is no turn, or where it is missing."""
-        groups = [rollout.group for rollout in rollouts]
-        # A turn that never came adds nothing to R, whether the dialogue stopped early or its revision did not
-        # fit into the model. One that nobody could verify makes R unknown, as a failed critic does.
-        turns_N = [len(rollout.turns) for rollout in rollouts]
-        returns_NH = returns_to_go(rewards_by_turn(rollouts, self.turns), turns_N, self.gamma)
-        return np.stack(
-            [group_advantages(g, groups, divide_by_std=self.divide_by_std) for g in returns_NH.T], axis=1
-        )
+        """A_h of every turn, [N, H]; see `turn_advantages`."""
+        return rollout_advantages(rollouts, self.turns, self.gamma, divide_by_std=self.divide_by_std)
 
-    def credited_rows(
-        self, ctx: StepContext, credited: Iterable[tuple[Turn, float]], weight: float
-    ) -> list[Row]:
-        """Rows of sampled turns that have an advantage, each with the same weight."""
-        rows = [
-            self._row(turn, advantage, weight)
-            for turn, advantage in credited
-            # An answer that was given is no sample of π, so its likelihood has no policy gradient.
-            if turn.logprobs is not None and self._counts(advantage)
-        ]
-        return with_reference(ctx, rows) if self.kl_coef else rows
 
-    def _counts(self, advantage: float) -> bool:
-        """A zero advantage has a zero gradient, unless the KL term has one."""
-        return not np.isnan(advantage) and (advantage != 0.0 or self.kl_coef > 0)
+def rollout_advantages(
+    rollouts: Sequence[Rollout], turns: int, gamma: float, *, divide_by_std: bool
+) -> Array:
+    """`turn_advantages` of rollouts."""
+    rewards_NH = rewards_by_turn(rollouts, turns)
+    turns_N = [len(rollout.turns) for rollout in rollouts]
+    groups = [rollout.group for rollout in rollouts]
+    return turn_advantages(rewards_NH, turns_N, groups, gamma, divide_by_std=divide_by_std)
 
-    def _row(self, turn: Turn, advantage: float, weight: float) -> Row:
-        fields: dict[str, float | Sequence[float]] = {"weights": weight, "advantages": advantage}
-        if self.clip is not None:
-            assert turn.logprobs is not None, "only sampled turns are trained by RL"
-            fields["old_logprobs"] = turn.logprobs
-        return Row.from_completion(turn.prompt_ids, turn.completion_ids, **fields)
 
-    @property
-    def loss(self) -> Loss:
-        """What sampled turns are trained with."""
-        settings = {"kl_coef": self.kl_coef} if self.kl_coef else {}
-        if self.clip is None:
-            return Loss("policy_gradient", settings)
-        return Loss("ppo", {**settings, "clip_low": self.clip, "clip_high": self.clip})
+def turn_advantages(
+    rewards_NH: Array,
+    turns_N: ArrayLike,
+    groups: Sequence[object],
+    gamma: float,
+    *,
+    divide_by_std: bool = False,
+) -> Array:
+    """A_h of every turn, [N, H]; NaN where there is no turn or its return is unknown.
+
+    A turn that was never reached adds nothing to the return, whether the dialogue stopped early or the
+    revision's prompt did not fit. A turn without a reward makes the return unknown.
+
+    Args:
+        rewards_NH: r_h, NaN where missing; see `rewards_by_turn`.
+        turns_N: Number of turns of each dialogue.
+        groups: N group keys.
+        gamma: γ ∈ [0, 1].
+        divide_by_std: Divide by the standard deviation of the group.
+    """
+    returns_NH = returns_to_go(rewards_NH, turns_N, gamma)
+    by_turn = [group_advantages(g_N, groups, divide_by_std=divide_by_std) for g_N in returns_NH.T]
+    return np.stack(by_turn, axis=1)
 
 
 def rewards_by_turn(rollouts: Sequence[Rollout], turns: int) -> Array:
-    """r_h of N rollouts by turn, [N, H]; NaN is missing.
+    """r_h of every turn, [N, H]; NaN where it is missing.
 
-    Missing is a turn that never came or that nobody verified; and where a critic was asked, failed, and so
-    ended the dialogue, that turn and those before it. A critique of the last turn may fail: nothing would
-    have followed.
+    Missing are turns that were not reached or not verified. Where a critique failed and so ended the
+    dialogue, that turn and those before it are missing too. A failed critique of the last turn has no
+    effect: no answer depends on it.
     """
     rewards_NH = np.full((len(rollouts), turns), np.nan)
     for i, rollout in enumerate(rollouts):
@@ -142,12 +131,65 @@ def rewards_by_turn(rollouts: Sequence[Rollout], turns: int) -> Array:
 
 
 def num_valid_rollouts(values_N: Array) -> int:
-    """M: how many dialogues are not missing, at least 1 because it divides."""
+    """M, the number of values that are not NaN; at least 1."""
     return max(1, int(np.count_nonzero(~np.isnan(values_N))))
 
 
+def rl_term(
+    ctx: StepContext,
+    rollouts: Sequence[Rollout],
+    advantages_NH: Array,
+    *,
+    clip: float | None,
+    kl_coef: float,
+) -> LossTerm:
+    """The policy-gradient term "rl" over all turns, normalised by the number of valid rollouts."""
+    credited = [
+        (turn, float(advantage))
+        for rollout, advantages_H in zip(rollouts, advantages_NH, strict=True)
+        for turn, advantage in zip(rollout.turns, advantages_H, strict=False)
+    ]
+    weight = 1 / num_valid_rollouts(advantages_NH[:, 0])
+    rows = policy_gradient_rows(ctx, credited, weight, clip=clip, kl_coef=kl_coef)
+    return LossTerm("rl", policy_gradient_loss(clip, kl_coef), rows)
+
+
+def policy_gradient_loss(clip: float | None, kl_coef: float) -> Loss:
+    """The loss of sampled turns: `losses.policy_gradient`, or `losses.ppo` with a clip."""
+    settings = {"kl_coef": kl_coef} if kl_coef else {}
+    if clip is None:
+        return Loss("policy_gradient", settings)
+    return Loss("ppo", {**settings, "clip_low": clip, "clip_high": clip})
+
+
+def policy_gradient_rows(
+    ctx: StepContext,
+    credited: Iterable[tuple[Turn, float]],
+    weight: float,
+    *,
+    clip: float | None,
+    kl_coef: float,
+) -> list[Row]:
+    """Rows of sampled turns with their advantages, for `policy_gradient_loss`.
+
+    Left out are turns with advantage NaN, with advantage 0 (no gradient, unless there is a KL term), and
+    those from a dataset: they are no samples of π, so their likelihood has no policy gradient.
+    """
+    rows = []
+    for turn, advantage in credited:
+        if turn.logprobs is None or np.isnan(advantage) or (advantage == 0 and not kl_coef):
+            continue
+        old = {} if clip is None else {"old_logprobs": turn.logprobs}
+        rows.append(
+            Row.from_completion(
+                turn.prompt_ids, turn.completion_ids, weights=weight, advantages=advantage, **old
+            )
+        )
+    return with_reference(ctx, rows) if kl_coef and rows else rows
+
+
 def with_reference(ctx: StepContext, rows: Sequence[Row]) -> list[Row]:
-    """The rows with log-probs under the starting weights beside them."""
+    """The rows with the log-probs under the initial weights as a field."""
     reference = ctx.engine.logprobs(rows, weights=REFERENCE)
     return [
         dataclasses.replace(row, fields={**row.fields, "ref_logprobs": logprobs})

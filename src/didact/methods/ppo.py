@@ -1,12 +1,12 @@
-"""PPO with a scalar reward at the last token: what Text2Grad is measured against.
+"""PPO with a scalar reward at the last token: the baseline of Text2Grad.
 
     s_T = R at the last token, 0 before it,   r_t = s_t − β k_t,   A = GAE(r, V)
 
 Papers: arXiv:1707.06347; on language models arXiv:1909.08593. Value head, GAE, KL and clip are those of
-Text2Grad (methods/token_rewards.py), so that the two differ in where the reward stands alone. R is the
-task's, or the critic's score, or Σ_t δ_t: all that Text2Grad would have given this answer, in one sum.
+Text2Grad (methods/token_level_pg.py), so that the two differ only in where the reward is given. R is the
+task's, or the feedback's score, or Σ_t δ_t: the sum of Text2Grad's rewards of the answer.
 
-With `credit: critic_free` and β = 0 it is GRPO of one turn. `credit: direct` would train the last token alone
+With `credit: critic_free` and β = 0 it is single-turn GRPO. `credit: direct` would train the last token only
 and is refused. An answer without R is missing.
 """
 
@@ -19,23 +19,22 @@ import numpy as np
 from pydantic import model_validator
 
 from didact.advantages import Array
-from didact.methods.span_rewards import SpanRewards
-from didact.methods.text2grad import span_rewards
-from didact.methods.token_credit import Direct
-from didact.methods.token_rewards import TokenRewards
+from didact.methods.advantage_estimators import Direct
+from didact.methods.text2grad import SpanRewards, span_metrics, span_rewards
+from didact.methods.token_level_pg import TokenLevelPolicyGradient
 from didact.rollouts.base import StepContext
 from didact.types import Rollout
 
 Reward: TypeAlias = Literal["task", "score", "spans"]
 
 
-class PPO(TokenRewards):
-    """Actor and critic with one reward an answer. See the top of this file.
+class PPO(TokenLevelPolicyGradient):
+    """Actor-critic with one reward an answer.
 
-    The settings of `TokenRewards`, and
+    The settings of `TokenLevelPolicyGradient`, and
 
     Attributes:
-        reward: The `task`'s verdict, the critic's `score`, or the sum of what `spans` give.
+        reward: The `task`'s reward, the feedback's `score`, or the sum of the rewards of its `spans`.
         spans: How spans become rewards, for `reward: spans`.
     """
 
@@ -55,10 +54,18 @@ class PPO(TokenRewards):
         return self.reward != "task"
 
     def token_rewards(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Array | None]:
+        rewards = REWARDS[self.reward](self, ctx, rollouts)
         return [
-            None if reward is None else _at_the_end(reward, len(rollout.turns[0].completion_ids))
-            for rollout, reward in zip(rollouts, REWARDS[self.reward](self, ctx, rollouts), strict=True)
+            None if reward is None else at_last_token(reward, len(rollout.turns[0].completion_ids))
+            for rollout, reward in zip(rollouts, rewards, strict=True)
         ]
+
+
+def at_last_token(reward: float, length: int) -> Array:
+    """[T] rewards: 0, and the reward at the last token."""
+    rewards_T = np.zeros(length)
+    rewards_T[-1] = reward
+    return rewards_T
 
 
 def _task(method: PPO, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[float | None]:
@@ -66,13 +73,14 @@ def _task(method: PPO, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[fl
 
 
 def _score(method: PPO, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[float | None]:
-    said = [rollout.feedback_on(0) for rollout in rollouts]
-    return [None if feedback is None else feedback.score for feedback in said]
+    feedback = [rollout.feedback_on(0) for rollout in rollouts]
+    return [None if f is None else f.score for f in feedback]
 
 
 def _spans(method: PPO, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[float | None]:
-    found = span_rewards(method.spans, ctx, rollouts)
-    return [None if rewards_T is None else float(rewards_T.sum()) for rewards_T in found]
+    rewards, counts = span_rewards(rollouts, ctx.renderer.tokenizer, method.spans)
+    ctx.notes.update(span_metrics(counts))
+    return [None if rewards_T is None else float(rewards_T.sum()) for rewards_T in rewards]
 
 
 REWARDS: Mapping[Reward, Callable[[PPO, StepContext, Sequence[Rollout]], list[float | None]]] = {
@@ -80,10 +88,4 @@ REWARDS: Mapping[Reward, Callable[[PPO, StepContext, Sequence[Rollout]], list[fl
     "score": _score,
     "spans": _spans,
 }
-"""R of each rollout's answer; None where nobody knows."""
-
-
-def _at_the_end(reward: float, length: int) -> Array:
-    rewards_T = np.zeros(length)
-    rewards_T[-1] = reward
-    return rewards_T
+"""R of each rollout's answer; None where it is unknown."""

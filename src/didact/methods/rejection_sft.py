@@ -1,13 +1,12 @@
-"""Supervised fine-tuning on solved dialogues: the baseline that imitates what went well.
+"""Rejection-sampling fine-tuning on solved dialogues.
 
-    L = −1/M Σ_{dialogues that ended right} Σ_{t ∈ S} log π(token_t | before)
+    L = −1/M Σ_{dialogues that ended correct} Σ_{t ∈ S} log π(token_t | before)
 
-S are the student's tokens, M all dialogues of the step. SML's offline arm (arXiv:2602.16488) keeps the
-solved dialogues and trains on the student's turns; RL2F's paper (arXiv:2602.16066) compares with fine-tuning
-too, and says no more about it. As switches: dialogues come from the weights that the run started from
-(`sampler: start`, the offline arm) or from the live ones (`policy`, expert iteration); `learned: last` trains
-the right answer alone. Leaks and the world model are as in methods/rl2f.py; a dialogue with a leak counts
-under `leaks: keep` only.
+S are the student's tokens, M all dialogues of the step. SML's offline arm (arXiv:2602.16488) keeps the solved
+dialogues and trains on the student's turns; RL2F's paper (arXiv:2602.16066) compares with fine-tuning too,
+without details. `sampler: start` samples the dialogues from the initial weights (the offline arm), `policy`
+from the current ones (expert iteration); `learned: last` trains the correct answer only. Leaks and the world
+model are as in methods/rl2f.py; a dialogue with a leak is used under `leaks: keep` only.
 """
 
 from __future__ import annotations
@@ -19,51 +18,75 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from didact.engines.base import REFERENCE, Loss
-from didact.methods.base import Term
-from didact.methods.dialogue_rows import dialogue_rows
-from didact.methods.rl2f import RL2F, first_leak
+from didact.methods.base import LossTerm, Method
+from didact.methods.rl2f import (
+    DialogueLeaks,
+    dialogue_metrics,
+    dialogue_rows,
+    first_leak,
+    world_model_term,
+)
 from didact.rollouts.base import StepContext
+from didact.rollouts.tutored_dialogue import tutored_dialogues
 from didact.types import Problem, Rollout, Row
 
 
-class RejectionSFT(RL2F):
-    """Cross-entropy on the student's side of dialogues that ended right. See the top of this file.
-
-    Of the settings of `RL2F` it reads `samples`, `turns`, `window`, `leaks` and `lambda_wm` (0 unless set),
-    and
+class RejectionSFT(Method):
+    """Cross-entropy on the student's side of dialogues that ended correct.
 
     Attributes:
-        sampler: Whose dialogues: those of the starting weights, or of the live ones.
-        learned: All of the student's answers, or the last, right one.
+        samples: g ≥ 1, dialogues a problem.
+        turns: T, answers a dialogue.
+        window: Maximum number of earlier exchanges in view; None for all that fit the model.
+        leaks: `keep` uses dialogues in which the teacher stated the answer.
+        lambda_wm: λ_WM ≥ 0 of the world model.
+        sampler: Sample from the initial weights, or from the current ones.
+        learned: Train all of the student's answers, or the last, correct one.
     """
 
     samples: Annotated[int, Field(ge=1)] = 8
+    turns: Annotated[int, Field(ge=1)] = 4
+    window: Annotated[int, Field(ge=1)] | None = None
+    leaks: DialogueLeaks = "drop"
     lambda_wm: Annotated[float, Field(ge=0)] = 0.0
     sampler: Literal["start", "policy"] = "start"
     learned: Literal["all", "last"] = "all"
 
     @property
+    def needs_feedback(self) -> bool:
+        return self.turns > 1
+
+    @property
     def needs_reference(self) -> bool:
         return self.sampler == "start"
+
+    @property
+    def uses_dialogue_teacher(self) -> bool:
+        return True
 
     def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         if self.sampler == "start":
             ctx = dataclasses.replace(ctx, weights=REFERENCE)
-        return self.dialogues(ctx, problems)
+        return tutored_dialogues(ctx, problems, self.samples, turns=self.turns, window=self.window)
 
-    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
-        self._note(ctx, rollouts, self.advantages(rollouts))
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
+        ctx.notes.update(dialogue_metrics(rollouts, self.turns))
         rows = []
         for rollout in rollouts:
             if not rollout.turns[-1].correct or (self.leaks != "keep" and first_leak(rollout) is not None):
                 continue
             earlier = 1.0 if self.learned == "all" else 0.0
-            counts_H = [*[earlier] * (len(rollout.turns) - 1), 1.0]
-            rows += [_plain(r) for r in dialogue_rows(rollout.turns, counts_H, 1 / len(rollouts))]
-        terms = [Term("sft", Loss("cross_entropy"), rows), self.world_model(ctx, rollouts)]
+            selected_H = [*[earlier] * (len(rollout.turns) - 1), 1.0]
+            rows += [
+                _for_cross_entropy(r) for r in dialogue_rows(rollout.turns, selected_H, 1 / len(rollouts))
+            ]
+        terms = [
+            LossTerm("sft", Loss("cross_entropy"), rows),
+            world_model_term(ctx, rollouts, self.lambda_wm, leaks=self.leaks),
+        ]
         return [term for term in terms if term.rows]
 
 
-def _plain(row: Row) -> Row:
-    """Without an advantage, which cross-entropy does not take."""
+def _for_cross_entropy(row: Row) -> Row:
+    """The row without advantages, which cross-entropy does not take."""
     return dataclasses.replace(row, fields={"weights": row.fields["weights"]})

@@ -1,21 +1,21 @@
-"""RL2F: reinforcement learning of the skill to use feedback inside one conversation.
+"""RL2F: reinforcement learning of the skill to use feedback within one conversation.
 
 Paper: "Improving Interactive In-Context Learning from Natural Language Feedback" (arXiv:2602.16066). A
 dialogue (`rollouts/tutored_dialogue.py`): question, answer u_1, critique c_1, …, up to T answers; it ends
-at the first right one, the τ-th. S are its student tokens, o_t all that the student saw before u_t; M
+at the first correct one, the τ-th. S are its student tokens, o_t the student's context before u_t; M
 dialogues a step, g a question.
 
-    R  = γ^(τ−1) if the dialogue ended right, else 0      (τ: from there on all answers are right)
+    R  = γ^(τ−1) if the dialogue ended correct, else 0    (τ: from there on all answers are correct)
     A  = (R − mean R) / std R over the g dialogues of one question
     L  = −1/M Σ_dialogues [ Σ_{t ∈ S} A log π(token_t | before) + λ_WM Σ_{h<τ} log π(c_h | o_h, u_h) ]
 
-The first sum is over student tokens only; the second is the world model, cross-entropy on the teacher's words
-from the public conversation, where the teacher also had the reference or the test output. With T = 1 and
-λ_WM = 0 this is single-turn GRPO row by row.
+The first sum is over student tokens only. The second is the world model: cross-entropy on the teacher's
+critiques given the public conversation, where the teacher also had the reference or the test output. With
+T = 1 and λ_WM = 0 this is single-turn GRPO row by row.
 
-**The paper gives neither optimiser nor hyperparameters nor prompts.** What stands here follows its companion
-SML (arXiv:2602.16488: GRPO, 8 samples, γ = 0.7, no KL, 4 turns in training and 10 in evaluation). Every
-choice is a switch:
+**The paper gives neither optimiser nor hyperparameters nor prompts.** The defaults follow its companion SML
+(arXiv:2602.16488: GRPO, 8 samples, γ = 0.7, no KL, 4 turns in training and 10 in evaluation). Every choice is
+a setting:
 
     credit: conversation    every answer of a dialogue has A of its R            (default)
             to_go           answer h has γ^(τ−h), centred over the dialogues that had an answer h
@@ -23,21 +23,23 @@ choice is a switch:
     normalise: dialogues    1/M, token sums, as in methods/grpo.py               (default)
                tokens       1 / Σ|S|, a mean over the step's student tokens
     clip, kl_coef           off
-    leaks: drop             a dialogue in which the teacher stated the answer leaves everything    (default)
+    leaks: drop             a dialogue in which the teacher stated the answer is not used          (default)
            zero             its R is 0 from the leak on
-           keep             it counts as any other
-    resample                0; so many more tries at questions whose dialogues all came out alike
-    band                    none; questions outside this range of solved shares have no row
-    lambda_wm               0.2, RLTF's λ_FM; the paper names none
-    window                  none; at most so many exchanges in view
-    who teaches             `feedback.source`; a model teacher that names nobody is the policy as it
-                            started (`teacher` with who: policy is the live one)
+           keep             it is used like any other
+    resample                0; number of further tries at questions without a signal
+    band                    none; only questions whose share of solved dialogues is in this range are trained
+    lambda_wm               0.2, RLTF's λ_FM; the paper gives none
+    window                  none; maximum number of exchanges in view
+    the teacher             `feedback.source`; a model teacher without a model of its own has the policy's
+                            initial weights (`teacher` with who: policy has the current ones)
 
-Departures from what is known of the paper: 1. the critique is asked for ("criticise this", the prompt of
-`rollouts/unprivileged_critic.py`) and answered as the assistant, where the paper may predict it as
-the other's turn; 2. R is γ^(τ−1) times the last answer's reward, for tasks that give parts of one; 3. a
-critique that leaks is not learned unless `leaks: keep`; 4. earlier answers stay in view whole, thinking
-included. A dialogue whose teacher failed is missing: it leaves every mean and has no row.
+Departures from what is known of the paper: 1. the critique is requested ("criticise this", the prompt of
+`rollouts/unprivileged_critic.py`) and trained as an assistant message, where the paper may predict it as
+the other party's turn; 2. R is γ^(τ−1) times the last answer's reward, for tasks with partial rewards; 3. a
+critique that leaks is not trained unless `leaks: keep`; 4. earlier answers stay in view whole, including
+thinking. A dialogue whose teacher failed is missing: it is in no mean and has no row.
+
+Shapes: N dialogues, H turns.
 """
 
 from __future__ import annotations
@@ -51,44 +53,53 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from didact.advantages import Array, group_advantages, group_mean, last_reward_returns, returns_to_go
+from didact.advantages import Array, group_advantages, group_mean, last_reward_returns
 from didact.engines.base import Loss, takes
 from didact.errors import UsageError
 from didact.feedback_source import critiques_correct_answers
-from didact.methods.base import Term
-from didact.methods.dialogue_rows import dialogue_rows
-from didact.methods.grpo import GRPO, num_valid_rollouts, rewards_by_turn, with_reference
+from didact.methods.base import LossTerm, Method
+from didact.methods.grpo import (
+    num_valid_rollouts,
+    policy_gradient_loss,
+    rewards_by_turn,
+    turn_advantages,
+    with_reference,
+)
 from didact.rng import derive_seed
 from didact.rollouts.base import StepContext
 from didact.rollouts.tutored_dialogue import tutored_dialogues
 from didact.rollouts.unprivileged_critic import critique_prompt
-from didact.types import Problem, Rollout, Row
+from didact.types import Problem, Rollout, Row, Turn
 
 Credit: TypeAlias = Literal["conversation", "to_go"]
 DialogueLeaks: TypeAlias = Literal["zero", "drop", "keep"]
 
 
-class RL2F(GRPO):
-    """GRPO over didactic dialogues, with a world model of the teacher. See the top of this file.
-
-    The settings of `GRPO`, with other defaults, and
+class RL2F(Method):
+    """GRPO over tutored dialogues, with a world model of the teacher.
 
     Attributes:
+        samples: g ≥ 2, dialogues a problem.
         turns: T, answers a dialogue.
-        gamma: γ ∈ [0, 1], what each further turn costs.
-        credit: The whole conversation's return for every answer, or what is still to come for each.
+        gamma: γ ∈ [0, 1], discount a turn.
+        divide_by_std: Divide a group's advantages by its standard deviation.
+        clip: PPO's ε; None for the plain policy gradient.
+        kl_coef: β ≥ 0 of the k₃ penalty towards the initial weights.
+        credit: The return of the whole conversation for every answer, or the return to go of each.
         normalise: By dialogues, or by student tokens.
         lambda_wm: λ_WM ≥ 0; 0 switches the world model off.
-        leaks: What becomes of a dialogue in which the teacher stated the answer.
-        window: At most so many earlier exchanges in view; None for all that fit the model.
-        resample: So many more tries at questions whose dialogues all came out alike.
-        band: Only questions of which this share of dialogues was solved, both ends included.
+        leaks: What happens to a dialogue in which the teacher stated the answer.
+        window: Maximum number of earlier exchanges in view; None for all that fit the model.
+        resample: Number of further tries at questions whose dialogues all have the same return.
+        band: Train only questions with a share of solved dialogues in [low, high].
     """
 
+    samples: Annotated[int, Field(ge=2)] = 8
     turns: Annotated[int, Field(ge=1)] = 4
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.7
-    early_stop: Literal[True] = True
     divide_by_std: bool = True
+    clip: Annotated[float, Field(gt=0)] | None = None
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
     credit: Credit = "conversation"
     normalise: Literal["dialogues", "tokens"] = "dialogues"
     lambda_wm: Annotated[float, Field(ge=0)] = 0.2
@@ -104,133 +115,106 @@ class RL2F(GRPO):
         return self
 
     @property
+    def needs_feedback(self) -> bool:
+        return self.turns > 1
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coef > 0
+
+    @property
     def uses_dialogue_teacher(self) -> bool:
         return True
 
     def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
-        """Dialogues with the teacher; of questions without a signal more, where `resample` says so.
+        """Dialogues, then with `resample` further ones of problems without a signal.
 
-        Those that taught nothing are kept, because they were paid for.
+        Dialogues without a signal are kept, because their tokens count.
+
+        Raises:
+            UsageError: the teacher also criticises correct answers, which `credit: to_go` cannot credit.
         """
         if self.credit == "to_go" and critiques_correct_answers(ctx.feedback):
             raise UsageError(
                 "settings.credit=to_go has no return for a dialogue that goes on after a right answer: take "
                 "credit=conversation, or feedback.control.after_right=false"
             )
-        rollouts = self.dialogues(ctx, problems)
-        latest = rollouts
+        rollouts = latest = self._dialogues(ctx, problems)
         for number in range(1, self.resample + 1):
-            dull = without_signal(self.advantages(latest), latest)
-            again = {r.group: r.problem for r in latest if r.group in dull}
+            groups = without_signal(self.advantages(latest), latest)
+            again = {r.group: r.problem for r in latest if r.group in groups}
             if not again:
                 break
             other = dataclasses.replace(ctx, seed=derive_seed(ctx.seed, "resample", number))
-            latest = [_renamed(r, number) for r in self.dialogues(other, list(again.values()))]
+            latest = [_renamed(r, number) for r in self._dialogues(other, list(again.values()))]
             rollouts = [*rollouts, *latest]
         return rollouts
 
-    def dialogues(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
-        """`samples` dialogues of each problem."""
+    def _dialogues(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         return tutored_dialogues(ctx, problems, self.samples, turns=self.turns, window=self.window)
 
-    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
         advantages_NH = self.advantages(rollouts)
-        self._note(ctx, rollouts, advantages_NH)
-        rows = self.student_rows(ctx, rollouts, advantages_NH)
-        terms = [Term("rl", self.loss, rows), self.world_model(ctx, rollouts)]
+        ctx.notes.update(dialogue_metrics(rollouts, self.turns))
+        ctx.notes["groups_without_signal"] = float(len(without_signal(advantages_NH, rollouts)))
+        terms = [
+            LossTerm(
+                "rl",
+                policy_gradient_loss(self.clip, self.kl_coef),
+                self._student_rows(ctx, rollouts, advantages_NH),
+            ),
+            world_model_term(ctx, rollouts, self.lambda_wm, leaks=self.leaks),
+        ]
         return [term for term in terms if term.rows]
 
     def advantages(self, rollouts: Sequence[Rollout]) -> Array:
-        """A of every answer, [N, T]; NaN where there is none, or where it is missing."""
-        rewards_NH = self.dialogue_rewards(rollouts)
-        turns_N = np.array([len(rollout.turns) for rollout in rollouts])
-        tau_N = np.array(list(map(turns_to_solve, rollouts)))
+        """A of every answer, [N, H]; NaN where there is none, or where it is missing."""
+        rewards_NH = without_leaks(rewards_by_turn(rollouts, self.turns), rollouts, self.leaks)
         groups = [rollout.group for rollout in rollouts]
+        turns_N = np.array([len(rollout.turns) for rollout in rollouts])
         if self.credit == "to_go":
-            returns_NH = returns_to_go(rewards_NH, turns_N, self.gamma)
-            by_turn = [group_advantages(g, groups, divide_by_std=self.divide_by_std) for g in returns_NH.T]
-            advantages_NH = np.stack(by_turn, axis=1)
+            advantages_NH = turn_advantages(
+                rewards_NH, turns_N, groups, self.gamma, divide_by_std=self.divide_by_std
+            )
         else:
+            tau_N = np.array([turns_to_solve(rollout) for rollout in rollouts])
             returns_N = last_reward_returns(rewards_NH, tau_N, self.gamma)
             whole_N = group_advantages(returns_N, groups, divide_by_std=self.divide_by_std)
             came_NH = np.arange(self.turns) < turns_N[:, None]
             advantages_NH = np.where(came_NH, whole_N[:, None], np.nan)
-        advantages_NH[self._out_of_band(rollouts)] = np.nan
+        if self.band is not None:
+            solved_N = [float(r.turns[-1].correct) for r in rollouts]
+            advantages_NH[out_of_band(solved_N, groups, *self.band)] = np.nan
         return advantages_NH
 
-    def dialogue_rewards(self, rollouts: Sequence[Rollout]) -> Array:
-        """r of every answer, [N, T], as the leak policy leaves it; NaN where missing."""
-        rewards_NH = rewards_by_turn(rollouts, self.turns)
-        for i, rollout in enumerate(rollouts):
-            leak = first_leak(rollout)
-            if leak is not None and self.leaks == "drop":
-                rewards_NH[i] = np.nan
-            elif leak is not None and self.leaks == "zero":
-                rewards_NH[i, leak + 1 :] = np.minimum(rewards_NH[i, leak + 1 :], 0.0)
-        return rewards_NH
-
-    def student_rows(self, ctx: StepContext, rollouts: Sequence[Rollout], advantages_NH: Array) -> list[Row]:
-        """One row a dialogue (more, where it was shortened), weighted on the student's tokens alone."""
+    def _student_rows(self, ctx: StepContext, rollouts: Sequence[Rollout], advantages_NH: Array) -> list[Row]:
+        """One row a dialogue (more, where it was shortened), with weight on the student's tokens only."""
         if self.normalise == "dialogues":
-            scale = num_valid_rollouts(advantages_NH[:, 0])
+            normaliser = num_valid_rollouts(advantages_NH[:, 0])
         else:
             known = ~np.isnan(advantages_NH[:, 0])
-            scale = max(1, sum(r.sampled_tokens for r, k in zip(rollouts, known, strict=True) if k))
-        keep_zero = self.kl_coef > 0
+            normaliser = max(1, sum(r.sampled_tokens for r, k in zip(rollouts, known, strict=True) if k))
         rows = [
             row
             for rollout, advantages_H in zip(rollouts, advantages_NH, strict=True)
             for row in dialogue_rows(
-                rollout.turns, advantages_H, 1 / scale, old=self.clip is not None, keep_zero=keep_zero
+                rollout.turns,
+                advantages_H,
+                1 / normaliser,
+                old_logprobs=self.clip is not None,
+                keep_zero=self.kl_coef > 0,
             )
         ]
         return with_reference(ctx, rows) if self.kl_coef and rows else rows
 
-    def world_model(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> Term:
-        """Rows (o_h, u_h, request) → c_h with weight λ_WM / M, without private input."""
-        weight = self.lambda_wm / max(1, len(rollouts))
-        rows = []
-        for rollout in rollouts if self.lambda_wm else ():
-            for said in rollout.feedback:
-                learned = said.ok and said.text and (self.leaks == "keep" or not said.leaks)
-                if not learned or said.turn >= len(rollout.turns):
-                    continue
-                prompt = critique_prompt(ctx.renderer, rollout.turns[said.turn])
-                rows.append(Row.from_completion(prompt, ctx.renderer.answer(said.text), weights=weight))
-        # How long an answer or a critique is, is the models' doing, and must not end the run.
-        return Term("wm", Loss("cross_entropy"), [row for row in rows if takes(ctx.engine, len(row))])
 
-    def _out_of_band(self, rollouts: Sequence[Rollout]) -> NDArray[np.bool_]:
-        """[N] bool: is the share of the group's dialogues that were solved outside the band?"""
-        if self.band is None:
-            return np.zeros(len(rollouts), dtype=np.bool_)
-        solved_N = [float(r.turns[-1].correct) for r in rollouts]
-        share_N = group_mean(solved_N, [r.group for r in rollouts])
-        outside_N: NDArray[np.bool_] = (share_N < self.band[0]) | (share_N > self.band[1])
-        return outside_N
-
-    def _note(self, ctx: StepContext, rollouts: Sequence[Rollout], advantages_NH: Array) -> None:
-        """What a reader of metrics.jsonl wants to know of the dialogues."""
-        solved = [r for r in rollouts if r.turns[-1].correct]
-        groups = {r.group for r in rollouts}
-        notes = {
-            "solved": len(solved) / len(rollouts),
-            "turns": float(np.mean([len(r.turns) for r in rollouts])),
-            "groups_without_signal": float(len(without_signal(advantages_NH, rollouts))),
-            "groups": float(len(groups)),
-            "dialogues_leaked": float(sum(first_leak(r) is not None for r in rollouts)),
-        }
-        if solved:
-            notes["turns_to_solve"] = float(np.mean(list(map(turns_to_solve, solved))))
-        for h in range(1, self.turns):
-            notes[f"solved_by_{h + 1}"] = sum(turns_to_solve(r) <= h + 1 for r in solved) / len(rollouts)
-        ctx.notes.update(notes)
+# ── returns ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def turns_to_solve(rollout: Rollout) -> int:
-    """τ, counted from 1: the answer from which on all are right; the last one where that is wrong.
+    """τ, counted from 1: the answer from which on all are correct; the last one if that is wrong.
 
-    They differ where the teacher speaks after right answers: to have stayed right costs nothing.
+    Where the teacher also criticises correct answers, staying correct thus costs no discount.
     """
     since = correct_from_turn(rollout)
     return len(rollout.turns) if since is None else since + 1
@@ -254,9 +238,30 @@ def correct_from_turn(rollout: Rollout) -> int | None:
 
 
 def first_leak(rollout: Rollout) -> int | None:
-    """The first turn of which a critique stated the answer, if an answer followed it."""
+    """The first turn whose critique stated the answer and was followed by another answer."""
     leaked = [f.turn for f in rollout.feedback if f.leaks and f.ok and f.turn < len(rollout.turns) - 1]
     return min(leaked, default=None)
+
+
+def without_leaks(rewards_NH: Array, rollouts: Sequence[Rollout], leaks: DialogueLeaks) -> Array:
+    """The rewards under a leak policy, [N, H]: NaN for dropped dialogues, at most 0 from a leak on."""
+    kept_NH = rewards_NH.copy()
+    for i, rollout in enumerate(rollouts):
+        leak = first_leak(rollout)
+        if leak is not None and leaks == "drop":
+            kept_NH[i] = np.nan
+        elif leak is not None and leaks == "zero":
+            kept_NH[i, leak + 1 :] = np.minimum(kept_NH[i, leak + 1 :], 0.0)
+    return kept_NH
+
+
+def out_of_band(
+    solved_N: Sequence[float], groups: Sequence[object], low: float, high: float
+) -> NDArray[np.bool_]:
+    """[N] bool: is the share of the group's dialogues that were solved outside [low, high]?"""
+    share_N = group_mean(solved_N, groups)
+    outside_N: NDArray[np.bool_] = (share_N < low) | (share_N > high)
+    return outside_N
 
 
 def without_signal(advantages_NH: Array, rollouts: Sequence[Rollout]) -> set[str]:
@@ -267,6 +272,99 @@ def without_signal(advantages_NH: Array, rollouts: Sequence[Rollout]) -> set[str
     return {group for group, found in signal.items() if not found}
 
 
+# ── rows ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def dialogue_rows(
+    turns: Sequence[Turn],
+    advantages_H: Sequence[float] | Array,
+    weight: float,
+    *,
+    old_logprobs: bool = False,
+    keep_zero: bool = False,
+) -> list[Row]:
+    """Rows of one dialogue.
+
+    Turns that continue each other token by token share a row; a turn whose prompt was shortened starts a new
+    one. Prompts and critiques have weight 0.
+
+    Args:
+        turns: The dialogue's answers.
+        advantages_H: One advantage a turn; NaN where it is missing.
+        weight: Of every trained token.
+        old_logprobs: Add the log-probs of sampling as a field.
+        keep_zero: Keep turns with advantage 0, because the loss has another term.
+    """
+    credited = [
+        (turn, float(advantage))
+        for turn, advantage in zip(turns, advantages_H, strict=False)
+        # A dataset answer is no sample of π, so its likelihood has no policy gradient.
+        if turn.logprobs is not None and not np.isnan(advantage) and (keep_zero or advantage != 0.0)
+    ]
+    runs: list[list[tuple[Turn, float]]] = []
+    for turn, advantage in credited:
+        if runs and _continues(turn, runs[-1][-1][0]):
+            runs[-1].append((turn, advantage))
+        else:
+            runs.append([(turn, advantage)])
+    return [_dialogue_row(run, weight, old_logprobs) for run in runs]
+
+
+def _continues(turn: Turn, before: Turn) -> bool:
+    """Does a turn's prompt begin with all ids of an earlier turn?"""
+    whole = (*before.prompt_ids, *before.completion_ids)
+    return turn.prompt_ids[: len(whole)] == whole
+
+
+def _dialogue_row(run: Sequence[tuple[Turn, float]], weight: float, old_logprobs: bool) -> Row:
+    last = run[-1][0]
+    ids = np.asarray([*last.prompt_ids, *last.completion_ids], dtype=np.int64)
+    names = ("weights", "advantages", *(("old_logprobs",) if old_logprobs else ()))
+    fields = {name: np.zeros(len(ids) - 1, dtype=np.float32) for name in names}
+    for turn, advantage in run:
+        first = len(turn.prompt_ids) - 1  # predicts the answer's first token
+        answer = slice(first, first + len(turn.completion_ids))
+        fields["weights"][answer] = weight
+        fields["advantages"][answer] = advantage
+        if old_logprobs:
+            assert turn.logprobs is not None, "only sampled turns are trained by RL"
+            fields["old_logprobs"][answer] = turn.logprobs
+    return Row(ids[:-1], ids[1:], fields)
+
+
+def world_model_term(
+    ctx: StepContext, rollouts: Sequence[Rollout], lambda_wm: float, *, leaks: DialogueLeaks
+) -> LossTerm:
+    """Rows (o_h, u_h, request) → c_h with weight λ_WM / M, without private input."""
+    weight = lambda_wm / max(1, len(rollouts))
+    rows = []
+    for rollout in rollouts if lambda_wm else ():
+        for critique in rollout.feedback:
+            trained = critique.ok and critique.text and (leaks == "keep" or not critique.leaks)
+            if not trained or critique.turn >= len(rollout.turns):
+                continue
+            prompt = critique_prompt(ctx.renderer, rollout.turns[critique.turn])
+            rows.append(Row.from_completion(prompt, ctx.renderer.answer(critique.text), weights=weight))
+    # The length of an answer or a critique is up to the models and must not end the run.
+    return LossTerm("wm", Loss("cross_entropy"), [row for row in rows if takes(ctx.engine, len(row))])
+
+
+def dialogue_metrics(rollouts: Sequence[Rollout], turns: int) -> dict[str, float]:
+    """Metrics of the dialogues, each a mean or a count over the step."""
+    solved = [r for r in rollouts if r.turns[-1].correct]
+    metrics = {
+        "solved": len(solved) / len(rollouts),
+        "turns": float(np.mean([len(r.turns) for r in rollouts])),
+        "groups": float(len({r.group for r in rollouts})),
+        "dialogues_leaked": float(sum(first_leak(r) is not None for r in rollouts)),
+    }
+    if solved:
+        metrics["turns_to_solve"] = float(np.mean([turns_to_solve(r) for r in solved]))
+    for h in range(1, turns):
+        metrics[f"solved_by_{h + 1}"] = sum(turns_to_solve(r) <= h + 1 for r in solved) / len(rollouts)
+    return metrics
+
+
 def _renamed(rollout: Rollout, number: int) -> Rollout:
-    """The same under names of its own, for a further try at a question."""
+    """The rollout with an id and a group of its own, for a further try at a question."""
     return rollout.model_copy(update={"id": f"{rollout.id}+{number}", "group": f"{rollout.group}+{number}"})

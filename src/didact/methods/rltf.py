@@ -1,102 +1,276 @@
-"""RLTF: self-distillation (SD), feedback modelling (FM), or both, on top of two-turn GRPO.
+"""RLTF: self-distillation (SD) and feedback modelling (FM) beside two-turn GRPO.
 
-Paper: "Expanding the Capabilities of Reinforcement Learning via Text Feedback"
-(arXiv:2602.02482). One dialogue: question x₀, answer y₀, critique c₀, revision y₁ of a fresh prompt
-x₁ = f(x₀, y₀, c₀); rewards r₀, r₁ against the original question; M dialogues a step, N a question.
+Paper: "Expanding the Capabilities of Reinforcement Learning via Text Feedback" (arXiv:2602.02482). One
+dialogue: question x₀, answer y₀, critique c₀, revision y₁ ~ π(·|x₁) of a fresh prompt x₁ = f(x₀, y₀, c₀);
+rewards r₀, r₁ against the original question; M dialogues a step, N a question.
 
-    ĝ      = ĝ_RL + λ_SD ĝ_SD + λ_FM ĝ_FM
-    ĝ_RL   = two-turn GRPO (methods/grpo.py): R = r₀ + γ r₁, centred, no std division    (Alg. 1)
-    ĝ_SD   = 1/M Σᵢ (r₁ᵢ − b⁽⁰⁾) ∇ log π(y₁ᵢ | x₀),   b⁽⁰⁾ = mean of r₀ over the N        (§3.1)
-    ĝ_FM   = 1/M Σᵢ ∇ log π(c₀ᵢ | f_FeeMol(x₀, y₀ᵢ))                                      (Alg. 3)
-             or, with fm_turns: every, Σ_h ∇ log π(c_hᵢ | f_FeeMol(x₀, y_hᵢ)), h < H       (Eq. 9)
+    ĝ    = ĝ_RL + λ_SD ĝ_SD + λ_FM ĝ_FM
+    ĝ_RL = two-turn GRPO (methods/grpo.py): R = r₀ + γ r₁, centred, no std division       (Alg. 1)
+    ĝ_SD = 1/M Σᵢ wᵢ Aᵢ ∇ log π(y₁ᵢ | x₀)                                                  (§3.1)
+    ĝ_FM = 1/M Σᵢ ∇ log π(c₀ᵢ | f_FeeMol(x₀, y₀ᵢ))                                         (Alg. 3)
+           or, with fm_turns: every, Σ_h ∇ log π(c_hᵢ | f_FeeMol(x₀, y_hᵢ)), h < H         (Eq. 9)
 
-SD trains the plain prompt on the revision, with the *first* turn's mean as baseline and without an
-importance weight; methods/self_distillation.py has the other baselines and weightings. FM is cross-entropy
-on the critique's tokens, asked for without private input. With λ_SD = λ_FM = 0 this is two-turn GRPO
-exactly.
+SD trains the plain prompt x₀ on the revision. Any baseline goes with any weighting, at the same λ_SD:
 
-Departures from the paper: 1. λ_SD and λ_FM default to Table 2's 0.1 and 0.2 and are settings;
-2. SD and FM can be used together, which the paper never does; 3. ĝ is divided by the number M of
-dialogues in the step, where the authors' code takes a plain sum (Adam does not notice, the gradient
-clip does); 4. no reward for format: r is the task's; 5. FM asks about (x₀, y_h) at every turn, which is what
-a critic is shown, where Eq. 9 has (x_h, y_h): the same at the first turn. With fm_turns: every, the last
-answer is criticised too, though nothing follows.
-The authors' released scripts run a second-turn baseline in SD by oversight; this file follows the
-paper.
+    sd_baseline     A                            (functions in advantages.py)
+    first_turn      r₁ᵢ − mean of r₀             the paper's; 0 only where first answers all succeed
+    second_turn     r₁ᵢ − mean of r₁             in the authors' scripts, by oversight; 0 once all revisions
+                                                 succeed
+    leave_one_out   r₁ᵢ − mean of the others' r₁
+    delta           r₁ᵢ − r₀ᵢ
+    none            r₁ᵢ                          rejection sampling
+
+    sd_weighting    w
+    awr             1                            the paper's: π_ref = π(·|x₀), no importance weight
+    is              π(y₁|x₀) / π(y₁|x₁)          the ratio of the whole answer; vanishes on long answers
+    token_is        ρ, each token's own ratio
+    ppo             min(ρ A, clip(ρ) A) in place of ρ A
+    cispo           clip(ρ), as a constant
+
+With `is` the expected gradient is that of E[R(y)], y ~ π(·|x₀), for first_turn, leave_one_out, delta and
+none, and 1 − 1/n of it for second_turn. With `early_stop`, first_turn gives it times the probability of a
+wrong first answer, which weighs hard questions more. tests/test_bandit.py enumerates this.
+
+FM is cross-entropy on the critique's tokens, requested without private input. With λ_SD = λ_FM = 0 the
+method is exactly two-turn GRPO.
+
+Departures from the paper: 1. λ_SD and λ_FM default to Table 2's 0.1 and 0.2; 2. SD and FM can be combined;
+3. ĝ is divided by the M dialogues of the step, where the authors' code takes a plain sum (this matters to
+gradient clipping, not to Adam); 4. no reward for format: r is the task's; 5. FM asks about (x₀, y_h) at every
+turn, as feedback sources do, where Eq. 9 has (x_h, y_h): the same at the first turn. With fm_turns: every,
+the last answer is criticised too; 6. `mask_below` (the authors' code: −5, not in the paper) is off unless
+set; 7. with more than two turns, every revision is trained against the same first turns; 8.
+`sd_drop_mentions` leaves out revisions that mention their critique, which x₀ does not contain.
+
+Shapes: N rollouts, H turns, T tokens of one row.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
+from didact.advantages import (
+    Array,
+    first_reward_baseline,
+    first_turn_baseline,
+    leave_one_out_baseline,
+    no_baseline,
+    second_turn_baseline,
+)
 from didact.engines.base import Loss, takes
-from didact.methods.base import Term
-from didact.methods.self_distillation import SelfDistillation, linear_warmup
+from didact.errors import UsageError
+from didact.leakage import mentions_critique
+from didact.methods.base import LossTerm, Method
+from didact.methods.grpo import num_valid_rollouts, rewards_by_turn, rl_term, rollout_advantages
 from didact.rendering.renderer import critique_messages
 from didact.rollouts.base import StepContext
-from didact.rollouts.multi_turn import criticise
+from didact.rollouts.multi_turn import criticise, multi_turn
 from didact.types import Problem, Rollout, Row
 
+Baseline: TypeAlias = Literal["first_turn", "second_turn", "leave_one_out", "delta", "none"]
+Weighting: TypeAlias = Literal["awr", "is", "token_is", "ppo", "cispo"]
 CriticisedTurns: TypeAlias = Literal["first", "every"]
 
-MODELLED: dict[CriticisedTurns, Callable[[Rollout], range]] = {
-    "first": lambda rollout: range(1),
-    "every": lambda rollout: range(len(rollout.turns)),
+BASELINES: dict[Baseline, Callable[[ArrayLike, ArrayLike, Sequence[object]], Array]] = {
+    "first_turn": first_turn_baseline,
+    "second_turn": second_turn_baseline,
+    "leave_one_out": leave_one_out_baseline,
+    "delta": first_reward_baseline,
+    "none": no_baseline,
 }
-"""Which turns' critiques FM learns."""
+"""(r₁, r₀, groups) → A."""
+
+WEIGHTINGS: dict[Weighting, Callable[[float], Loss]] = {
+    "awr": lambda clip: Loss("policy_gradient"),
+    "is": lambda clip: Loss("policy_gradient"),  # the ratio is in the rows' advantages
+    "token_is": lambda clip: Loss("importance_sampling"),
+    "ppo": lambda clip: Loss("ppo", {"clip_low": clip, "clip_high": clip}),
+    "cispo": lambda clip: Loss("cispo", {"clip_low": clip, "clip_high": clip}),
+}
+"""ε → the loss of the SD rows."""
 
 
-class RLTF(SelfDistillation):
-    """RL from text feedback: GRPO in two or more turns with two more terms. See the top of this file.
-
-    The settings of `SelfDistillation`, and
+class RLTF(Method):
+    """RL from text feedback.
 
     Attributes:
+        samples: N, dialogues a problem, ≥ 2.
+        turns: H ≥ 2, answers a dialogue.
+        gamma: γ ∈ [0, 1], discount a turn.
+        early_stop: A correct answer ends the dialogue.
+        divide_by_std: Divide a group's RL advantages by its standard deviation.
+        clip: PPO's ε of the RL term; None for the plain policy gradient.
+        kl_coef: β ≥ 0 of the k₃ penalty towards the initial weights, in the RL term.
+        lambda_sd: λ_SD ≥ 0; 0 switches self-distillation off.
+        lambda_sd_ramp: λ_SD rises linearly from 0 over this share of the run (the paper's 0 → 0.1 on
+            mathematics is 1.0); 0 for a constant.
+        sd_baseline: The baseline of r₁.
+        sd_weighting: The weighting of y₁, sampled from π(·|x₁) and trained under π(·|x₀).
+        sd_clip: ε > 0 of ppo and cispo; the paper's ablation clips to [0.8, 1.2].
+        mask_below: SD masks tokens of y₁ with log π(token | x₀) below this, in nats; None for no mask.
+        sd_drop_mentions: Leave out revisions that mention their critique or an earlier attempt.
         lambda_fm: λ_FM ≥ 0; 0 switches feedback modelling off.
-        lambda_fm_ramp: λ_FM rises linearly from 0 over this share of the run; 0 for none.
-        fm_turns: Learn the critique of the first answer only, or of every answer.
+        lambda_fm_ramp: λ_FM rises linearly from 0 over this share of the run; 0 for a constant.
+        fm_turns: Model the critique of the first answer only, or of every answer.
     """
 
+    samples: Annotated[int, Field(ge=2)] = 8
+    turns: Annotated[int, Field(ge=2)] = 2
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.1
+    early_stop: bool = True
+    divide_by_std: bool = False
+    clip: Annotated[float, Field(gt=0)] | None = None
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
+    lambda_sd: Annotated[float, Field(ge=0)] = 0.1
+    lambda_sd_ramp: Annotated[float, Field(ge=0, le=1)] = 0.0
+    sd_baseline: Baseline = "first_turn"
+    sd_weighting: Weighting = "awr"
+    sd_clip: Annotated[float, Field(gt=0)] = 0.2
+    mask_below: Annotated[float, Field(lt=0)] | None = None
+    sd_drop_mentions: bool = False
     lambda_fm: Annotated[float, Field(ge=0)] = 0.2
     lambda_fm_ramp: Annotated[float, Field(ge=0, le=1)] = 0.0
     fm_turns: CriticisedTurns = "first"
 
+    @property
+    def needs_feedback(self) -> bool:
+        return True
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coef > 0
+
     def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
-        rollouts = super().collect(ctx, problems)
+        """Dialogues as GRPO's.
+
+        Raises:
+            UsageError: the weighting needs the sampling probabilities, but sampling has a temperature, top-p
+                or top-k, of which a turn's log-probs take no account.
+        """
+        params = ctx.sampling
+        plain = params.temperature == 1.0 and params.top_p == 1.0 and params.top_k == 0
+        if self.lambda_sd and self.sd_weighting != "awr" and not plain:
+            raise UsageError(
+                f"sd_weighting={self.sd_weighting} weighs by the probabilities that revisions were sampled "
+                "with: set sampling.temperature=1, sampling.top_p=1 and sampling.top_k=0, or take awr"
+            )
+        rollouts = multi_turn(ctx, problems, self.samples, turns=self.turns, early_stop=self.early_stop)
         if self.lambda_fm and self.fm_turns == "every":
             criticise(ctx, rollouts, self.turns - 1, early_stop=self.early_stop)
         return rollouts
 
-    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
-        terms = [*super().rows(ctx, rollouts), self.fm_term(ctx, rollouts)]
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
+        advantages_NH = rollout_advantages(rollouts, self.turns, self.gamma, divide_by_std=self.divide_by_std)
+        terms = [
+            rl_term(ctx, rollouts, advantages_NH, clip=self.clip, kl_coef=self.kl_coef),
+            self.sd_term(ctx, rollouts),
+            self.fm_term(ctx, rollouts),
+        ]
         return [term for term in terms if term.rows]
 
-    def fm_term(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> Term:
-        """The rows of `feedback_modelling` with their loss."""
-        return Term("fm", Loss("cross_entropy"), self.feedback_modelling(ctx, rollouts))
-
-    def feedback_modelling(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Row]:
-        """Rows f_FeeMol(x₀, y_h) → c_h with weight λ_FM / M; right answers that stopped have none."""
-        strength = linear_warmup(self.lambda_fm, self.lambda_fm_ramp, ctx.progress)
-        if not strength:
-            return []
-        weight = strength / max(1, sum(not r.feedback_failed(0) for r in rollouts))
+    def sd_term(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> LossTerm:
+        """Rows x₀ → y_h, h ≥ 1, with advantage A (times the answer's ratio, for `is`) and weight λ_SD / M."""
+        loss = WEIGHTINGS[self.sd_weighting](self.sd_clip)
+        coefficient = linear_warmup(self.lambda_sd, self.lambda_sd_ramp, ctx.progress)
+        if not coefficient:
+            return LossTerm("sd", loss, [])
+        rewards_NH = rewards_by_turn(rollouts, self.turns)
+        weight = coefficient / num_valid_rollouts(rewards_NH[:, 0])
+        if self.sd_drop_mentions:
+            rewards_NH = without_mentions(rewards_NH, rollouts)
+        advantages_NH = sd_advantages(rewards_NH, [r.group for r in rollouts], self.sd_baseline)
         rows = [
-            self._modelled(ctx, rollout, h, weight)
-            for rollout in rollouts
-            for h in MODELLED[self.fm_turns](rollout)
+            sd_row(rollout, h, float(advantages_NH[i, h]), weight)
+            for i, rollout in enumerate(rollouts)
+            for h in range(1, self.turns)
+            if not np.isnan(advantages_NH[i, h]) and advantages_NH[i, h] != 0.0
         ]
-        # How long an attempt or a critique is, is the models' doing, and must not end the run.
-        return [row for row in rows if row is not None and takes(ctx.engine, len(row))]
+        if rows and (self.sd_weighting == "is" or self.mask_below is not None):
+            logprobs = ctx.engine.logprobs(rows)
+            if self.sd_weighting == "is":
+                rows = [with_importance_weight(row, lp_T) for row, lp_T in zip(rows, logprobs, strict=True)]
+            if self.mask_below is not None:
+                below = self.mask_below
+                rows = [with_mask(row, lp_T >= below) for row, lp_T in zip(rows, logprobs, strict=True)]
+        return LossTerm("sd", loss, rows)
 
-    def _modelled(self, ctx: StepContext, rollout: Rollout, h: int, weight: float) -> Row | None:
-        critique = rollout.feedback_on(h)
-        if critique is None or not critique.text:
-            return None
-        request = critique_messages(rollout.problem, rollout.turns[h].text.strip())
-        return Row.from_completion(
-            ctx.renderer.prompt(request), ctx.renderer.answer(critique.text), weights=weight
-        )
+    def fm_term(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> LossTerm:
+        """Rows f_FeeMol(x₀, y_h) → c_h with weight λ_FM / M; none for answers without a critique."""
+        coefficient = linear_warmup(self.lambda_fm, self.lambda_fm_ramp, ctx.progress)
+        weight = coefficient / max(1, sum(not r.feedback_failed(0) for r in rollouts))
+        rows = [
+            fm_row(ctx, rollout, h, weight)
+            for rollout in (rollouts if coefficient else ())
+            for h in range(1 if self.fm_turns == "first" else len(rollout.turns))
+        ]
+        # The length of an attempt or a critique is up to the models and must not end the run.
+        fitting = [row for row in rows if row is not None and takes(ctx.engine, len(row))]
+        return LossTerm("fm", Loss("cross_entropy"), fitting)
+
+
+def sd_advantages(rewards_NH: Array, groups: Sequence[object], baseline: Baseline) -> Array:
+    """A of every turn under a baseline, [N, H]; NaN for first turns and where it is missing."""
+    advantages_NH = np.full(rewards_NH.shape, np.nan)
+    for h in range(1, rewards_NH.shape[1]):
+        advantages_NH[:, h] = BASELINES[baseline](rewards_NH[:, h], rewards_NH[:, 0], groups)
+    return advantages_NH
+
+
+def linear_warmup(coefficient: float, ramp: float, progress: float) -> float:
+    """A coefficient that rises linearly from 0 over the first `ramp` of a run; constant for ramp 0."""
+    return coefficient * min(1.0, progress / ramp) if ramp else coefficient
+
+
+def sd_row(rollout: Rollout, h: int, advantage: float, weight: float) -> Row:
+    """The row x₀ → y_h."""
+    revision = rollout.turns[h]
+    assert revision.logprobs is not None, "a revision is sampled"
+    return Row.from_completion(
+        rollout.turns[0].prompt_ids,
+        revision.completion_ids,
+        weights=weight,
+        advantages=advantage,
+        old_logprobs=revision.logprobs,
+    )
+
+
+def with_importance_weight(row: Row, logprobs_T: NDArray[np.float32]) -> Row:
+    """A row whose advantages are multiplied by π(y₁|x₀) / π(y₁|x₁) of the whole answer."""
+    trained_T = row.fields["weights"] != 0
+    log_ratio_T = logprobs_T.astype(np.float64) - row.fields["old_logprobs"]
+    ratio = float(np.exp(log_ratio_T[trained_T].sum()))
+    advantages_T = (row.fields["advantages"] * ratio).astype(np.float32)
+    return dataclasses.replace(row, fields={**row.fields, "advantages": advantages_T})
+
+
+def with_mask(row: Row, kept_T: NDArray[np.bool_]) -> Row:
+    """A row with weight 0 where the mask is False."""
+    weights_T = np.where(kept_T, row.fields["weights"], 0.0).astype(np.float32)
+    return dataclasses.replace(row, fields={**row.fields, "weights": weights_T})
+
+
+def without_mentions(rewards_NH: Array, rollouts: Sequence[Rollout]) -> Array:
+    """The rewards with NaN where a revision mentions its critique: it leaves the revisions' means too."""
+    kept_NH = rewards_NH.copy()
+    for i, rollout in enumerate(rollouts):
+        for h in range(1, min(len(rollout.turns), kept_NH.shape[1])):
+            if mentions_critique(rollout.turns[h].text):
+                kept_NH[i, h] = np.nan
+    return kept_NH
+
+
+def fm_row(ctx: StepContext, rollout: Rollout, h: int, weight: float) -> Row | None:
+    """The row f_FeeMol(x₀, y_h) → c_h; None without a critique."""
+    critique = rollout.feedback_on(h)
+    if critique is None or not critique.text:
+        return None
+    request = critique_messages(rollout.problem, rollout.turns[h].text.strip())
+    return Row.from_completion(
+        ctx.renderer.prompt(request), ctx.renderer.answer(critique.text), weights=weight
+    )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from didact.engines.base import Loss
 from didact.errors import DataError
-from didact.methods.base import Method, Term
+from didact.methods.base import LossTerm, Method
 from didact.rollouts.base import StepContext
 from didact.types import Problem, Rollout, Row, Turn
 
@@ -48,7 +48,7 @@ class SFT(Method):
             rollouts.append(Rollout(id=f"{group}/0", group=group, problem=problem, turns=(turn,)))
         return rollouts
 
-    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Term]:
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
         rows = [
             Row.from_completion(
                 rollout.turns[0].prompt_ids,
@@ -57,4 +57,4 @@ class SFT(Method):
             )
             for rollout in rollouts
         ]
-        return [Term("sft", Loss("cross_entropy"), rows)] if rows else []
+        return [LossTerm("sft", Loss("cross_entropy"), rows)] if rows else []

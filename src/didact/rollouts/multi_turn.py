@@ -1,8 +1,8 @@
-"""answer → critique → revision → critique → revision …  (RLTF, arXiv:2602.02482, H turns).
+"""answer → critique → revision → critique → revision … (RLTF, arXiv:2602.02482, H turns).
 
 x_{h+1} = f(x₀, y_h, c_h): every revision answers a *fresh* prompt with the question, the latest attempt and
-what was said about that. The paper writes f(x_h, y_h, c_h) and runs two turns only, where both are the same;
-this way a prompt stays as short at the tenth turn as at the second.
+its critique. The paper writes f(x_h, y_h, c_h) and runs two turns, where both are the same; this way a prompt
+is as short at the tenth turn as at the second.
 """
 
 from __future__ import annotations
@@ -15,6 +15,13 @@ from didact.rng import derive_seed
 from didact.rollouts.base import StepContext, add_answers
 from didact.rollouts.single_turn import recorded_turn, single_turn
 from didact.types import Ids, Problem, Rollout
+
+
+def two_turn(
+    ctx: StepContext, problems: Sequence[Problem], n: int, *, early_stop: bool = True
+) -> list[Rollout]:
+    """answer → critique → revision: `multi_turn` with two turns."""
+    return multi_turn(ctx, problems, n, turns=2, early_stop=early_stop)
 
 
 def multi_turn(
@@ -30,15 +37,15 @@ def multi_turn(
     First answers are sampled, or taken from `ctx.recorded`.
 
     Args:
-        ctx: This step's context, with a feedback source.
+        ctx: The step's context, with a feedback source.
         problems: P problems.
         n: Dialogues a problem, ≥ 1.
         turns: H ≥ 1, answers a dialogue.
-        early_stop: Do not criticise or revise an answer that is right.
+        early_stop: Do not criticise or revise a correct answer.
 
     Returns:
-        P·n rollouts. Fewer turns where the dialogue stopped early, a critic failed (the failed feedback is
-        kept) or a revision's prompt leaves no room for an answer.
+        P·n rollouts. Fewer turns where the dialogue stopped early, the feedback source failed (the failed
+        feedback is kept) or a revision's prompt leaves no room for an answer.
     """
     first = single_turn if ctx.recorded is None else recorded_turn
     rollouts = first(ctx, problems, n)
@@ -48,12 +55,12 @@ def multi_turn(
 
 
 def criticise(ctx: StepContext, rollouts: list[Rollout], h: int, *, early_stop: bool) -> list[int]:
-    """Have the answers of turn h criticised, in place.
+    """Add critiques of turn h, in place.
 
     Returns:
         The indices of the rollouts that now have a usable critique of turn h.
     """
-    critic = ctx.critic
+    source = ctx.critic
     open_ = [
         i for i, r in enumerate(rollouts) if len(r.turns) == h + 1 and not (early_stop and r.turns[h].correct)
     ]
@@ -62,8 +69,8 @@ def criticise(ctx: StepContext, rollouts: list[Rollout], h: int, *, early_stop: 
     requests = [
         FeedbackRequest(rollouts[i].problem, rollouts[i].turns[h], h, rollout=rollouts[i].id) for i in open_
     ]
-    for i, said in zip(open_, critic.critique(requests), strict=True):
-        rollouts[i] = rollouts[i].model_copy(update={"feedback": (*rollouts[i].feedback, said)})
+    for i, feedback in zip(open_, source.critique(requests), strict=True):
+        rollouts[i] = rollouts[i].model_copy(update={"feedback": (*rollouts[i].feedback, feedback)})
     return [i for i in open_ if rollouts[i].feedback[-1].ok]
 
 
@@ -73,14 +80,14 @@ def revise(
     """Add an answer after the critique of turn h to some of the rollouts, in place.
 
     Args:
-        ctx: This step's context.
-        rollouts: All of them.
+        ctx: The step's context.
+        rollouts: All rollouts.
         which: Indices of those whose last feedback is to be answered.
-        h: The turn that was criticised.
-        stream: Names the draws, so that another branch of the same dialogues draws others.
+        h: The criticised turn.
+        stream: Random stream, so that another branch of the same dialogues has other draws.
     """
     prompts = {i: _revision_prompt(ctx, rollouts[i], h) for i in which}
-    # How long an attempt or a critique is, is the models' doing, and must not end the run.
+    # The length of an attempt or a critique is up to the models and must not end the run.
     fitting = {i: prompt for i, prompt in prompts.items() if ctx.fits(prompt)}
     add_answers(ctx, rollouts, fitting, seed=derive_seed(ctx.seed, stream, h + 1))
 

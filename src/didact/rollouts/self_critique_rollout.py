@@ -1,7 +1,7 @@
 """y₀ → c̃₀ → ỹ₁: the policy criticises its own answers and answers again (RLTF, arXiv:2602.02482, Alg. 4).
 
-The critique is asked for with `critique_messages`, the template of feedback modelling and of
-`feedback.model_critic.SelfCritique`, and sampled like an answer, because its tokens are trained too.
+The critique is requested with `critique_messages`, the template of feedback modelling and of
+`feedback.model_critic.SelfCritique`, and sampled like an answer, because its tokens are trained.
 """
 
 from __future__ import annotations
@@ -23,53 +23,54 @@ from didact.types import Feedback, Ids, Provenance, Rollout, Turn
 AUTHOR = f"policy:{load_prompt('critique_v1').label}"
 
 
-class OwnCritique(Feedback):
-    """A critique that the policy in training sampled, with its ids.
+class SampledCritique(Feedback):
+    """A critique sampled from the trained policy, with its ids.
 
-    What a run directory keeps of it is the `Feedback`: its text and its cost. The ids are for the step
-    that trains them.
+    A run directory stores only the `Feedback`: its text and its cost. The ids are needed in the step that
+    trains them.
     """
 
     sampled: Annotated[Turn, Field(exclude=True)]
-    """Prompt f_FeeMol(x₀, y₀), ids and log-probs, exactly as it was sampled; no reward of its own."""
+    """Prompt f_FeeMol(x₀, y₀), ids and log-probs as sampled; without a reward."""
 
 
-def own_id(rollout_id: str) -> str:
-    """The id of the branch in which a dialogue's first answer was criticised by the policy itself."""
+def branch_id(rollout_id: str) -> str:
+    """The id of a dialogue's self-critique branch."""
     return f"{rollout_id}/own"
 
 
-def own_critique(rollout: Rollout) -> OwnCritique | None:
-    """The trained critique of a rollout that `own_branch` made; None for any other rollout."""
-    return next((f for f in rollout.feedback if isinstance(f, OwnCritique)), None)
+def sampled_critique(rollout: Rollout) -> SampledCritique | None:
+    """The critique of a self-critique branch; None for any other rollout."""
+    return next((f for f in rollout.feedback if isinstance(f, SampledCritique)), None)
 
 
-def own_branch(ctx: StepContext, rollouts: Sequence[Rollout], *, max_tokens: int) -> list[Rollout]:
-    """The same first answers once more, each with the policy's own critique and a revision after it.
+def self_critique_branches(
+    ctx: StepContext, rollouts: Sequence[Rollout], *, max_tokens: int
+) -> list[Rollout]:
+    """The same first answers, each with the policy's own critique and a revision after it.
 
-    The first answer of such a branch counts as given (no log-probs), for it was sampled, paid for and is
-    trained in the dialogue that it comes from. A critique that was cut off, or is empty, is used as it is:
-    what comes of it is what teaches the policy to write another.
+    The first answer of a branch has no log-probs: it is sampled, counted and trained in the dialogue that it
+    comes from. A critique that was cut off or is empty is used unchanged: its revision's reward trains it.
 
     Args:
-        ctx: This step's context; no feedback source is needed.
+        ctx: The step's context; no feedback source is needed.
         rollouts: Dialogues whose first answers are criticised.
-        max_tokens: At most this many tokens a critique.
+        max_tokens: Maximum number of tokens of a critique.
 
     Returns:
-        At most one rollout a dialogue, with the id `own_id(...)` and the dialogue's group. None where the
-        critique request would not fit into the model, one turn where the revision would not.
+        At most one rollout a dialogue, with the id `branch_id(...)` and the dialogue's group: none where the
+        critique request does not fit into the model, one turn where the revision does not.
     """
     params = dataclasses.replace(ctx.sampling, max_tokens=max_tokens, stop=())
-    asked: list[tuple[Rollout, Ids]] = []
+    requests: list[tuple[Rollout, Ids]] = []
     for rollout in rollouts:
         prompt = ctx.renderer.prompt(critique_messages(rollout.problem, rollout.turns[0].text.strip()))
         if takes(ctx.engine, len(prompt) + max_tokens):
-            asked.append((rollout, prompt))
-    if not asked:
+            requests.append((rollout, prompt))
+    if not requests:
         return []
     samples = ctx.engine.sample(
-        [prompt for _, prompt in asked],
+        [prompt for _, prompt in requests],
         1,
         params,
         seed=derive_seed(ctx.seed, "own critique"),
@@ -77,7 +78,7 @@ def own_branch(ctx: StepContext, rollouts: Sequence[Rollout], *, max_tokens: int
     )
     branches = [
         _branch(ctx, rollout, prompt, sample)
-        for (rollout, prompt), (sample,) in zip(asked, samples, strict=True)
+        for (rollout, prompt), (sample,) in zip(requests, samples, strict=True)
     ]
     revise(ctx, branches, range(len(branches)), 0, stream="own turn")
     return branches
@@ -85,7 +86,7 @@ def own_branch(ctx: StepContext, rollouts: Sequence[Rollout], *, max_tokens: int
 
 def _branch(ctx: StepContext, rollout: Rollout, prompt: Ids, sample: Sample) -> Rollout:
     text = ctx.renderer.text(sample.ids)
-    critique = OwnCritique(
+    critique = SampledCritique(
         text=text.strip(),
         source="self",
         saw_reference=False,
@@ -98,11 +99,11 @@ def _branch(ctx: StepContext, rollout: Rollout, prompt: Ids, sample: Sample) -> 
             stop_reason=sample.stop_reason,
         ),
     )
-    given = rollout.turns[0].model_copy(update={"logprobs": None})
+    first = rollout.turns[0].model_copy(update={"logprobs": None})
     return Rollout(
-        id=own_id(rollout.id),
+        id=branch_id(rollout.id),
         group=rollout.group,
         problem=rollout.problem,
-        turns=(given,),
+        turns=(first,),
         feedback=(critique,),
     )

@@ -13,7 +13,7 @@ from didact.build.components import RunComponents
 from didact.engines.base import AdamParams, Engine
 from didact.errors import DataError, Interrupted, NonFiniteError, TrainingGuard, UsageError
 from didact.evaluation.token_trace import inspect_update
-from didact.methods import Term
+from didact.methods import LossTerm
 from didact.rng import derive_seed
 from didact.run_dir import RunDir
 from didact.training.alarm_monitor import AlarmMonitor
@@ -119,7 +119,7 @@ def train_step(
         "step": state.step,
         "sampled_tokens": state.sampled_tokens,
         "feedback_tokens": state.feedback_tokens,
-        **rollout_metrics(rollouts, revises=parts.method.revises),
+        **rollout_metrics(rollouts, revises=parts.method.is_multi_turn),
         **scores.metrics(),
         **ctx.notes,
         "lr": params.lr,
@@ -130,7 +130,7 @@ def train_step(
     return state, record
 
 
-def update(engine: Engine, batches: Iterable[Sequence[Term]], params: AdamParams) -> dict[str, float]:
+def update(engine: Engine, batches: Iterable[Sequence[LossTerm]], params: AdamParams) -> dict[str, float]:
     """Accumulate every term's gradient and take an optimizer step, for each minibatch of each pass.
 
     Returns:

@@ -11,8 +11,8 @@ from didact.engines.base import StepOutput
 from didact.evaluation.alarms import repeated_share
 from didact.evaluation.calibration import calibration
 from didact.leakage import mentions_critique
-from didact.methods.base import Term
-from didact.rollouts.self_critique_rollout import own_critique
+from didact.methods.base import LossTerm
+from didact.rollouts.self_critique_rollout import sampled_critique
 from didact.types import Rollout
 
 
@@ -30,8 +30,8 @@ def rollout_metrics(rollouts: Sequence[Rollout], *, revises: bool = True) -> dic
     what became of the other one has the same name and `_own`. How true the policy's own critiques are,
     `calibration` tells.
     """
-    critics = [r for r in rollouts if own_critique(r) is None]
-    own = [r for r in rollouts if own_critique(r) is not None]
+    critics = [r for r in rollouts if sampled_critique(r) is None]
+    own = [r for r in rollouts if sampled_critique(r) is not None]
     first = [r.turns[0] for r in critics]
     # The first answer of the policy's own branch is the critic's branch's once more.
     turns = [t for r in critics for t in r.turns] + [t for r in own for t in r.turns[1:]]
@@ -87,7 +87,7 @@ def second_turns(rollouts: Sequence[Rollout]) -> dict[str, float]:
     )
 
 
-def term_metrics(term: Term, output: StepOutput) -> dict[str, float]:
+def term_metrics(term: LossTerm, output: StepOutput) -> dict[str, float]:
     """A term's loss, its sums over tokens and its gradient's norm and cosine, as `NAME/TERM`.
 
     `off_policy_per_token` is `off_policy` by `tokens`: of a term that trains one prompt on what another

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from didact.methods import Term
+from didact.methods import LossTerm
 from didact.rng import generator
 from didact.types import Row
 
 
-def minibatches(terms: Sequence[Term], parts: int, passes: int, *, seed: int) -> list[list[Term]]:
+def minibatches(terms: Sequence[LossTerm], parts: int, passes: int, *, seed: int) -> list[list[LossTerm]]:
     """The terms of every optimizer step: the minibatches of the first pass, then those of the second, ….
 
     In one part the terms stay as they are. In several, each term's rows are dealt out in an order drawn
@@ -33,8 +33,8 @@ def minibatches(terms: Sequence[Term], parts: int, passes: int, *, seed: int) ->
     return [part for number in range(passes) for part in _dealt(terms, parts, seed, number)]
 
 
-def _dealt(terms: Sequence[Term], parts: int, seed: int, number: int) -> list[list[Term]]:
-    found: list[list[Term]] = [[] for _ in range(parts)]
+def _dealt(terms: Sequence[LossTerm], parts: int, seed: int, number: int) -> list[list[LossTerm]]:
+    found: list[list[LossTerm]] = [[] for _ in range(parts)]
     for term in terms:
         order = generator(seed, "minibatches", number, term.name).permutation(len(term.rows))
         for part, chosen in enumerate(np.array_split(order, parts)):

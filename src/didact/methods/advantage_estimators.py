@@ -1,16 +1,17 @@
-"""From what each token earned to what it is credited with: three equations, a settings class each.
+"""From the reward of each token to its advantage: three estimators, a settings class each.
 
-r_t is what token t of an answer earned, V_t the value of the prefix that it continues.
+r_t is the reward of token t, V_t the value of the prefix before it.
 
     direct         A_t = r_t
     gae            d_t = r_t + γ V_{t+1} − V_t,   A_t = Σ_l (γλ)^l d_{t+l},   value target A_t + V_t
     critic_free    G_t = Σ_l γ^l r_{t+l},   A_t = G_t − mean of the group's G_t
 
-The limits: gae with V = 0 and γ = 0, and critic_free with γ = 0 and no baseline, are direct; gae with V = 0
-and λ = 1 is critic_free without a baseline; critic_free of one reward at the last token is GRPO.
+The functions of arrays are `gae`, `token_returns` and `position_baselines` of advantages.py. Limits: gae with
+V = 0 and γ = 0, and critic_free with γ = 0 and no baseline, equal direct; gae with V = 0 and λ = 1 equals
+critic_free without a baseline; critic_free of one reward at the last token equals GRPO.
 
-Papers: γ, λ arXiv:1506.02438; PPO's clip arXiv:1707.06347. An answer is over at its last token, also where it
-was cut off: V = 0 behind it.
+Papers: γ, λ arXiv:1506.02438; PPO's clip arXiv:1707.06347. An answer ends at its last token, also where it
+was cut off: V = 0 after it.
 
 Shape: T sampled tokens of one answer.
 """
@@ -37,8 +38,8 @@ Fields: TypeAlias = Mapping[str, Array]
 
 
 @dataclass(frozen=True, eq=False)
-class Rewarded:
-    """An answer and what its tokens earned."""
+class TokenRewards:
+    """An answer and the rewards of its tokens."""
 
     row: Row
     """Prompt and answer; the answer's tokens have weight 1/M."""
@@ -46,60 +47,60 @@ class Rewarded:
     rewards_T: Array
 
 
-class Credit(BaseModel):
-    """What the three have in common."""
+class AdvantageEstimator(BaseModel):
+    """The interface of the three estimators."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @property
-    def critic(self) -> ValueHeadSettings | None:
-        """The value head that it needs; None for none."""
+    def value_head(self) -> ValueHeadSettings | None:
+        """How the value head that it needs is trained; None without one."""
         return None
 
     @property
-    def takes_given(self) -> bool:
-        """May answers be given, not sampled?"""
+    def supports_off_policy(self) -> bool:
+        """May answers come from a dataset?"""
         return False
 
-    def fields(self, ctx: StepContext, answers: Sequence[Rewarded]) -> list[Fields]:
-        """The fields of each answer's row that its loss needs, `advantages` among them."""
+    def fields(self, ctx: StepContext, answers: Sequence[TokenRewards]) -> list[Fields]:
+        """For each answer the fields that the loss needs, `advantages` among them."""
         raise NotImplementedError
 
     def loss(self, settings: Mapping[str, float]) -> Loss:
-        """What rows with these fields are trained with, and further settings of it."""
+        """The loss of rows with these fields, with further settings."""
         raise NotImplementedError
 
 
-class Direct(Credit):
-    """A token is credited with what it earned itself, and with nothing that follows."""
+class Direct(AdvantageEstimator):
+    """The advantage of a token is its own reward."""
 
     kind: Literal["direct"] = "direct"
 
     @property
-    def takes_given(self) -> bool:
+    def supports_off_policy(self) -> bool:
         return True
 
-    def fields(self, ctx: StepContext, answers: Sequence[Rewarded]) -> list[Fields]:
+    def fields(self, ctx: StepContext, answers: Sequence[TokenRewards]) -> list[Fields]:
         return [{"advantages": answer.rewards_T} for answer in answers]
 
     def loss(self, settings: Mapping[str, float]) -> Loss:
         return Loss("policy_gradient", settings)
 
 
-class GAE(Credit):
-    """Actor and critic: what follows counts too, less what the value head expected.
+class GAE(AdvantageEstimator):
+    """Generalised advantage estimation with a value head, trained by PPO.
 
     Attributes:
         gamma: γ ∈ [0, 1].
         lam: λ ∈ [0, 1].
-        whiten: Move a step's advantages to mean 0 and variance 1. It makes them relative: where nothing is
-            poor, what is less good is pushed down.
+        whiten: Shift and scale a step's advantages to mean 0 and variance 1. This makes them relative: where
+            no token is poor, the less good ones are pushed down.
         clip: PPO's ε.
-        value_clip: ε of the value's clip; None for none.
-        value_coef: c ≥ 0, how much the value's loss counts.
-        value_lr_scale: The head learns at so many times the model's rate. It begins at 0 where the model does
-            not begin from nothing, so that 1 is slow.
-        value_shares_model: The value's loss trains the model below the head too.
+        value_clip: ε of the value's clip; None for no clip.
+        value_coef: c ≥ 0, coefficient of the value loss.
+        value_lr_scale: Learning rate of the head over that of the model. The head starts at 0, also on a
+            pretrained model, so that 1 is slow.
+        value_shares_model: The value loss also trains the model below the head.
     """
 
     kind: Literal["gae"] = "gae"
@@ -113,17 +114,17 @@ class GAE(Credit):
     value_shares_model: bool = True
 
     @property
-    def critic(self) -> ValueHeadSettings | None:
+    def value_head(self) -> ValueHeadSettings | None:
         return ValueHeadSettings(lr_scale=self.value_lr_scale, shares_model=self.value_shares_model)
 
-    def fields(self, ctx: StepContext, answers: Sequence[Rewarded]) -> list[Fields]:
+    def fields(self, ctx: StepContext, answers: Sequence[TokenRewards]) -> list[Fields]:
         scored = ctx.engine.values([answer.row for answer in answers])
         values = [v[-len(a.rewards_T) :].astype(np.float64) for v, a in zip(scored, answers, strict=True)]
         advantages = [gae(a.rewards_T, v, self.gamma, self.lam) for a, v in zip(answers, values, strict=True)]
         returns = [a + v for a, v in zip(advantages, values, strict=True)]
         explained = explained_variance(np.concatenate(values), np.concatenate(returns))
         if not np.isnan(explained):
-            ctx.notes["value_explained"] = explained
+            ctx.notes["explained_variance"] = explained
         if self.whiten:
             advantages = whitened(advantages)
         names = ("advantages", "returns", "old_values")
@@ -135,14 +136,14 @@ class GAE(Credit):
         return Loss("actor_critic", {**settings, **clip, **value_clip, "value_coef": self.value_coef})
 
 
-class CriticFree(Credit):
-    """What follows counts too, less what the group's answers still had to come at that token.
+class CriticFree(AdvantageEstimator):
+    """Return to go minus the group's mean return to go at the same position.
 
-    An answer that has ended counts with its last token's return.
+    An answer that has ended contributes its last token's return.
 
     Attributes:
         gamma: γ ∈ [0, 1].
-        baseline: Take the group's mean off; it needs two samples a problem.
+        baseline: Subtract the group's mean; needs two samples a problem.
         whiten: As for GAE.
         clip: PPO's ε; None for the plain policy gradient.
     """
@@ -153,7 +154,7 @@ class CriticFree(Credit):
     whiten: bool = False
     clip: Clip | None = None
 
-    def fields(self, ctx: StepContext, answers: Sequence[Rewarded]) -> list[Fields]:
+    def fields(self, ctx: StepContext, answers: Sequence[TokenRewards]) -> list[Fields]:
         advantages = [token_returns(answer.rewards_T, self.gamma) for answer in answers]
         if self.baseline:
             means = position_baselines(advantages, [answer.group for answer in answers])
@@ -168,8 +169,8 @@ class CriticFree(Credit):
         return Loss("ppo", {**settings, "clip_low": self.clip, "clip_high": self.clip})
 
 
-def _named(value: Any) -> Any:
-    """A kind's name alone has its defaults; settings alone are gae's."""
+def _with_kind(value: Any) -> Any:
+    """A name alone is a kind with its defaults; settings alone are those of gae."""
     if isinstance(value, str):
         value = {"kind": value}
     if isinstance(value, Mapping):
@@ -179,8 +180,8 @@ def _named(value: Any) -> Any:
     return value
 
 
-AnyCredit: TypeAlias = Annotated[
-    Annotated[Direct | GAE | CriticFree, Field(discriminator="kind")], BeforeValidator(_named)
+AnyEstimator: TypeAlias = Annotated[
+    Annotated[Direct | GAE | CriticFree, Field(discriminator="kind")], BeforeValidator(_with_kind)
 ]
 """`gae`, or `{kind: gae, lam: 0.9}`."""
 KINDS = tuple(get_args(kind.model_fields["kind"].annotation)[0] for kind in (Direct, GAE, CriticFree))
