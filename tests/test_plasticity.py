@@ -12,7 +12,7 @@ from didact.errors import DataError
 from didact.evaluation.stats import clustered_mean
 from didact.rendering.renderer import Renderer
 from didact.rollouts.conversation import conversation, public_contexts
-from didact.spans.fuzzy import edits
+from didact.spans.fuzzy import levenshtein
 from didact.types import Feedback, Problem, Rollout, Turn
 from tests.bigram import Bigram
 from tests.helpers import CRITIC
@@ -51,7 +51,7 @@ def slow_edits(a: str, b: str) -> int:
 
 @given(WORDS, WORDS)
 def test_edits_are_levenshteins(a: str, b: str) -> None:
-    assert edits(a, b) == edits(b, a) == slow_edits(a, b)
+    assert levenshtein(a, b) == levenshtein(b, a) == slow_edits(a, b)
     assert 0 <= edit_distance(a, b) <= 1
     assert (edit_distance(a, b) == 0) == (a == b)
 

@@ -249,7 +249,7 @@ def test_a_turn_ends_before_its_stop_string():
     ids = tok.encode("7. STOP", add_special_tokens=False)
     offsets = turn_offsets(sampled("7.", ids, "stop"), tok)
     assert pairs(offsets) == [(0, 1), (1, 2), *[(2, 2)] * 5]
-    with pytest.raises(DataError, match=r"at character 2 they say ' STOP', the answer ''"):
+    with pytest.raises(DataError, match="' STOP'"):
         turn_offsets(sampled("7.", ids, "length"), tok)
 
 

@@ -39,7 +39,7 @@ from didact.errors import UsageError, did_you_mean
 from didact.feedback_store import FeedbackRecord, MergeResult, same_content
 from didact.jsonl import write_atomically
 from didact.rng import derive_seed
-from didact.spans.quotes import QuoteError, find_quote
+from didact.spans.match import QuoteError, find_quote
 from didact.types import Feedback, Message, Problem, Provenance, Span
 
 POLARITIES = ("good", "poor")

@@ -25,7 +25,7 @@ from didact.engines.base import POLICY, Engine, Weights, takes
 from didact.evaluation.stats import clustered_mean
 from didact.rendering.renderer import Renderer
 from didact.rollouts.conversation import public_contexts
-from didact.spans.fuzzy import edits
+from didact.spans.fuzzy import levenshtein
 from didact.types import Rollout, Row
 
 
@@ -68,7 +68,7 @@ def edit_distance(one: str, other: str) -> float:
     >>> edit_distance("abcd", "abxd"), edit_distance("", "a"), edit_distance("", "")
     (0.25, 1.0, 0.0)
     """
-    return edits(one, other) / max(len(one), len(other), 1)
+    return levenshtein(one, other) / max(len(one), len(other), 1)
 
 
 def moves(rollouts: Sequence[Rollout]) -> list[Move]:

@@ -20,7 +20,7 @@ from didact.feedback.model_critic import MAX_CHARS, ModelCritic
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatModel, ChatReply, ChatRequest
 from didact.llm.structured import StrictReply, json_schema, parse, request_again, validation_error
-from didact.spans.quotes import QuoteError, find_quote
+from didact.spans.match import QuoteError, find_quote
 from didact.types import Feedback, Span
 
 LOG = logging.getLogger("didact")

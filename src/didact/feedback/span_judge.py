@@ -121,7 +121,7 @@ class SpanJudge(StructuredJudge[AnyMarks]):
         if aligned.unaligned:
             LOG.info(
                 "judge %s: %d of %d quotes have no certain place in their answer and make no span",
-                self.model.name, len(aligned.unaligned), len(aligned.placed),
+                self.model.name, len(aligned.unaligned), len(aligned.matches),
             )  # fmt: skip
         spans = tuple(
             s if s.phrase is None or s.phrase in shown else s.model_copy(update={"phrase": None})
@@ -158,7 +158,7 @@ class SpanJudge(StructuredJudge[AnyMarks]):
         if value is None:
             return None
         aligned = self._aligned(value, request.turn.text)
-        return len(aligned.placed) - len(aligned.unaligned)
+        return len(aligned.matches) - len(aligned.unaligned)
 
     def _aligned(self, marks: AnyMarks, answer: str) -> Alignment:
         critique = marks.critique if isinstance(marks, ArguedMarks) else ""

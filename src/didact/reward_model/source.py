@@ -99,7 +99,7 @@ class RewardModel:
             return Marked(None, reply=reply)
         aligned = locate(reading.quotes, answer, format_.policy)
         self.seen["repaired"] += reading.repaired
-        self.seen["quotes"] += len(aligned.placed)
+        self.seen["quotes"] += len(aligned.matches)
         self.seen["unplaced"] += len(aligned.unaligned)
         return Marked(reading, aligned.spans, len(aligned.unaligned), reply)
 

@@ -1,11 +1,11 @@
-"""Quoted phrases ⇄ characters of an answer ⇄ its sampled tokens.
+"""Alignment of quotes with the characters of an answer and with its sampled tokens.
 
-    quotes ─ locate ─▶ Span (characters) ─ token_labels ─▶ δ_t ∈ {−1, 0, 1}, one a sampled id
+    quotes ─ locate ─▶ Span (characters) ─ token_labels ─▶ δ_t ∈ {−1, 0, 1} of each sampled id
                                              ▲
     sampled ids ─ token_offsets ─────────────┘
 
-Pure and without a model. Nothing is re-encoded, and nothing is guessed: a quote that stands in the
-answer nowhere, or at several places, is counted as unaligned and labels no token.
+Nothing is re-encoded. A quote with no match in the answer, or with several, counts as unaligned and labels
+no token.
 """
 
 from didact.spans.labels import credited_by, token_labels

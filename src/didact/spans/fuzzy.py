@@ -1,8 +1,8 @@
-"""The nearest copy of a quote in an answer, within a share of edits.
+"""Approximate substring search: the nearest matches of a quote within a share of edits.
 
-A copy with k edits holds one of k + 1 pieces of the quote unchanged and in its place, give or take k. So only
-the surroundings of such pieces are compared, by Myers' bit-parallel edit distance (J. ACM 46, 1999), with
-Python's integers as bit vectors. Nothing within the bound is missed.
+A match with k edits contains one of k + 1 pieces of the quote unchanged, displaced by at most k. Only the
+windows around such pieces are searched, by Myers' bit-parallel edit distance (J. ACM 46, 1999) with Python
+integers as bit vectors. The search is exact: no match within the bound is missed.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from itertools import pairwise, repeat
 from typing import NamedTuple
 
 MAX_LENGTH = 2000
-"""Longer quotes are not compared."""
+"""Longer quotes are not searched."""
 MAX_BEST = 32
-"""So many equally near ends are looked at; more of them are no one place."""
+"""With more equally near matches than this, none is returned."""
 
 
 class FuzzyMatch(NamedTuple):
-    """The nearest copies."""
+    """The nearest matches."""
 
     places: list[tuple[int, int]]
-    """Where they stand; empty where they are too many to be told apart."""
+    """Their offsets; empty if there are more than `MAX_BEST`."""
     edits: int
-    """Characters to insert, delete or replace."""
+    """Their edit distance: insertions, deletions and substitutions."""
 
 
 def nearest(quote: str, text: str, share: float) -> FuzzyMatch | None:
-    """The places of the text that are nearest to a quote; None if none is near enough.
+    """The substrings nearest to a quote, or None if all are beyond the bound.
 
-    Copies whose digits are not those of the quote do not count: another number is another statement.
+    Substrings with other digits than the quote do not count: another number is another statement.
 
     Args:
-        quote: What is looked for.
-        text: Where.
-        share: At most this share of the quote's characters may be edited, in [0, 1).
+        quote: The pattern.
+        text: The text to search.
+        share: The bound on edits as a share of the quote's length, in [0, 1).
 
     >>> nearest("the quick brown fox", "That the quikc brown fox", 0.11)
-    Near(places=[(5, 24)], edits=2)
+    FuzzyMatch(places=[(5, 24)], edits=2)
     """
     allowed = int(share * len(quote) + 1e-9)
     if not quote or allowed < 1 or len(quote) > MAX_LENGTH:
@@ -57,10 +57,10 @@ def nearest(quote: str, text: str, share: float) -> FuzzyMatch | None:
     return None
 
 
-def edits(one: str, other: str) -> int:
-    """The fewest characters to insert, delete or replace that turn one text into the other.
+def levenshtein(one: str, other: str) -> int:
+    """Levenshtein distance.
 
-    >>> edits("kitten", "sitting"), edits("", "abc"), edits("same", "same")
+    >>> levenshtein("kitten", "sitting"), levenshtein("", "abc"), levenshtein("same", "same")
     (3, 3, 0)
     """
     if not one or not other:
@@ -69,7 +69,7 @@ def edits(one: str, other: str) -> int:
 
 
 def _apart(places: list[tuple[int, int]], length: int, allowed: int) -> list[tuple[int, int]]:
-    """One place of each group that overlaps: that of the quote's length, or the first."""
+    """One of each group of overlapping matches: the one nearest to the quote's length, or the first."""
     groups: list[list[tuple[int, int]]] = []
     for place in sorted(places):
         if groups and place[0] - groups[-1][0][0] <= 2 * allowed and place[0] < groups[-1][-1][1]:
@@ -80,7 +80,7 @@ def _apart(places: list[tuple[int, int]], length: int, allowed: int) -> list[tup
 
 
 def _windows(quote: str, text: str, allowed: int) -> list[tuple[int, int]]:
-    """Where a copy can be: around every piece of the quote that the text holds, overlapping ones joined."""
+    """The windows around the quote's pieces in the text, overlapping ones merged."""
     size, count = len(quote), allowed + 1
     cuts = [size * i // count for i in range(count + 1)]
     found: list[tuple[int, int]] = []
@@ -101,13 +101,13 @@ def _windows(quote: str, text: str, allowed: int) -> list[tuple[int, int]]:
 
 
 def _search(quote: str, text: str, allowed: int) -> list[tuple[int, int]]:
-    """(end, edits) of every place where a copy within the bound ends."""
+    """(end, edits) of every match within the bound."""
     found = enumerate(_distances(quote, text, free=True), start=1)
     return [(at, edits) for at, edits in found if edits <= allowed]
 
 
 def _start(quote: str, text: str, end: int, edits: int) -> int:
-    """Where the copy begins that ends there: of equally near ones, that of the quote's length."""
+    """The start of the match that ends there; of several, the one nearest to the quote's length."""
     backward = text[max(0, end - len(quote) - edits) : end][::-1]
     distances = enumerate(_distances(quote[::-1], backward, free=False), start=1)
     begins = [at for at, found in distances if found == edits]
@@ -115,9 +115,9 @@ def _start(quote: str, text: str, end: int, edits: int) -> int:
 
 
 def _distances(quote: str, text: str, *, free: bool) -> list[int]:
-    """[len(text)]: the edits of the quote against what ends with each character of the text.
+    """The edit distance of the quote to text[start:i + 1] for each i.
 
-    `free`: that may begin anywhere; else it begins where the text does.
+    `free` minimises over start; otherwise start is 0.
     """
     size = len(quote)
     mask, top = (1 << size) - 1, 1 << (size - 1)

@@ -1,7 +1,7 @@
-"""From spans of an answer to a signed label for every sampled id.
+"""Token labels from character spans.
 
-A character is good, poor or neither; a token is what more than half of its characters are, white space not
-counted unless there is nothing else. An id that wrote part of a character has that whole character.
+A character is good, poor or neutral; a token takes the label of more than half of its characters, white space
+ignored unless the token has nothing else. An id that encodes part of a character owns the whole character.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ def token_labels(
     """δ_t of each sampled id: 1 good, −1 poor, 0 neither.
 
     Args:
-        spans: What critiques quote, in any order; one that is there twice counts once.
-        offsets: Of each sampled id, as `token_offsets` says: none begins or ends before the one before it.
+        spans: Spans of the answer, in any order; duplicates count once.
+        offsets: [T, 2] of the sampled ids, as from `token_offsets`: starts and ends never decrease.
         text: The answer.
-        overlap: Of a character in several spans: "sum_clip" adds their signs and keeps that of the sum;
-            "negative_wins" is poor where one of them is.
-        identical: Of one stretch that is called good and poor: "drop" neither counts, "negative_wins" it is
-            poor, "keep" leaves it to `overlap`.
-        min_overlap: More than this share of a token's characters is labelled, in [0, 1]; 1 means all.
-        ended: The last id ends the answer (`stop_reason` "eos"). It is never labelled.
+        overlap: The rule for a character in several spans: "sum_clip" takes the sign of the sum of their
+            signs, "negative_wins" is poor if one of them is.
+        identical: The rule for one range labelled both good and poor: "drop" ignores both, "negative_wins"
+            is poor, "keep" applies `overlap`.
+        min_overlap: A token is labelled if more than this share of its characters is, in [0, 1]; 1 means all.
+        ended: The last id is an end-of-turn id (`stop_reason` "eos"), which is never labelled.
 
     Returns:
-        float32 [len(offsets)] in {−1, 0, 1}. A zero-width id has 0.
+        float32 [T] in {−1, 0, 1}. A zero-width id has 0.
 
     Raises:
-        DataError: a span does not quote this answer, or an id lies outside of it or out of order.
-        UsageError: an unknown rule, or a share outside [0, 1].
+        DataError: a span does not quote this answer, or offsets are out of range or order.
+        UsageError: an unknown rule, or `min_overlap` outside [0, 1].
 
     >>> spans = [Span(start=3, end=4, quote="5", label="poor")]
     >>> token_labels(spans, [(0, 2), (2, 4), (4, 5), (5, 5)], "is 5.", ended=True).tolist()
@@ -68,7 +68,7 @@ def token_labels(
     good, poor = _shares(_signs(kept, len(text), overlap), places[touched], text)
     is_good = (good > min_overlap) | (good >= 1)
     is_poor = (poor > min_overlap) | (poor >= 1)
-    if overlap == "negative_wins":  # with a low bound a token may be both
+    if overlap == "negative_wins":  # with a low `min_overlap` a token may be both
         is_good &= ~is_poor
     found[touched] = np.subtract(is_good, is_poor, dtype=np.float32)
     if ended:
@@ -81,8 +81,10 @@ def credited_by(
     offsets: Offsets | Sequence[tuple[int, int]],
     labels: Sequence[float] | Floats,
 ) -> list[Span | None]:
-    """The span that gave each label: of its sign, with the most of the token's characters, the shortest
-    and then the first of equals. None where the label is 0.
+    """The span behind each token label, [T]; None where the label is 0.
+
+    Of the spans with the label's sign, the one that covers most of the token; then the shortest; then the
+    first.
 
     >>> span = Span(start=3, end=4, quote="5", label="poor", phrase="Not 5.")
     >>> credited_by([span], [(0, 2), (2, 4)], [0, -1])[1].phrase
@@ -120,7 +122,7 @@ def _checked(spans: Sequence[Span], text: str) -> Sequence[Span]:
 
 
 def _kept(spans: Sequence[Span], identical: Identical) -> list[tuple[int, int, str]]:
-    """Every span once, and one stretch with both labels as the rule says."""
+    """The distinct spans, after the rule for identical ranges."""
     kept = {(s.start, s.end, s.label) for s in spans if s.end > s.start}
     if identical != "keep":
         both = {(a, b) for a, b, label in kept if label == "good" and (a, b, "poor") in kept}
@@ -130,7 +132,7 @@ def _kept(spans: Sequence[Span], identical: Identical) -> list[tuple[int, int, s
 
 
 def _signs(spans: Sequence[tuple[int, int, str]], size: int, overlap: Overlap) -> NDArray[np.int32]:
-    """[size]: above 0 where a character is good, below where it is poor."""
+    """int32 [size]: positive where a character is good, negative where it is poor."""
     signs = np.zeros(size, np.int32)
     for start, end, label in spans:
         signs[start:end] += -1 if label == "poor" else 1
@@ -157,7 +159,7 @@ def _places(offsets: Offsets | Sequence[tuple[int, int]], size: int) -> Offsets:
 
 
 def _touched(spans: Sequence[tuple[int, int, str]], places: Offsets) -> NDArray[np.int64]:
-    """The tokens of which some character lies in a span."""
+    """Indices of the tokens that overlap a span."""
     first, last = places.T
     starts, ends, _ = zip(*spans, strict=True)
     begin = last.searchsorted(starts, "right").tolist()
@@ -171,11 +173,11 @@ def _touched(spans: Sequence[tuple[int, int, str]], places: Offsets) -> NDArray[
 def _shares(
     signs: NDArray[np.int32], places: Offsets, text: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """[T] each: the share of every token's characters that is good, and that is poor. None is zero-width."""
+    """float64 [T] each: the shares of each token's characters that are good and poor. Widths are positive."""
     first, last = places.T
     lengths = last - first
     begins = lengths.cumsum() - lengths
-    # The tokens' characters, one token's behind the other's.
+    # The characters of all tokens, concatenated.
     of = (first - begins).repeat(lengths)
     of += np.arange(len(of))
     signs, seen = signs[of], ~is_space(codes_of(text)[of])

@@ -1,49 +1,45 @@
-"""Where a quote stands in an answer.
+"""Aligns quotes with an answer.
 
-Four tiers, from the surest to none:
+Four tiers, from the surest to none; a tier is tried only if those above it found no match at all:
 
-    exact        the answer holds it, character for character
-    normalised   the same up to NFKC, typographic quotes and dashes, white space, invisible characters
-                 and, in quotes of `min_caseless` characters or more, upper and lower case
-    fuzzy        one place of the answer, and no second one as near, differs from it by at most one
-                 character in ten; digits never differ
-    unaligned    none of these, or several places where one was meant; it is counted and never guessed
-
-A tier is only asked when those above it found no place at all.
+    exact        a verbatim copy
+    normalised   equal up to NFKC, typographic quotes and dashes, white space, invisible characters and, in
+                 quotes of `min_caseless` characters or more, case
+    fuzzy        one nearest match within one edit in ten characters; digits must be equal
+    unaligned    no match, or several where one was meant
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal, TypeAlias, get_args
 
 from didact.errors import UsageError, did_you_mean
 from didact.spans.fuzzy import nearest
-from didact.spans.text_normalization import NormalizedText, caseless, normal, normalize
+from didact.spans.text_normalization import NormalizedText, fold_case, normalize, normalize_with_offsets
 from didact.types import Span
 
 Tier: TypeAlias = Literal["exact", "normalised", "fuzzy", "unaligned"]
-TIERS: tuple[Tier, ...] = get_args(Tier)
 Repeats: TypeAlias = Literal["unique_only", "all", "first", "by_index"]
 Reason: TypeAlias = Literal["absent", "ambiguous", "blank", "index"]
 Label: TypeAlias = Literal["good", "poor"]
 MAX_PLACES = 1000
-"""A quote that stands at more places than this says nothing about any of them."""
+"""A quote with more matches than this is ambiguous under every policy."""
 
 
 @dataclass(frozen=True)
 class Quote:
-    """A phrase of the answer that a critique calls good or poor.
+    """A phrase of the answer that a critique labels good or poor.
 
     Attributes:
-        text: The phrase, as it was quoted.
-        label: What it is called.
-        phrase: The words of the critique that this is about.
-        occurrence: Which of several equal places is meant, counted from 1.
-        before: What stands directly before it in the answer; chooses among several equal places.
+        text: The quoted phrase.
+        label: Its label.
+        phrase: The critique's words about it.
+        occurrence: Which of several equal matches is meant, counted from 1.
+        before: The text directly before it in the answer; selects among several equal matches.
     """
 
     text: str
@@ -55,17 +51,17 @@ class Quote:
 
 @dataclass(frozen=True)
 class MatchPolicy:
-    """What counts as a place, and what becomes of a quote with several.
+    """Which matches count, and how a quote with several is resolved.
 
     Attributes:
-        repeats: Of several equal places, overlapping ones counted singly: "unique_only" takes none, "all"
-            and "first" what they say, "by_index" the quote's `occurrence` and none without one. A left
-            context narrows them down before that.
-        normalised: Look beyond exact copies at all.
-        min_caseless: From so many characters on, upper and lower case may differ.
-        fuzzy: Look for near copies.
-        min_ratio: 1 − edits / length of a near copy is at least this, in (0, 1].
-        min_length: Near copies are looked for from so many characters on.
+        repeats: Of several equal matches, which may overlap, "unique_only" takes none, "all" and "first"
+            those, "by_index" the quote's `occurrence` and none without one. `Quote.before` narrows them
+            down first.
+        normalised: Try the normalised tier.
+        min_caseless: Minimum length of a quote to ignore case, in characters.
+        fuzzy: Try the fuzzy tier.
+        min_ratio: Minimum of 1 − edits / length of a fuzzy match, in (0, 1].
+        min_length: Minimum length of a quote for a fuzzy match, in characters.
     """
 
     repeats: Repeats = "unique_only"
@@ -88,20 +84,20 @@ class MatchPolicy:
 
 DEFAULT = MatchPolicy()
 STRICT = MatchPolicy(normalised=False, fuzzy=False)
-"""Exact copies that stand at one place only."""
+"""Exact and unique matches only."""
 
 
 @dataclass(frozen=True)
 class QuoteMatch:
-    """What became of one quote.
+    """The alignment of one quote.
 
     Attributes:
         quote: The quote.
-        tier: How it was found; "unaligned" where it made no span.
-        spans: Where it stands.
-        places: How many equal places there were.
-        ratio: 1 − edits / length; 1 for an exact or normalised copy, 0 for none.
-        reason: Why it made no span; None where it did.
+        tier: The tier that matched; "unaligned" without spans.
+        spans: The matches that the policy takes.
+        places: The number of equal matches before the policy applied.
+        ratio: 1 − edits / length; 1 for an exact or normalised match, 0 for none.
+        reason: Why there is no span; None if there is one.
     """
 
     quote: Quote
@@ -117,35 +113,35 @@ class Alignment:
     """All quotes about one answer.
 
     Attributes:
-        placed: What became of each quote, in their order.
+        matches: One for each quote, in their order.
     """
 
-    placed: tuple[QuoteMatch, ...]
+    matches: tuple[QuoteMatch, ...]
 
     @cached_property
     def spans(self) -> tuple[Span, ...]:
-        """Every span once, by where it stands; the order of the quotes does not matter."""
-        found = {(s.start, s.end, s.label, s.phrase or ""): s for p in self.placed for s in p.spans}
+        """The distinct spans, sorted by position; independent of the order of the quotes."""
+        found = {(s.start, s.end, s.label, s.phrase or ""): s for m in self.matches for s in m.spans}
         return tuple(found[key] for key in sorted(found))
 
     @property
     def unaligned(self) -> tuple[QuoteMatch, ...]:
-        """The quotes that made no span."""
-        return tuple(p for p in self.placed if p.tier == "unaligned")
+        """The quotes without a span."""
+        return tuple(m for m in self.matches if m.tier == "unaligned")
 
     @property
     def tiers(self) -> Counter[Tier]:
-        """How many quotes were found how."""
-        return Counter(p.tier for p in self.placed)
+        """The number of quotes in each tier."""
+        return Counter(m.tier for m in self.matches)
 
 
 def locate(quotes: Sequence[Quote], text: str, policy: MatchPolicy = DEFAULT) -> Alignment:
-    """Where quotes stand in an answer.
+    """Align quotes with an answer.
 
     Args:
-        quotes: What a critique quotes.
+        quotes: The quotes of a critique.
         text: The exact answer.
-        policy: What counts as a place.
+        policy: Which matches count.
 
     >>> found = locate([Quote("it’s  5", "poor"), Quote("6", "good")], "So it's 5.")
     >>> found.spans
@@ -153,46 +149,81 @@ def locate(quotes: Sequence[Quote], text: str, policy: MatchPolicy = DEFAULT) ->
     >>> found.unaligned[0].reason
     'absent'
     """
-    answer = _Answer(text)
-    return Alignment(tuple(_place(quote, answer, policy) for quote in quotes))
+    normalized = cache(lambda: normalize_with_offsets(text))
+    return Alignment(tuple(_match(quote, text, normalized, policy) for quote in quotes))
 
 
-class _Answer:
-    """An answer, and its form where somebody asks for it."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    @cached_property
-    def normal(self) -> NormalizedText:
-        return normal(self.text)
+class QuoteError(ValueError):
+    """A quote without one exact match; the message gives the reason and the cure."""
 
 
-def _place(quote: Quote, answer: _Answer, policy: MatchPolicy) -> QuoteMatch:
+def find_quote(
+    answer: str, quote: str, label: Label, *, phrase: str | None = None, start: int | None = None
+) -> Span:
+    """The span of a verbatim quote.
+
+    Args:
+        answer: The exact answer.
+        quote: A part of it.
+        label: The span's label.
+        phrase: The critique's words about it.
+        start: The quote's first character in code points; without it, the quote must occur once.
+
+    Raises:
+        QuoteError: the quote does not occur there, or not exactly once.
+
+    >>> find_quote("no, no, yes", "yes", "good")
+    Span(start=8, end=11, quote='yes', label='good', phrase=None)
+    """
+    shown = repr(quote if len(quote) <= 60 else quote[:59] + "…")
+    if start is not None:
+        if start < 0 or not quote or answer[start : start + len(quote)] != quote:
+            raise QuoteError(f"{shown} does not stand at character {start}: count code points from 0")
+        return Span(start=start, end=start + len(quote), quote=quote, label=label, phrase=phrase)
+    places = _occurrences(quote, answer) if quote else []
+    if len(places) == 1:
+        first, last = places[0]
+        return Span(start=first, end=last, quote=quote, label=label, phrase=phrase)
+    if not quote:
+        raise QuoteError("a quote is empty: copy some of the answer")
+    if places:
+        raise QuoteError(
+            f'{shown} occurs more than once in the answer: quote more around it, or give its "start" as JSON'
+        )
+    why = "copy it from the answer, character by character"
+    if locate([Quote(quote, label)], answer, MatchPolicy(fuzzy=False)).tiers["normalised"]:
+        why = "it differs in spaces, upper and lower case or similar characters; copy it from the answer"
+    raise QuoteError(f"{shown} does not occur in the answer: {why}")
+
+
+def _match(
+    quote: Quote, text: str, normalized: Callable[[], NormalizedText], policy: MatchPolicy
+) -> QuoteMatch:
     if not quote.text.strip():
         return QuoteMatch(quote, "unaligned", reason="blank")
-    places = _all(quote.text, answer.text)
+    places = _occurrences(quote.text, text)
     if places:
-        return _chosen(quote, answer.text, places, "exact", policy)
+        return _select(quote, text, places, "exact", policy)
     if not (policy.normalised or policy.fuzzy):
         return QuoteMatch(quote, "unaligned", reason="absent")
-    form = normalize(quote.text)
-    if policy.normalised and form:
-        places = _like(form, answer.normal.text, answer.normal)
-        if not places and len(form) >= policy.min_caseless:
-            places = _like(caseless(form), answer.normal.caseless, answer.normal)
+    wanted = normalize(quote.text)
+    if policy.normalised and wanted:
+        answer = normalized()
+        places = _normalised_occurrences(wanted, answer.text, answer)
+        if not places and len(wanted) >= policy.min_caseless:
+            places = _normalised_occurrences(fold_case(wanted), answer.caseless, answer)
         if places:
-            return _chosen(quote, answer.text, places, "normalised", policy)
-    if policy.fuzzy and len(form) >= policy.min_length:
-        near = nearest(caseless(form), answer.normal.caseless, 1 - policy.min_ratio)
+            return _select(quote, text, places, "normalised", policy)
+    if policy.fuzzy and len(wanted) >= policy.min_length:
+        answer = normalized()
+        near = nearest(fold_case(wanted), answer.caseless, 1 - policy.min_ratio)
         if near is not None:
-            spans = [answer.normal.around(start, end) for start, end in near.places]
-            ratio = 1 - near.edits / len(form)
-            return _chosen(quote, answer.text, spans, "fuzzy", policy, ratio)
+            places = [answer.enclosing_span(start, end) for start, end in near.places]
+            return _select(quote, text, places, "fuzzy", policy, 1 - near.edits / len(wanted))
     return QuoteMatch(quote, "unaligned", reason="absent")
 
 
-def _chosen(
+def _select(
     quote: Quote,
     text: str,
     places: list[tuple[int, int]],
@@ -200,13 +231,13 @@ def _chosen(
     policy: MatchPolicy,
     ratio: float = 1.0,
 ) -> QuoteMatch:
-    """The places that the policy takes."""
+    """Apply the policy to equal matches."""
     count = len(places)
     if count > 1 and quote.before:
-        places = [place for place in places if _follows(quote.before, text[: place[0]])]
+        places = [place for place in places if _ends_with(text[: place[0]], quote.before)]
     reason: Reason = "ambiguous"
     if len(places) == 1:
-        # An occurrence that is not there is a contradiction even where there is only one place.
+        # A wrong occurrence number is a contradiction even if there is only one match.
         reason = "index"
         if policy.repeats == "by_index" and count == 1 and quote.occurrence not in (None, 1):
             places = []
@@ -227,15 +258,15 @@ def _chosen(
     return QuoteMatch(quote, tier, spans, count, ratio)
 
 
-def _follows(before: str, text: str) -> bool:
-    """Does a text end with some words, up to their form?"""
-    wanted = caseless(normalize(before))
-    tail = normal(text[-4 * len(before) - 16 :]).caseless
+def _ends_with(text: str, words: str) -> bool:
+    """Does a text end with some words, both normalised?"""
+    wanted = fold_case(normalize(words))
+    tail = normalize_with_offsets(text[-4 * len(words) - 16 :]).caseless
     return tail.rstrip(" ").endswith(wanted)
 
 
-def _all(quote: str, text: str) -> list[tuple[int, int]]:
-    """Where a text holds a quote; one place more than `MAX_PLACES` at most."""
+def _occurrences(quote: str, text: str) -> list[tuple[int, int]]:
+    """The verbatim matches, overlapping ones included, up to `MAX_PLACES` + 1."""
     found: list[tuple[int, int]] = []
     at = text.find(quote)
     while at >= 0 and len(found) <= MAX_PLACES:
@@ -244,7 +275,7 @@ def _all(quote: str, text: str) -> list[tuple[int, int]]:
     return found
 
 
-def _like(form: str, text: str, answer: NormalizedText) -> list[tuple[int, int]]:
-    """The places of a form in the answer's form, as places of the answer."""
-    found = (answer.span(start, end) for start, end in _all(form, text))
+def _normalised_occurrences(wanted: str, text: str, answer: NormalizedText) -> list[tuple[int, int]]:
+    """The matches in the normalised answer, as offsets of the answer."""
+    found = (answer.span(start, end) for start, end in _occurrences(wanted, text))
     return [span for span in found if span is not None]

@@ -1,31 +1,32 @@
-"""How well quotes were found, and how much of the answers they label; mergeable over many answers."""
+"""Counts of aligned quotes and labelled tokens, summed over answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from operator import add, attrgetter
+from typing import get_args
 
 import numpy as np
 
-from didact.spans.match import Alignment
+from didact.spans.match import Alignment, Tier
 from didact.types import Floats
 
 
 @dataclass(frozen=True)
 class SpanReport:
-    """Counts; the rates are derived from them. Reports of several answers are added with +.
+    """Counts over answers, and rates derived from them. Reports are added with +.
 
     Attributes:
-        answers: Answers that were looked at.
-        quotes: Quotes about them.
-        exact, normalised, fuzzy, unaligned: How many of the quotes were found how.
-        ambiguous: Of the unaligned, those with several places (an `occurrence` that is not there too).
-        good, poor: Quotes that made a span, by what they call it.
-        characters: Of the answers.
+        answers: Number of answers.
+        quotes: Number of quotes.
+        exact, normalised, fuzzy, unaligned: Quotes by tier.
+        ambiguous: Unaligned quotes with several matches or a wrong `occurrence`.
+        good, poor: Aligned quotes by label.
+        characters: Characters of the answers.
         covered: Characters in at least one span.
-        conflicting: Characters in spans of both kinds.
-        tokens: Sampled ids; 0 where nobody said which.
+        conflicting: Characters in spans of both labels.
+        tokens: Sampled ids, where labels were given.
         positive, negative: Ids labelled 1 and −1.
     """
 
@@ -52,25 +53,22 @@ class SpanReport:
         """The report on one answer.
 
         Args:
-            alignment: What became of its quotes.
+            alignment: Its quotes.
             text: The answer.
-            labels: What `token_labels` made of the spans.
+            labels: The `token_labels` of the spans, [T].
         """
-        tiers = [p.tier for p in alignment.placed]
-        aligned = [p.quote.label for p in alignment.placed if p.tier != "unaligned"]
-        good = poor = 0  # a bit for each character
+        matches, tiers = alignment.matches, alignment.tiers
+        aligned = [m.quote.label for m in matches if m.tier != "unaligned"]
+        good = poor = 0  # bit sets of characters
         for span in alignment.spans:
             bits = (1 << span.end) - (1 << span.start)
             good, poor = (good | bits, poor) if span.label == "good" else (good, poor | bits)
         delta = np.asarray(() if labels is None else labels, np.float32)
         return cls(
             answers=1,
-            quotes=len(alignment.placed),
-            exact=tiers.count("exact"),
-            normalised=tiers.count("normalised"),
-            fuzzy=tiers.count("fuzzy"),
-            unaligned=tiers.count("unaligned"),
-            ambiguous=sum(p.reason in ("ambiguous", "index") for p in alignment.placed),
+            quotes=len(matches),
+            **{tier: tiers[tier] for tier in get_args(Tier)},
+            ambiguous=sum(m.reason in ("ambiguous", "index") for m in matches),
             good=aligned.count("good"),
             poor=aligned.count("poor"),
             characters=len(text),
@@ -83,7 +81,7 @@ class SpanReport:
 
     @classmethod
     def total(cls, reports: Iterable[SpanReport]) -> SpanReport:
-        """The report on all answers together."""
+        """The sum of reports."""
         return sum(reports, cls())
 
     def __add__(self, other: SpanReport) -> SpanReport:
@@ -91,12 +89,12 @@ class SpanReport:
 
     @property
     def match_rate(self) -> float | None:
-        """The share of quotes that made a span; None without quotes."""
+        """The share of quotes that are aligned, in [0, 1]; None without quotes."""
         return _share(self.quotes - self.unaligned, self.quotes)
 
     @property
     def ambiguity(self) -> float | None:
-        """The share of quotes that stand at several places where one was meant."""
+        """The share of quotes that are ambiguous."""
         return _share(self.ambiguous, self.quotes)
 
     @property
@@ -111,16 +109,16 @@ class SpanReport:
 
     @property
     def labelled(self) -> float | None:
-        """The share of sampled ids with a label other than 0."""
+        """The share of sampled ids with a nonzero label."""
         return _share(self.positive + self.negative, self.tokens)
 
     def as_dict(self) -> dict[str, float | None]:
-        """Counts and rates, as JSON can hold them."""
+        """Counts and rates."""
         rates = ("match_rate", "ambiguity", "coverage", "polarity", "labelled")
         return {**asdict(self), **{name: getattr(self, name) for name in rates}}
 
     def __str__(self) -> str:
-        """One line for a person.
+        """The counts in one line.
 
         >>> print(SpanReport(answers=2, quotes=4, exact=3, unaligned=1, good=1, poor=2))
         4 quotes about 2 answers: 3 exact, 0 normalised, 0 fuzzy, 1 unaligned (0 ambiguous); 1 good, 2 poor

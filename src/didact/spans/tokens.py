@@ -1,18 +1,16 @@
-"""Which characters of the answer each sampled id wrote.
+"""The characters that each sampled id encodes.
 
-A tokenizer's own offsets belong to a text that it encodes; encoding the decoded answer again may give
-other tokens than those that were sampled. So the ids are decoded here, one by one, down to bytes, and the
-bytes are counted into characters:
+A tokenizer's own offsets belong to a text that it encodes, and encoding the decoded answer may give other
+ids than the sampled ones. So the ids are decoded one by one to bytes, and the bytes are mapped to characters:
 
     ids      15   903     7     44   2
     bytes    "is" E2 82   AC    "!"  (end)
     text     i s  €             !
     offsets  0,2  2,3     2,3   3,4  4,4
 
-An id that wrote part of a character gets the whole character. Special ids, ids that the tokenizer does not
-know and pieces that decode to nothing are zero-width. The tokenizer's decoder is read from what it says
-about itself; one of another kind is decoded prefix by prefix, which is slower. Either way the pieces must
-make up the answer's text, or there is an error.
+An id that encodes part of a character gets the whole character. Special ids, unknown ids and empty pieces are
+zero-width. The bytes come from the serialised decoder of a fast tokenizer; other decoders are called on each
+prefix, which is slower. Either way the pieces must join to the answer's text.
 """
 
 from __future__ import annotations
@@ -29,16 +27,16 @@ from didact.errors import DataError
 from didact.types import Turn
 
 Offsets: TypeAlias = NDArray[np.int64]
-"""[T, 2]: first character and one past the last of each sampled id, in Unicode code points."""
-_LOST = "�".encode()
+"""int64 [T, 2]: first character and one past the last of each sampled id, in Unicode code points."""
+_REPLACEMENT = "�".encode()
 _ANCHOR = "a"
 
 
 def turn_offsets(turn: Turn, tokenizer: Any) -> Offsets:
-    """`token_offsets` of a turn: against its own text, which ends before a stop string.
+    """`token_offsets` of a turn, whose text ends before a stop string.
 
     Raises:
-        DataError: its ids do not make up its text.
+        DataError: its ids do not decode to its text.
     """
     return token_offsets(turn.completion_ids, tokenizer, turn.text, cut=turn.stop_reason == "stop")
 
@@ -46,17 +44,17 @@ def turn_offsets(turn: Turn, tokenizer: Any) -> Offsets:
 def token_offsets(
     ids: Sequence[int] | NDArray[np.int64], tokenizer: Any, text: str | None = None, *, cut: bool = False
 ) -> Offsets:
-    """The characters that each sampled id wrote, by decoding bytes; nothing is encoded again.
+    """The character offsets of each sampled id.
 
     Args:
-        ids: The sampled ids, an end id included.
-        tokenizer: A transformers tokenizer or a `tokenizers.Tokenizer`; of any other, only its `decode`.
-        text: The answer, decoded without special ids. None decodes it here.
-        cut: The text may end early, as before a stop string; what lies behind it is zero-width.
+        ids: The sampled ids, [T], an end id included.
+        tokenizer: A transformers tokenizer or a `tokenizers.Tokenizer`; of any other, only `decode` is used.
+        text: The answer, decoded without special ids; decoded here by default.
+        cut: The text may be a prefix, as before a stop string; ids beyond it are zero-width.
 
     Returns:
-        int64 [T, 2]: (first, one past the last) of each id. Ids that share a character overlap there;
-        each begins where the one before ends, or inside its last character. A zero-width id has both alike.
+        int64 [T, 2], (first, one past the last). Ids that share a character overlap there; each id starts at
+        the end of the one before or in its last character.
 
     Raises:
         DataError: the ids do not decode to the text.
@@ -73,29 +71,24 @@ def token_offsets(
     if whole == wanted:
         return offsets
     if cut and whole.startswith(wanted):
-        end = len(wanted)
-        return np.minimum(offsets, end)
-    raise DataError(_difference(whole, wanted))
-
-
-def _difference(whole: str, wanted: str) -> str:
-    at = _common(whole, wanted)
-    return (
+        return np.minimum(offsets, len(wanted))
+    at = _common_prefix(whole, wanted)
+    raise DataError(
         f"the sampled ids decode to {len(whole)} characters and the answer has {len(wanted)}: at character "
-        f"{at} they say {whole[at : at + 20]!r}, the answer {wanted[at : at + 20]!r}. Its tokens cannot be "
-        "placed: use the tokenizer that the ids come from, and the text as it was decoded"
+        f"{at} they decode to {whole[at : at + 20]!r}, the answer has {wanted[at : at + 20]!r}. Use the "
+        "tokenizer that the ids come from, and the text as it was decoded"
     )
 
 
 def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """As answers are decoded: without special ids, with every space."""
+    """Decode as answers are decoded: without special ids and without cleaning up spaces."""
     plain = hasattr(tokenizer, "id_to_token")  # a `tokenizers.Tokenizer`, which never cleans up
     more = {} if plain else {"clean_up_tokenization_spaces": False}
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, **more))
 
 
 def _backend(tokenizer: Any) -> Any | None:
-    """The `tokenizers.Tokenizer` inside, or the tokenizer itself where it is one."""
+    """The `tokenizers.Tokenizer` of a fast tokenizer, or None."""
     inside = getattr(tokenizer, "backend_tokenizer", None)
     if inside is None and hasattr(tokenizer, "id_to_token"):
         inside = tokenizer
@@ -106,29 +99,29 @@ def _backend(tokenizer: Any) -> Any | None:
 
 
 class _Vocabulary:
-    """The bytes of every id, one behind the other, for a decoder that does no more than join them."""
+    """The bytes of every id in one array, for a byte-level decoder, which only joins them."""
 
     def __init__(self, backend: Any, special: set[str]) -> None:
         words = {i: token for token, i in backend.get_vocab().items() if token not in special}
-        # The last one stands for every id that is not known.
-        written = [_plain_bytes(words[i]) if i in words else b"" for i in range(max(words, default=0) + 2)]
-        self.bytes = np.frombuffer(b"".join(written), np.uint8)
-        self.lengths = np.array([len(w) for w in written], np.int64)
+        # The last entry stands for all unknown ids.
+        pieces = [_token_bytes(words[i]) if i in words else b"" for i in range(max(words, default=0) + 2)]
+        self.bytes = np.frombuffer(b"".join(pieces), np.uint8)
+        self.lengths = np.array([len(p) for p in pieces], np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
-        self.begun = np.array([sum(map(_begins, w)) for w in written], np.int64)
-        """How many characters begin in each."""
-        self.inside = np.array([bool(w) and not _begins(w[0]) for w in written], np.int64)
-        """1 where the first byte belongs to a character that began before."""
+        self.begun = np.array([sum(map(_is_first_byte, p)) for p in pieces], np.int64)
+        """The number of characters that begin in each id."""
+        self.inside = np.array([bool(p) and not _is_first_byte(p[0]) for p in pieces], np.int64)
+        """1 if the id's first byte continues a character."""
 
-    def written(self, ids: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64]]:
-        """The bytes that ids write together, and how many each does. Larger ones are taken for the last."""
+    def decode(self, ids: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64]]:
+        """The joined bytes of ids and the length of each, [T]."""
         lengths = self.lengths.take(ids, mode="clip")
         where = (self.starts.take(ids, mode="clip") + lengths - lengths.cumsum()).repeat(lengths)
         where += np.arange(len(where))
         return self.bytes.take(where, mode="clip").tobytes(), lengths
 
     def offsets(self, ids: NDArray[np.int64]) -> Offsets:
-        """Of ids that write whole characters together: the characters of each."""
+        """The character offsets of ids that decode to valid UTF-8."""
         begun = self.begun.take(ids, mode="clip")
         offsets = np.empty((len(ids), 2), np.int64)
         offsets[:, 1] = last = begun.cumsum()
@@ -136,11 +129,12 @@ class _Vocabulary:
         return offsets
 
 
-class _Table:
-    """The bytes of each id that was met, for one tokenizer; it does not keep the tokenizer alive.
+class _Decoder:
+    """Decodes ids of one tokenizer to bytes. Holds no reference to the tokenizer.
 
     Attributes:
-        kind: "bytes", "first" or "fallback"; None for a decoder that is not known.
+        kind: "bytes" (byte level), "first" (the first token differs, as WordPiece) or "fallback"
+            (SentencePiece with byte fallback); None for an unknown decoder.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -151,18 +145,17 @@ class _Table:
         self.rest: dict[int, bytes] = {}
         self.first: dict[int, bytes] = {}
         self.single: set[int] = set()
-        """Ids that stand for one byte, where a text's own bytes are fallback tokens."""
+        """Byte-fallback ids."""
 
     def pieces(self, ids: Sequence[int], backend: Any) -> list[bytes]:
-        """The bytes that each id writes in this sequence."""
-        try:
-            found = list(map(self.rest.__getitem__, ids))
-        except KeyError:
-            for i in set(ids).difference(self.rest):
-                self.rest[i] = self._bytes(i, backend)
-            found = list(map(self.rest.__getitem__, ids))
+        """The bytes of each id in this sequence."""
+        for i in set(ids).difference(self.rest):
+            self.rest[i] = self._bytes(i, backend)
+        found = [self.rest[i] for i in ids]
         if self.kind == "first":
-            self._begin(found, ids, backend)
+            start = next((place for place, i in enumerate(ids) if i in self.first), None)
+            if start is not None:  # the first id that is not skipped has no space before it
+                found[start] = self.first[ids[start]]
         if self.kind == "fallback":
             if not self.single.isdisjoint(ids):
                 self._replace_invalid(found, ids)
@@ -176,8 +169,8 @@ class _Table:
         if token is None or token in self.special:
             return b""
         if self.kind == "first":
-            self.first[i] = _joined(backend.decoder, [token]).encode()
-            return _joined(backend.decoder, [_ANCHOR, token])[len(_ANCHOR) :].encode()
+            self.first[i] = _join(backend.decoder, [token]).encode()
+            return _join(backend.decoder, [_ANCHOR, token])[len(_ANCHOR) :].encode()
         for step in self.steps:
             if step["type"] == "Replace":
                 token = token.replace(step["pattern"]["String"], step["content"])
@@ -190,15 +183,8 @@ class _Table:
                 return byte
         return str(token).encode()
 
-    def _begin(self, found: list[bytes], ids: Sequence[int], backend: Any) -> None:
-        """The first id that is not skipped has no space before it."""
-        for place, i in enumerate(ids):
-            if i in self.first:
-                found[place] = self.first[i]
-                return
-
     def _replace_invalid(self, found: list[bytes], ids: Sequence[int]) -> None:
-        """A run of byte tokens that is no UTF-8 becomes one "�" a byte. Skipped ids do not end a run."""
+        """Replace the bytes of invalid runs of fallback ids by "�". Skipped ids do not end a run."""
         run: list[int] = []
         for place in [*(p for p in range(len(ids)) if found[p]), len(ids)]:
             if place < len(ids) and ids[place] in self.single:
@@ -208,36 +194,36 @@ class _Table:
                 b"".join(found[p] for p in run).decode()
             except UnicodeDecodeError:
                 for p in run:
-                    found[p] = _LOST
+                    found[p] = _REPLACEMENT
             run = []
 
 
-_TABLES: WeakKeyDictionary[Any, _Table] = WeakKeyDictionary()
+_DECODERS: WeakKeyDictionary[Any, _Decoder] = WeakKeyDictionary()
 
 
 def _by_pieces(ids: Sequence[int], tokenizer: Any) -> tuple[str, Offsets] | None:
-    """(the text, the offsets), or None where the tokenizer's decoder is not known."""
+    """(text, offsets), or None for an unknown decoder."""
     backend = _backend(tokenizer)
     if backend is None:
         return None
-    table = _TABLES.get(backend)
-    if table is None:
-        table = _TABLES[backend] = _Table(backend)
-    if table.kind is None:
+    decoder = _DECODERS.get(backend)
+    if decoder is None:
+        decoder = _DECODERS[backend] = _Decoder(backend)
+    if decoder.kind is None:
         return None
-    if table.vocabulary is None:
-        pieces = table.pieces(ids, backend)
-        return _placed(b"".join(pieces), np.array([len(piece) for piece in pieces], np.int64))
-    asked = np.fromiter(ids, np.int64, len(ids))
-    data, lengths = table.vocabulary.written(asked)
+    if decoder.vocabulary is None:
+        pieces = decoder.pieces(ids, backend)
+        return _text_and_offsets(b"".join(pieces), np.array([len(piece) for piece in pieces], np.int64))
+    sampled = np.fromiter(ids, np.int64, len(ids))
+    data, lengths = decoder.vocabulary.decode(sampled)
     try:
-        return data.decode(), table.vocabulary.offsets(asked)
+        return data.decode(), decoder.vocabulary.offsets(sampled)
     except UnicodeDecodeError:
-        return _placed(data, lengths)
+        return _text_and_offsets(data, lengths)
 
 
-def _placed(data: bytes, lengths: NDArray[np.int64]) -> tuple[str, Offsets]:
-    """The text of some bytes, and the characters of the ids that wrote so many of them each."""
+def _text_and_offsets(data: bytes, lengths: NDArray[np.int64]) -> tuple[str, Offsets]:
+    """The text of joined bytes, and the character offsets of ids of these byte lengths, [T]."""
     text, char_of = _characters(data)
     ends = np.cumsum(lengths)
     offsets = np.empty((len(lengths), 2), np.int64)
@@ -247,9 +233,9 @@ def _placed(data: bytes, lengths: NDArray[np.int64]) -> tuple[str, Offsets]:
 
 
 def _characters(data: bytes) -> tuple[str, NDArray[np.int64]]:
-    """The text of some bytes, and the character of each byte; one entry more for the end.
+    """The text of bytes, and the character index of each byte, with one more entry for the end.
 
-    What is no UTF-8 becomes "�" as every decoder makes it: one for each longest beginning of a character.
+    Invalid UTF-8 becomes "�" by the usual rule: one for each maximal invalid subpart.
     """
     raw = np.frombuffer(data, np.uint8)
     begins = np.ones(len(raw) + 1, np.int64)
@@ -272,12 +258,12 @@ def _characters(data: bytes) -> tuple[str, NDArray[np.int64]]:
 
 
 def _kind(decoder: Any) -> tuple[str | None, list[dict[str, Any]]]:
-    """How pieces become text: the kind and the decoder's steps."""
+    """The kind of a decoder, and its steps."""
     if decoder is None:
         return "first", []
     try:
-        steps = _flat(json.loads(decoder.__getstate__()))
-    except Exception:  # a decoder of somebody's own, which cannot be written down
+        steps = _flatten(json.loads(decoder.__getstate__()))
+    except Exception:  # a custom Python decoder, which cannot be serialised
         return None, []
     names = [step["type"] for step in steps]
     if names == ["ByteLevel"]:
@@ -292,18 +278,18 @@ def _kind(decoder: Any) -> tuple[str | None, list[dict[str, Any]]]:
     return ("fallback" if known and plain and fused else None), steps
 
 
-def _flat(step: dict[str, Any]) -> list[dict[str, Any]]:
+def _flatten(step: dict[str, Any]) -> list[dict[str, Any]]:
     if step["type"] == "Sequence":
-        return [inner for one in step["decoders"] for inner in _flat(one)]
+        return [inner for one in step["decoders"] for inner in _flatten(one)]
     return [step]
 
 
-def _joined(decoder: Any, tokens: list[str]) -> str:
+def _join(decoder: Any, tokens: list[str]) -> str:
     return " ".join(tokens) if decoder is None else str(decoder.decode(tokens))
 
 
 def _strip(found: list[bytes], content: bytes, start: int, stop: int) -> None:
-    """Take up to so many of one character from the text's beginning and end."""
+    """Remove up to `start` and `stop` copies of a character from the two ends of the text."""
     for _ in range(start):
         place = next((p for p, piece in enumerate(found) if piece), None)
         if place is None or not found[place].startswith(content):
@@ -316,13 +302,13 @@ def _strip(found: list[bytes], content: bytes, start: int, stop: int) -> None:
         found[place] = found[place][: -len(content)]
 
 
-def _begins(byte: int) -> bool:
-    """Does a character begin with this byte, in UTF-8?"""
+def _is_first_byte(byte: int) -> bool:
+    """Does a character begin with this byte of UTF-8?"""
     return byte & 0xC0 != 0x80
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's characters for bytes: printable ones stand for themselves, the others from U+0100 on."""
+    """GPT-2's byte alphabet: printable bytes as themselves, the others from U+0100 on."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [b for b in range(256) if b not in plain]
     return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
@@ -331,11 +317,11 @@ def _byte_alphabet() -> dict[str, int]:
 _BYTE_OF = _byte_alphabet()
 
 
-def _plain_bytes(token: str) -> bytes:
-    """The bytes that a byte-level token stands for."""
+def _token_bytes(token: str) -> bytes:
+    """The bytes of a byte-level token."""
     try:
         return bytes([_BYTE_OF[c] for c in token])
-    except KeyError:  # an added token that is spelled as it is
+    except KeyError:  # an added token, spelled in plain text
         return token.encode()
 
 
@@ -343,7 +329,7 @@ def _plain_bytes(token: str) -> bytes:
 
 
 def _by_prefixes(ids: Sequence[int], tokenizer: Any, whole: str) -> Offsets:
-    """Offsets from the decoded text of every prefix, for a decoder that is not known."""
+    """Offsets from the decoded text of every prefix, for an unknown decoder."""
     special = set(getattr(tokenizer, "all_special_ids", ()))
     offsets: list[tuple[int, int]] = []
     done = 0
@@ -353,16 +339,16 @@ def _by_prefixes(ids: Sequence[int], tokenizer: Any, whole: str) -> Offsets:
             offsets.append((end, end))
             continue
         so_far = _decode(tokenizer, ids[:n])
-        certain = max(done, _common(so_far, whole))
-        # What does not agree yet is a character of which some bytes are still to come.
+        certain = max(done, _common_prefix(so_far, whole))
+        # The part that differs is a character with bytes still to come.
         pending = len(so_far) > certain
         offsets.append((done, min(certain + pending, len(whole))))
         done = certain
     return np.array(offsets, np.int64).reshape(-1, 2)
 
 
-def _common(a: str, b: str) -> int:
-    """How many characters two texts have in common at their beginnings."""
+def _common_prefix(a: str, b: str) -> int:
+    """The length of the common prefix of two texts."""
     if b.startswith(a):
         return len(a)
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(b))
