@@ -17,13 +17,21 @@ from __future__ import annotations
 import argparse
 from typing import NamedTuple
 
-from didact import LocalEngine, Problem, Renderer, Row, make_task
-from didact.build.engines import tiny_model
-from didact.engines.base import AdamParams, Loss, Sample, SamplingParams
-from didact.feedback.program import ProgramCritic
-from didact.rendering.renderer import revision_messages
-from didact.rng import derive_seed
-from didact.types import Ids
+from didact import (
+    AdamParams,
+    LocalEngine,
+    Loss,
+    Problem,
+    ProgramCritic,
+    Renderer,
+    Row,
+    Sample,
+    SamplingParams,
+    derive_seed,
+    make_task,
+    revision_messages,
+    tiny_model,
+)
 
 PROBLEMS, SAMPLES = 32, 2  # dialogues a step: M = PROBLEMS × SAMPLES
 GAMMA = 0.1  # what a right second answer counts for the first one
@@ -36,10 +44,10 @@ GREEDY = SamplingParams(max_tokens=12, temperature=0.0)
 class Dialogue(NamedTuple):
     """One question, answered once or twice."""
 
-    x0: Ids
+    x0: tuple[int, ...]
     y0: Sample
     r0: float
-    x1: Ids | None
+    x1: tuple[int, ...] | None
     y1: Sample | None
     r1: float
 
@@ -56,7 +64,7 @@ def main() -> None:
     render = Renderer(engine.tokenizer)
     critic = ProgramCritic("reveal")
 
-    def answers(prompts: list[Ids], n: int, seed: int) -> list[list[Sample]]:
+    def answers(prompts: list[tuple[int, ...]], n: int, seed: int) -> list[list[Sample]]:
         return engine.sample(prompts, n, SAMPLING, seed=seed) if prompts else []
 
     def right(problem: Problem, sample: Sample) -> bool:
@@ -69,7 +77,7 @@ def main() -> None:
         samples = engine.sample(prompts, 1, GREEDY, seed=0)
         return sum(right(p, s[0]) for p, s in zip(problems, samples, strict=True)) / len(problems)
 
-    def collect(problem: Problem, x0: Ids, y0s: list[Sample], seed: int) -> list[Dialogue]:
+    def collect(problem: Problem, x0: tuple[int, ...], y0s: list[Sample], seed: int) -> list[Dialogue]:
         """A group: first answers, and a second one wherever the first is wrong."""
         wrong = [y0 for y0 in y0s if not right(problem, y0)]
         attempts = [render.text(y0.ids).strip() for y0 in wrong]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from didact.types import Feedback, Problem, Turn
+from didact.types import Feedback, FeedbackSourceName, Problem, Provenance, Span, Turn
 
 FAILURE_WINDOW = 64
 """Number of latest critiques or scores over which a failure rate is measured."""
@@ -31,6 +31,36 @@ class FeedbackRequest:
     """The earlier exchanges of a dialogue that the student still sees; sources may ignore them."""
     rollout: str | None = None
     """Id of the rollout, if any; a source may draw differently for different rollouts."""
+
+    def reply(
+        self,
+        text: str,
+        *,
+        author: str,
+        saw_reference: bool,
+        source: FeedbackSourceName = "program",
+        spans: Sequence[Span] = (),
+        score: float | None = None,
+    ) -> Feedback:
+        """A critique of this answer.
+
+        Args:
+            text: The critique.
+            author: Name of the program, model or person.
+            saw_reference: Whether the critique could use the private reference.
+            source: What the author is.
+            spans: Quoted passages of the answer.
+            score: The author's score, in its own units.
+        """
+        return Feedback(
+            turn=self.index,
+            text=text,
+            source=source,
+            score=score,
+            spans=tuple(spans),
+            saw_reference=saw_reference,
+            provenance=Provenance(author=author),
+        )
 
 
 class FeedbackSource(Protocol):

@@ -6,7 +6,7 @@ import os
 import platform
 from importlib.metadata import version
 
-import didact
+from didact._version import __version__
 
 
 def usable_cores() -> int:
@@ -22,5 +22,5 @@ def machine_details(use: str) -> dict[str, str]:
     others = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     return {
         "machine": f"{platform.machine()}, {use}",
-        "versions": f"didact {didact.__version__}, {others}, python {platform.python_version()}",
+        "versions": f"didact {__version__}, {others}, python {platform.python_version()}",
     }

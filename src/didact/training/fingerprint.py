@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from didact._version import __version__
 from didact.build.components import RunComponents
 from didact.config import RunConfig
 from didact.errors import CheckpointError
@@ -37,7 +38,7 @@ def inputs(parts: RunComponents) -> dict[str, str]:
         packages.append("peft")
     packages += task.packages
     found |= {f"version of {name}": version(name) for name in packages}
-    found["version of didact"] = _didact_version()
+    found["version of didact"] = __version__
     found |= {} if parts.scoring is None else parts.scoring.inputs()
     for file in (*task.files, *getattr(parts.source, "files", ()), *_code_files(parts.config)):
         found[str(file)] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
@@ -90,9 +91,3 @@ def _short(value: object) -> str:
     """A value fit for a message: hashes are cut."""
     text = "nothing" if value is None else str(value)
     return text if len(text) < 64 else text[:12]
-
-
-def _didact_version() -> str:
-    from didact import __version__
-
-    return __version__

@@ -106,7 +106,7 @@ def train_step(
     # rollouts are written first, so that a loss that is not finite leaves them to be looked at.
     run.add_rollouts(rollouts, state.step + 1)
     guard.add(rollouts)
-    terms = parts.method.rows(ctx, rollouts)
+    terms = [term for term in parts.method.rows(ctx, rollouts) if term.rows]
     params = config.optim.at(state.step, progress)
     batches = minibatches(terms, config.optim.minibatches, config.optim.passes, seed=seed)
     metrics, traces = inspect_update(

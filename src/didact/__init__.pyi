@@ -1,0 +1,110 @@
+# The public names: `lazy_loader` imports each when it is first used, so that `import didact` needs no torch.
+
+from ._version import __version__ as __version__
+from .advantages import group_advantages
+from .build.engines import tiny_model
+from .engines.base import (
+    POLICY,
+    REFERENCE,
+    AdamParams,
+    Capabilities,
+    Engine,
+    Loss,
+    Sample,
+    SamplingParams,
+    StepOutput,
+    Weights,
+)
+from .engines.local import LocalEngine, LoraSettings
+from .errors import (
+    CapabilityError,
+    CheckpointError,
+    DataError,
+    DidactError,
+    Interrupted,
+    TrainingGuard,
+    UsageError,
+)
+from .evaluation.evaluate import evaluate
+from .feedback.program import ProgramCritic
+from .feedback_source import FeedbackRequest, FeedbackSource
+from .losses import LossOutput
+from .methods import GRPO, ILF, PPO, RL2F, RLTF, SFT, Method, Term, Text2Grad, make_method
+from .registry import ENGINES, METHODS, SOURCES
+from .rendering.renderer import Renderer, revision_messages
+from .rng import derive_seed
+from .rollouts.base import StepContext
+from .rollouts.single_turn import single_turn
+from .rollouts.multi_turn import two_turn
+from .run_dir import RunDir
+from .settings import Entry, Registry
+from .tasks import make_task
+from .tasks.base import BaseTask, Task, Verdict
+from .training.api import resume, train
+from .types import Example, Feedback, Message, Problem, Provenance, Rollout, Row, Span, Turn
+
+__all__ = [
+    "ENGINES",
+    "GRPO",
+    "ILF",
+    "METHODS",
+    "POLICY",
+    "PPO",
+    "REFERENCE",
+    "RL2F",
+    "RLTF",
+    "SFT",
+    "SOURCES",
+    "AdamParams",
+    "BaseTask",
+    "Capabilities",
+    "CapabilityError",
+    "CheckpointError",
+    "DataError",
+    "DidactError",
+    "Engine",
+    "Entry",
+    "Example",
+    "Feedback",
+    "FeedbackRequest",
+    "FeedbackSource",
+    "Interrupted",
+    "LocalEngine",
+    "LoraSettings",
+    "Loss",
+    "LossOutput",
+    "Message",
+    "Method",
+    "Problem",
+    "ProgramCritic",
+    "Provenance",
+    "Registry",
+    "Renderer",
+    "Rollout",
+    "Row",
+    "RunDir",
+    "Sample",
+    "SamplingParams",
+    "Span",
+    "StepContext",
+    "StepOutput",
+    "Task",
+    "Term",
+    "Text2Grad",
+    "TrainingGuard",
+    "Turn",
+    "UsageError",
+    "Verdict",
+    "Weights",
+    "derive_seed",
+    "evaluate",
+    "group_advantages",
+    "make_method",
+    "make_task",
+    "resume",
+    "revision_messages",
+    "single_turn",
+    "tiny_model",
+    "train",
+    "two_turn",
+]
