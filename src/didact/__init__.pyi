@@ -37,7 +37,7 @@ from .rollouts.base import StepContext
 from .rollouts.single_turn import single_turn
 from .rollouts.multi_turn import two_turn
 from .run_dir import RunDir
-from .settings import Entry, Registry
+from .settings import Entry, Registry, load_class
 from .tasks import make_task
 from .tasks.base import BaseTask, Task, Verdict
 from .training.api import resume, train
@@ -99,6 +99,7 @@ __all__ = [
     "derive_seed",
     "evaluate",
     "group_advantages",
+    "load_class",
     "make_method",
     "make_task",
     "resume",

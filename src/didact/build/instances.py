@@ -16,6 +16,7 @@ from didact.engines.base import Engine
 from didact.errors import UsageError
 from didact.feedback_source import FeedbackSource
 from didact.methods import Method
+from didact.registry import ENGINES, METHODS, SOURCES, TASKS
 from didact.tasks.base import Task
 
 PREFIX = "instance:"
@@ -58,8 +59,11 @@ def check_given(config: RunConfig, instances: Instances) -> None:
         "task": (config.task.name, config.task.settings),
         "engine": (config.engine.name, config.engine.settings),
     }
+    tables = {"method": METHODS, "feedback": SOURCES, "task": TASKS, "engine": ENGINES}
     for key, (name, settings) in named.items():
         component = getattr(instances, key)
+        if component is not None:
+            tables[key].check(component, f"the {key} given")
         if component is None and name.startswith(PREFIX):
             raise UsageError(
                 f"the {key} of this run was an object of class {name.removeprefix(PREFIX)}: give it again in "
