@@ -52,7 +52,7 @@ class Revise(didact.Method):
         right = [r.turns for r in rollouts if r.turns[-1].correct and not r.turns[0].correct]
         row, m = didact.Row.from_completion, len(rollouts)
         rows = [row(y0.prompt_ids, y1.completion_ids, weights=1 / m) for y0, y1 in right]
-        return [didact.Term("revision", didact.Loss("cross_entropy"), rows)]
+        return [didact.LossTerm("revision", didact.Loss("cross_entropy"), rows)]
 
 
 if __name__ == "__main__":

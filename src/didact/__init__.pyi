@@ -29,13 +29,13 @@ from .evaluation.evaluate import evaluate
 from .feedback.program import ProgramCritic
 from .feedback_source import FeedbackRequest, FeedbackSource
 from .losses import LossOutput
-from .methods import GRPO, ILF, PPO, RL2F, RLTF, SFT, Method, Term, Text2Grad, make_method
+from .methods import GRPO, ILF, PPO, RL2F, RLTF, SFT, LossTerm, Method, Text2Grad, make_method
 from .registry import ENGINES, METHODS, SOURCES
 from .rendering.renderer import Renderer, revision_messages
 from .rng import derive_seed
 from .rollouts.base import StepContext
-from .rollouts.single_turn import single_turn
 from .rollouts.multi_turn import two_turn
+from .rollouts.single_turn import single_turn
 from .run_dir import RunDir
 from .settings import Entry, Registry, load_class
 from .tasks import make_task
@@ -73,6 +73,7 @@ __all__ = [
     "LoraSettings",
     "Loss",
     "LossOutput",
+    "LossTerm",
     "Message",
     "Method",
     "Problem",
@@ -89,7 +90,6 @@ __all__ = [
     "StepContext",
     "StepOutput",
     "Task",
-    "Term",
     "Text2Grad",
     "TrainingGuard",
     "Turn",
