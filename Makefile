@@ -108,7 +108,7 @@ $(STAMP): pyproject.toml constraints.txt
 		"'make PYTHON=/path/to/python3.11'" >&2; exit 2; }
 	[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tasks,judges,math,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tasks,math,dev]'
 	touch $@
 
 clean:

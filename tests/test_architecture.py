@@ -57,7 +57,7 @@ NARROW = {
     "spans": {"types", "errors", "spans"},
     "advantages": set(),
     "losses": set(),
-    "engines": {"types", "errors", "rng", "settings", "losses", "engines"},
+    "engines": {"types", "errors", "rng", "settings", "losses", "llm", "engines"},
     # A plug-in runs inside of another library's processes, where the rest may not be installed.
     "integrations": {"errors", "advantages", "losses"},
 }

@@ -20,7 +20,7 @@ from didact.cli.logs import log_to_stderr
 from didact.errors import UsageError
 from didact.feedback.program import ProgramCritic
 from didact.feedback_source import FeedbackRequest
-from didact.llm import openai_chat
+from didact.llm import http
 from didact.run_dir import read_jsonl
 from didact.types import Example, Feedback, Problem, Provenance, Turn
 from tests.helpers import didact
@@ -88,7 +88,7 @@ def test_a_source_in_this_process_trains(
 def test_faults_that_pass_cost_no_critique_and_stop_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_chat, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(http, "FIRST_DELAY", 0.01)
     out = tmp_path / "run"
     with JudgeServer(critic, fault_rate=0.1, faults=TRANSIENT, seed=2) as server:
         assert didact(*judged_by(server.url), *QUICK, "--set", "steps=4", "--out", out) == 0
@@ -422,5 +422,5 @@ def test_what_is_logged_is_shown_once_and_as_one_plain_line(capsys: pytest.Captu
         log.setLevel(before)
     assert lines == [
         "didact: m holds its replies",
-        f"didact: m at {server.url} holds its replies to a JSON schema",
+        f"didact: m at {server.url} enforces a JSON schema",
     ]

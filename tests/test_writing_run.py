@@ -20,7 +20,7 @@ from didact.evaluation.judge_scores import score_metrics
 from didact.feedback.length_control import score_at, win_rate
 from didact.feedback.writing_judge import RubricJudge
 from didact.feedback_source import FeedbackRequest
-from didact.llm import openai_chat
+from didact.llm import http
 from didact.llm.chat import ChatReply
 from didact.rng import generator
 from didact.run_dir import RunDir, read_jsonl
@@ -110,7 +110,7 @@ def evaluations(out: Path) -> list[dict[str, Any]]:
 def test_the_recipe_runs_end_to_end_on_a_judge_behind_a_server(
     roomy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai_chat, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(http, "FIRST_DELAY", 0.01)
     out = tmp_path / "run"
     with JudgeServer(judge, fault_rate=0.1, faults=TRANSIENT, seed=1) as server:
         assert didact(*recipe(roomy, server.url, out)) == 0

@@ -17,7 +17,7 @@ from didact.errors import TrainingGuard
 if TYPE_CHECKING:
     from didact.engines.probe import ProbeResult
 
-PACKAGES = ("didact", "torch", "transformers", "peft", "tokenizers", "reasoning-gym", "openai", "tinker")
+PACKAGES = ("didact", "torch", "transformers", "peft", "tokenizers", "reasoning-gym", "httpx2", "tinker")
 SECRETS = ("HF_TOKEN", "OPENAI_API_KEY", "TINKER_API_KEY", "WANDB_API_KEY")
 
 

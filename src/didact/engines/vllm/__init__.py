@@ -1,18 +1,7 @@
-"""A vLLM server as sampler: see `engine.py`. Not run on a GPU, nor against vLLM itself, by the project."""
+"""A local engine whose samples come from a vLLM server."""
 
+from didact.engines.vllm.adapters import AdapterPublisher
 from didact.engines.vllm.completion import StaleWeightsError
-from didact.engines.vllm.connect import connect
-from didact.engines.vllm.engine import VLLMEngine
-from didact.engines.vllm.http import Server, ServerError
-from didact.engines.vllm.transfer import Broadcast, LoraFiles, Transfer
+from didact.engines.vllm.engine import VLLMEngine, connect, vllm_server
 
-__all__ = [
-    "Broadcast",
-    "LoraFiles",
-    "Server",
-    "ServerError",
-    "StaleWeightsError",
-    "Transfer",
-    "VLLMEngine",
-    "connect",
-]
+__all__ = ["AdapterPublisher", "StaleWeightsError", "VLLMEngine", "connect", "vllm_server"]

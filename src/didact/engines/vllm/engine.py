@@ -1,28 +1,24 @@
-"""VLLMEngine: a LocalEngine trains, a vLLM server on the same node samples.
+"""VLLMEngine: a local engine trains a LoRA adapter, a vLLM server samples from it.
 
-Everything but sampling from the trained weights is the trainer's: log-probs, values, gradients, steps,
-copies, checkpoints. Before it samples from weights that have changed since the server got them, they are sent
-(see transfer.py), so that a server is never behind; and every sample says what it came from, by the name of
-the adapter or by a label on each token, so that one from other weights is thrown away with an error.
+Sampling from the current weights goes to the server; log-probs, values, gradients, optimizer steps, snapshots
+and checkpoints stay with the trainer, and so does sampling from the reference and from snapshots. Before it
+samples, the engine publishes an adapter that has changed (`adapters.py`); every request names the version of
+the adapter, and a reply of another one is discarded with an error.
 
-The log-probs of a sample are the server's, under the model itself: vLLM's `--logprobs-mode raw_logprobs`, its
-default, before temperature, top-p and top-k. The first samples after each transfer are scored by the trainer
-too, and a mean gap above a limit ends the run. `logprobs="trainer"` scores every sample there instead.
+A sample's log-probs are the server's, before temperature, top-p and top-k (vLLM's default `--logprobs-mode
+raw_logprobs`). After each publication the trainer scores the first samples as well, and a mean gap above
+`tolerance` ends the run. `logprobs="trainer"` scores all samples there instead.
 
-Samples from REFERENCE and from snapshots come from the trainer: the server holds the trained weights alone.
-
-Tested against a scripted server, which runs a real model behind vLLM's endpoints. Not run on a GPU, nor
-against vLLM itself, by the project. Written for vLLM 0.33.0. One training process: not under
-`accelerate launch`.
+Full fine-tuning is refused: vLLM 0.32 can reload a checkpoint, but on a CPU a tied output layer keeps
+its old weights (docs/scaling.md). One training process only.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence, Set
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -39,44 +35,116 @@ from didact.engines.base import (
     Weights,
 )
 from didact.engines.local.sampling import check_prompts
-from didact.engines.vllm.completion import Request, check_gap
-from didact.engines.vllm.http import ClientError, Server, read_json
-from didact.engines.vllm.transfer import Transfer, served_models
+from didact.engines.vllm.adapters import AdapterPublisher, served_models
+from didact.engines.vllm.completion import CompletionRequest, check_gap
 from didact.errors import CapabilityError, UsageError, did_you_mean
+from didact.llm.api_keys import check_url, optional_key
+from didact.llm.http import ClientError, HttpServer, HttpSession, RetryPolicy, gather_bounded
 from didact.rng import derive_seed
 from didact.types import Ids, Row
 
+if TYPE_CHECKING:
+    from didact.engines.local import LocalEngine
+    from didact.engines.local.distributed import DistributedEngine
+
 LogprobsFrom: TypeAlias = Literal["server", "trainer"]
 CHECKED = 4
-"""How many samples the trainer scores after each transfer."""
+"""Samples that the trainer scores after each publication."""
+DEFAULT_URL = "http://127.0.0.1:8000"
+"""vLLM's default address."""
+KEY_VARIABLE = "VLLM_API_KEY"
+
+
+def vllm_server(
+    base_url: str = DEFAULT_URL,
+    *,
+    api_key_env: str = KEY_VARIABLE,
+    timeout: float = 600.0,
+    retries: RetryPolicy | None = None,
+) -> HttpServer:
+    """A vLLM server.
+
+    Args:
+        base_url: Such as "http://127.0.0.1:8000"; a trailing "/v1" is removed.
+        api_key_env: Environment variable of the server's `--api-key`. The key is sent if the variable is set,
+            over https or to this machine only.
+        timeout: Seconds for one attempt of a request, > 0.
+        retries: The retry policy; None for 4 retries.
+
+    Raises:
+        UsageError: the URL is malformed or may hold a secret, or a value is out of range.
+    """
+    url = base_url.strip().rstrip("/").removesuffix("/v1")
+    check_url(url)
+    return HttpServer(
+        url,
+        key=optional_key(url, api_key_env),
+        key_variable=api_key_env,
+        timeout=timeout,
+        retries=retries or RetryPolicy(max_retries=4),
+    )
+
+
+def connect(
+    trainer: LocalEngine | DistributedEngine,
+    *,
+    base_url: str | None = None,
+    model: str | None = None,
+    api_key_env: str | None = None,
+    timeout: float = 600.0,
+    shared_dir: str | Path | None = None,
+) -> VLLMEngine:
+    """An engine that trains here and samples on a vLLM server, after a first request to it.
+
+    Args:
+        trainer: Holds the weights; it must train an adapter.
+        base_url: The server's address; None for `DEFAULT_URL`.
+        model: The served base model's name; None if there is only one.
+        api_key_env: Environment variable of the server's key; None for `KEY_VARIABLE`.
+        timeout: Seconds for one attempt of a request.
+        shared_dir: Directory for adapters; the server must see it under the same path.
+
+    Raises:
+        CapabilityError: all weights are trained.
+        UsageError: there is no directory, or the server does not serve the model.
+        ServerError: the server cannot be reached.
+    """
+    _require_adapter(trainer)
+    if shared_dir is None:
+        raise UsageError(
+            "engine: vllm sends the adapter as files: set engine.settings.shared_dir to a directory that the "
+            "server sees under the same path, as /dev/shm/didact"
+        )
+    server = vllm_server(base_url or DEFAULT_URL, api_key_env=api_key_env or KEY_VARIABLE, timeout=timeout)
+    engine = VLLMEngine(trainer, server, AdapterPublisher(shared_dir), model=model)
+    engine.connect()
+    return engine
 
 
 class VLLMEngine:
-    """An engine that samples on a vLLM server. See the top of this file.
+    """An engine that samples on a vLLM server; see the top of this file.
 
-    Equal seeds are sent for equal arguments, but vLLM repeats itself bit by bit only where it is started with
-    VLLM_BATCH_INVARIANT=1.
+    Equal arguments send equal seeds, but vLLM repeats itself bit by bit only with VLLM_BATCH_INVARIANT=1.
 
     Args:
-        trainer: Where the weights live; this engine owns it from now on, as a step behind its back would go
-            unnoticed.
+        trainer: Trains an adapter. Its weights must change through this engine only.
         server: The server.
-        transfer: How the weights get there: `LoraFiles` for an adapter, `Broadcast` for all weights.
-        model: The served model's name; None takes the only one.
-        logprobs: Whose log-probs a sample carries.
-        tolerance: The largest mean gap between the server's log-probs and the trainer's, in nats a token.
+        publisher: Sends adapters to the server.
+        model: The served base model's name; None if there is only one.
+        logprobs: Whose log-probs a sample has.
+        tolerance: Largest mean gap between the log-probs of server and trainer, in nats per token, > 0.
         concurrency: Prompts in flight at a time, ≥ 1.
 
     Raises:
-        CapabilityError: the trainer's weights cannot go this way.
-        UsageError: a setting out of range.
+        CapabilityError: the trainer trains all weights, or several processes train.
+        UsageError: a value out of range.
     """
 
     def __init__(
         self,
         trainer: Engine,
-        server: Server,
-        transfer: Transfer,
+        server: HttpServer,
+        publisher: AdapterPublisher,
         *,
         model: str | None = None,
         logprobs: LogprobsFrom = "server",
@@ -93,21 +161,21 @@ class VLLMEngine:
             raise CapabilityError(
                 "vLLM samples for one training process: start without accelerate launch, or sample locally"
             )
-        transfer.check(trainer)
-        self.trainer, self.server, self.transfer = trainer, server, transfer
+        _require_adapter(trainer)
+        self.trainer, self.server, self.publisher = trainer, server, publisher
         self.capabilities = trainer.capabilities
         self.logprobs_from, self.tolerance, self.concurrency = logprobs, tolerance, concurrency
         self._base_model = model
         self._connected = False
         self._server_length: int | None = None
         self._run = secrets.token_hex(4)
-        """Keeps this run's labels apart from another's on the same server."""
+        """Distinguishes the adapters of runs on one server."""
         self._version = 0
-        """How often the trained weights may have changed."""
-        self._sent = 0
-        """How often weights were sent; each time has a label of its own."""
-        self._served: tuple[int, str, str] | None = None
-        """The version that the server has, its label, and the model to ask for."""
+        """Incremented whenever the weights may have changed."""
+        self._published = 0
+        """Number of adapters sent."""
+        self._served: tuple[int, str] | None = None
+        """The version on the server and its adapter's name."""
 
     @property
     def tokenizer(self) -> Any:
@@ -121,24 +189,24 @@ class VLLMEngine:
 
     @property
     def max_length(self) -> int | None:
-        """The smaller of the trainer's and, once it is connected, the server's."""
+        """The smaller context length of trainer and, once connected, server."""
         known = [n for n in (self.trainer.max_length, self._server_length) if n is not None]
         return min(known, default=None)
 
     def connect(self) -> None:
-        """Ask the server what it serves; `sample` does so too if nobody has.
+        """Find the base model on the server; `sample` connects if needed.
 
         Raises:
-            UsageError: it does not serve the model.
-            ServerError: it cannot be reached.
+            UsageError: the server does not serve the model.
+            ServerError: the server cannot be reached.
         """
         served = served_models(self.server)
-        # An adapter that is loaded names the model under it as its parent.
+        # A loaded adapter has its base model as `parent`.
         base = [name for name, card in served.items() if not card.get("parent")]
         name = self._base_model or (base[0] if len(base) == 1 else None)
         if name is None or name not in served:
-            asked = "name one as its model" if name is None else did_you_mean(name, served)
-            raise UsageError(f"{self.server.base_url} serves {', '.join(base) or 'nothing'}: {asked}")
+            hint = "name one as its model" if name is None else did_you_mean(name, served)
+            raise UsageError(f"{self.server.base_url} serves {', '.join(base) or 'nothing'}: {hint}")
         length = served[name].get("max_model_len")
         self._base_model, self._connected = name, True
         self._server_length = length if isinstance(length, int) else None
@@ -154,86 +222,76 @@ class VLLMEngine:
         seed: int | Sequence[int],
         weights: Weights = POLICY,
     ) -> list[list[Sample]]:
-        """n completions for each prompt: from the server for LIVE, else from the trainer.
+        """n completions for each prompt: from the server for the current weights, else from the trainer.
 
         Raises:
-            UsageError: a prompt that the model cannot take, or a server that refuses.
-            ServerError: the server did not do its part.
-            StaleWeightsError: the samples were not of the trained weights.
+            UsageError: a prompt that does not fit, or a request that the server rejects.
+            ServerError: the server failed.
+            StaleWeightsError: the samples did not come from the current weights.
         """
         if weights != POLICY:
             return self.trainer.sample(prompts, n, params, seed=seed, weights=weights)
-        self.server.take_up()  # an earlier call may have failed
         if not self._connected:
             self.connect()
-        vocabulary = len(self.tokenizer)
-        check_prompts(prompts, n, params, max_length=self.max_length, vocabulary=vocabulary)
-        fresh = self._served is None or self._served[0] != self._version
-        _, label, model = self._published()
-        version = label if self.transfer.labels_tokens else None
+        check_prompts(prompts, n, params, max_length=self.max_length, vocabulary=len(self.tokenizer))
+        changed = self._served is None or self._served[0] != self._version
+        adapter = self._publish() if changed or self._served is None else self._served[1]
         end_ids = frozenset(self.end_ids)
         requests = [
-            Request(tuple(prompt), n, params, _seed(seed, i), model, version, end_ids)
+            CompletionRequest(tuple(prompt), n, params, _seed(seed, i), adapter, end_ids)
             for i, prompt in enumerate(prompts)
         ]
-        samples = self._asked(requests)
+        samples = self.server.run(lambda session: self._complete(session, requests))
         if self.logprobs_from == "trainer":
-            return self._rescored(prompts, samples)
-        if fresh:
+            return self._with_trainer_logprobs(prompts, samples)
+        if changed:
             self._check_logprobs(prompts, samples)
         return samples
 
-    def _published(self) -> tuple[int, str, str]:
-        """What the server has, after sending it what it has not."""
-        if self._served is None or self._served[0] != self._version:
-            self._served = None
-            assert self._base_model is not None, "connect comes first"
-            self._sent += 1
-            label = f"didact-{self._run}-{self._sent}"
-            model = self.transfer.publish(self.server, self.trainer, label, self._base_model)
-            self._served = self._version, label, model
-        return self._served
+    def _publish(self) -> str:
+        """Send the current adapter; its name on the server."""
+        self._served = None
+        self._published += 1
+        name = f"didact-{self._run}-{self._published}"
+        self.publisher.publish(self.server, self.trainer, name)
+        self._served = self._version, name
+        return name
 
-    def _asked(self, requests: Sequence[Request]) -> list[list[Sample]]:
-        pool = ThreadPoolExecutor(min(self.concurrency, max(1, len(requests))), "didact-vllm")
-        try:
-            waiting = [pool.submit(self._answer, request) for request in requests]
-            for done in as_completed(waiting):
-                done.result()  # the first that fails ends all
-            return [done.result() for done in waiting]
-        except BaseException:
-            self.server.give_up()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+    async def _complete(
+        self, session: HttpSession, requests: Sequence[CompletionRequest]
+    ) -> list[list[Sample]]:
+        async def one(request: CompletionRequest) -> list[Sample]:
+            try:
+                found: list[Sample] = await session.request(
+                    "POST", "/v1/completions", request.body(), parse=request.parse
+                )
+            except ClientError as error:
+                if error.status != 404:
+                    raise
+                raise UsageError(
+                    f"{error}. The server does not serve {request.model!r}: was it restarted? Resume the "
+                    "run, which sends the adapter again"
+                ) from error
+            return found
 
-    def _answer(self, request: Request) -> list[Sample]:
-        try:
-            return self.server.ask(
-                "POST", "/v1/completions", request.body(), lambda text: request.read(read_json(text))
-            )
-        except ClientError as refusal:
-            if refusal.status != 404:
-                raise
-            raise UsageError(
-                f"{refusal}. The server does not serve {request.model!r}: was it restarted? Resume the run, "
-                "which sends the weights again"
-            ) from refusal
+        return await gather_bounded(map(one, requests), self.concurrency)
 
     def _check_logprobs(self, prompts: Sequence[Ids], samples: Sequence[Sequence[Sample]]) -> None:
         checked = [(prompt, own[0]) for prompt, own in zip(prompts, samples, strict=True)][:CHECKED]
         try:
-            check_gap([s.logprobs for _, s in checked], self._scored(checked), self.tolerance)
+            check_gap([s.logprobs for _, s in checked], self._score(checked), self.tolerance)
         except BaseException:
-            self._served = None  # so that a later call does not pass for checked
+            self._served = None  # the next call publishes and checks again
             raise
 
-    def _rescored(self, prompts: Sequence[Ids], samples: list[list[Sample]]) -> list[list[Sample]]:
+    def _with_trainer_logprobs(
+        self, prompts: Sequence[Ids], samples: list[list[Sample]]
+    ) -> list[list[Sample]]:
         flat = [(prompt, s) for prompt, own in zip(prompts, samples, strict=True) for s in own]
-        scored = iter(self._scored(flat))
+        scored = iter(self._score(flat))
         return [[s._replace(logprobs=next(scored)) for s in own] for own in samples]
 
-    def _scored(self, sampled: Sequence[tuple[Ids, Sample]]) -> list[tuple[float, ...]]:
+    def _score(self, sampled: Sequence[tuple[Ids, Sample]]) -> list[tuple[float, ...]]:
         rows = [Row.from_completion(prompt, s.ids) for prompt, s in sampled]
         found = self.trainer.logprobs(rows)
         return [tuple(lp[-len(s.ids) :].tolist()) for lp, (_, s) in zip(found, sampled, strict=True)]
@@ -257,8 +315,8 @@ class VLLMEngine:
         return self.trainer.forward_backward(rows, loss)
 
     def optim_step(self, params: AdamParams) -> StepOutput:
-        """The trainer's; the next sample is of the new weights."""
-        self._version += 1  # before it, in case that it fails half-way
+        """The trainer's; the next sample comes from the new weights."""
+        self._version += 1  # first, in case the step fails half-way
         return self.trainer.optim_step(params)
 
     def snapshot(self) -> Weights:
@@ -274,11 +332,11 @@ class VLLMEngine:
         return self.trainer.model_hash()
 
     def save(self, path: Path) -> None:
-        """The trainer's; a server needs no saving, as it is sent everything."""
+        """The trainer's; the server holds no state of a run."""
         self.trainer.save(path)
 
     def load(self, path: Path) -> None:
-        """The trainer's; the next sample is of the weights that were loaded."""
+        """The trainer's; the next sample comes from the loaded weights."""
         self._version += 1
         self.trainer.load(path)
 
@@ -287,7 +345,15 @@ class VLLMEngine:
         self.trainer.save_pretrained(path)
 
 
+def _require_adapter(trainer: Engine) -> None:
+    if trainer.capabilities.full_finetune:
+        raise CapabilityError(
+            "engine: vllm samples from an adapter, and all weights are trained: set model.lora, as "
+            "{rank: 16}, or take engine: local"
+        )
+
+
 def _seed(seed: int | Sequence[int], i: int) -> int:
-    """A prompt's own seed. vLLM gives sample j of n the seed plus j, so that these must not be neighbours."""
+    """A prompt's own seed, hashed so that seed + j of its completions does not meet another prompt's."""
     own, place = (seed, i) if isinstance(seed, int) else (seed[i], 0)
-    return derive_seed(own, "sample", place) >> 1  # room below 2⁶³ for n
+    return derive_seed(own, "sample", place) >> 1  # leaves room below 2⁶³ for n
