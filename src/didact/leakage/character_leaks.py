@@ -1,22 +1,43 @@
-"""The answer told piece by piece: c-a-t, "one two zero", "Character 1 should be n. Character 2 …".
+"""Detectors of an answer given piece by piece: c-a-t, "one two zero", "Character 1 should be n. …".
 
-What counts is the share of the reference that the critique adds to what the student's answer has right
-already, position by position.
+The overlap of claims about positions is the share of the reference that they add to what the student's answer
+has right already.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Literal, NamedTuple, TypeAlias
 
-from didact.leakage.assertion_patterns import labels, states
-from didact.leakage.query import Case, Text
-from didact.leakage.result import MOST, Leak
-from didact.leakage.text import Folded, Word, fold, places
+from didact.leakage.assertion_patterns import asserts_as_answer, is_label
+from didact.leakage.query import LeakQuery
+from didact.leakage.result import PARTIAL_SHARE, Leak
+from didact.leakage.text import Text, Word, places
 from didact.leakage.vocabulary import BETWEEN, DIGITS, NATO, ORDINALS, TENS, UNITS
 
 _GAP, _PAUSE = 8, 4
 _LONGEST = 4000
+_PUNCTUATION = ".,;:!?\"'()"
+_Unit: TypeAlias = Literal["character", "word"]
+
+
+def spelled(query: LeakQuery) -> Leak:
+    """The reference in single letters, digits, quoted words or claims about its positions."""
+    for form in query.references:
+        if form.letter or len(form.text.source) > _LONGEST:
+            continue
+        # An equation is single letters and digits side by side.
+        runs = Leak.none() if form.is_math else _in_runs(query, form.text)
+        for found in (runs, _in_quotes(query, form.text)):
+            if found.leaks:
+                return found
+    characters = _claimed(query, "character")
+    if characters.leaks:
+        return characters
+    words = _claimed(query, "word")
+    return words if words.leaks else Leak.none(max(characters.overlap, words.overlap))
 
 
 class _Piece(NamedTuple):
@@ -24,30 +45,11 @@ class _Piece(NamedTuple):
     start: int
     end: int
     literal: bool
-    """Written as digits, which any text has side by side."""
+    """Written as digits, which any text may have side by side."""
 
 
-def spelled(case: Case) -> Leak:
-    """The reference in single letters, digits, quoted words or claims about its positions."""
-    best = 0.0
-    for form in case.references:
-        if form.letter or len(form.text.source) > _LONGEST:
-            continue
-        # An equation is single letters and digits side by side.
-        runs = Leak.none() if form.is_math else _in_runs(case, form.text)
-        for found in (runs, _in_quotes(case, form.text)):
-            if found.leaks:
-                return found
-    for unit in ("character", "word"):
-        found = _claimed(case, unit)
-        if found.leaks:
-            return found
-        best = max(best, found.overlap)
-    return Leak.none(best)
-
-
-def _pieces(text: Folded) -> list[list[_Piece]]:
-    """Runs of single letters and digits with nothing but joining words between them."""
+def _runs(text: Text) -> list[list[_Piece]]:
+    """Runs of single letters and digits with only joining words between them."""
     runs: list[list[_Piece]] = [[]]
     pause, repeat, end = 0, 1, 0
     for w in text.words:
@@ -68,7 +70,7 @@ def _pieces(text: Folded) -> list[list[_Piece]]:
 
 
 def _decimal(text: str, end: int, start: int) -> bool:
-    """Is what stands between two words a decimal point?"""
+    """Whether there is only a decimal point between two words."""
     return text[end:start] == "." and text[start].isdigit() and text[end - 1 : end].isdigit()
 
 
@@ -78,53 +80,49 @@ def _single(word: str) -> str | None:
     return DIGITS.get(word) or NATO.get(word)
 
 
-def _in_runs(case: Case, reference: Text) -> Leak:
-    wanted = re.sub(r"[\W_]", "", reference.folded.text)
-    if len(wanted) < 2 or len(wanted) > 200:
+def _in_runs(query: LeakQuery, reference: Text) -> Leak:
+    wanted = re.sub(r"[\W_]", "", reference.text)
+    if not 2 <= len(wanted) <= 200:
         return Leak.none()
-    text = case.critique.folded
-    known = " ".join(w.text for side in (case.question, case.answer) for w in side.folded.words)
+    text = query.critique
+    known = " ".join(w.text for side in query.known for w in side.words)
     spans, best = [], 0.0
-    for run in _pieces(text):
+    for run in _runs(text):
         for variant in (run, _without_articles(run, text)):
-            told = "".join(p.text for p in variant)
-            cut = _cut(told, wanted, variant, known)
-            if cut is not None and not _ordinary(variant[cut[0] : cut[1]], wanted, text):
-                first, last = variant[cut[0]], variant[cut[1] - 1]
-                spans.append(text.span(first.start, last.end))
-                best = max(best, min(1.0, sum(len(p.text) for p in variant[cut[0] : cut[1]]) / len(wanted)))
+            pieces = _matching(variant, wanted, known)
+            if pieces and not _ordinary(pieces, wanted, text):
+                spans.append(text.span(pieces[0].start, pieces[-1].end))
+                best = max(best, min(1.0, sum(len(p.text) for p in pieces) / len(wanted)))
                 break
     return Leak.at("spelled", text.source, spans, best) if spans else Leak.none()
 
 
-def _cut(told: str, wanted: str, run: list[_Piece], known: str) -> tuple[int, int] | None:
-    """The pieces of a run that spell the reference or most of it: (first, one past the last)."""
+def _matching(run: list[_Piece], wanted: str, known: str) -> list[_Piece]:
+    """The pieces of a run that spell the reference or most of it."""
+    told = "".join(p.text for p in run)
     at = told.find(wanted)
     if at < 0:
-        # Most of it, at the run's own length: a run is short, or it is not spelling.
-        whole = len(told) >= 3 and told in wanted and len(told) / len(wanted) >= MOST and told not in known
-        return (0, len(run)) if whole else None
+        # Only the whole run may be a part: a run of spelling is short.
+        most = len(told) >= 3 and told in wanted and len(told) / len(wanted) >= PARTIAL_SHARE
+        return run if most and told not in known else []
     if wanted in known:
-        return None
-    ends, total = [], 0
-    for p in run:
-        total += len(p.text)
-        ends.append(total)
-    first = next(i for i, e in enumerate(ends) if e > at)
-    last = next(i for i, e in enumerate(ends) if e >= at + len(wanted))
-    return first, last + 1
+        return []
+    ends = list(accumulate(len(p.text) for p in run))
+    first = next(i for i, end in enumerate(ends) if end > at)
+    last = next(i for i, end in enumerate(ends) if end >= at + len(wanted))
+    return run[first : last + 1]
 
 
-def _ordinary(run: list[_Piece], wanted: str, text: Folded) -> bool:
-    """Is it how any text lists things: "steps 1, 2 and 0", "a b" or "one two"?"""
+def _ordinary(run: list[_Piece], wanted: str, text: Text) -> bool:
+    """Whether any text may have such a run: "steps 1, 2 and 0", "a b" or "one two"."""
     if len(run) < 2:
         return True
     if all(p.literal for p in run):
         before = text.text[max(0, run[0].start - 60) : run[0].start]
-        told_so = re.search(r"\bdigits?\b|\bspell", before)
-        if told_so or states(text.text, run[0].start, run[-1].end):
+        announced = re.search(r"\bdigits?\b|\bspell", before)
+        if announced or asserts_as_answer(text.text, run[0].start, run[-1].end):
             return False
-        return len(wanted) < 3 or labels(text.text, run[0].start, run[0].end)
+        return len(wanted) < 3 or is_label(text.text, run[0].start, run[0].end)
     if all(p.literal or len(p.text) < p.end - p.start for p in run):
         return len(run) < len(wanted)  # digits in words
     if len(wanted) == 2:
@@ -132,8 +130,8 @@ def _ordinary(run: list[_Piece], wanted: str, text: Folded) -> bool:
     return False
 
 
-def _without_articles(run: list[_Piece], text: Folded) -> list[_Piece]:
-    """The run without an "a" that only introduces the next letter: "then a t, then a c"."""
+def _without_articles(run: list[_Piece], text: Text) -> list[_Piece]:
+    """The run without an "a" that introduces the next letter: "then a t, then a c"."""
     kept = [
         p
         for p, following in zip(run, [*run[1:], None], strict=True)
@@ -145,21 +143,21 @@ def _without_articles(run: list[_Piece], text: Folded) -> list[_Piece]:
 _QUOTED = re.compile(r"\"([^\"\n]{1,60})\"|(?<!\w)'([^'\n]{1,60})'(?!\w)")
 
 
-def _in_quotes(case: Case, reference: Text) -> Leak:
+def _in_quotes(query: LeakQuery, reference: Text) -> Leak:
     """A reference of several words in quoted pieces: first "the", then "quick", then …"""
-    wanted = reference.folded.content
+    wanted = reference.content
     if len(wanted) < 3:
         return Leak.none()
-    text = case.critique.folded
+    text = query.critique
     told: list[Word] = []
     for m in _QUOTED.finditer(text.text):
         group = 1 if m[1] is not None else 2
-        inner = fold(m[group]).content
-        told += [Word(w.text, m.start(group) + w.start, m.start(group) + w.end) for w in inner]
+        start = m.start(group)
+        told += [Word(w.text, start + w.start, start + w.end) for w in Text(m[group]).content]
     found = places(wanted, told)
-    if not found or case.known(wanted):
+    if not found or query.is_known(wanted):
         return Leak.none()
-    return Leak.at("spelled", text.source, [text.span(told[i].start, told[j - 1].end) for i, j in found])
+    return Leak.at("spelled", text.source, text.spans((told[i].start, told[j - 1].end) for i, j in found))
 
 
 _COUNT = {**{w: i for w, i in UNITS.items() if i}, **TENS}
@@ -168,14 +166,13 @@ _UNIT = (
     r"(?:(?P<c>characters?|chars?|letters?|digits?|symbols?|positions?|places?|slots?)|(?P<w>words?|tokens?))"
 )
 _COPULA = (
-    r"(?:\s{0,2}[,:=]\s{0,2}|\s{0,2}-{0,2}>\s{0,2}|\s{1,3}(?:(?:should|must|has to|needs to|ought to|"
-    r"would|will) "
-    r"(?:be|read|have been)|is|are|was|being|reads?|becomes|holds|to be|to)\s{1,3}|\s{1,3})"
+    r"(?:\s{0,2}[,:=]\s{0,2}|\s{0,2}-{0,2}>\s{0,2}|\s{1,3}(?:(?:should|must|has to|needs to|ought to|would|"
+    r"will) (?:be|read|have been)|is|are|was|being|reads?|becomes|holds|to be|to)\s{1,3}|\s{1,3})"
     r"(?:(?:an?|the|actually|really) ){0,2}(?:(?:letters?|digits?|words?|characters?) )?"
 )
 _VALUE = (
-    r"(?:\"(?P<q>[^\"\n]{1,60})\"|'(?P<s>[^'\n]{1,60})'|"
-    r"(?P<v>[^\s\"',;:!?.()*]{1,40}|[^\w\s](?=\.(?:\s|\Z))|\s(?=\.(?:\s|\Z))))"
+    r"(?:\"(?P<q>[^\"\n]{1,60})\"|'(?P<s>[^'\n]{1,60})'|(?P<v>[^\s\"',;:!?.()*]{1,40}|[^\w\s](?=\.(?:\s|\Z))|"
+    r"\s(?=\.(?:\s|\Z))))"
 )
 _NUMBERED = re.compile(
     rf"\b{_UNIT}\s{{1,2}}(?:number |no\. )?#?(?P<n>\d{{1,4}}|{'|'.join(_COUNT)})\b{_COPULA}{_VALUE}"
@@ -185,13 +182,13 @@ _ORDERED = re.compile(
     rf"(?:\s{{1,2}}{_UNIT})?{_COPULA}{_VALUE}"
 )
 _EDGE = re.compile(
-    rf"\b(?:(?P<head>(?:starts?|begins?|beginning|starting|opens?|opening) (?:with|in|by))|"
-    rf"(?P<tail>(?:ends?|ending|finish(?:es)?|finishing|closes|closing) (?:with|in|on|by)))\s{{1,2}}"
+    rf"\b(?:(?P<head>(?:starts?|begins?|beginning|starting|opens?|opening) (?:with|in|by))|(?P<tail>(?:ends?|"
+    rf"ending|finish(?:es)?|finishing|closes|closing) (?:with|in|on|by)))\s{{1,2}}"
     rf"(?:(?:the|an?) )?(?:(?:letters?|digits?|words?|characters?) )?{_VALUE}"
 )
 _SEVERAL = re.compile(
-    rf"\b(?:(?P<head>first|initial)|(?P<tail>last|final)) (?:\d{{1,2}}|{'|'.join(_COUNT)}) "
-    rf"{_UNIT}{_COPULA}{_VALUE}"
+    rf"\b(?:(?P<head>first|initial)|(?P<tail>last|final)) (?:\d{{1,2}}|"
+    rf"{'|'.join(_COUNT)}) {_UNIT}{_COPULA}{_VALUE}"
 )
 
 
@@ -203,95 +200,78 @@ class _Claim(NamedTuple):
     end: int
 
 
-def _claimed(case: Case, unit: str) -> Leak:
-    """Claims about positions of the reference, against what the student's answer has right."""
-    raw = case.raw
-    if len(raw) > _LONGEST:
+def _claimed(query: LeakQuery, unit: _Unit) -> Leak:
+    """Claims about positions of the reference that the student's answer does not have right."""
+    reference = query.reference
+    if len(reference) > _LONGEST or (unit == "character" and len(reference.split()) > 3):
         return Leak.none()
-    wanted = (
-        [fold(w).text.strip(".,;:!?\"'()") or w for w in raw.split()] if unit == "word" else _characters(raw)
-    )
-    if len(wanted) < 2 or (unit == "character" and len(raw.split()) > 3):
+    wanted = _elements(reference, unit)
+    n = len(wanted)
+    if n < 2:
         return Leak.none()
-    claims = [c for c in _claims(case.critique.folded, unit, wanted) if _fits(c, wanted)]
+    claims = [c for c in _claims(query.critique, unit, wanted) if -n <= c.position < n]
+    claims = [c for c in claims if wanted[c.position] == c.text]
     if not claims:
         return Leak.none()
-    known = _right_already(case.answer.source, wanted, unit)
-    unknown = set(range(len(wanted))) - known
-    new = [c for c in claims if c.position % len(wanted) in unknown]
-    told = {c.position % len(wanted) for c in new}
+    unknown = set(range(n)) - _right_already(query.answer.source, wanted, unit)
+    new = [c for c in claims if c.position % n in unknown]
+    told = {c.position % n for c in new}
     if not told:
         return Leak.none()
     share = len(told) / len(unknown)
-    if share < MOST or not _worth(told, unknown, wanted):
+    if share < PARTIAL_SHARE or (len(told) == 1 < len(unknown) and n > 2):
         return Leak.none(share)
-    text = case.critique.folded
-    return Leak.at("spelled", text.source, [text.span(c.start, c.end) for c in new], share)
+    text = query.critique
+    return Leak.at("spelled", text.source, text.spans((c.start, c.end) for c in new), share)
 
 
-def _worth(told: set[int], unknown: set[int], wanted: list[str]) -> bool:
-    return told == unknown or len(told) > 1 or len(wanted) < 3
+def _elements(text: str, unit: _Unit) -> list[str]:
+    """A text's words or characters, folded."""
+    if unit == "word":
+        return [Text(word).text.strip(_PUNCTUATION) or word for word in text.split()]
+    return [Text(c).text or c for c in text]
 
 
-def _characters(text: str) -> list[str]:
-    return [fold(c).text or c for c in text]
-
-
-def _fits(claim: _Claim, wanted: list[str]) -> bool:
-    return -len(wanted) <= claim.position < len(wanted) and wanted[claim.position] == claim.text
-
-
-def _right_already(answer: str, wanted: list[str], unit: str) -> set[int]:
-    """Positions that the answer, or its last word or line, has right."""
+def _right_already(answer: str, wanted: list[str], unit: _Unit) -> set[int]:
+    """Positions that the answer, its last line or its last word has right."""
     answer = answer.strip()
     if not answer:
         return set()
-    tries = [answer, answer.splitlines()[-1].strip(), answer.split()[-1].strip(".,;:!?\"'()")]
     best: set[int] = set()
-    for text in tries:
+    for text in (answer, answer.splitlines()[-1].strip(), answer.split()[-1].strip(_PUNCTUATION)):
         if len(text) > 4 * _LONGEST:
             continue
-        got = (
-            [fold(w).text.strip(".,;:!?\"'()") or w for w in text.split()]
-            if unit == "word"
-            else _characters(text)
-        )
+        got = _elements(text, unit)
         if len(got) <= 2 * len(wanted) + 8:
             same = {i for i, (a, b) in enumerate(zip(got, wanted, strict=False)) if a == b}
             best = max(best, same, key=len)
     return best
 
 
-def _claims(text: Folded, unit: str, wanted: list[str]) -> list[_Claim]:
-    found: list[_Claim] = []
+def _claims(text: Text, unit: _Unit, wanted: list[str]) -> Iterator[_Claim]:
+    """Claims about single positions, then those about the beginning or the end of the reference."""
     named = False
     matches = [m for form in (_NUMBERED, _ORDERED) for m in form.finditer(text.text)]
     for m in sorted(matches, key=lambda m: m.start()):
-        own = "word" if m["w"] else "character" if m["c"] else None
-        named = named if own is None else own == unit
+        if m["w"] or m["c"]:
+            named = (unit == "word") == bool(m["w"])
         if not named:
             continue
-        place = m["n"] if m["n"] else m["o"]
-        at = int(place) if place.isdigit() else _COUNT.get(place) or _ORDINAL[place]
-        value = _value(m, text)
+        position = m["n"] or m["o"]
+        at = int(position) if position.isdigit() else _COUNT.get(position) or _ORDINAL[position]
+        value = _value(m)
         if at and value:
-            found.append(_Claim(at - 1 if at > 0 else at, value, m.start(), m.end()))
-    for form in (_EDGE, _SEVERAL):
-        for m in form.finditer(text.text):
-            value = _value(m, text)
-            pieces = value.split() if unit == "word" else _characters(value)
-            if (
-                value
-                and len(pieces) <= len(wanted)
-                and (unit == "word") == (len("".join(wanted)) > len(wanted))
-            ):
-                first = 0 if m["head"] else -len(pieces)
-                whole = wanted[first : first + len(pieces) or None]
-                if whole == pieces:
-                    found += [_Claim(first + i, p, m.start(), m.end()) for i, p in enumerate(pieces)]
-    return found
+            yield _Claim(at - 1 if at > 0 else at, value, m.start(), m.end())
+    if (unit == "word") != (len("".join(wanted)) > len(wanted)):
+        return
+    for m in (m for form in (_EDGE, _SEVERAL) for m in form.finditer(text.text)):
+        value = _value(m)
+        pieces = value.split() if unit == "word" else _elements(value, unit)
+        first = 0 if m["head"] else -len(pieces)
+        if pieces and wanted[first : first + len(pieces) or None] == pieces:
+            yield from (_Claim(first + i, p, m.start(), m.end()) for i, p in enumerate(pieces))
 
 
-def _value(m: re.Match[str], text: Folded) -> str:
-    value = m["q"] or m["s"] or m["v"]
+def _value(m: re.Match[str]) -> str:
+    value: str = m["q"] or m["s"] or m["v"]
     return DIGITS.get(value, value) if m["v"] else value

@@ -31,7 +31,7 @@ _FORMS = [
 
 
 class Date(NamedTuple):
-    """A date in a folded text; what is not told is None."""
+    """A date in a folded text; parts that are not given are None."""
 
     year: int | None
     month: int
@@ -41,13 +41,13 @@ class Date(NamedTuple):
 
     @property
     def parts(self) -> set[tuple[str, int]]:
-        """What is told of it."""
-        told = {"year": self.year, "month": self.month, "day": self.day}
-        return {(name, value) for name, value in told.items() if value is not None}
+        """The parts that are given, as (name, value)."""
+        given = {"year": self.year, "month": self.month, "day": self.day}
+        return {(name, value) for name, value in given.items() if value is not None}
 
 
 def dates(text: str) -> list[Date]:
-    """Every date of a folded text that names a month; day/month and month/day are both read.
+    """Every date of a folded text that names a month; day/month and month/day both count.
 
     >>> [d[:3] for d in dates("born on march 14th, 1879")]
     [(1879, 3, 14)]
@@ -55,16 +55,15 @@ def dates(text: str) -> list[Date]:
     found = []
     for form in _FORMS:
         for m in form.finditer(text):
-            told = m.groupdict()
-            month = _MONTH_OF.get(told["month"]) or int(told["month"])
-            day = _day(told.get("day"))
+            given = m.groupdict()
+            month = _MONTH_OF.get(given["month"]) or int(given["month"])
+            year, day = given.get("year"), _day(given.get("day"))
             if 1 <= month <= 12 and (day is None or 1 <= day <= 31):
-                year = told.get("year")
                 found.append(Date(int(year) if year else None, month, day, m.start(), m.end()))
     return found
 
 
-def _day(told: str | None) -> int | None:
-    if told is None:
+def _day(word: str | None) -> int | None:
+    if word is None:
         return None
-    return _ORDINAL_OF.get(told) or int(re.sub(r"\D", "", told))
+    return _ORDINAL_OF.get(word) or int(re.sub(r"\D", "", word))

@@ -1,44 +1,44 @@
-"""The whole answer in a critique: word for word, as an equation, as a number or as a date."""
+"""Detectors of the whole answer in a critique: verbatim, as an equation, as a number or as a date."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from didact.leakage.assertion_patterns import labels, states
+from didact.leakage.assertion_patterns import asserts_as_answer, is_label
 from didact.leakage.dates import dates
 from didact.leakage.number_reader import Number
-from didact.leakage.query import Case, Reference, Text
-from didact.leakage.result import MOST, Leak
-from didact.leakage.text import SOLO, Folded, Word, alone, places
+from didact.leakage.query import LeakQuery, Reference
+from didact.leakage.result import PARTIAL_SHARE, Leak
+from didact.leakage.text import SOLO, Place, Text, Word, alone, places
 from didact.leakage.vocabulary import COMMON
 
 MENTIONS = 1000
-"""Of a word that any text may hold, so many mentions are judged; the rest of them cannot leak."""
+"""The most mentions of a common word that are examined; later ones do not count."""
 
 _COUNTED = re.compile(
     r"\s{0,2}(?:more |other |of )?(?:your |the |these )?(?:steps?|lines?|words?|sentences?|characters?|"
-    r"letters?|digits?|"
-    r"points?|times|mistakes?|errors?|parts?|cases?|terms?|places?|decimals?|marks?|tests?|items?|"
-    r"paragraphs?|reasons?|"
-    r"things|minutes?|seconds?|claims?|options?|equations?|pages?|examples?|rows?|columns?|figures?|st|nd|"
-    r"rd|th)\b"
+    r"letters?|digits?|points?|times|mistakes?|errors?|parts?|cases?|terms?|places?|decimals?|marks?|tests?|"
+    r"items?|paragraphs?|reasons?|things|minutes?|seconds?|claims?|options?|equations?|pages?|examples?|"
+    r"rows?|columns?|figures?|st|nd|rd|th)\b"
 )
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 _NOUN = re.compile(r"\s{0,3}(?:more |other |whole |different )?([a-z]{3,})")
 
 
-def verbatim(case: Case) -> Leak:
+def verbatim(query: LeakQuery) -> Leak:
     """The reference itself, character by character or up to case, punctuation, articles and markup."""
-    spans = _raw_spans(case.critique.source, case.raw) if len(case.raw) >= 3 else []
-    if spans and not any(_raw_spans(side.source, case.raw) for side in (case.question, case.answer)):
-        return Leak.at("verbatim", case.critique.source, spans)
-    for form in case.references:
-        if found := _form(case, form):
-            return Leak.at("verbatim", case.critique.source, found)
+    wanted = query.reference
+    found = _occurrences(query.critique.source, wanted) if len(wanted) >= 3 else []
+    if found and not any(_occurrences(side.source, wanted) for side in query.known):
+        return Leak.at("verbatim", query.critique.source, found)
+    for form in query.references:
+        if found := query.critique.spans(_form(query, form)):
+            return Leak.at("verbatim", query.critique.source, found)
     return Leak.none()
 
 
-def _raw_spans(text: str, wanted: str) -> list[tuple[int, int]]:
+def _occurrences(text: str, wanted: str) -> list[Place]:
     found, start = [], text.find(wanted)
     while start >= 0:
         end = start + len(wanted)
@@ -50,52 +50,47 @@ def _raw_spans(text: str, wanted: str) -> list[tuple[int, int]]:
     return found
 
 
-def _form(case: Case, form: Reference) -> list[tuple[int, int]]:
-    critique = case.critique.folded
+def _form(query: LeakQuery, form: Reference) -> list[Place]:
+    critique, words, items = query.critique, form.text.content, form.text.items
     if form.letter:
         return _letters(critique, form.letter)
-    if form.number is not None:
-        return []  # `number` judges it
+    if form.number is not None or not words:
+        return []  # `number` finds numbers
     if form.is_math:
-        return _math(case, form.text.folded.math)
-    words = form.words
-    if not words:
-        return []
+        return _math(query, form.text.math)
     if len(words) == 1:
-        return _word(case, words[0])
-    spans = [
-        (critique.content[i].start, critique.content[j - 1].end) for i, j in places(words, critique.content)
-    ]
-    if not spans and len(form.text.folded.items) >= 3:
-        listed = form.text.folded.items
-        spans = [
-            (critique.items[i].start, critique.items[j - 1].end) for i, j in places(listed, critique.items)
-        ]
-        if spans and any(places(listed, side.folded.items) for side in (case.question, case.answer)):
-            return _stated(critique, spans)
-    if case.known(words) or all(w.text in COMMON for w in words):
-        return _stated(critique, spans)
-    return [critique.span(*span) for span in spans if alone(critique.text, *span)]
+        return _word(query, words[0])
+    found = _spans(words, critique.content)
+    if not found and len(items) >= 3:
+        found = _spans(items, critique.items)
+        if found and any(places(items, side.items) for side in query.known):
+            return _asserted(critique, found)
+    if query.is_known(words) or all(w.text in COMMON for w in words):
+        return _asserted(critique, found)
+    return [span for span in found if alone(critique.text, *span)]
 
 
-def _word(case: Case, word: Word) -> list[tuple[int, int]]:
+def _spans(wanted: Sequence[Word], words: Sequence[Word]) -> list[Place]:
+    """The stretches of text in which a sequence of words occurs."""
+    return [(words[i].start, words[j - 1].end) for i, j in places(wanted, words)]
+
+
+def _word(query: LeakQuery, word: Word) -> list[Place]:
     """A reference of one word, or its plural."""
-    critique = case.critique.folded
+    critique = query.critique
     same = {word.text, f"{word.text}s", f"{word.text}es"} if len(word.text) >= 3 else {word.text}
-    if not same & case.critique.vocabulary:
+    if not same & critique.vocabulary:
         return []
-    spans = [
+    found = [
         (w.start, w.end) for w in critique.words if w.text in same and alone(critique.text, w.start, w.end)
     ]
     weak = len(word.text) < (2 if SOLO.match(word.text) else 3) or word.text in COMMON
-    if weak or case.known([word]):
-        return _stated(critique, spans)
-    return [critique.span(*span) for span in spans]
+    return _asserted(critique, found) if weak or query.is_known([word]) else found
 
 
-def _letters(critique: Folded, letter: str) -> list[tuple[int, int]]:
-    """Mentions of an option's letter that call it right: a capital, or one in brackets or quotes."""
-    spans = []
+def _letters(critique: Text, letter: str) -> list[Place]:
+    """Assertions of an option's letter, which is a capital or stands in brackets or quotes."""
+    found = []
     for w in critique.words:
         if w.text != letter or not alone(critique.text, w.start, w.end):
             continue
@@ -103,12 +98,12 @@ def _letters(critique: Folded, letter: str) -> list[tuple[int, int]]:
             critique.text[w.start - 1 : w.start] in tuple("('\"[") or critique.text[w.end : w.end + 1] == ")"
         )
         if critique.original(w).isupper() or marked:
-            spans.append((w.start, w.end))
-    return _stated(critique, spans, choice=True)
+            found.append((w.start, w.end))
+    return _asserted(critique, found, choice=True)
 
 
-def _math(case: Case, tokens: list[Word]) -> list[tuple[int, int]]:
-    """An equation, its sides exchanged, or what its one letter equals."""
+def _math(query: LeakQuery, tokens: list[Word]) -> list[Place]:
+    """An equation, the equation with its sides exchanged, or the right side if the left is one letter."""
     forms = [tokens]
     signs = [i for i, t in enumerate(tokens) if t.text == "="]
     if len(signs) == 1:
@@ -116,148 +111,138 @@ def _math(case: Case, tokens: list[Word]) -> list[tuple[int, int]]:
         forms.append([*right, tokens[signs[0]], *left])
         if len(left) == 1 and len(right) >= 3:
             forms.append(right)
-    critique = case.critique.folded
+    critique = query.critique
     for form in forms:
-        spans = [(critique.math[i].start, critique.math[j - 1].end) for i, j in places(form, critique.math)]
-        spans = [span for span in spans if alone(critique.text, *span)]
-        if not spans:
-            continue
-        if any(places(form, side.folded.math) for side in (case.question, case.answer)):
-            return _stated(critique, spans)
-        return [critique.span(*span) for span in spans]
+        found = [span for span in _spans(form, critique.math) if alone(critique.text, *span)]
+        if found:
+            known = any(places(form, side.math) for side in query.known)
+            return _asserted(critique, found) if known else found
     return []
 
 
-def _stated(text: Folded, spans: list[tuple[int, int]], *, choice: bool = False) -> list[tuple[int, int]]:
-    return [text.span(*span) for span in spans[:MENTIONS] if states(text.text, *span, choice=choice)]
+def _asserted(text: Text, found: list[Place], *, choice: bool = False) -> list[Place]:
+    """The stretches that are asserted to be the answer."""
+    return [span for span in found[:MENTIONS] if asserts_as_answer(text.text, *span, choice=choice)]
 
 
-def number(case: Case) -> Leak:
-    """The reference's value in any form, a list of numbers, or a date."""
-    for form in case.references:
+def number(query: LeakQuery) -> Leak:
+    """The reference's value in any notation, a list of numbers, or a date."""
+    for form in query.references:
         if form.number is not None:
-            spans = _same_value(case, form.number)
-            if spans:
-                return Leak.at("number", case.critique.source, spans)
-        elif not form.letter and len(form.text.source) <= 400:
-            spans = _number_list(case, form)
-            if spans:
-                return Leak.at("number", case.critique.source, spans)
-            dated = _date(case, form)
-            if dated.leaks:
+            found = _same_value(query, form.number)
+        elif form.letter or len(form.text.source) > 400:
+            continue
+        else:
+            found = _number_list(query, form)
+            if not found and (dated := _date(query, form)).leaks:
                 return dated
+        if found:
+            return Leak.at("number", query.critique.source, query.critique.spans(found))
     return Leak.none()
 
 
-def _same_value(case: Case, wanted: Number) -> list[tuple[int, int]]:
-    critique, judged = case.critique.folded, 0
-    known = case.question.numbers.values | case.answer.numbers.values
-    spans = []
-    for told in case.critique.numbers.all:
-        if not _equal(told, wanted, critique.text) or _ORDINAL.match(critique.text, told.end):
+def _same_value(query: LeakQuery, wanted: Number) -> list[Place]:
+    critique, examined = query.critique, 0
+    known = query.question.values | query.answer.values
+    found = []
+    for n in critique.numbers:
+        if not _equal(n, wanted, critique.text) or _ORDINAL.match(critique.text, n.end):
             continue
-        if told.operands and known.issuperset(told.operands):
-            continue  # what to work out, from the question's own numbers
-        weak = told.common or not known.isdisjoint(told.values)
-        if weak or judged < MENTIONS:
-            judged += 1
-            if judged > MENTIONS or ((weak or _weak(case, told)) and not _says(case, told)):
+        if n.operands and known.issuperset(n.operands):
+            continue  # a calculation with the question's own numbers
+        weak = n.common or not known.isdisjoint(n.values)
+        if weak or examined < MENTIONS:
+            examined += 1
+            if examined > MENTIONS or ((weak or _counts(query, n)) and not _asserts(query, n)):
                 continue
-        spans.append(critique.span(told.start, told.end))
-    return spans
+        found.append((n.start, n.end))
+    return found
 
 
-def _equal(told: Number, wanted: Number, text: str) -> bool:
-    if set(told.values) & set(wanted.values):
+def _equal(n: Number, wanted: Number, text: str) -> bool:
+    """Equal in value, or the wanted value rounded to at least three digits."""
+    if set(n.values) & set(wanted.values):
         return True
-    exact, digits = wanted.values[-1], text[told.start : told.end]
-    decimals = re.fullmatch(r"-?(\d+)\.(\d+)", digits)
-    if decimals is None or told.operands or exact.denominator == 1:
+    exact = wanted.values[-1]
+    decimals = re.fullmatch(r"-?(\d+)\.(\d+)", text[n.start : n.end])
+    if decimals is None or n.operands or exact.denominator == 1:
         return False
     figures = len((decimals[1] + decimals[2]).lstrip("0"))
-    return figures >= 3 and len(decimals[2]) <= 12 and round(exact, len(decimals[2])) == told.values[0]
+    return figures >= 3 and len(decimals[2]) <= 12 and round(exact, len(decimals[2])) == n.values[0]
 
 
-def _weak(case: Case, told: Number) -> bool:
-    """Does it only name a line or count steps?"""
-    text = case.critique.folded.text
-    if labels(text, told.start, told.end):
+def _counts(query: LeakQuery, n: Number) -> bool:
+    """Whether a number labels a line or counts steps."""
+    text = query.critique.text
+    if is_label(text, n.start, n.end):
         return True
-    return abs(told.values[0]) < 100 and bool(_COUNTED.match(text, told.end)) and not told.operands
+    return abs(n.values[0]) < 100 and bool(_COUNTED.match(text, n.end)) and not n.operands
 
 
-def _says(case: Case, told: Number) -> bool:
-    text = case.critique.folded.text
-    if states(text, told.start, told.end):
-        return not (_COUNTED.match(text, told.end) and not _asked_for(case, told))
-    return not labels(text, told.start, told.end) and _asked_for(case, told) and not _in(case, told)
+def _asserts(query: LeakQuery, n: Number) -> bool:
+    text = query.critique.text
+    noun = _NOUN.match(text, n.end)
+    # "7 apples", where the question is about apples
+    asked_for = noun is not None and noun[1] in query.question.vocabulary and noun[1] not in COMMON
+    if asserts_as_answer(text, n.start, n.end):
+        return asked_for or not _COUNTED.match(text, n.end)
+    known = query.question.values | query.answer.values
+    return asked_for and not is_label(text, n.start, n.end) and known.isdisjoint(n.values)
 
 
-def _asked_for(case: Case, told: Number) -> bool:
-    """Does it count what the question asks for: "7 apples" where the question speaks of apples?"""
-    noun = _NOUN.match(case.critique.folded.text, told.end)
-    return noun is not None and noun[1] in case.question.vocabulary and noun[1] not in COMMON
-
-
-def _in(case: Case, told: Number) -> bool:
-    return bool(set(told.values) & (case.question.numbers.values | case.answer.numbers.values))
-
-
-def _listed(text: Text) -> list[Word]:
-    """A text's numbers as words, composites left out."""
+def _numbers_as_words(text: Text) -> list[Word]:
+    """A text's numbers as words, without overlaps and arithmetic."""
     listed: list[Word] = []
-    for n in text.numbers.all:
+    for n in text.numbers:
         if not n.operands and (not listed or n.start >= listed[-1].end):
             listed.append(Word(str(n.values[-1]), n.start, n.end))
     return listed
 
 
-def _number_list(case: Case, form: Reference) -> list[tuple[int, int]]:
-    """Several numbers of a reference that holds nothing else, in their order."""
-    text = form.text.folded.text
-    if re.search(r"\d\s?[a-z]|[a-z]\s?\d|\^", text):
+def _number_list(query: LeakQuery, form: Reference) -> list[Place]:
+    """The numbers of a reference that consists of several, in their order."""
+    reference = form.text.text
+    if re.search(r"\d\s?[a-z]|[a-z]\s?\d|\^", reference):
         return []  # coefficients and powers
-    if len(re.findall(r"[^\W\d_]{2,}", text)) > len(re.findall(r"\b(?:and|or|then)\b", text)):
+    if len(re.findall(r"[^\W\d_]{2,}", reference)) > len(re.findall(r"\b(?:and|or|then)\b", reference)):
         return []
-    wanted = _listed(form.text)
+    wanted = _numbers_as_words(form.text)
     if len(wanted) < 2:
         return []
-    told, critique = _listed(case.critique), case.critique.folded
-    spans = [(told[i].start, told[j - 1].end) for i, j in places(wanted, told)]
-    spans = [s for s in spans[:MENTIONS] if not labels(critique.text, *s)]
-    if any(places(wanted, _listed(side)) for side in (case.question, case.answer)):
-        return _stated(critique, spans)
+    text = query.critique.text
+    found = _spans(wanted, _numbers_as_words(query.critique))[:MENTIONS]
+    found = [span for span in found if not is_label(text, *span)]
+    if any(places(wanted, _numbers_as_words(side)) for side in query.known):
+        return _asserted(query.critique, found)
     if len(wanted) == 2 and all(len(w.text) < 3 for w in wanted):
         # "3 and 4" may be any pair, unless each of the two is given a name: "x is 3 and y is 4"
-        spans = [
-            s
-            for s in spans
-            if states(critique.text, *s) or re.search(r"[a-z=]\s*-?\d+\Z", critique.text[s[0] : s[1]])
+        return [
+            (start, end)
+            for start, end in found
+            if asserts_as_answer(text, start, end) or re.search(r"[a-z=]\s*-?\d+\Z", text[start:end])
         ]
-    return [critique.span(*s) for s in spans]
+    return found
 
 
-def _date(case: Case, form: Reference) -> Leak:
-    """The reference's date in another form, or most of what is unknown of it."""
-    if len(form.words) > 6:
+def _date(query: LeakQuery, form: Reference) -> Leak:
+    """The reference's date in another form, or most of its unknown parts."""
+    if len(form.text.content) > 6:
         return Leak.none()
-    wanted = max(dates(form.text.folded.text), key=lambda d: len(d.parts), default=None)
+    wanted = max(dates(form.text.text), key=lambda d: len(d.parts), default=None)
     if wanted is None:
         return Leak.none()
-    known = {
-        part for side in (case.question, case.answer) for d in dates(side.folded.text) for part in d.parts
-    }
-    known |= {
-        ("year", int(v)) for v in case.question.numbers.values if v.denominator == 1 and v == wanted.year
-    }
+    known = {part for side in query.known for date in dates(side.text) for part in date.parts}
+    if wanted.year is not None and wanted.year in query.question.values:
+        known.add(("year", wanted.year))
     unknown = wanted.parts - known
-    spans, best = [], 0.0
-    for told in dates(case.critique.folded.text):
-        named = {name for name, _ in told.parts}
-        if told.parts - {p for p in wanted.parts if p[0] in named} or not unknown:
-            continue
-        share = len(told.parts & unknown) / len(unknown)
-        if told.parts & unknown and len(told.parts) / len(wanted.parts) >= MOST:
-            spans.append(case.critique.folded.span(told.start, told.end))
-            best = max(best, share)
-    return Leak.at("number", case.critique.source, spans, best) if spans else Leak.none()
+    found, best = [], 0.0
+    for date in dates(query.critique.text):
+        named = {name for name, _ in date.parts}
+        contradicts = date.parts - {part for part in wanted.parts if part[0] in named}
+        told = date.parts & unknown
+        if told and not contradicts and len(date.parts) / len(wanted.parts) >= PARTIAL_SHARE:
+            found.append((date.start, date.end))
+            best = max(best, len(told) / len(unknown))
+    if not found:
+        return Leak.none()
+    return Leak.at("number", query.critique.source, query.critique.spans(found), best)

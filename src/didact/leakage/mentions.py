@@ -1,8 +1,8 @@
-"""Does a student's answer speak of its critique, or of an attempt before it?
+"""Patterns of answers that mention their critique, or an attempt before them.
 
-An answer has to stand alone: "as the feedback notes" in a revision shows that the second turn leans on
-words that nobody says at evaluation. "Feedback" as a subject of its own, as in a feedback loop or an
-amplifier's feedback, is no mention.
+An answer has to be complete without its critique: "as the feedback notes" in a revision shows that it depends
+on text that is absent at evaluation. "Feedback" as a subject of its own, as in a feedback loop or an
+amplifier's feedback, is not a mention.
 """
 
 from __future__ import annotations
@@ -10,38 +10,34 @@ from __future__ import annotations
 import re
 
 _WHO = (
-    r"(?:(?:expert|reviewer|critic|teacher|tutor|grader|judge|evaluator|instructor|assistant|given|"
-    r"provided|previous|"
-    r"above|earlier|your|this|user|detailed|helpful)(?:'s|s')?\s+){0,3}"
+    r"(?:(?:expert|reviewer|critic|teacher|tutor|grader|judge|evaluator|instructor|assistant|given|provided|"
+    r"previous|above|earlier|your|this|user|detailed|helpful)(?:'s|s')?\s+){0,3}"
 )
 # "review" and "comment" alone are what many tasks are about, so they need a "your" or an expert.
 _WHAT = r"(?:feedback|critiques?|criticisms?|hints?)"
 _OWNED = (
     r"(?:(?:your|the (?:expert|reviewer|critic|teacher|tutor|grader|judge|evaluator|instructor)(?:'s|s')?)\s+"
-    r"(?:feedback|critiques?|criticisms?|reviews?|comments?|remarks?|corrections?|notes?|hints?|"
-    r"suggestions?|guidance))"
+    r"(?:feedback|critiques?|criticisms?|reviews?|comments?|remarks?|corrections?|notes?|hints?|suggestions?|"
+    r"guidance))"
 )
 _PERSON = r"(?:expert|reviewer|critic|grader|evaluator|teacher|tutor|instructor|judge)"
 _SAID = (
-    r"(?:notes?|noted|points? (?:it )?out|pointed (?:it )?out|says?|said|states?|stated|mentions?|"
-    r"mentioned|suggests?|suggested|"
-    r"indicates?|indicated|identif(?:ies|ied)|highlights?|highlighted|explains?|explained|observes?|observed|"
-    r"correctly \w+|rightly \w+|recommends?|recommended|advises?|advised|reveals?|revealed|tells? me|"
-    r"told me|asks? me|"
-    r"flagged|flags|wants? me|asked me)"
+    r"(?:notes?|noted|points? (?:it )?out|pointed (?:it )?out|says?|said|states?|stated|mentions?|mentioned|"
+    r"suggests?|suggested|indicates?|indicated|identif(?:ies|ied)|highlights?|highlighted|explains?|"
+    r"explained|observes?|observed|correctly \w+|rightly \w+|recommends?|recommended|advises?|advised|"
+    r"reveals?|revealed|tells? me|told me|asks? me|flagged|flags|wants? me|asked me)"
 )
 # Not "feedback loop", "feedback control", "critique of pure reason", "the positive feedback of …".
 _NOT_A_THING = (
     r"(?![\s-]+(?:loops?|control\w*|systems?|circuits?|amplif\w*|paths?|gains?|resist\w*|mechanisms?|"
-    r"signals?|linear\w*|"
-    r"shift|registers?|networks?|effects?|inhibition|forms?|buttons?|survey|edges?|vertex|arcs?|law|"
-    r"matrix|polynomial|of\b|between|"
-    r"from (?:the )?(?:output|customers?|users?|sensors?|plant|readers?|patients?|students?))\b)"
+    r"signals?|linear\w*|shift|registers?|networks?|effects?|inhibition|forms?|buttons?|survey|edges?|vertex|"
+    r"arcs?|law|matrix|polynomial|of\b|between|from (?:the )?(?:output|customers?|users?|sensors?|plant|"
+    r"readers?|patients?|students?))\b)"
 )
 _BEFORE = r"(?:previous|earlier|prior|initial|original|first|last|former|preceding)"
 _MINE = (
-    r"(?:solution|answer|attempt|response|calculation|computation|reasoning|code|submission|reply|"
-    r"derivation|draft|try|version)"
+    r"(?:solution|answer|attempt|response|calculation|computation|reasoning|code|submission|reply|derivation|"
+    r"draft|try|version)"
 )
 _MENTIONS = [
     re.compile(pattern, re.IGNORECASE)
@@ -49,25 +45,21 @@ _MENTIONS = [
         rf"\b(?:as|like) (?:the |your |an? |this )?{_WHO}{_WHAT}(?: (?:correctly|rightly|above))? {_SAID}\b",
         rf"\bthe {_WHO}{_WHAT}{_NOT_A_THING},? (?:also |correctly |rightly |then |"
         rf"clearly )?{_SAID}\b(?! (?:of the|to the input))",
-        rf"\b(?:based on|according to|following|given|considering|per|in (?:light|view|response) (?:of|"
-        rf"to)|thanks? (?:to|for)|"
-        rf"in accordance with|using|after (?:reading|reviewing|considering|receiving)|guided by|"
-        rf"incorporating|addressing|"
-        rf"to address|taking into account|with|from|heeding|applying|i (?:read|considered|reviewed|"
-        rf"received|agree with|"
-        rf"appreciate|accept|understand)) (?:all )?(?:the |this |that )?{_WHO}(?:critiques?|"
-        rf"criticisms?)\b(?! of\b| by\b)",
+        rf"\b(?:based on|according to|following|given|considering|per|in (?:light|view|response) (?:of|to)|"
+        rf"thanks? (?:to|for)|in accordance with|using|after (?:reading|reviewing|considering|receiving)|"
+        rf"guided by|incorporating|addressing|to address|taking into account|with|from|heeding|applying|"
+        rf"i (?:read|considered|reviewed|received|agree with|appreciate|accept|"
+        rf"understand)) (?:all )?(?:the |this |that )?{_WHO}(?:critiques?|criticisms?)\b(?! of\b| by\b)",
         rf"\b(?:based on|according to|following|in (?:light|view|response) (?:of|to)|thanks? (?:to|for)|"
         rf"after (?:reading|reviewing|considering|receiving)|guided by|incorporating|addressing|to address|"
-        rf"taking into account|heeding|i (?:read|considered|reviewed|received|agree with|appreciate|"
-        rf"accept|understand)) "
-        rf"(?:all )?(?:the|this|that) {_WHO}(?:feedback|hints?|comments? (?:above|given|"
+        rf"taking into account|heeding|i (?:read|considered|reviewed|received|agree with|appreciate|accept|"
+        rf"understand)) (?:all )?(?:the|this|that) {_WHO}(?:feedback|hints?|comments? (?:above|given|"
         rf"provided))\b{_NOT_A_THING}",
         rf"\b{_OWNED}\b(?! (?:loop|control))",
         rf"\b(?:as|what) (?:the|your|an?) {_PERSON} (?:has |have |had )?(?:correctly |rightly |"
         rf"also )?{_SAID}\b",
-        rf"\bthe {_PERSON} (?:has |had )?(?:correctly |rightly |also )?(?:pointed out|noted|points out|"
-        rf"notes|flagged) (?:that )?"
+        rf"\bthe {_PERSON} (?:has |had )?(?:correctly |rightly |also )?(?:pointed out|noted|points out|notes|"
+        rf"flagged) (?:that )?"
         rf"(?:my|i|the|this|an?)\b[^.\n]{{0,60}}\b(?:error|mistake|wrong|incorrect|solution|answer|step|"
         rf"attempt|missed|forgot)",
         rf"\b(?:my|our) {_BEFORE} {_MINE}\b",
@@ -78,20 +70,20 @@ _MENTIONS = [
         r"thought|assumed))\b",
         r"\b(?:you(?:'re| are) (?:absolutely |quite |completely )?right,? (?:that|i|my|and|about|to point)|"
         r"as you (?:pointed out|noted|said|suggested|mentioned|correctly \w+)|thank(?:s|"
-        r" you) for (?:pointing|the (?:correction|"
-        r"feedback|clarification|hint)|your (?:feedback|correction|hint|help)))",
+        r" you) for (?:pointing|the (?:correction|feedback|clarification|hint)|your (?:feedback|correction|"
+        r"hint|help)))",
         r"\bi apologi[sz]e for (?:the|my)\b|\bsorry for (?:the|my) (?:mistake|error|confusion)|"
         r"\bmy (?:mistake|error|earlier mistake|previous error) was\b|\bcorrecting my (?:mistake|error|"
         r"answer|solution)\b",
-        r"\b(?:here is|here's|this is|below is) (?:the|my|an?) (?:revised|corrected|updated|improved) "
-        r"(?:solution|answer|attempt|response|version|code)\b",
+        r"\b(?:here is|here's|this is|below is) (?:the|my|an?) (?:revised|corrected|updated|"
+        r"improved) (?:solution|answer|attempt|response|version|code)\b",
         r"\b(?:the|my) (?:revised|corrected) (?:solution|answer|response|attempt) (?:is|follows|:)",
     )
 ]
 
 
 def mentions_critique(answer: str) -> bool:
-    """Does an answer mention its critique or a previous attempt?
+    """Whether an answer mentions its critique or a previous attempt.
 
     >>> mentions_critique("As the feedback notes, I forgot to carry the one.")
     True

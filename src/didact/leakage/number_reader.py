@@ -1,4 +1,4 @@
-"""Reads one number, or a sum in words, out of digits, number words and signs that stand beside each other."""
+"""Reads numbers, and arithmetic in words, from a sequence of digits, number words and signs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _CALCULATE = frozenset(("plus", "+", "minus", "less", "times", "*", "multiplied"
 _IDLE = frozenset(("a", "an", "of", "the", "by", "than"))
 _STARTS = frozenset((*UNITS, *TENS, "a", "dozen", "dozens"))
 SMALL = 10
-"""Whole numbers up to this stand in any text: alone they tell nothing, so it must be said what they mean."""
+"""Any text may have whole numbers up to this: a mention alone is no leak."""
 
 
 class Number(NamedTuple):
     """A number in a text.
 
     Attributes:
-        values: What it may mean: a percentage is also its hundredth.
-        start: Where it starts in the folded text.
-        end: One past its end.
-        common: A small whole number or a worded fraction, as any text has them.
-        operands: The numbers that it was worked out from; empty where it is written out.
+        values: The possible values: a percentage is also its hundredth.
+        start: First character in the folded text.
+        end: One past the last character.
+        common: A small whole number or a worded fraction, which any text may have.
+        operands: The operands of arithmetic in words; empty if the number is written out.
         worded: Written in words.
     """
 
@@ -47,11 +47,11 @@ class Atom(NamedTuple):
 
 
 class Reader:
-    """Reads numbers out of atoms that stand beside each other.
+    """Reads the numbers in adjacent atoms.
 
     Args:
         atoms: Digits, words and signs, in order.
-        text: The folded text that they stand in.
+        text: The folded text that they are from.
     """
 
     def __init__(self, atoms: Sequence[Atom], text: str) -> None:
@@ -59,7 +59,7 @@ class Reader:
         self.text = text
 
     def all(self) -> list[Number]:
-        """Every number that can be read; two readings of one place may both be there."""
+        """Every number; one place may have two readings."""
         found: list[Number] = []
         i = 0
         while i < len(self.atoms):
@@ -83,11 +83,11 @@ class Reader:
         return found
 
     def word(self, i: int) -> str:
-        """The i-th atom where it is a word; else nothing."""
+        """The i-th atom if it is a word; else empty."""
         return self.atoms[i].text if i < len(self.atoms) and self.atoms[i].value is None else ""
 
     def plain(self, i: int) -> tuple[Number, int] | None:
-        """A number that is written out, with its fraction, power and percent sign."""
+        """A number that is written out, with its fraction, power and percent sign, and the index after it."""
         start, sign = i, 1
         if self.word(i) in ("minus", "negative"):
             sign, i = -1, i + 1
@@ -112,7 +112,7 @@ class Reader:
         return self.number((value,), start, i, common=common, worded=worded), i
 
     def alone(self, i: int) -> Number | None:
-        """Digits with nothing around them that could belong to them, as most numbers are."""
+        """Digits without neighbours that could belong to them, as most numbers are."""
         atom = self.atoms[i]
         if atom.value is None:
             return None
@@ -283,7 +283,7 @@ class Reader:
         return Number((result,), number.start, self.atoms[end - 1].end, False, operands), end
 
     def calculated(self, number: Number, i: int) -> tuple[Number, int] | None:
-        """ "1000 plus 200", "sixty minus one", "three times 400"; a minus sign may be a dash and is none."""
+        """ "1000 plus 200", "sixty minus one", "three times 400"; a minus sign counts as a dash."""
         first, second = self.word(i), self.word(i + 1)
         if first not in _CALCULATE:
             return None

@@ -1,4 +1,4 @@
-"""Numbers in a text, however they are written: 1,200 = 1.2e3 = 1.2 × 10³ = "twelve hundred".
+"""The numbers in a text, in any notation: 1,200 = 1.2e3 = 1.2 × 10³ = "twelve hundred".
 
 Values are exact fractions. Also read: percentages, mixed and worded fractions ("three quarters"),
 years ("nineteen eighty-four"), dozens, and simple sums in words ("half of 2400", "one more than 1199").
@@ -7,16 +7,14 @@ years ("nineteen eighty-four"), dozens, and simple sums in words ("half of 2400"
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import islice
 
 from didact.leakage.number_reader import MAX_DIGITS, MAX_POWER, Atom, Number, Reader
-from didact.leakage.text import Folded
 from didact.leakage.vocabulary import JOIN_NUMBERS, NUMBER_WORDS
 
-# No possessive group here: Python before 3.11.5 does not take back what its last, failed repetition read.
+# No possessive group here: before Python 3.11.5 it keeps what its last, failed repetition read.
 _NUMBER = (
     r"(?:\d{1,3}(?:[,'_]\d{3})+(?![\d_]|,\d|'\d{3})|\d++)(?:\.\d++)?"
     r"(?:e[+-]?\d{1,3}(?!\w|\.\d))?|(?<![\w.])\.\d++"
@@ -28,19 +26,17 @@ _BLANKS = re.compile(r"(?<!\d )(?<![\w.,])\d{1,3}(?: \d{3})+(?![\w]|[.,]\d)")
 _SEPARATORS = {ord(c): None for c in ",'_"}
 _OPERATORS = frozenset("%/^*+")
 MAX_NUMBERS = 20_000
-"""Of a text's numbers so many are read: it bounds the time that a text of numbers alone takes."""
+"""The most numbers that are read of one text, which bounds the time."""
 
 
-def numbers(folded: Folded) -> list[Number]:
-    """Every number of a text, in order of place; two readings of one place may both be there.
+def read_numbers(text: str) -> list[Number]:
+    """Every number of a folded text, in order of place; one place may have two readings.
 
-    >>> from didact.leakage.text import fold
-    >>> [n.values[0] for n in numbers(fold("1,200 is twelve hundred, not 1.2e4"))]
+    >>> [n.values[0] for n in read_numbers("1,200 is twelve hundred, not 1.2e4")]
     [Fraction(1200, 1), Fraction(1200, 1), Fraction(12000, 1)]
     """
     found: list[Number] = []
     group: list[Atom] = []
-    text = folded.text
     for m in _ATOM.finditer(text):
         if m.lastgroup is None and m.group() not in NUMBER_WORDS and m.group() not in _OPERATORS:
             continue
@@ -70,7 +66,7 @@ def _atom(m: re.Match[str], text: str) -> Atom:
     written = m.group().translate(_SEPARATORS)
     start = m.start()
     if len(written) > MAX_DIGITS or abs(int(written.partition("e")[2] or 0)) > MAX_POWER:
-        return Atom("", start, m.end(), None)  # no number that a person would tell
+        return Atom("", start, m.end(), None)  # too large to be an answer
     value = _value(written)
     sign = text[start - 1 : start] == "-"
     before = text[max(0, start - 2) : start - 1]
@@ -82,23 +78,3 @@ def _atom(m: re.Match[str], text: str) -> Atom:
 @lru_cache(maxsize=1024)
 def _value(written: str) -> Fraction:
     return Fraction(written if written[0] != "." else "0" + written)
-
-
-def values_of(found: Sequence[Number]) -> set[Fraction]:
-    """Every value that a text writes out; of a sum in words, what it is worked out from."""
-    return {v for n in found for v in (n.operands or n.values)}
-
-
-class NumberIndex:
-    """A text's numbers, read when first needed."""
-
-    def __init__(self, folded: Folded) -> None:
-        self.folded = folded
-
-    @cached_property
-    def all(self) -> list[Number]:
-        return numbers(self.folded)
-
-    @cached_property
-    def values(self) -> set[Fraction]:
-        return values_of(self.all)

@@ -1,113 +1,106 @@
-"""Most of a longer answer: its n-grams, its list items or the name that gives it away."""
+"""Detectors of most of a longer answer: its n-grams, its list items, or its telling name."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from didact.leakage.query import Case, Reference
-from didact.leakage.result import MOST, Leak
-from didact.leakage.text import JOINERS, Word, fold, places
+from didact.leakage.query import LeakQuery, Reference
+from didact.leakage.result import PARTIAL_SHARE, Leak
+from didact.leakage.text import JOINERS, Text, Word, places
 from didact.leakage.vocabulary import FUNCTION, GENERIC, PARTICLES
 
 _LEAST = 3
-"""So many words of the reference must be told at least."""
+"""The least number of words of the reference in a leak."""
 
 
-def partial(case: Case) -> Leak:
+def partial(query: LeakQuery) -> Leak:
     """Most of the reference's words in its own order, most of its list items, or its telling name."""
     best = 0.0
-    for form in case.references:
+    for form in query.references:
         if form.letter or form.number is not None:
             continue
-        for found in (_grams(case, form), _items(case, form), _name(case, form)):
+        for detect in (_ngrams, _items, _name):
+            found = detect(query, form)
             if found.leaks:
                 return found
             best = max(best, found.overlap)
     return Leak.none(best)
 
 
-def _grams(case: Case, form: Reference) -> Leak:
-    """Words that stand in n-grams of both texts and of neither question nor answer."""
-    words = form.words
+def _ngrams(query: LeakQuery, form: Reference) -> Leak:
+    """Words in n-grams that the critique shares with the reference, and that question and answer lack."""
+    words = form.text.content
     if len(words) < 4 or form.is_math:
         return Leak.none()
     n = 3 if len(words) >= 8 else 2
-    known = _set(case.question.folded.content, n) | _set(case.answer.folded.content, n)
-    told = _set(case.critique.folded.content, n) - known
-    ours = _ngrams(words, n)
-    new = {i + k for i, gram in enumerate(ours) if gram in told for k in range(n)}
-    unknown = set(range(len(words))) - {
-        i + k for i, gram in enumerate(ours) if gram in known for k in range(n)
-    }
-    new &= unknown
+    known = {gram for side in query.known for gram in _telling(side.content, n)}
+    told = _telling(query.critique.content, n) - known
+    ours = _grams(words, n)
+    unknown = set(range(len(words))) - {i + k for i, g in enumerate(ours) if g in known for k in range(n)}
+    new = {i + k for i, g in enumerate(ours) if g in told for k in range(n)} & unknown
     if not new:
         return Leak.none()
     share = len(new) / len(unknown)
-    if share < MOST or len(new) < min(_LEAST, len(unknown)):
+    if share < PARTIAL_SHARE or len(new) < min(_LEAST, len(unknown)):
         return Leak.none(share)
-    wanted = {gram for gram in ours if gram in told}
-    content, text = case.critique.folded.content, case.critique.folded
+    content = query.critique.content
+    wanted = told.intersection(ours)
     spans = [
-        text.span(content[i].start, content[i + n - 1].end)
-        for i, gram in enumerate(_ngrams(content, n))
+        (content[i].start, content[i + n - 1].end)
+        for i, gram in enumerate(_grams(content, n))
         if gram in wanted
     ]
-    return Leak.at("partial", text.source, spans, share)
+    return Leak.at("partial", query.critique.source, query.critique.spans(spans), share)
 
 
-def _ngrams(words: list[Word], n: int) -> list[tuple[str, ...]]:
+def _grams(words: Sequence[Word], n: int) -> list[tuple[str, ...]]:
     texts = [w.text for w in words]
     return list(zip(*(texts[k:] for k in range(n)), strict=False))
 
 
-def _set(words: list[Word], n: int) -> set[tuple[str, ...]]:
+def _telling(words: Sequence[Word], n: int) -> set[tuple[str, ...]]:
     """n-grams with at least one word that carries meaning."""
-    return {gram for gram in _ngrams(words, n) if not FUNCTION.issuperset(gram)}
+    return {gram for gram in _grams(words, n) if not FUNCTION.issuperset(gram)}
 
 
-def _items(case: Case, form: Reference) -> Leak:
+def _items(query: LeakQuery, form: Reference) -> Leak:
     """Most of a list's items, in any order: "red" and "blue" of red, green, blue."""
-    pieces = re.split(r"[,;\n]|\band\b", form.text.folded.text)
-    if not 3 <= len(pieces) <= 500:
+    items = re.split(r"[,;\n]|\band\b", form.text.text)
+    if not 3 <= len(items) <= 500:
         return Leak.none()
-    content, text = case.critique.folded.content, case.critique.folded
-    told, unknown, spans = 0, 0, []
-    for piece in pieces:
-        words = [w for w in fold(piece).content if w.text not in JOINERS]
-        if not words or sum(len(w.text) for w in words) < 3 or all(w.text in FUNCTION for w in words):
+    critique, told, unknown = query.critique, 0, 0
+    spans: list[tuple[int, int]] = []
+    for item in items:
+        words = [w for w in Text(item).content if w.text not in JOINERS]
+        if sum(len(w.text) for w in words) < 3 or all(w.text in FUNCTION for w in words):
             continue
-        if case.known(words):
+        if query.is_known(words):
             continue
         unknown += 1
-        if case.critique.vocabulary.issuperset(w.text for w in words):
-            found = places(words, content)
+        if critique.vocabulary.issuperset(w.text for w in words):
+            found = places(words, critique.content)
             told += bool(found)
-            spans += [text.span(content[i].start, content[j - 1].end) for i, j in found]
+            spans += [(critique.content[i].start, critique.content[j - 1].end) for i, j in found]
     if unknown < 2 or not told:
         return Leak.none()
     share = told / unknown
-    if told < 2 or share < MOST:
+    if told < 2 or share < PARTIAL_SHARE:
         return Leak.none(share)
-    return Leak.at("partial", text.source, spans, share)
+    return Leak.at("partial", critique.source, critique.spans(spans), share)
 
 
-def _name(case: Case, form: Reference) -> Leak:
-    """The surname of a person, the proper name of a place: "Curie" for Marie Curie."""
-    words = [w for w in form.words if w.text not in FUNCTION | PARTICLES]
-    if not 2 <= len(words) <= 5 or not all(form.text.folded.original(w)[:1].isupper() for w in words):
+def _name(query: LeakQuery, form: Reference) -> Leak:
+    """The surname of a person, or the proper name of a place: "Curie" for Marie Curie."""
+    words = [w for w in form.text.content if w.text not in FUNCTION | PARTICLES]
+    if not 2 <= len(words) <= 5 or not all(form.text.original(w)[:1].isupper() for w in words):
         return Leak.none()
     telling = [w for w in words if w.text not in GENERIC and len(w.text) >= 4]
-    if not telling or case.known([telling[-1]]):
+    if not telling or query.is_known(telling[-1:]):
         return Leak.none()
-    text, name = case.critique.folded, telling[-1]
-    if name.text not in case.critique.vocabulary:
+    critique, name = query.critique, telling[-1].text
+    named = [w for w in critique.words if w.text == name and critique.original(w)[:1].isupper()]
+    if not named:
         return Leak.none()
-    spans = [
-        text.span(w.start, w.end)
-        for w in text.words
-        if w.text == name.text and text.original(w)[:1].isupper()
-    ]
-    if not spans:
-        return Leak.none()
-    share = len(name.text) / sum(len(w.text) for w in telling)
-    return Leak.at("partial", text.source, spans, share)
+    share = len(name) / sum(len(w.text) for w in telling)
+    return Leak.at("partial", critique.source, critique.spans((w.start, w.end) for w in named), share)

@@ -1,15 +1,15 @@
-"""One critique beside what it may give away: the reference in all its forms, and what is known already."""
+"""What the leak meter compares: a critique, the forms of the reference, and what is known already."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from didact.leakage.assertion_patterns import states
+from didact.leakage.assertion_patterns import asserts_as_answer
 from didact.leakage.number_reader import Number
-from didact.leakage.numbers import NumberIndex
-from didact.leakage.text import Folded, Word, alone, fold, places
+from didact.leakage.text import Text, Word, alone, places
 
 _FINAL = re.compile(r"####[ \t]*(\S[^\n]{0,200})|\\boxed\{([^{}]{1,200})\}")
 _LETTER = re.compile(r"\W{0,3}(?:(?:option|choice|answer)\W{1,3})?([A-J])\W{0,3}", re.IGNORECASE)
@@ -20,104 +20,93 @@ _OPTION = re.compile(
     re.MULTILINE,
 )
 _NOT_OF_A_NUMBER = re.compile(r"[a-z]{2,}|[^\W\d_a-z]|[<>^]|\w\s?[-*/+]|\b(?!x\b|y\b|z\b|n\b)[a-z]\b\s*=")
-_UNIT_MAX, _KEPT_CHARS = 2, 4000
+_UNIT_WORDS, _CACHED_CHARS = 2, 4000
 
-
-class Text:
-    """A text with its views, each made when first needed."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.folded: Folded = fold(source)
-        self.numbers = NumberIndex(self.folded)
-
-    @cached_property
-    def vocabulary(self) -> set[str]:
-        return {w.text for w in self.folded.words}
-
-
-@lru_cache(maxsize=512)
-def _kept(source: str) -> Text:
-    return Text(source)
+_cached_text = lru_cache(maxsize=512)(Text)
 
 
 def _text(source: str) -> Text:
-    """A text with its views, which the answers of one problem share."""
-    return _kept(source) if len(source) <= _KEPT_CHARS else Text(source)
+    """A text that several queries may share, as the answers of one problem share its question."""
+    return _cached_text(source) if len(source) <= _CACHED_CHARS else Text(source)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """One form in which the answer may be told.
+    """One form of the answer.
 
     Attributes:
         text: The form.
-        letter: It is the letter of one of several options.
+        letter: Set if it is the letter of one of several options.
     """
 
     text: Text
     letter: str | None = None
 
     @cached_property
-    def words(self) -> list[Word]:
-        return self.text.folded.content
-
-    @cached_property
     def number(self) -> Number | None:
-        """Its value where it is one number, with a unit of at most two words or as in "x = 7"."""
+        """Its value if it is one number, with a unit of at most two words or as in "x = 7"."""
         if self.letter or len(self.text.source) > 200:
             return None
-        found = [n for n in self.text.numbers.all if not n.operands]
+        found = [n for n in self.text.numbers if not n.operands]
         if not found:
             return None
         widest = max(found, key=lambda n: (n.end - n.start, -n.start))
         if any(n.start >= widest.end or n.end <= widest.start for n in found):
             return None
-        folded = self.text.folded.text
-        before, after = folded[: widest.start], folded[widest.end :]
-        if (
+        before, after = self.text.text[: widest.start], self.text.text[widest.end :]
+        longer = (
             _NOT_OF_A_NUMBER.search(before)
             or len(re.findall(r"[a-z]+", before)) > 1
-            or re.search(r"\d", after)
-        ):
-            return None
-        unit = re.findall(r"[^\W\d_]+", after)
-        if (
-            len(unit) > _UNIT_MAX
-            or re.search(r"[-+=*/<>^:]", after)
+            or re.search(r"[-+=*/<>^:\d]", after)
+            or len(re.findall(r"[^\W\d_]+", after)) > _UNIT_WORDS
             or (after[:1].isalpha() and widest.worded)
-        ):
-            return None
-        return widest
+        )
+        return None if longer else widest
 
     @cached_property
     def is_math(self) -> bool:
-        """An equation or a term: operators between numbers and single letters, and hardly a word."""
-        tokens = [w.text for w in self.text.folded.math]
+        """Whether it is an equation or a term: operators, numbers and single letters, and few words."""
+        tokens = [w.text for w in self.text.math]
         operators = [t for t in tokens if t in "+-=/^<>"]
         atoms = [t for t in tokens if t[0].isdigit() or (len(t) == 1 and t.isalpha())]
         long = [t for t in tokens if len(t) > 4 and t.isalpha()]
         return bool(operators) and len(atoms) >= 2 and len(long) <= 1 and len(tokens) <= 60
 
 
-class Case:
-    """A critique with the reference that it may give away."""
+class LeakQuery:
+    """A critique and every text that decides whether it leaks.
 
-    def __init__(self, critique: str, reference: str, question: str, answer: str) -> None:
+    Args:
+        critique: The critique.
+        reference: The private reference.
+        question: The question that the student has seen.
+        answer: The student's answer.
+    """
+
+    def __init__(self, critique: str, reference: str, question: str = "", answer: str = "") -> None:
         self.critique = Text(critique)
-        self.raw = reference.strip()
+        self.reference = reference.strip()
         self.question = _text(question)
         self.answer = _text(answer)
 
+    @property
+    def known(self) -> tuple[Text, Text]:
+        """Question and answer, which hold what the student knows already."""
+        return self.question, self.answer
+
+    def is_known(self, words: Sequence[Word]) -> bool:
+        """Whether question or answer hold these words."""
+        return any(places(words, side.content) for side in self.known)
+
     @cached_property
     def references(self) -> list[Reference]:
-        """The reference, its final answer, and the option that it names."""
-        forms = [Reference(_text(self.raw), self._letter(self.raw))]
-        finals = [m.group(1) or m.group(2) for m in _FINAL.finditer(self.raw)]
+        """The reference as it is, its final answer, and the option that it names."""
+        forms = [Reference(_text(self.reference), self._letter(self.reference))]
+        finals = [m.group(1) or m.group(2) for m in _FINAL.finditer(self.reference)]
         if finals:
             forms.append(Reference(_text(finals[-1].strip()), self._letter(finals[-1].strip())))
         options = self._options
-        both = _LETTER_AND_TEXT.fullmatch(self.raw)
+        both = _LETTER_AND_TEXT.fullmatch(self.reference)
         if forms[0].letter in options:
             forms.append(Reference(_text(options[forms[0].letter])))
         elif both:
@@ -126,7 +115,7 @@ class Case:
             same = [
                 k
                 for k, text in options.items()
-                if text.strip(" .").casefold() == self.raw.strip(" .").casefold()
+                if text.strip(" .").casefold() == self.reference.strip(" .").casefold()
             ]
             if len(same) == 1:
                 forms.append(Reference(_text(same[0].upper()), same[0]))
@@ -134,7 +123,7 @@ class Case:
 
     @cached_property
     def _options(self) -> dict[str, str]:
-        """The question's options by letter; none where they do not start at A."""
+        """The question's options by letter; empty if they do not start with A and B."""
         if len(self.question.source) > 20_000:
             return {}
         found = {m.group(1).lower(): m.group(2).strip() for m in _OPTION.finditer(self.question.source)}
@@ -146,34 +135,30 @@ class Case:
             return None
         return m.group(1).lower()
 
-    def known(self, words: list[Word]) -> bool:
-        """Does question or answer hold these words?"""
-        return any(places(words, side.folded.content) for side in (self.question, self.answer))
-
     @cached_property
     def settled(self) -> bool:
-        """Does the student's answer give the reference already? Then nothing is left to give away."""
+        """Whether the student's answer gives the reference already, so that no critique can leak it."""
         return any(self._gives(form) for form in self.references)
 
     def _gives(self, form: Reference) -> bool:
-        answer = self.answer.folded
+        answer = self.answer
         if not answer.text.strip():
             return False
         if form.letter:
             return _gives_letter(answer, form.letter)
-        if form.number is not None and self.answer.numbers.all:
-            last = [n for n in self.answer.numbers.all if not n.operands][-1:]
+        if form.number is not None and self.answer.numbers:
+            last = [n for n in self.answer.numbers if not n.operands][-1:]
             if last and set(last[0].values) & set(form.number.values):
                 return True
         if form.is_math:
-            return bool(form.text.folded.math) and _tail(answer.math, form.text.folded.math)
-        wanted = form.words
+            return bool(form.text.math) and _tail(answer.math, form.text.math)
+        wanted = form.text.content
         if not wanted:
-            return self.raw == answer.source.strip()
+            return self.reference == answer.source.strip()
         if _tail(answer.content, wanted):
             return True
         return any(
-            states(answer.text, answer.content[i].start, answer.content[j - 1].end)
+            asserts_as_answer(answer.text, answer.content[i].start, answer.content[j - 1].end)
             for i, j in places(wanted, answer.content)[:20]
         )
 
@@ -182,16 +167,16 @@ def _tail(words: list[Word], wanted: list[Word]) -> bool:
     return [w.text for w in words[-len(wanted) :]] == [w.text for w in wanted]
 
 
-def _gives_letter(answer: Folded, letter: str) -> bool:
+def _gives_letter(answer: Text, letter: str) -> bool:
     words = answer.words
     if len(words) <= 3 and any(w.text == letter for w in words):
         return True
     # "B) Rome", and "… so the answer is B"
-    if words[0].text == letter and answer.text[words[0].end : words[0].end + 1] in tuple(").:,"):
+    if words and words[0].text == letter and answer.text[words[0].end : words[0].end + 1] in tuple(").:,"):
         return True
     return any(
         w.text == letter
         and alone(answer.text, w.start, w.end)
-        and states(answer.text, w.start, w.end, choice=True)
+        and asserts_as_answer(answer.text, w.start, w.end, choice=True)
         for w in words[:2000]
     )

@@ -1,4 +1,4 @@
-"""What the leak meter finds: a kind, the words that give it away, and how much they tell."""
+"""The result of the leak meter: a kind, the evidence, and the share of the reference that is given away."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Literal, NamedTuple, TypeAlias
 
 LeakKind: TypeAlias = Literal["verbatim", "number", "spelled", "partial", "judge"]
 """verbatim: the answer up to case, punctuation and markup. number: its value in another form (dates too).
-spelled: character by character or word by word. partial: most of it. judge: a model says so."""
+spelled: character by character or word by word. partial: most of it. judge: found by a model."""
 
-MOST = 0.6
-"""The share of the reference, beyond what question and answer hold, from which telling a part is a leak."""
+PARTIAL_SHARE = 0.6
+"""From this share of the reference on, beyond what question and answer hold, a part of it is a leak."""
 
 
 class Evidence(NamedTuple):
-    """Words of a critique that give the answer away: `quote == critique[start:end]`."""
+    """A place in a critique that gives the answer away: `quote == critique[start:end]`."""
 
     start: int
-    """First character, counted in Unicode code points."""
+    """First character, in Unicode code points."""
     end: int
     """One past the last character."""
     quote: str
 
 
 class Leak(NamedTuple):
-    """What the meter says about one critique.
+    """The result for one critique.
 
     >>> Leak(False, None, (), 0.0).quote
     ''
@@ -32,28 +32,28 @@ class Leak(NamedTuple):
 
     leaks: bool
     kind: LeakKind | None
-    """None where nothing leaks."""
+    """None without a leak."""
     evidence: tuple[Evidence, ...]
-    """Every stretch that gives it away, in order and apart from each other; empty where nothing leaks."""
+    """Every stretch that gives the answer away, ordered and disjoint; empty without a leak."""
     overlap: float
-    """The share of the reference that is told, in [0, 1], beyond what question and answer hold. Below
-    `MOST` it may be above 0 without a leak."""
+    """The share of the reference that is given away, in [0, 1], beyond what question and answer hold. It may
+    lie between 0 and `PARTIAL_SHARE` without a leak."""
 
     @property
     def quote(self) -> str:
-        """The first evidence; empty where nothing leaks."""
+        """The first evidence; empty without a leak."""
         return self.evidence[0].quote if self.evidence else ""
 
     @classmethod
     def none(cls, overlap: float = 0.0) -> Leak:
-        """No leak; a part below `MOST` may be told all the same."""
+        """No leak."""
         return cls(False, None, (), overlap)
 
     @classmethod
     def at(
         cls, kind: LeakKind, critique: str, spans: Iterable[tuple[int, int]], overlap: float = 1.0
     ) -> Leak:
-        """A leak with its evidence; spans that touch or overlap become one."""
+        """A leak with its evidence; spans that touch or overlap are joined."""
         merged: list[tuple[int, int]] = []
         for start, end in sorted(spans):
             if merged and start <= merged[-1][1]:

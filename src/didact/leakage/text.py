@@ -1,19 +1,25 @@
-"""Text as the leak meter compares it: folded, with every character's place in the original kept.
+"""Texts folded for comparison, with the place of every character in the original.
 
-Folding ignores case, accents, typographic variants and LaTeX commands. It never reorders, so a stretch
-of folded text is a stretch of the original. Everything here takes time linear in the text.
+Folding ignores case, accents, typographic variants and LaTeX commands. It keeps the order, so that a stretch
+of folded text is a stretch of the original. Everything takes time linear in the text.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-# Scripts that write no blanks between words: each character is a word.
+from didact.leakage.number_reader import Number
+from didact.leakage.numbers import read_numbers
+
+Place: TypeAlias = tuple[int, int]
+"""(first character, one past the last)."""
+
+# Scripts without blanks between words: each character is a word.
 _SOLO = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_SOLO}]|[^\W\d_{_SOLO}]+|\d+")
 SOLO = re.compile(rf"[{_SOLO}]")
@@ -33,7 +39,7 @@ _TYPOGRAPHY = str.maketrans(
 )
 _ARTICLES = frozenset(("a", "an", "the"))
 JOINERS = frozenset(("and", "then", "or", "next", "finally", "followed", "by", "plus", "also"))
-"""Words that join the items of a list; an answer told item by item holds them in between."""
+"""Words between the items of a list."""
 
 
 class Word(NamedTuple):
@@ -44,32 +50,42 @@ class Word(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True)
-class Folded:
+class Text:
     """A text folded for comparison.
 
     Attributes:
         source: The original.
         text: Folded: lower case, no accents, plain punctuation, LaTeX commands blanked.
-        at: For each folded character the original's index that it comes from; None where both agree.
+
+    >>> text = Text("The “Café” is at 5½")
+    >>> text.text, text.span(5, 9)
+    ('the "cafe" is at 5 1/2', (5, 9))
     """
 
-    source: str
-    text: str
-    at: Sequence[int] | None
+    def __init__(self, source: str) -> None:
+        self.source = source
+        folded = source.lower()
+        self._at: list[int] | None = None
+        if not source.isascii():
+            folded, self._at = _fold(source)
+        self.text = _without_latex(folded) if "\\" in folded else folded.replace("`", "'")
 
-    def span(self, start: int, end: int) -> tuple[int, int]:
-        """The original's stretch, in code points, of a folded stretch that is not empty."""
-        if self.at is None:
+    def span(self, start: int, end: int) -> Place:
+        """The place in the original, in code points, of a non-empty stretch of the folded text."""
+        if self._at is None:
             return start, end
-        last = self.at[end - 1] + 1
+        last = self._at[end - 1] + 1
         # An accent that was folded away belongs to its letter.
         while last < len(self.source) and "\u0300" <= self.source[last] <= "\u036f":
             last += 1
-        return self.at[start], last
+        return self._at[start], last
+
+    def spans(self, places: Iterable[Place]) -> list[Place]:
+        """`span` of several stretches."""
+        return [self.span(start, end) for start, end in places]
 
     def original(self, word: Word) -> str:
-        """A word as it stands in the original."""
+        """A word as written in the original."""
         start, end = self.span(word.start, word.end)
         return self.source[start:end]
 
@@ -79,10 +95,14 @@ class Folded:
         return [Word(m.group(), m.start(), m.end()) for m in _WORD.finditer(self.text)]
 
     @cached_property
+    def vocabulary(self) -> set[str]:
+        """The distinct words."""
+        return {w.text for w in self.words}
+
+    @cached_property
     def content(self) -> list[Word]:
-        """The words without articles; all of them where nothing else is there."""
-        kept = [w for w in self.words if w.text not in _ARTICLES]
-        return kept or self.words
+        """The words without articles; all of them if nothing else is left."""
+        return [w for w in self.words if w.text not in _ARTICLES] or self.words
 
     @cached_property
     def items(self) -> list[Word]:
@@ -91,42 +111,42 @@ class Folded:
 
     @cached_property
     def math(self) -> list[Word]:
-        """Letters, numbers, brackets and operators; a product's sign is left out, as in 3x."""
+        """Letters, numbers, brackets and operators; the product sign is left out, as in 3x."""
         text = _POWER.sub("^ ", self.text)
         return [Word(m.group(), m.start(), m.end()) for m in _MATH.finditer(text)]
 
+    @cached_property
+    def numbers(self) -> list[Number]:
+        """See `numbers.read_numbers`."""
+        return read_numbers(self.text)
 
-def fold(text: str) -> Folded:
-    """Fold a text.
+    @cached_property
+    def values(self) -> set[Fraction]:
+        """Every value that is written out; for arithmetic in words, its operands."""
+        return {v for n in self.numbers for v in (n.operands or n.values)}
 
-    >>> folded = fold("The “Café” is at 5½")
-    >>> folded.text, folded.span(5, 9)
-    ('the "cafe" is at 5 1/2', (5, 9))
-    """
-    at: Sequence[int] | None = None
-    folded = text.lower()
-    if not text.isascii():
-        pieces: list[str] = []
-        placed: list[int] = []
-        at = placed
-        raised = False
-        for i, c in enumerate(text):
-            piece, power = _fold_char(c)
-            if power and not raised:
-                piece = "^" + piece
-            elif piece.startswith(" ") and len(piece) == 1 and placed and pieces[-1][-1:].isdigit():
-                piece = "_" if c in "\u00a0\u2009\u202f" else piece  # a separator of thousands
-            raised = power
-            if piece:
-                pieces.append(piece)
-                placed.extend([i] * len(piece))
-        folded = "".join(pieces)
-    return Folded(text, _without_latex(folded) if "\\" in folded else folded.replace("`", "'"), at)
+
+def _fold(text: str) -> tuple[str, list[int]]:
+    """The folded text and, for each of its characters, the index of the original character."""
+    pieces: list[str] = []
+    at: list[int] = []
+    raised = False
+    for i, c in enumerate(text):
+        piece, power = _fold_char(c)
+        if power and not raised:
+            piece = "^" + piece
+        elif piece.startswith(" ") and len(piece) == 1 and at and pieces[-1][-1:].isdigit():
+            piece = "_" if c in "\u00a0\u2009\u202f" else piece  # a separator of thousands
+        raised = power
+        if piece:
+            pieces.append(piece)
+            at.extend([i] * len(piece))
+    return "".join(pieces), at
 
 
 @lru_cache(maxsize=4096)
 def _fold_char(c: str) -> tuple[str, bool]:
-    """A character folded, and whether it was an exponent."""
+    """A folded character, and whether it is an exponent."""
     if c.isascii():
         return c.lower(), False
     if SOLO.match(c):
@@ -148,7 +168,7 @@ _WRAPPER = re.compile(
 
 
 def _without_latex(text: str) -> str:
-    """LaTeX commands blanked or written plainly, character for character in the same places."""
+    """LaTeX commands blanked or written plainly, without moving any character."""
     text = _FRACTION.sub(_fraction, text.replace("`", "'"))
     text = _PRODUCT.sub(lambda m: "*".center(len(m.group())), text)
     text = _WRAPPER.sub(lambda m: " " * len(m.group()), text)
@@ -164,7 +184,7 @@ def _fraction(m: re.Match[str]) -> str:
 
 
 def places(needle: Sequence[Word], hay: Sequence[Word]) -> list[tuple[int, int]]:
-    """Where a sequence of words stands in another: (first, one past the last) indices, never overlapping."""
+    """Where a sequence of words occurs in another, without overlaps: (first, one past the last) index."""
     if not needle or len(needle) > len(hay):
         return []
     joined = f" {' '.join(w.text for w in hay)} "
@@ -181,7 +201,7 @@ def places(needle: Sequence[Word], hay: Sequence[Word]) -> list[tuple[int, int]]
 
 
 def alone(text: str, start: int, end: int) -> bool:
-    """Is this stretch no part of a longer word or number?
+    """Whether a stretch is not part of a longer word or number.
 
     >>> alone("x = 17.5", 4, 6), alone("it is 17.", 6, 8)
     (False, True)
