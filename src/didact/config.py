@@ -19,7 +19,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class TaskConfig(Section):
-    """What is asked."""
+    """The problems."""
 
     name: str = "spell_backward"
     """A reasoning-gym generator, another name of docs/your-data.md, or file.py:Class."""
@@ -28,7 +28,7 @@ class TaskConfig(Section):
 
 
 class FeedbackConfig(Section):
-    """Who criticises."""
+    """The source of critiques."""
 
     source: str = "program"
     """A name of docs/feedback.md, or file.py:Class."""
@@ -44,7 +44,7 @@ class FeedbackConfig(Section):
 
 
 class RewardConfig(Section):
-    """Who scores the answers of a task that has no verifier, as `writing`."""
+    """The judge that scores the answers of a task without a verifier, as `writing`."""
 
     source: str
     """judge:local or judge:openai; see docs/feedback.md."""
@@ -150,9 +150,9 @@ class EvalConfig(Section):
     problems: Annotated[int, Field(ge=0)] = 200
     """0 switches evaluation off."""
     offset: Annotated[int, Field(ge=0)] = 0
-    """Pass over so many first: what was looked at while settings were chosen should not be reported."""
+    """Skip this many problems: those used to choose settings should not be reported."""
     every: Annotated[int, Field(ge=0)] = 0
-    """Also every so many steps; 0 for only before and after training."""
+    """Also evaluate every this many steps; 0 for only before and after training."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """0 is greedy."""
     own_critique: Annotated[int, Field(ge=0)] = 0
@@ -177,7 +177,7 @@ def _by_name(value: Any) -> Any:
 
 
 class RunConfig(Section):
-    """All of a run. What is not said has the default shown by `didact train METHOD --dry-run`."""
+    """All settings of a run. `didact train METHOD --dry-run` shows the defaults."""
 
     method: str
     settings: dict[str, Any] = Field(default_factory=dict)

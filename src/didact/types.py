@@ -1,4 +1,4 @@
-"""The records that travel through Didact, in the order in which they come to be.
+"""The records of a training step, in the order in which they are made.
 
     Problem ─ collect ─▶ Rollout = (Turn, Feedback, Turn, …) ─ rows ─▶ Row
 
@@ -89,7 +89,7 @@ class Problem(Record):
 
     @property
     def question_key(self) -> str:
-        """What all messages say, white space aside: problems with equal keys ask the same."""
+        """All messages with white space normalised: problems with equal keys ask the same."""
         return "\x1e".join(f"{m.role}\x1f{' '.join(m.content.split())}" for m in self.messages)
 
 
@@ -114,7 +114,7 @@ class Turn(Record):
     reward: float | None = None
     """R(x₀, y), always against the original problem; None where nothing could verify it."""
     correct: bool = False
-    """Did the verifier accept the answer in full?"""
+    """Whether the verifier accepted the answer in full."""
 
     @model_validator(mode="before")
     @classmethod
@@ -159,7 +159,7 @@ class Span(Record):
 
 
 class Provenance(Record):
-    """Who said it, how, and at what cost."""
+    """Author, request and cost of a critique."""
 
     author: str
     """A person's id, a model's name or a program's name and level, as "reasoning_gym:reveal"."""
@@ -180,10 +180,10 @@ class Provenance(Record):
 
 
 class Feedback(Record):
-    """What was said about one turn.
+    """A critique of one turn.
 
-    A source that failed says so in `status`; the turn then leaves every baseline and every loss.
-    It is never scored 0.
+    A failed request has the status "failed"; the turn is then left out of every baseline and every loss. It
+    is never scored 0.
 
     >>> f = Feedback(text="Character 1 should be n.", source="program", saw_reference=True,
     ...              provenance=Provenance(author="reasoning_gym:reveal"))
@@ -207,9 +207,9 @@ class Feedback(Record):
     error_kind: ErrorKind | None = None
     """The kind of failure; None for a success, or a failure of another kind."""
     saw_reference: bool
-    """Did its author see the private reference?"""
+    """Whether its author saw the private reference."""
     leaks: bool | None = None
-    """Did its text, as the source wrote it, state the answer? None where nobody looked."""
+    """Whether its text, as the source wrote it, states the answer; None if that was not checked."""
     misleading: bool = False
     """Was it made to be false, by an adversarial control?"""
     provenance: Provenance
@@ -228,7 +228,7 @@ class Feedback(Record):
 
 
 class Rollout(Record):
-    """A problem's turns and what was said about them, in order.
+    """A problem's turns and their critiques, in order.
 
     >>> problem = Problem.ask("Spell this word backward: sun", id="spell/0", reference="nus")
     >>> turn = Turn(prompt_ids=(1,), completion_ids=(2,), logprobs=(-0.5,), text="sun",
@@ -251,7 +251,7 @@ class Rollout(Record):
         return next((f for f in self.feedback if f.turn == turn and f.ok), None)
 
     def feedback_failed(self, turn: int) -> bool:
-        """True when somebody was asked about the turn and nobody managed to answer."""
+        """True if critiques of the turn were requested and all of them failed."""
         about = [f for f in self.feedback if f.turn == turn]
         return bool(about) and not any(f.ok for f in about)
 
@@ -267,12 +267,12 @@ class Rollout(Record):
 
 
 class Example(Record):
-    """One given answer and what was said about it: a line of a data file.
+    """One recorded answer and its critiques: a line of a data file.
 
     >>> problem = Problem.ask("Where is my parcel?", id="ticket/7")
-    >>> said = Feedback(text="It ignores the date.", source="human", saw_reference=False,
-    ...                 provenance=Provenance(author="ann"))
-    >>> Example(id="7", problem=problem, completion="Soon.", feedback=(said,)).feedback[0].text
+    >>> critique = Feedback(text="It ignores the date.", source="human", saw_reference=False,
+    ...                     provenance=Provenance(author="ann"))
+    >>> Example(id="7", problem=problem, completion="Soon.", feedback=(critique,)).feedback[0].text
     'It ignores the date.'
     """
 

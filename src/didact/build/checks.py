@@ -60,7 +60,7 @@ def check_task(config: RunConfig, method: Method, task: BaseTask, source: Any) -
 
 
 def _check_misleading(config: RunConfig, needs_reference: bool, task: BaseTask) -> None:
-    """Refuse a control that shows the critic a false solution where that does not change what it says."""
+    """Refuse a control that shows the critic a false solution where the critic does not use the reference."""
     control = config.feedback.control
     if control is None or not control.needs_reference:
         return

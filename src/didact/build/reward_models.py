@@ -94,7 +94,7 @@ def reward_chat(
     seed: int = 0,
     cache: Path | None = None,
 ) -> ChatModel:
-    """A reward model's engine as a chat model that says by name which weights it has.
+    """A reward model's engine as a chat model whose name identifies its weights.
 
     Args:
         engine, renderer: The trained model.

@@ -1,4 +1,4 @@
-"""Judges of rewards by name, for tasks without a verifier: what `reward` in a config is made into.
+"""Judges that score the answers of tasks without a verifier: the section `reward` of a config.
 
 judge:openai       a model behind any OpenAI-compatible server
 judge:local        a model in this process; without `model`, a frozen copy of the trained one
@@ -41,7 +41,7 @@ from didact.types import Feedback, Problem, Rollout
 
 
 class Rubric(Section):
-    """What all judges of rewards have in common."""
+    """Settings of every judge of rewards."""
 
     good: Annotated[int, Field(gt=LOWEST, le=HIGHEST)] = 9
     """From this score on an answer counts as right, which ends a two-turn dialogue early."""
@@ -49,7 +49,7 @@ class Rubric(Section):
     """Longer texts are cut in the middle, with a notice."""
 
     def model_of(self, at: BuildContext) -> ChatModel:
-        """Who judges."""
+        """The model that judges."""
         raise NotImplementedError
 
 
@@ -84,14 +84,14 @@ def reward_settings(chosen: RewardConfig) -> Rubric:
 
 
 class UsageCost(NamedTuple):
-    """What scores cost."""
+    """Cost of scores."""
 
     tokens: int = 0
     """Tokens that the judge generated."""
     cost_usd: float = 0.0
 
     def metrics(self) -> dict[str, float]:
-        """As a part of a line of metrics.jsonl; nothing where nobody was asked."""
+        """As part of a line of metrics.jsonl; empty if no judge was asked."""
         return {"reward_tokens": self.tokens, "reward_cost_usd": self.cost_usd} if self.tokens else {}
 
 
@@ -101,7 +101,7 @@ class JudgeReward:
     Every score is counted at its price, also where a cache gave it, so that a resumed run counts alike.
 
     Args:
-        judge: Who scores.
+        judge: The judge.
         max_failed: Share of the last `FAILURE_WINDOW` scores that may fail, in (0, 1]; 1 never stops. Below 1
             a judge that fails at all of the first batch stops at once: it will hardly do better.
     """
@@ -150,7 +150,7 @@ class JudgeReward:
         return owed
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """What the judge said when it scored these answers, which was paid for with the score."""
+        """The critiques of these answers; those that came with a score cost nothing again."""
         paid = [self.judge.knows(request.problem, request.turn.text) for request in requests]
         found = self.judge.critique(requests)
         return [_free(f) if known else f for f, known in zip(found, paid, strict=True)]
@@ -179,7 +179,7 @@ def make_scoring(config: RunConfig, at: BuildContext) -> JudgeReward | None:
 
 
 def check_reward(config: RunConfig, task: BaseTask) -> None:
-    """Refuse a task that nobody would score, and a judge that nobody would ask, before a model is loaded.
+    """Refuse a task without verifier and judge, and a judge that would not be used, before a model loads.
 
     Raises:
         UsageError: naming the cure.
@@ -193,7 +193,7 @@ def check_reward(config: RunConfig, task: BaseTask) -> None:
             )
     elif config.reward is not None:
         raise UsageError(
-            f"task {task.name!r} verifies its answers itself, so nobody would ask the judge of `reward`: "
+            f"task {task.name!r} verifies its answers itself, so the judge of `reward` would not be asked: "
             "remove that section, or take --task writing"
         )
     if config.reward is not None:
@@ -220,15 +220,15 @@ def against_start(
     if pairs and pairwise:
         judge = PairJudge(scoring.judge.model, max_chars=scoring.judge.max_chars)
         asked = [Pair(now.problem, now.turns[0].text, then.turns[0].text) for now, then in pairs]
-        said = judge.compare(asked)
-        preferences = [float("nan") if c.preference is None else c.preference for c in said]
+        compared = judge.compare(asked)
+        preferences = [float("nan") if c.preference is None else c.preference for c in compared]
         won = _won("win_rate_pairwise", preferences, pairs)
-        measured = symmetry(said)
+        measured = symmetry(compared)
         for values in won.values():
             values |= {"survived_swap": measured.share, "first_place_bias": measured.bias}
         found |= won
         bill = UsageCost(
-            bill.tokens + sum(c.tokens for c in said), bill.cost_usd + sum(c.cost_usd for c in said)
+            bill.tokens + sum(c.tokens for c in compared), bill.cost_usd + sum(c.cost_usd for c in compared)
         )
     return {**found, **bill.metrics()}
 

@@ -15,16 +15,16 @@ from didact.tasks.base import BaseTask
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What a source may be built from.
+    """What a source is built from.
 
     Attributes:
         load: Makes an engine and its renderer from a model's name or path; None is the policy's own.
         policy: The engine in training and its renderer; None where nothing is trained.
         task: The task whose answers are criticised.
         seed: The run's seed.
-        home: A folder for what a source keeps, as a judge's replies; made when needed.
+        home: A folder for a source's files, as a judge's replies; made when needed.
         didactic: The source is a teacher in a dialogue; see `Method.uses_dialogue_teacher`.
-        judge: Gives the judge of the rewards as a source of critiques; None where nobody scores.
+        judge: Returns the judge of the rewards as a feedback source; None without a judge.
     """
 
     load: Callable[[str | None], tuple[Engine, Renderer]]
@@ -41,14 +41,14 @@ class Source(Section):
 
     @property
     def needs_reference(self) -> bool:
-        """Can it say nothing about a problem without a reference?"""
+        """Whether it cannot criticise a problem without a reference."""
         return False
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files that its words come from; a run does not go on when they have changed."""
+        """Files that its critiques depend on; a run is not resumed when they have changed."""
         return ()
 
     def build(self, at: BuildContext) -> FeedbackSource:
-        """The source itself."""
+        """The source."""
         raise NotImplementedError

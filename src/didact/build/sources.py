@@ -1,14 +1,14 @@
-"""Sources of critiques by name. A name is a frozen set of settings that knows how to be built.
+"""Feedback sources by name: each has a settings class that builds it.
 
-program            the task's own verifier, compiler or tests speak
+program            the task's verifier, compiler or tests
 judge:openai       a model behind any OpenAI-compatible server
 judge:local        a model in this process; without `model`, a frozen copy of the trained one
 teacher            the policy, a frozen copy or another model, shown the reference
 self               the policy, with nothing private
-retry              one sentence, whatever the answer was
-reward             the judge that scores the answers (`rewards`), in the words of the same verdict
-recorded           what was said about exactly this answer, by whomever
-human              the same, by people only
+retry              one fixed sentence
+reward             the critique of the judge that scores the answers (build/rewards.py)
+recorded           recorded critiques of exactly this answer
+human              the same, written by people
 reward-model       a model that `didact reward-model train` made, with marked passages
 """
 
@@ -50,14 +50,14 @@ if TYPE_CHECKING:
 
 
 class ProgramSource(Source):
-    """What a program says: the code task's tests, else a comparison with the reference."""
+    """A program: the code task's tests, or a comparison with the reference."""
 
     level: Level | None = None
-    """How much is told: verdict, hint or reveal; None is a hint for `rl2f` and reveal elsewhere."""
+    """Detail of the critique: verdict, hint or reveal; null is hint for `rl2f` and reveal otherwise."""
     lint: bool = False
     """Code only: add a linter's messages, where ruff is installed."""
     spans: bool = True
-    """Say where, too: the elements of an answer that a critique points to."""
+    """Also mark the elements of the answer that the critique is about."""
 
     @property
     def needs_reference(self) -> bool:
@@ -89,17 +89,17 @@ PROGRAM_CRITICS: dict[str, Callable[[ProgramSource, Any, Level], FeedbackSource]
 
 
 class LocalModelConfig(Source):
-    """A source that is a model in this process."""
+    """Settings of a source that is a model in this process."""
 
     max_tokens: Positive = 256
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """0 is greedy."""
     stop: list[str] = Field(default_factory=list)
-    """Strings that end a reply, and are no part of it."""
+    """Strings that end a reply; not part of it."""
 
     @property
     def elsewhere(self) -> str:
-        """What to do where no policy is trained."""
+        """The cure where no policy is trained, for error messages."""
         return "name a model"
 
     def chat(self, at: BuildContext, which: str, model: str | None) -> ChatModel:
@@ -118,7 +118,7 @@ class LocalModelConfig(Source):
 
 
 class JudgeOptions(Source):
-    """What every judge has."""
+    """Settings of every judge."""
 
     output: Literal["text", "json", "spans"]
     """"json" asks for score, label and spans too, which small models cannot write; "spans" for a critique and
@@ -149,7 +149,7 @@ class LocalJudgeSource(LocalModelConfig, JudgeOptions):
 
 
 class OpenAIServerConfig(Source):
-    """A source that is a model behind an OpenAI-compatible server. Keys are named, never written."""
+    """Settings of a model behind an OpenAI-compatible server. Keys are named, never stored."""
 
     section: ClassVar[str] = "feedback"
     """Where these settings stand in a config, for messages."""
@@ -241,7 +241,7 @@ class ServerJudgeSource(OpenAIServerConfig, JudgeOptions):
 
 
 class TeacherSource(LocalModelConfig):
-    """A teacher, who sees something private and is told not to reveal it."""
+    """A model with private information that is instructed not to reveal it."""
 
     who: Literal["auto", "policy", "frozen"] = "auto"
     """The policy as it is now, or a frozen model; "auto" is frozen for `rl2f` and the policy elsewhere."""
@@ -250,7 +250,7 @@ class TeacherSource(LocalModelConfig):
     view: Literal["auto", "answer", "dialogue"] = "auto"
     """It sees the latest answer alone, or the dialogue before it too; "auto" is the dialogue for `rl2f`."""
     private: Literal["reference", "program", "both"] = "reference"
-    """What only it sees: the reference, what a program says of the answer (a code task's tests), or both."""
+    """Its private information: the reference, a program's critique (a code task's tests), or both."""
     prompt: Path | None = None
     """A text file with another wording of what it is asked, as for a small model: {answer}, {question} and
     {reference} stand for these; for a teacher with notes on a dialogue {private} and {dialogue} do."""
@@ -282,7 +282,7 @@ class TeacherSource(LocalModelConfig):
 
 
 class RetrySource(Source):
-    """Somebody who says that an answer was wrong, and no more."""
+    """A fixed sentence after every wrong answer."""
 
     text: Annotated[str, Field(min_length=1)] = OUTCOME_ONLY
 
@@ -291,7 +291,7 @@ class RetrySource(Source):
 
 
 class SelfSource(LocalModelConfig):
-    """The policy as its own critic."""
+    """The policy as its own critic, without private information."""
 
     @property
     def elsewhere(self) -> str:
@@ -305,31 +305,31 @@ class SelfSource(LocalModelConfig):
 
 
 class RewardSource(Source):
-    """What the judge of the rewards said when it scored the answer: one verdict, paid once."""
+    """The critique that the judge of the rewards wrote with its score: one request for both."""
 
     def build(self, at: BuildContext) -> FeedbackSource:
         judge = at.judge()
         if judge is None:
             raise UsageError(
-                "feedback.source=reward is what the judge that scores the answers says, and nobody scores "
-                "them here: name a judge with reward.source, as judge:local, or take another feedback.source"
+                "feedback.source=reward is the critique of the judge that scores the answers, and this run "
+                "has none: name a judge with reward.source, as judge:local, or take another feedback.source"
             )
         return judge
 
 
 class RecordedSource(Source):
-    """What was said about exactly this answer, from a data file or a run directory."""
+    """Recorded critiques of exactly this answer, from a data file or a run directory."""
 
     path: Path
-    """Where the words stand: a data file of `didact data import`, or a run directory."""
+    """A data file of `didact data import`, or a run directory."""
     max_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """No author has more than this share of the critiques."""
+    """Largest share of the critiques that one author may have."""
     quarantined: list[str] = Field(default_factory=list)
-    """Authors whose words are not used."""
+    """Authors whose critiques are not used."""
 
     @property
     def said_by(self) -> tuple[str, ...]:
-        """The sources whose words are used."""
+        """The kinds of author that are used."""
         return get_args(FeedbackSourceName)
 
     @property
@@ -349,7 +349,7 @@ class RecordedSource(Source):
 
 
 class HumanSource(RecordedSource):
-    """The same, of people only."""
+    """Recorded critiques by people only."""
 
     @property
     def said_by(self) -> tuple[str, ...]:

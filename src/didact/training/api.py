@@ -27,7 +27,7 @@ from didact.training.signals import StopSignal
 
 
 def to_stderr(record: dict[str, Any]) -> None:
-    """Print a warning where nobody else takes it."""
+    """Print a warning; the default of `warn`."""
     print(record["warning"], file=sys.stderr)
 
 

@@ -21,7 +21,6 @@ from didact.rollouts.base import StepContext
 from didact.rollouts.engine_chat import EngineChat
 from didact.run_dir import RunDir, read_jsonl
 from didact.tasks.base import Task
-from didact.tasks.mixture import MixtureTask
 from didact.training.checkpoint import State
 from didact.training.failure_rate_guard import FeedbackFailureGuard
 from didact.training.signals import StopSignal
@@ -124,8 +123,7 @@ def by_turn(
     """
     chosen, task = parts.config.eval, parts.task
     n = chosen.problems if limit is None else min(limit, chosen.problems)
-    families = task.families() if isinstance(task, MixtureTask) else {}
-    asked = {name: eval_problems(parts, n, own) for name, own in (families or {task.name: task}).items()}
+    asked = {name: eval_problems(parts, n, own) for name, own in task.families().items()}
     settings = DialogueSettings(
         turns=turns,
         temperature=chosen.temperature,
