@@ -44,16 +44,30 @@ def append_jsonl(file: Path, records: Iterable[Json]) -> None:
 
 
 def filter_jsonl(file: Path, keep: Callable[[Json], bool]) -> int:
-    """Rewrite a file atomically with the records for which `keep` is true; returns how many were removed.
+    """Rewrite a file atomically with the records for which `keep` is true; returns how many were removed."""
+    return rewrite_jsonl(file, lambda record: record if keep(record) else None)
 
-    Kept lines do not change by a byte.
+
+def rewrite_jsonl(file: Path, to: Callable[[Json], Json | None]) -> int:
+    """Map the records of a file and rewrite it atomically; unchanged lines keep their bytes.
+
+    Args:
+        file: The file; it may be missing.
+        to: Maps a record to itself, to another, or to None to remove it.
+
+    Returns:
+        The number of removed records.
     """
     if not file.exists():
         return 0
     with locked(file) as handle:
         data = read_all(handle)
         lines = list(parse_lines(data, file))
-        kept = [line.raw for line in lines if keep(line.record)]
+        kept: list[bytes] = []
+        for line in lines:
+            after = to(line.record)
+            if after is not None:
+                kept.append(line.raw if after is line.record else encode([after]).rstrip(b"\n"))
         replace_lines(file, data, kept)
     return len(lines) - len(kept)
 

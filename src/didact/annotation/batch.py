@@ -1,4 +1,4 @@
-"""Have a source criticise answers that are there already, batch by batch, so that a stop loses nothing."""
+"""Runs a feedback source over existing answers, in batches that can be resumed."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from didact.feedback_store import FeedbackRecord
 from didact.types import Feedback
 
 Progress = Callable[[int, int], None]
-"""Told how many answers are done, and of how many."""
+"""Called with the number of answers done and the total."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class CritiqueRunReport:
-    """What came of it.
+    """Counts of a run over answers.
 
     Attributes:
-        asked: Answers that the source was asked about.
+        asked: Answers that were sent to the source.
         skipped: Answers that it had criticised before.
-        failed: Critiques that failed; they are kept, with their reasons, and asked for again next time.
-        error: The first reason; None where none failed.
-        good: Passages of answers that the critiques call good.
-        poor: Those that they call poor.
-        tokens: Tokens that the author generated.
-        cost_usd: What it cost.
-        seconds: Wall-clock time spent in the source.
+        failed: Critiques that failed; they are stored, and requested again by the next run.
+        error: The first error; None without failures.
+        good: Spans labelled good.
+        poor: Spans labelled poor.
+        tokens: Tokens that the source generated.
+        cost_usd: Their cost.
+        seconds: Wall-clock time in the source.
     """
 
     asked: int = 0
@@ -42,6 +42,18 @@ class CritiqueRunReport:
     tokens: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0
+
+    def add(self, replies: Sequence[Feedback]) -> None:
+        """Count replies of the source."""
+        errors = [f.error for f in replies if not f.ok]
+        labels = [span.label for f in replies for span in f.spans]
+        self.asked += len(replies)
+        self.failed += len(errors)
+        self.error = self.error or (errors[0] if errors else None)
+        self.good += labels.count("good")
+        self.poor += labels.count("poor")
+        self.tokens += sum(f.provenance.tokens for f in replies)
+        self.cost_usd += sum(f.provenance.cost_usd for f in replies)
 
 
 def criticise(
@@ -56,54 +68,54 @@ def criticise(
     progress: Progress = lambda done, of: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> CritiqueRunReport:
-    """Ask a source about every answer that it has not criticised yet, and keep what it says.
+    """Request critiques of all answers that the source has not criticised yet, and store them.
 
-    Every batch is on disk before the next one is asked for. After a stop, begin again: what is there is
-    passed over, and failures are asked for again. What a budget did not let through is no critique and is
-    not kept.
+    Every batch is stored before the next is requested. A second run skips stored critiques and requests
+    failed ones again. Replies without a request, because a budget is spent, are not stored.
 
     Args:
-        store: The answers, and where critiques go.
-        source: Who criticises.
-        answers: Which answers; None for all in the store.
-        author: The name that the source signs with. None learns it from the first reply.
-        batch_size: So many answers are asked about at once, ≥ 1.
-        max_failed: The share of a judge's last `FAILURE_WINDOW` critiques that may fail, in (0, 1]; 1 never
-            stops. What a judge fails at may pass; a missing reference or a broken program will not.
-        spans: A program's critique counts as one only with spans, which those of older runs do not have.
-        progress: Told after every batch.
-        clock: Seconds, for the time that the source takes.
+        store: The answers, which take the critiques.
+        source: The feedback source.
+        answers: The answers to criticise; all in the store by default.
+        author: The author of the source's feedback; by default known after the first reply.
+        batch_size: The number of answers requested at once, ≥ 1.
+        max_failed: The maximum share of failures among a judge's last `FAILURE_WINDOW` critiques, in (0, 1];
+            1 never stops. A program's failures, such as a missing reference, do not count.
+        spans: A program's critique without spans counts as missing.
+        progress: Called after every batch.
+        clock: Seconds.
 
     Raises:
-        UsageError: no request to this source can ever succeed; what came before is kept.
-        Interrupted: too many critiques failed, or the source's budget is spent; what came before is kept.
+        UsageError: no request to this source can succeed; stored critiques are kept.
+        Interrupted: too many failures, or a spent budget; stored critiques are kept.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, not {batch_size}")
     if not 0 < max_failed <= 1:
         raise UsageError(f"max_failed must lie in (0, 1], not {max_failed}")
     todo = list(store.answers() if answers is None else answers)
-    total, done, recent = len(todo), CritiqueRunReport(), deque[Feedback](maxlen=FAILURE_WINDOW)
+    report, recent = CritiqueRunReport(), deque[Feedback](maxlen=FAILURE_WINDOW)
     for batch in _batches(todo, batch_size, author):
         new = [a for a in batch if author is None or not _has(a, author, spans)]
+        report.skipped += len(batch) - len(new)
         unsent: list[Feedback] = []
         if new:
             started = clock()
             replies = source.critique([FeedbackRequest(a.problem, a.turn, a.index) for a in new])
-            seconds = clock() - started
+            report.seconds += clock() - started
             pairs = list(zip(new, replies, strict=True))
             unsent = [f for f in replies if _unsent(f)]
             sent = [(a, f) for a, f in pairs if not _unsent(f)]
-            # Nobody knew before the first reply who signs it; it may repeat what is there.
+            # The author was unknown before the first reply, which may repeat a stored critique.
             fresh = [(a, f) for a, f in sent if not (f.ok and _has(a, f.provenance.author, spans))]
             store.merge([FeedbackRecord(rollout=a.rollout, feedback=f) for a, f in fresh])
             author = author or replies[0].provenance.author
-            done = _add(done, [f for _, f in sent], seconds)
+            report.add([f for _, f in sent])
             recent += [f for _, f in sent if f.source == "judge"]
-        done = _add(done, (), 0.0, skipped=len(batch) - len(new))
-        progress(done.asked + done.skipped, total)
-        _check(recent, unsent, max_failed, f"{done.asked + done.skipped} of {total}")
-    return done
+        done = report.asked + report.skipped
+        progress(done, len(todo))
+        _check(recent, unsent, max_failed, f"{done} of {len(todo)}")
+    return report
 
 
 def _unsent(reply: Feedback) -> bool:
@@ -112,7 +124,7 @@ def _unsent(reply: Feedback) -> bool:
 
 
 def _check(recent: Sequence[Feedback], unsent: Sequence[Feedback], max_failed: float, done: str) -> None:
-    """Raise Interrupted where going on would be for nothing."""
+    """Raise Interrupted if the budget is spent or too many critiques failed."""
     if unsent:
         raise Interrupted(
             f"stopped with {done} answers done, which are kept: {unsent[0].error}, and begin again"
@@ -130,7 +142,7 @@ def _check(recent: Sequence[Feedback], unsent: Sequence[Feedback], max_failed: f
 def _batches(
     answers: Sequence[AnnotatedAnswer], size: int, author: str | None
 ) -> Iterator[Sequence[AnnotatedAnswer]]:
-    """One answer first where it must show who the author is."""
+    """Batches of a size; the first has one answer if its reply must reveal the author."""
     start = 0
     if author is None and answers:
         yield answers[:1]
@@ -140,23 +152,6 @@ def _batches(
 
 
 def _has(answer: AnnotatedAnswer, author: str, spans: bool) -> bool:
-    """Did this author criticise the answer already, with spans where those are asked of a program?"""
-    said = [f for f in answer.feedback if f.ok and f.provenance.label == author]
-    return any(f.spans or f.source != "program" or not spans for f in said)
-
-
-def _add(
-    done: CritiqueRunReport, replies: Sequence[Feedback], seconds: float, *, skipped: int = 0
-) -> CritiqueRunReport:
-    errors = [f.error for f in replies if not f.ok]
-    return CritiqueRunReport(
-        asked=done.asked + len(replies),
-        skipped=done.skipped + skipped,
-        failed=done.failed + len(errors),
-        error=done.error or (errors[0] if errors else None),
-        good=done.good + sum(s.label == "good" for f in replies for s in f.spans),
-        poor=done.poor + sum(s.label == "poor" for f in replies for s in f.spans),
-        tokens=done.tokens + sum(f.provenance.tokens for f in replies),
-        cost_usd=done.cost_usd + sum(f.provenance.cost_usd for f in replies),
-        seconds=done.seconds + seconds,
-    )
+    """Is there a critique by this author, with spans if a program must give them?"""
+    found = [f for f in answer.feedback if f.ok and f.provenance.author == author]
+    return any(f.spans or f.source != "program" or not spans for f in found)

@@ -1,16 +1,15 @@
-"""A person's words, taken out again, and what cannot be taken out named.
+"""Erasure of a person's data from run directories and data files.
 
-From a run's `feedback.jsonl` and `evaluations.jsonl` go the critiques that the person wrote, also where they
-were dealt to other answers. From a data file go these, and whole examples of which they are the `user`.
+Removed are the critiques that the person wrote, also those dealt to other answers by a control, and, in data
+files, the examples whose `user` they are.
 
-A revision was prompted with the critique, so its `prompt_ids` spell the person's words. They are emptied,
-and the rest of the rollout stays, unless it is to go whole (`drop_rollouts`). The model's own text may
-repeat what it read, and so may exported tables, reports and copies: files under the given paths that still
-hold removed words to the letter are named, and so are files of JSON lines that could not be searched.
-Weights that learned from the words cannot forget them: those runs are named.
+A revision's prompt contains the critique, so its `prompt_ids` are emptied; with `drop_rollouts` the whole
+rollout is removed. Answers, exported tables, reports and copies may repeat the text: files under the given
+paths that still contain it verbatim are reported, and so are JSON lines that could not be searched, and runs
+whose weights were trained on it.
 
-Beside stays `forgotten.jsonl`: when, how much, and the sha256 of the person's id, not the id and not the
-words. (Whoever can guess the id can check the guess.)
+Each folder gets a `forgotten.jsonl` with the time, the counts and the sha256 of the person's id, which
+confirms a guessed id.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -30,12 +29,12 @@ from didact.annotation.io import Clock, now
 from didact.annotation.targets import ExampleFile, cache_folder
 from didact.errors import DataError, UsageError, did_you_mean
 from didact.feedback_store import FeedbackRecord, FeedbackStore, is_by
-from didact.jsonl import append_jsonl, encode, locked, parse_lines, read_all, read_jsonl, replace_lines
+from didact.jsonl import append_jsonl, read_jsonl, rewrite_jsonl
 from didact.types import Example, Feedback
 
 NOTE = "forgotten.jsonl"
 SHORTEST = 12
-"""Removed words are looked for elsewhere from so many characters on; "wrong" stands everywhere."""
+"""Minimum length of a removed text to search for elsewhere, in characters."""
 _TEXT_FILES = (".jsonl", ".json", ".csv", ".yaml", ".yml", ".md", ".html", ".txt")
 _RUN_FILES = ("rollouts.jsonl", "feedback.jsonl", "evaluations.jsonl")
 _OF_RUNS = (*_RUN_FILES, "metrics.jsonl", "timing.jsonl")
@@ -45,15 +44,16 @@ Json = dict[str, Any]
 
 @dataclass
 class Removed:
-    """What went from one run directory or data file.
+    """What was removed from one run directory or data file.
 
     Attributes:
         path: The run directory or the file.
-        feedback: Critiques.
-        examples: Whole examples.
-        prompts: Prompts that spelt a critique and were emptied.
-        rollouts: Rollouts dropped whole.
-        learned: How the weights of a run came to learn from the words; None where they did not.
+        feedback: Number of critiques.
+        examples: Number of examples.
+        prompts: Number of emptied prompts.
+        rollouts: Number of removed rollouts.
+        learned: How a run's weights were trained on the text; None if they were not.
+        texts: The removed texts.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class Removed:
     prompts: int = 0
     rollouts: int = 0
     learned: str | None = None
-    words: set[str] = field(default_factory=set, repr=False)
+    texts: set[str] = field(default_factory=set, repr=False)
 
     def __bool__(self) -> bool:
         return bool(self.feedback or self.examples or self.prompts or self.rollouts)
@@ -73,11 +73,11 @@ class ForgetReport:
     """What was removed, and what could not be.
 
     Attributes:
-        removed: By run directory and data file, those where something was found or learned.
-        still: Files that still hold removed words, to the letter.
-        searched: How many run directories and data files were looked into.
-        near: Where nothing was found: the nearest names that are there.
-        unsearched: JSON lines under the paths that are no data file, or a broken one, each with the reason.
+        removed: The run directories and data files with removals, or trained on removed text.
+        still: Files that still contain removed text verbatim.
+        searched: The number of run directories and data files searched.
+        near: The nearest existing names, if nothing was found.
+        unsearched: JSON lines under the paths that are not valid data files, with the reasons.
     """
 
     removed: tuple[Removed, ...]
@@ -88,32 +88,32 @@ class ForgetReport:
 
 
 class Found(NamedTuple):
-    """What there is under some paths."""
+    """The files under some paths."""
 
     runs: list[Path]
     files: list[Path]
     """Data files."""
     unsearched: list[tuple[Path, str]]
-    """Other files of JSON lines, and why they cannot be searched."""
+    """Other JSON lines, and why they cannot be searched."""
 
 
 def forget(
     person: str, paths: Sequence[Path], *, drop_rollouts: bool = False, clock: Clock = now
 ) -> ForgetReport:
-    """Remove a person's words.
+    """Remove a person's data.
 
-    Every file is read before the first is changed, and each is rewritten in one piece.
+    Every file is validated before the first is changed, and each is rewritten atomically.
 
     Args:
         person: The annotator's id, and the `user` of examples.
         paths: Run directories, data files, and directories to search for both.
-        drop_rollouts: Remove rollouts whole whose revision was prompted with the words, or whose question
-            stood in a removed example.
-        clock: Says when.
+        drop_rollouts: Remove rollouts with a revision prompted by the critiques, or with the question of a
+            removed example.
+        clock: The time of the removal.
 
     Raises:
-        UsageError: a path is not there, or nothing under the paths can hold critiques.
-        DataError: a run's file, or a data file that is named, cannot be read; nothing was changed.
+        UsageError: a path does not exist, or there is no run directory or data file under the paths.
+        DataError: a run's file, or a given data file, is invalid; nothing is changed.
     """
     if not person.strip():
         raise UsageError("whose words? Give --user")
@@ -121,13 +121,13 @@ def forget(
     if not runs and not files:
         others = "".join(f"; {path} is none: {why}" for path, why in unsearched[:3])
         raise UsageError(f"no run directory and no data file in {', '.join(map(str, paths))}{others}")
-    people = _people(runs, files)
+    people = _all_names(runs, files)
     hashes = {file: _sha256(file) for file in (*files, *(run / "feedback.jsonl" for run in runs))}
     removed: dict[Path, Removed] = {}
     gone: list[Example] = []
     for file in files:
         removed[file] = _from_file(person, file, gone)
-    asked = {_asked(example.problem.model_dump(mode="json")) for example in gone} if drop_rollouts else set()
+    asked = {_problem_key(e.problem.model_dump(mode="json")) for e in gone} if drop_rollouts else set()
     for run in runs:
         removed[run] = _from_run(person, run, asked, drop_rollouts)
     _mark_learners(runs, removed, hashes)
@@ -135,19 +135,19 @@ def forget(
     at = clock()
     for entry in filter(None, found):
         _leave_note(person, entry, at)
-    words = set().union(*(r.words for r in found))
+    texts = set().union(*(r.texts for r in found))
     near = (
         "" if any(found) else did_you_mean(person, people) if people else "nobody has written anything there"
     )
-    still = tuple(_still_holding(words, paths, files))
+    still = tuple(_still_holding(texts, paths, files))
     return ForgetReport(found, still, len(runs) + len(files), near, tuple(unsearched))
 
 
 def find(paths: Iterable[Path]) -> Found:
-    """Run directories and data files, searching directories for both.
+    """Find run directories and data files.
 
     Raises:
-        UsageError: a path is not there.
+        UsageError: a path does not exist.
     """
     runs: dict[Path, None] = {}
     files: dict[Path, None] = {}
@@ -177,7 +177,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _unusable(file: Path) -> str | None:
-    """Why a file cannot be searched as a data file; None where it can be."""
+    """Why a file is not a valid data file; None if it is."""
     try:
         ExampleFile(file).check_writable()
     except DataError as error:
@@ -187,24 +187,24 @@ def _unusable(file: Path) -> str | None:
     return None
 
 
-def _people(runs: Iterable[Path], files: Iterable[Path]) -> set[str]:
-    """Everybody who wrote something; reads every file, so that a bad line stops us before any change."""
-    said = [entry.feedback for run in runs for entry in FeedbackStore(run / "feedback.jsonl").read()]
+def _all_names(runs: Iterable[Path], files: Iterable[Path]) -> set[str]:
+    """All authors and users. Validates every file, so that an invalid line stops before any change."""
+    feedback = [entry.feedback for run in runs for entry in FeedbackStore(run / "feedback.jsonl").read()]
     for run in runs:
         for name in ("rollouts.jsonl", "evaluations.jsonl"):
             for record in read_jsonl(run / name):
-                said += _feedback(record)
+                feedback += _feedback(record)
     users = set()
     for file in files:
         ExampleFile(file).check_writable()
         for example in ExampleFile(file).read():
-            said += example.feedback
+            feedback += example.feedback
             users |= {example.user} if example.user else set()
-    return users | {f.provenance.author for f in said if f.source == "human"}
+    return users | {f.provenance.author for f in feedback if f.source == "human"}
 
 
 def _from_file(person: str, file: Path, gone: list[Example]) -> Removed:
-    """Remove from a data file; examples that go whole are added to `gone`."""
+    """Remove from a data file; removed examples are added to `gone`."""
     found = Removed(file)
 
     def without(example: Example) -> Example | None:
@@ -218,10 +218,10 @@ def _from_file(person: str, file: Path, gone: list[Example]) -> Removed:
     for example in ExampleFile(file).change(without):
         theirs = [f for f in example.feedback if is_by(f, person)]
         found.feedback += len(theirs)
-        found.words |= _words(theirs)
+        found.texts |= _texts(theirs)
         if example.user == person:
             found.examples += 1
-            found.words |= {
+            found.texts |= {
                 example.completion,
                 *(m.content for m in example.problem.messages if m.role == "user"),
             }
@@ -230,7 +230,7 @@ def _from_file(person: str, file: Path, gone: list[Example]) -> Removed:
 
 
 def _from_run(person: str, run: Path, asked: set[str], drop: bool) -> Removed:
-    """Remove from a run; the critiques themselves go last, because they say which prompts spelt them."""
+    """Remove from a run; the critiques last, because they determine which prompts contain them."""
     found = Removed(run)
     store = FeedbackStore(run / "feedback.jsonl")
     about: dict[str, int] = {}
@@ -241,59 +241,43 @@ def _from_run(person: str, run: Path, asked: set[str], drop: bool) -> Removed:
     dropped: set[str] = set()
 
     def cleaned(record: Json, first: int | None) -> Json | None:
-        """A rollout without the words; `first` is the first turn that they are about, where known."""
-        said = _feedback(record)
-        theirs = [f for f in said if is_by(f, person)]
+        """A cleaned rollout, or None to remove it; `first` is the first criticised turn, if known."""
+        feedback = _feedback(record)
+        theirs = [f for f in feedback if is_by(f, person)]
         turns = [f.turn for f in theirs] + ([] if first is None else [first])
-        spelt = [i for i, t in enumerate(record["turns"]) if turns and i > min(turns) and t["prompt_ids"]]
+        revised = [i for i, t in enumerate(record["turns"]) if turns and i > min(turns) and t["prompt_ids"]]
         found.feedback += len(theirs)
-        found.words.update(_words(theirs))
-        if drop and (spelt or _asked(record["problem"]) in asked):
+        found.texts.update(_texts(theirs))
+        if drop and (revised or _problem_key(record["problem"]) in asked):
             dropped.add(record["id"])
             return None
-        if not spelt and not theirs:
+        if not revised and not theirs:
             return record
-        found.prompts += len(spelt)
-        after = [{**t, "prompt_ids": []} if i in spelt else t for i, t in enumerate(record["turns"])]
-        kept = {"feedback": [f.model_dump(mode="json") for f in said if not is_by(f, person)]}
+        found.prompts += len(revised)
+        after = [{**t, "prompt_ids": []} if i in revised else t for i, t in enumerate(record["turns"])]
+        kept = {"feedback": [f.model_dump(mode="json") for f in feedback if not is_by(f, person)]}
         return {**record, "turns": after, **(kept if theirs else {})}
 
-    found.rollouts += _rewrite(run / "rollouts.jsonl", lambda r: cleaned(r, about.get(r["id"])))
+    found.rollouts += rewrite_jsonl(run / "rollouts.jsonl", lambda r: cleaned(r, about.get(r["id"])))
     in_training = set(dropped)
-    found.rollouts += _rewrite(run / "evaluations.jsonl", lambda r: cleaned(r, None))
+    found.rollouts += rewrite_jsonl(run / "evaluations.jsonl", lambda r: cleaned(r, None))
     gone = store.filter(lambda e: not is_by(e.feedback, person) and e.rollout not in in_training)
     mine = [entry for entry in gone if is_by(entry.feedback, person)]
     found.feedback += len(mine)
-    found.words |= _words(entry.feedback for entry in mine)
+    found.texts |= _texts(entry.feedback for entry in mine)
     found.learned = _learned_here(run, mine)
     return found
 
 
-def _rewrite(file: Path, cleaned: Callable[[Json], Json | None]) -> int:
-    """Rewrite a file's records in one piece; returns how many went whole."""
-    if not file.exists():
-        return 0
-    with locked(file) as handle:
-        data = read_all(handle)
-        lines = list(parse_lines(data, file))
-        kept: list[bytes] = []
-        for line in lines:
-            after = cleaned(line.record)
-            if after is not None:
-                kept.append(line.raw if after is line.record else encode([after]).rstrip(b"\n"))
-        replace_lines(file, data, kept)
-    return len(lines) - len(kept)
-
-
-def _learned_here(run: Path, said: Sequence[FeedbackRecord]) -> str | None:
-    """Did this run's own steps use the words?"""
+def _learned_here(run: Path, records: Sequence[FeedbackRecord]) -> str | None:
+    """Did this run's own steps train on the critiques?"""
     done = max((record["step"] for record in read_jsonl(run / "metrics.jsonl")), default=0)
-    used = [entry for entry in said if entry.step is not None and entry.step <= done]
+    used = [entry for entry in records if entry.step is not None and entry.step <= done]
     return f"it trained on {len(used)} of these critiques" if used else None
 
 
 def _mark_learners(runs: Sequence[Path], removed: dict[Path, Removed], hashes: dict[Path, str]) -> None:
-    """Find runs that were trained on a data file or another run's critiques from which words went."""
+    """Mark runs that were trained on a data file or another run from which something was removed."""
     for run in runs:
         names, known = _inputs(run)
         for path, entry in removed.items():
@@ -306,7 +290,7 @@ def _mark_learners(runs: Sequence[Path], removed: dict[Path, Removed], hashes: d
 
 
 def _inputs(run: Path) -> tuple[set[Path], set[str]]:
-    """The paths and the hashes of what a run was made from, as far as it says."""
+    """The paths and hashes of a run's inputs, as far as recorded."""
     texts: set[str] = set()
     hashes: set[str] = set()
     # A run that was killed early may lack one of them.
@@ -342,9 +326,9 @@ def _leave_note(person: str, entry: Removed, at: datetime) -> None:
     append_jsonl(folder / NOTE, [note])
 
 
-def _still_holding(words: set[str], paths: Iterable[Path], files: Iterable[Path]) -> Iterator[Path]:
-    """Files under the paths, and beside data files, in which removed words stand to the letter."""
-    needles = {form for text in words if len(text.strip()) >= SHORTEST for form in _written(text.strip())}
+def _still_holding(texts: set[str], paths: Iterable[Path], files: Iterable[Path]) -> Iterator[Path]:
+    """Files under the paths, and beside data files, that contain removed text verbatim."""
+    needles = {form for text in texts if len(text.strip()) >= SHORTEST for form in _encodings(text.strip())}
     places = {p for path in paths if path.is_dir() for p in path.rglob("*")}
     places |= {p for file in files for p in file.parent.glob(f"{file.stem.split('.')[0]}*")}
     places |= {p for file in files for p in cache_folder(file).rglob("*")}
@@ -355,26 +339,24 @@ def _still_holding(words: set[str], paths: Iterable[Path], files: Iterable[Path]
                 yield place
 
 
-def _written(text: str) -> Iterator[bytes]:
-    """How a text may stand in a file: plain, in CSV, and in JSON with and without escapes."""
+def _encodings(text: str) -> Iterator[bytes]:
+    """A text's encodings in files: plain, in CSV, and in JSON with and without escapes."""
     in_json = (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
     for form in (text, text.replace('"', '""'), *in_json):
         yield form.encode("utf-8", "replace")
 
 
-def _words(said: Iterable[Feedback]) -> set[str]:
-    found = set()
-    for feedback in said:
-        found |= {feedback.text, *(span.phrase or "" for span in feedback.spans)}
-    return found
+def _texts(feedback: Iterable[Feedback]) -> set[str]:
+    """The texts of critiques, and the phrases of their spans."""
+    return {text for f in feedback for text in (f.text, *(span.phrase or "" for span in f.spans))}
 
 
 def _feedback(record: Json) -> list[Feedback]:
-    return [Feedback.model_validate(said) for said in record.get("feedback", ())]
+    return [Feedback.model_validate(f) for f in record.get("feedback", ())]
 
 
-def _asked(problem: Json) -> str:
-    """What tells one problem from another."""
+def _problem_key(problem: Json) -> str:
+    """A key of a problem."""
     return json.dumps([problem["id"], [[m["role"], m["content"]] for m in problem["messages"]]])
 
 

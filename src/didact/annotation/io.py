@@ -1,15 +1,14 @@
-"""Answers out to people, and their critiques back: a table that anybody can fill in.
+"""Exports answers as an annotation table and imports the critiques that annotators wrote into it.
 
-Out go rollout, turn, question, answer and empty columns: `critique` (what is wrong, in words), `score` (a
-number), `label` (as "wrong"), `spans` (quotes from the answer) and `annotator`. Each may stay empty; a row
-in which all do is left out. Spans are quotes, one a line, "good: …" or "poor: …" (poor where it does not
-say), without the spaces around them; or JSON, which can also quote over several lines and say where a
-repeated quote starts:
+A table has rollout, turn, question, answer and empty columns: `critique` (text), `score` (a number), `label`
+(as "wrong"), `spans` (quotes from the answer) and `annotator`. Rows in which all of them are empty are
+skipped. Spans are quotes, one a line, "good: …" or "poor: …" (poor by default), stripped; or JSON, which can
+quote several lines and give the start of a repeated quote:
 
     [{"quote": "is 7", "label": "poor", "start": 12, "phrase": "the sum is off"}]
 
-Back come critiques joined by rollout and turn, each quote checked against the exact answer. A row that
-cannot be used is written beside with its error, and the others are kept.
+Critiques are joined by rollout and turn, and each quote is checked against the answer. Rows that cannot be
+used are written to a second table with their errors; the others are kept.
 """
 
 from __future__ import annotations
@@ -20,58 +19,45 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, cast
+from typing import Any, Literal, cast
 
 from didact.annotation.table import (
     COLUMNS,
     TYPED,
-    Row,
-    check_table_name,
-    protect,
+    escape_csv_formula,
+    is_csv,
     read_table,
     table_bytes,
     write_table,
 )
 from didact.annotation.targets import AnnotatedAnswer, AnswerStore, sha256
-from didact.data.faults import shown
+from didact.data.faults import RawRow, Rejected, RowError, row_error, shown
 from didact.data.files import refuse_existing
 from didact.errors import UsageError, did_you_mean
 from didact.feedback_store import FeedbackRecord, MergeResult, same_content
 from didact.jsonl import write_atomically
 from didact.rng import derive_seed
 from didact.spans.match import QuoteError, find_quote
-from didact.types import Feedback, Message, Problem, Provenance, Span
+from didact.types import Feedback, Problem, Provenance, Span
 
-POLARITIES = ("good", "poor")
+LABELS = ("good", "poor")
 Clock = Callable[[], datetime]
 
 
 def now() -> datetime:
-    """The time, with its offset."""
+    """The time in UTC."""
     return datetime.now(UTC)
 
 
-class Rejected(NamedTuple):
-    """A row that was not imported."""
-
-    row: int
-    column: str
-    reason: str
-    """With the cure."""
-
-    def __str__(self) -> str:
-        return f"row {self.row}, column {self.column!r}: {self.reason}"
-
-
 @dataclass(frozen=True)
-class Imported:
-    """What became of a table.
+class TableImport:
+    """The outcome of importing a table.
 
     Attributes:
-        merged: Critiques that were added, changed or known already.
-        blank: Rows in which nobody said anything.
+        merged: Counts of the critiques.
+        blank: The number of empty rows.
         rejected: Rows that could not be used.
-        rejected_file: Where these were written, with their errors; None where there are none.
+        rejected_file: The table of these rows with their errors; None if there are none.
     """
 
     merged: MergeResult
@@ -88,17 +74,17 @@ def choose_answers(
     only_wrong: bool = False,
     seed: int = 0,
 ) -> list[AnnotatedAnswer]:
-    """The answers that somebody should look at, in the order in which they were given.
+    """Select answers to annotate, in their order.
 
     Args:
-        answers: All there are.
-        n: At most so many, drawn by a hash of answer and seed; None for all.
-        step: Only those that were sampled at this step of the run.
-        only_wrong: Only those that the verifier refused.
-        seed: Another draw.
+        answers: All answers.
+        n: The maximum number, drawn by a hash of answer and seed; None for all.
+        step: Only answers sampled at this training step.
+        only_wrong: Only answers that the verifier rejected.
+        seed: The seed of the draw.
 
     Raises:
-        UsageError: nothing is left to look at.
+        UsageError: no answer is left.
     """
     left = [a for a in answers if step is None or a.step == step]
     if not left and answers:
@@ -118,19 +104,19 @@ def choose_answers(
 
 
 def export_answers(answers: Sequence[AnnotatedAnswer], out: Path, *, with_reference: bool = False) -> None:
-    """Write answers to criticise as a table.
+    """Write an annotation table.
 
     Args:
-        answers: What to show.
+        answers: Its rows.
         out: A new .csv or .jsonl file.
-        with_reference: Show the private reference too; the critiques then say that their author saw it.
+        with_reference: Include the private reference; critiques are then marked with `saw_reference`.
 
     Raises:
-        UsageError: the file exists, has another ending, or its folder is not there.
+        UsageError: the file exists, has another ending, or its folder does not exist.
     """
-    check_table_name(out)
+    is_csv(out)
     if out.exists():
-        raise UsageError(f"{out} exists, and may hold what somebody wrote: name a new file with --out")
+        raise UsageError(f"{out} exists, and may hold annotations: name a new file with --out")
     refuse_existing(out)
     columns = [c for c in COLUMNS if c != "error" and (with_reference or c != "reference")]
     rows = [
@@ -145,226 +131,207 @@ def export_answers(answers: Sequence[AnnotatedAnswer], out: Path, *, with_refere
 
 def import_critiques(
     store: AnswerStore, file: Path, *, annotator: str | None = None, clock: Clock = now
-) -> Imported:
-    """Take in what people wrote into a table.
+) -> TableImport:
+    """Import the critiques of a table.
 
-    Nobody's words are replaced. The same words of the same annotator about the same answer are passed
-    over; other words are added as a newer version, and the latest counts.
+    An exact repeat of an annotator's critique is skipped; a different one is added as a new version.
 
     Args:
-        store: The answers, and where critiques go.
-        file: The table as it came back, .csv or .jsonl.
-        annotator: Who wrote the rows whose column `annotator` is empty.
-        clock: Says when.
+        store: The answers, which take the critiques.
+        file: The filled-in table, .csv or .jsonl.
+        annotator: The author of rows without `annotator`.
+        clock: The time of the import.
 
     Raises:
-        DataError: the table cannot be read; nothing was imported.
+        DataError: the table cannot be read; nothing is imported.
     """
     rows = read_table(file)
-    reader = _Reader(store.answers(), annotator, clock().isoformat(timespec="seconds"))
-    said: list[FeedbackRecord] = []
-    rejected: list[tuple[Row, Rejected]] = []
+    reader = _RowReader(store.answers(), annotator, clock().isoformat(timespec="seconds"))
+    records: list[FeedbackRecord] = []
+    rejected: list[tuple[RawRow, RowError]] = []
     blank = 0
     for row in rows:
-        if not any(_filled(row.cells.get(name)) for name in TYPED if name != "annotator"):
+        if not any(_is_filled(row.value.get(name)) for name in TYPED if name != "annotator"):
             blank += 1
             continue
         try:
-            said.append(reader.read(row))
-        except _Unusable as error:
-            rejected.append((row, error.what))
-    beside = _write_rejected(file, rejected)
-    return Imported(store.merge(said), blank, tuple(what for _, what in rejected), beside)
+            records.append(reader.read(row))
+        except RowError as error:
+            rejected.append((row, error))
+    rejected_file = _write_rejected(file, rejected)
+    failed = tuple(row.rejected(error) for row, error in rejected)
+    return TableImport(store.merge(records), blank, failed, rejected_file)
 
 
-class _Unusable(Exception):
-    def __init__(self, what: Rejected) -> None:
-        super().__init__(str(what))
-        self.what = what
-
-
-class _Reader:
-    """Rows → critiques."""
+class _RowReader:
+    """Turns rows into feedback records; raises RowError."""
 
     def __init__(self, answers: Sequence[AnnotatedAnswer], annotator: str | None, at: str) -> None:
         self.answers = {(a.rollout, a.index): a for a in answers}
         self.annotator = annotator
         self.at = at
-        self.taken: dict[tuple[str, int, str], tuple[int, Feedback]] = {}
+        self.seen: dict[tuple[str, int, str], tuple[int, Feedback]] = {}
 
-    def read(self, row: Row) -> FeedbackRecord:
-        answer = self._answer(row)
-        author = self._author(row)
+    def read(self, row: RawRow) -> FeedbackRecord:
+        cells = row.value
+        answer = self._answer(cells)
+        author = _text(cells, "annotator").strip() or (self.annotator or "").strip()
+        if not author:
+            raise row_error("annotator", "nobody is named: fill it in, or give --annotator")
         feedback = Feedback(
             turn=answer.index,
-            text=self._text(row, "critique"),
+            text=_text(cells, "critique"),
             source="human",
-            score=self._score(row),
-            label=self._text(row, "label").strip() or None,
-            spans=self._spans(row, answer),
-            saw_reference=_filled(row.cells.get("reference")),
+            score=_score(cells.get("score")),
+            label=_text(cells, "label").strip() or None,
+            spans=_spans(cells.get("spans", ""), answer.text, escaped=is_csv(row.file)),
+            saw_reference=_is_filled(cells.get("reference")),
             provenance=Provenance(author=author, created_at=self.at),
         )
-        key = (answer.rollout, answer.index, author)
-        number, before = self.taken.setdefault(key, (row.number, feedback))
+        number, before = self.seen.setdefault((answer.rollout, answer.index, author), (row.row, feedback))
         if not same_content(before, feedback):
-            _fail(row, "critique", f"{author} says something else of this answer in row {number}: keep one")
+            message = f"{author} says something else of this answer in row {number}: keep one"
+            raise row_error("critique", message)
         return FeedbackRecord(rollout=answer.rollout, feedback=feedback)
 
-    def _answer(self, row: Row) -> AnnotatedAnswer:
-        rollout, turn = str(row.cells.get("rollout", "")), str(row.cells.get("turn", ""))
-        # No run has a turn of ten digits, and Python reads no number of thousands.
+    def _answer(self, cells: Mapping[str, Any]) -> AnnotatedAnswer:
+        rollout, turn = str(cells.get("rollout", "")), str(cells.get("turn", ""))
+        # No run has a turn of ten digits, and Python refuses to parse numbers of thousands of digits.
         if not turn.isascii() or not turn.isdigit() or len(turn) > 9:
-            _fail(row, "turn", f"{shown(turn)} is no turn: it is a number from 0, as it was exported")
+            message = f"{shown(turn)} is no turn: it is a number from 0, as it was exported"
+            raise row_error("turn", message)
         answer = self.answers.get((rollout, int(turn)))
         if answer is None:
             ids = {r for r, _ in self.answers}
             if rollout in ids:
-                _fail(row, "turn", f"{rollout!r} has no turn {turn}: put it back as it was exported")
+                raise row_error("turn", f"{rollout!r} has no turn {turn}: put it back as it was exported")
             near = f": {did_you_mean(rollout, ids)}" if len(ids) <= 1000 else ""
-            _fail(row, "rollout", f"there is no answer {rollout!r}{near}; put it back as it was exported")
-        self._check_unchanged(row, answer)
+            message = f"there is no answer {rollout!r}{near}; put it back as it was exported"
+            raise row_error("rollout", message)
+        _check_unchanged(cells, answer)
         return answer
 
-    def _check_unchanged(self, row: Row, answer: AnnotatedAnswer) -> None:
-        """Was what the annotator read the answer that is on file?"""
-        sha, shown = row.cells.get("answer_sha256"), row.cells.get("answer")
-        if sha is None and shown is None and answer.text:
-            _fail(row, "answer_sha256", "neither the answer nor its hash is there: export the answers again")
-        if sha is not None and sha != answer.sha256:
-            _fail(row, "answer_sha256", "the answer on file is another one: export the answers again")
-        # Spreadsheets may write line ends of their own; with the hash beside, that is no other answer.
-        if shown is not None and sha is None and sha256(str(shown)) != answer.sha256:
-            _fail(row, "answer", "differs from the answer on file: put it back as it was exported")
-        if shown is not None and _lines(str(shown)) != _lines(answer.text):
-            _fail(
-                row, "answer",
-                "was changed or cut off after the export: put it back, or export as .jsonl",
-            )  # fmt: skip
 
-    def _author(self, row: Row) -> str:
-        author = self._text(row, "annotator").strip() or (self.annotator or "").strip()
-        if not author:
-            _fail(row, "annotator", "nobody is named: fill it in, or give --annotator")
-        return author
-
-    def _text(self, row: Row, column: str) -> str:
-        value = row.cells.get(column, "")
-        if not isinstance(value, str):
-            _fail(row, column, f"must be a text, not {json.dumps(value)}")
-        _check_characters(row, column, value)
-        return value if value.strip() else ""
-
-    def _score(self, row: Row) -> float | None:
-        value = row.cells.get("score")
-        if not _filled(value):
-            return None
-        try:
-            score = float("nan") if isinstance(value, bool) else float(cast("Any", value))
-        except (TypeError, ValueError, OverflowError):
-            score = math.nan
-        if not math.isfinite(score):
-            _fail(row, "score", f"{value!r} is not a number: write it as 0.5, or into the column 'label'")
-        return score
-
-    def _spans(self, row: Row, answer: AnnotatedAnswer) -> tuple[Span, ...]:
-        value = row.cells.get("spans", "")
-        items = value if isinstance(value, list) else _json_spans(row, str(value))
-        try:
-            if items is not None:
-                return tuple(_span(row, answer, item) for item in items)
-            lines = [line for line in str(value).replace("\r\n", "\n").split("\n") if line.strip()]
-            return tuple(_plain_span(row, answer, line) for line in lines)
-        except QuoteError as error:
-            _fail(row, "spans", str(error))
+def _check_unchanged(cells: Mapping[str, Any], answer: AnnotatedAnswer) -> None:
+    """Raise RowError if the annotator read another answer than the one on file."""
+    sha, text = cells.get("answer_sha256"), cells.get("answer")
+    if sha is None and text is None and answer.text:
+        raise row_error("answer_sha256", "neither the answer nor its hash is there: export the answers again")
+    if sha is not None and sha != answer.sha256:
+        raise row_error("answer_sha256", "the answer on file is another one: export the answers again")
+    if text is None:
+        return
+    if sha is None and sha256(str(text)) != answer.sha256:
+        raise row_error("answer", "differs from the answer on file: put it back as it was exported")
+    # Spreadsheets may change line ends; with the right hash that is no other answer.
+    if _unix_newlines(str(text)) != _unix_newlines(answer.text):
+        raise row_error("answer", "was changed or cut off after the export: put it back, or export as .jsonl")
 
 
-def _json_spans(row: Row, text: str) -> list[Any] | None:
-    """The spans of a cell that is JSON, or None where it is plain quotes."""
-    if not text.lstrip().startswith("[") or '"quote"' not in text:
+def _text(cells: Mapping[str, Any], column: str) -> str:
+    value = cells.get(column, "")
+    if not isinstance(value, str):
+        raise row_error(column, f"must be a text, not {json.dumps(value)}")
+    return value if value.strip() else ""
+
+
+def _score(value: Any) -> float | None:
+    if not _is_filled(value):
         return None
     try:
-        items = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        _fail(row, "spans", f'is not JSON ({error}): write [{{"quote": "…", "label": "poor"}}]')
-    return items if isinstance(items, list) else None
+        score = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        score = math.nan
+    if not math.isfinite(score):
+        cure = "write it as 0.5, or into the column 'label'"
+        raise row_error("score", f"{value!r} is not a number: {cure}")
+    return score
 
 
-def _span(row: Row, answer: AnnotatedAnswer, item: object) -> Span:
-    if isinstance(item, str):
-        return _plain_span(row, answer, item)
+def _spans(value: Any, answer: str, *, escaped: bool) -> tuple[Span, ...]:
+    """The spans of a cell: a list, JSON, or one quote a line."""
+    if isinstance(value, str) and value.lstrip().startswith("[") and '"quote"' in value:
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            cure = 'write [{"quote": "…", "label": "poor"}]'
+            raise row_error("spans", f"is not JSON ({error}): {cure}") from None
+    items = value
+    if not isinstance(items, list):
+        items = [line for line in _unix_newlines(str(value)).split("\n") if line.strip()]
+    try:
+        return tuple(
+            _quoted_line(answer, item, escaped=escaped) if isinstance(item, str) else _span(answer, item)
+            for item in items
+        )
+    except QuoteError as error:
+        raise row_error("spans", str(error)) from None
+
+
+def _span(answer: str, item: object) -> Span:
     if not isinstance(item, Mapping) or not isinstance(item.get("quote"), str):
-        _fail(row, "spans", f'{json.dumps(item)[:60]} is no span: write {{"quote": "…", "label": "poor"}}')
+        cure = 'write {"quote": "…", "label": "poor"}'
+        raise row_error("spans", f"{json.dumps(item)[:60]} is no span: {cure}")
     known = ("quote", "label", "start", "end", "phrase")
     if unknown := [key for key in item if key not in known]:
-        _fail(row, "spans", f"unknown key {unknown[0]!r}: {did_you_mean(str(unknown[0]), known)}")
+        message = f"unknown key {unknown[0]!r}: {did_you_mean(str(unknown[0]), known)}"
+        raise row_error("spans", message)
     label, start, phrase = item.get("label", "poor"), item.get("start"), item.get("phrase")
-    if label not in POLARITIES:
-        _fail(row, "spans", f"unknown label {label!r}: {did_you_mean(str(label), POLARITIES)}")
+    if label not in LABELS:
+        raise row_error("spans", f"unknown label {label!r}: {did_you_mean(str(label), LABELS)}")
     if isinstance(start, bool) or not isinstance(start, int | None) or not isinstance(phrase, str | None):
-        _fail(row, "spans", "`start` is a number of code points from 0, and `phrase` a text")
-    if phrase is not None:
-        _check_characters(row, "spans", phrase)
-    span = find_quote(answer.text, item["quote"], label, start=start, phrase=phrase)
+        raise row_error("spans", "`start` is a number of code points from 0, and `phrase` a text")
+    span = find_quote(answer, item["quote"], label, start=start, phrase=phrase)
     if item.get("end") not in (None, span.end):
-        _fail(row, "spans", f"`end` is {item['end']}, but the quote ends at {span.end}: leave `end` out")
+        message = f"`end` is {item['end']}, but the quote ends at {span.end}: leave `end` out"
+        raise row_error("spans", message)
     return span
 
 
-def _plain_span(row: Row, answer: AnnotatedAnswer, line: str) -> Span:
-    """A quote on a line of its own, perhaps behind "good:" or "poor:", without the spaces around it."""
+def _quoted_line(answer: str, line: str, *, escaped: bool) -> Span:
+    """A quote, perhaps behind "good:" or "poor:"."""
     head, colon, rest = line.partition(":")
     label: Literal["good", "poor"] = "poor"
-    if colon and head.strip().lower() in POLARITIES:
+    if colon and head.strip().lower() in LABELS:
         label, line = cast("Any", head.strip().lower()), rest
-    quote, cell = line.strip(), protect(answer.text)
-    if row.protected and quote not in answer.text and cell != answer.text and cell.startswith(quote):
-        quote = quote[1:]  # copied with the apostrophe that protected the cell
-    return find_quote(answer.text, quote, label)
+    quote, cell = line.strip(), escape_csv_formula(answer)
+    if escaped and quote not in answer and cell != answer and cell.startswith(quote):
+        quote = quote[1:]  # copied with the apostrophe that escapes the cell
+    return find_quote(answer, quote, label)
 
 
-def _write_rejected(file: Path, rejected: Sequence[tuple[Row, Rejected]]) -> Path | None:
-    """Write unusable rows and their errors beside, to be mended and imported in their turn."""
+def _write_rejected(file: Path, rejected: Sequence[tuple[RawRow, RowError]]) -> Path | None:
+    """Write rejected rows with their errors to a table that can be corrected and imported."""
     if not rejected:
         return None
-    rows = [{**row.cells, "error": f"{what.column}: {what.reason}"} for row, what in rejected]
+    rows = [
+        {**row.value, "error": "; ".join(f"{fault.column}: {fault.message}" for fault in error.faults)}
+        for row, error in rejected
+    ]
     columns = [c for c in COLUMNS if c != "reference" or any("reference" in row for row in rows)]
     data = table_bytes(file, columns, rows)
     number = 1
     while True:
         infix = "rejected" if number == 1 else f"rejected.{number}"
-        beside = file.with_name(f"{file.stem}.{infix}{file.suffix}")
-        # Somebody may have begun to mend an earlier one.
-        if not beside.exists() or beside.read_bytes() == data:
+        out = file.with_name(f"{file.stem}.{infix}{file.suffix}")
+        # An earlier one may be edited already.
+        if not out.exists() or out.read_bytes() == data:
             break
         number += 1
-    write_atomically(beside, data)
-    return beside
+    write_atomically(out, data)
+    return out
 
 
 def _question(problem: Problem) -> str:
-    """What was asked; a conversation with who said what."""
+    """The question, or the whole conversation with roles."""
     if len(problem.messages) == 1:
         return problem.question
-
-    def said(message: Message) -> str:
-        return f"{message.role}: {message.content}"
-
-    return "\n\n".join(map(said, problem.messages))
+    return "\n\n".join(f"{m.role}: {m.content}" for m in problem.messages)
 
 
-def _filled(value: object) -> bool:
-    return value is not None and value != [] and (not isinstance(value, str) or bool(value.strip()))
-
-
-def _lines(text: str) -> str:
+def _unix_newlines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _check_characters(row: Row, column: str, text: str) -> None:
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        _fail(row, column, "holds half of a surrogate pair: write the character itself")
-
-
-def _fail(row: Row, column: str, reason: str) -> NoReturn:
-    raise _Unusable(Rejected(row.number, column, reason))
+def _is_filled(value: object) -> bool:
+    return value is not None and value != [] and (not isinstance(value, str) or bool(value.strip()))

@@ -1,9 +1,9 @@
-"""How good critiques are: do they call wrong what is wrong, do annotators agree, what do they cost?
+"""Quality of critiques: accuracy against the verifier, agreement between annotators, and cost.
 
-precision   of the answers called wrong, the share that the verifier refused
-recall      of the answers that the verifier refused, the share called wrong
+precision   of the answers labelled wrong, the share that the verifier rejected
+recall      of the answers that the verifier rejected, the share labelled wrong
 alpha       1 − observed / expected disagreement (Krippendorff, 2011, "Computing Krippendorff's
-            Alpha-Reliability"): 1 is agreement, 0 is chance; any number of annotators may be missing
+            Alpha-Reliability"): 1 is agreement, 0 is chance; annotators may be missing
 """
 
 from __future__ import annotations
@@ -23,61 +23,61 @@ RIGHT = frozenset({"right", "correct", "true", "yes", "pass", "passed", "good", 
 
 
 class AuthorQuality(Record):
-    """What one author's critiques are worth and cost."""
+    """Accuracy and cost of one author's critiques."""
 
     author: str
     source: str
     critiques: int
-    """All of them, failed ones and older versions too."""
+    """Their number, with failed ones and older versions."""
     share: float
-    """Of all critiques, in [0, 1]: how much weight this author has."""
+    """Of all critiques, in [0, 1]."""
     failed: float
     """Share of the critiques that failed, in [0, 1]."""
     judged: int
-    """Answers about which both the author and the verifier say right or wrong."""
+    """Answers with a verdict by the author and by the verifier."""
     precision: float | None
-    """None where the author called nothing wrong."""
+    """None if the author labelled nothing wrong."""
     recall: float | None
-    """None where the verifier refused nothing."""
+    """None if the verifier rejected nothing."""
     tokens: int
     cost_usd: float
 
 
 class Agreement(Record):
-    """How far annotators agree."""
+    """Agreement between annotators."""
 
     annotators: int
     answers: int
-    """Answers with at least two of these values."""
+    """Answers with at least two values."""
     alpha: float | None
-    """Krippendorff's; None where no answer has two values, or all values are the same."""
+    """Krippendorff's alpha; None if no answer has two values, or all values are equal."""
 
 
 class Quality(Record):
-    """The quality of all critiques of some answers."""
+    """The quality of all critiques of a set of answers."""
 
     answers: int
     criticised: int
-    """Answers with at least one critique that did not fail."""
+    """Answers with at least one valid critique."""
     authors: tuple[AuthorQuality, ...]
-    """Those with the most critiques first."""
+    """By the number of critiques, descending."""
     labels: Agreement
-    """On labels, as names."""
+    """Nominal alpha of labels."""
     scores: Agreement
-    """On scores, as numbers on a scale."""
+    """Interval alpha of scores."""
     people_labels: Agreement
     people_scores: Agreement
 
 
 def measure(answers: Sequence[AnnotatedAnswer], *, threshold: float = 0.5) -> Quality:
-    """Measure all critiques of some answers.
+    """Measure all critiques of a set of answers.
 
-    Of an author's versions the latest counts, except for failures, tokens and cost. What is judged by
-    name is compared with what others say of the same name.
+    An author's latest version counts, except for failures, tokens and cost. Agreement is measured per aspect
+    (`Feedback.name`).
 
     Args:
-        answers: With everything that was said about them.
-        threshold: A score below it says "wrong", where no label says more.
+        answers: Answers with their feedback.
+        threshold: Without a verdict label, a score below it means wrong.
     """
     said = [(answer, f) for answer in answers for f in answer.feedback]
     final = [(answer, f) for answer in answers for f in latest(answer.feedback, verdicts=True) if f.ok]
@@ -94,7 +94,7 @@ def measure(answers: Sequence[AnnotatedAnswer], *, threshold: float = 0.5) -> Qu
 
 
 def verdict(feedback: Feedback, *, threshold: float = 0.5) -> bool | None:
-    """Does a critique call the answer right (True) or wrong (False)? None where it says neither.
+    """The verdict of a critique: right (True), wrong (False) or neither (None).
 
     >>> from didact.types import Provenance
     >>> f = Feedback(label="Wrong", score=1.0, source="human", saw_reference=False,
@@ -109,13 +109,13 @@ def verdict(feedback: Feedback, *, threshold: float = 0.5) -> bool | None:
 
 
 def nominal_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
-    """Krippendorff's alpha of names.
+    """Krippendorff's alpha of nominal values.
 
     Args:
-        units: For each thing that was looked at, the values that it was given; fewer than two say nothing.
+        units: The values given to each unit; units with fewer than two are ignored.
 
     Returns:
-        At most 1; None where nothing can be compared, or all values are the same.
+        At most 1; None if no unit has two values, or all values are equal.
 
     >>> nominal_alpha([("a", "a"), ("b", "b"), ("a", "b")])
     0.4444444444444444
@@ -133,7 +133,7 @@ def nominal_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
 
 
 def interval_alpha(units: Iterable[Sequence[float]]) -> float | None:
-    """Krippendorff's alpha of numbers on a scale, by squared differences; see `nominal_alpha`.
+    """Krippendorff's alpha of interval values, by squared differences; see `nominal_alpha`.
 
     >>> interval_alpha([(1, 1), (2, 2), (3, 3)]), interval_alpha([(1.0, 1.0)])
     (1.0, None)
@@ -144,7 +144,7 @@ def interval_alpha(units: Iterable[Sequence[float]]) -> float | None:
     everything = np.concatenate(pairs)
     if np.all(everything == everything[0]):
         return None
-    # Alpha knows neither origin nor unit of the scale; near 1, squares neither cancel nor overflow.
+    # Alpha is invariant to shift and scale; near 1, squares neither cancel nor overflow.
     middle, spread = everything.mean(), np.abs(everything - everything.mean()).max()
     pairs = [(values - middle) / spread for values in pairs]
 
@@ -158,7 +158,7 @@ def interval_alpha(units: Iterable[Sequence[float]]) -> float | None:
 def _alpha(
     pairs: Sequence[np.ndarray[Any, Any]], disagreement: Callable[[np.ndarray[Any, Any]], float]
 ) -> float | None:
-    """1 − D_o / D_e, the disagreement within units by that among all values."""
+    """1 − D_o / D_e: the disagreement within units over that among all values."""
     everything = np.concatenate(pairs)
     n = len(everything)
     expected = disagreement(everything) / (n - 1)
@@ -203,9 +203,9 @@ def _authors(
 def _verdicts(
     final: Sequence[tuple[AnnotatedAnswer, Feedback]], threshold: float
 ) -> Iterator[tuple[str, str, bool, bool]]:
-    """(author, source, is it right, was it called right), once for each author of each verified answer."""
+    """(author, source, is correct, verdict) for each author of each verified answer."""
     found: dict[tuple[Any, ...], tuple[bool, bool]] = {}
-    # What is said of the answer as a whole decides, where it says right or wrong.
+    # A verdict on the whole answer, which comes last, takes precedence over one on an aspect.
     for number, (answer, f) in enumerate(sorted(final, key=lambda said: said[1].name is None)):
         right = verdict(f, threshold=threshold)
         if answer.turn.reward is not None and right is not None:
