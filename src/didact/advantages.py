@@ -1,7 +1,8 @@
-"""Credit: rewards in, advantages out. Arrays only; imports nothing of the project.
+"""Advantages, returns and baselines, as functions of arrays. Imports nothing of the project.
 
-A missing reward is NaN, never 0: it leaves its group's mean and gets a NaN advantage, for which a
-method builds no row.
+A missing reward is NaN, never 0: it is in no mean and gets a NaN advantage, for which a method builds no row.
+
+Shapes: N answers or dialogues, H turns, T tokens of one answer, K branches.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def first_turn_baseline(
 ) -> Array:
     """RLTF-SD's A_i = r₁ᵢ − mean_j r₀ⱼ over the group (arXiv:2602.02482, Eq. for A⁽⁰⁾).
 
-    The mean runs over *all* first turns of the group, also those that had no second turn; the
-    result is NaN where r₁ is missing, and where fewer than two first rewards of the group are known: the
-    mean of one answer is no baseline. It vanishes only where the student already succeeds.
+    The mean is over *all* first turns of the group, also those without a second turn. The result is NaN where
+    r₁ is missing, and where fewer than two first rewards of the group are known. It is 0 only where first
+    answers already succeed.
     """
     first_N = np.asarray(first_rewards_N, dtype=np.float64)
     known_N = group_mean(~np.isnan(first_N), groups_N) * group_size(groups_N)
@@ -70,7 +71,7 @@ def first_turn_baseline(
 
 
 def group_size(groups_N: Sequence[object]) -> Array:
-    """How many values each value's group has, one count per value."""
+    """The number of values in each value's group, [N]."""
     count = Counter(groups_N)
     return np.array([count[key] for key in groups_N], dtype=np.float64)
 
@@ -78,10 +79,10 @@ def group_size(groups_N: Sequence[object]) -> Array:
 def second_turn_baseline(
     second_rewards_N: ArrayLike, first_rewards_N: ArrayLike, groups_N: Sequence[object]
 ) -> Array:
-    """A_i = r₁ᵢ − mean_j r₁ⱼ over the group's second turns; r₀ is not looked at.
+    """A_i = r₁ᵢ − mean_j r₁ⱼ over the group's second turns; r₀ is not used.
 
-    In expectation 1 − 1/n of what the first turns' mean gives under importance weights. It is 0 with
-    probability p₁ⁿ + (1 − p₁)ⁿ, so that the signal goes as second turns become reliable.
+    Under importance weights its expected gradient is 1 − 1/n of that of `first_turn_baseline`. It is 0 with
+    probability p₁ⁿ + (1 − p₁)ⁿ: the signal vanishes as second turns become reliable.
     """
     return group_advantages(second_rewards_N, groups_N)
 
@@ -89,9 +90,9 @@ def second_turn_baseline(
 def leave_one_out_baseline(
     second_rewards_N: ArrayLike, first_rewards_N: ArrayLike, groups_N: Sequence[object]
 ) -> Array:
-    """A_i = r₁ᵢ − mean of the group's *other* second turns (RLOO, arXiv:2402.14740); r₀ is not looked at.
+    """A_i = r₁ᵢ − mean of the group's *other* second turns (RLOO, arXiv:2402.14740); r₀ is not used.
 
-    n / (n − 1) times `second_turn_baseline`, which makes it unbiased; NaN where there is no other.
+    n / (n − 1) times `second_turn_baseline`, hence unbiased; NaN where there is no other.
     """
     second_N = np.asarray(second_rewards_N, dtype=np.float64)
     count = Counter(g for g, r in zip(groups_N, second_N, strict=True) if not np.isnan(r))
@@ -104,25 +105,25 @@ def leave_one_out_baseline(
 def first_reward_baseline(
     second_rewards_N: ArrayLike, first_rewards_N: ArrayLike, groups_N: Sequence[object]
 ) -> Array:
-    """A_i = r₁ᵢ − r₀ᵢ, the dialogue's own gain; unbiased too, but usually of more variance than the mean."""
+    """A_i = r₁ᵢ − r₀ᵢ, the dialogue's own gain; unbiased, but usually of more variance than the mean."""
     return np.asarray(second_rewards_N, dtype=np.float64) - np.asarray(first_rewards_N, dtype=np.float64)
 
 
 def no_baseline(second_rewards_N: ArrayLike, first_rewards_N: ArrayLike, groups_N: Sequence[object]) -> Array:
-    """A_i = r₁ᵢ: rejection sampling, where rewards are 0 and 1."""
+    """A_i = r₁ᵢ: rejection sampling, if rewards are 0 and 1."""
     return np.array(second_rewards_N, dtype=np.float64)
 
 
 def returns_to_go(rewards_NH: ArrayLike, turns_N: ArrayLike, gamma: float) -> Array:
-    """G_h = r_h + γ G_{h+1}, so that G₀ = Σ_h γ^h r_h over the turns that a dialogue has.
+    """G_h = r_h + γ G_{h+1} over the turns of a dialogue, so that G₀ = Σ_h γ^h r_h.
 
     Args:
-        rewards_NH: Rewards of N dialogues by turn; NaN where there is no turn or no verdict.
-        turns_N: How many turns each dialogue has.
+        rewards_NH: Rewards by turn; NaN where there is no turn or no reward.
+        turns_N: Number of turns of each dialogue.
         gamma: γ in [0, 1].
 
     Returns:
-        [N, H]. A turn that never came adds nothing; one that nobody could verify makes its return and those
+        [N, H]. A turn that was not reached adds nothing; one without a reward makes its return and those
         before it NaN.
     """
     returns_NH = np.array(rewards_NH, dtype=np.float64)
@@ -133,11 +134,11 @@ def returns_to_go(rewards_NH: ArrayLike, turns_N: ArrayLike, gamma: float) -> Ar
 
 
 def last_reward_returns(rewards_NH: ArrayLike, turns_N: ArrayLike, gamma: float) -> Array:
-    """R = γ^(τ−1) r_τ of each dialogue, τ its last turn, counted from 1.
+    """R = γ^(τ−1) r_τ of each dialogue, [N]; τ is its last turn, counted from 1.
 
     Args:
-        rewards_NH: Rewards of N dialogues by turn; NaN where missing.
-        turns_N: τ: how many turns each dialogue has, ≥ 1.
+        rewards_NH: Rewards by turn; NaN where missing.
+        turns_N: τ, number of turns of each dialogue, ≥ 1.
         gamma: γ in [0, 1].
     """
     rewards_NH = np.asarray(rewards_NH, dtype=np.float64)
@@ -147,7 +148,7 @@ def last_reward_returns(rewards_NH: ArrayLike, turns_N: ArrayLike, gamma: float)
 
 
 def mean_of_known(values_KN: ArrayLike) -> Array:
-    """The mean over the first axis, of those that are not NaN; NaN where all are."""
+    """The mean over the first axis without NaN; NaN where all values are."""
     values_KN = np.asarray(values_KN, dtype=np.float64)
     count_N = (~np.isnan(values_KN)).sum(0)
     mean_N = np.full(values_KN.shape[1:], np.nan)
@@ -158,11 +159,11 @@ def mean_of_known(values_KN: ArrayLike) -> Array:
 def pooled_advantages(
     rewards_KN: Sequence[ArrayLike], groups_N: Sequence[object], *, divide_by_std: bool = False
 ) -> list[Array]:
-    """`group_advantages` of K branches that share one mean a group.
+    """`group_advantages` of K branches with one mean a group over all branches.
 
     Args:
-        rewards_KN: K branches of N rewards each, NaN where missing.
-        groups_N: The dialogues' groups, the same for every branch.
+        rewards_KN: N rewards of each branch, NaN where missing.
+        groups_N: The dialogues' group keys, the same for every branch.
     """
     flat = np.concatenate([np.asarray(r, dtype=np.float64) for r in rewards_KN])
     found = group_advantages(flat, [*groups_N] * len(rewards_KN), divide_by_std=divide_by_std)
@@ -172,15 +173,15 @@ def pooled_advantages(
 def separate_advantages(
     rewards_KN: Sequence[ArrayLike], groups_N: Sequence[object], *, divide_by_std: bool = False
 ) -> list[Array]:
-    """`group_advantages` of K branches, each with its own mean a group."""
+    """`group_advantages` of each branch, with its own mean a group."""
     return [group_advantages(r, groups_N, divide_by_std=divide_by_std) for r in rewards_KN]
 
 
-# ── credit by token: lists of [T] arrays, one an answer, because answers differ in length ──────────────
+# ── by token: lists of [T] arrays, one an answer, because answers differ in length ─────────────────────
 
 
 def token_returns(rewards_T: ArrayLike, gamma: float) -> Array:
-    """G_t = r_t + γ G_{t+1}, of one answer; nothing comes after its last token.
+    """G_t = r_t + γ G_{t+1} of one answer, [T]; 0 after its last token.
 
     Args:
         rewards_T: One reward a token.
@@ -195,13 +196,13 @@ def token_returns(rewards_T: ArrayLike, gamma: float) -> Array:
 def gae(rewards_T: ArrayLike, values_T: ArrayLike, gamma: float, lam: float) -> Array:
     """Generalised advantage estimation of one answer (Schulman et al., arXiv:1506.02438).
 
-        d_t = r_t + γ V_{t+1} − V_t,   A_t = d_t + γ λ A_{t+1};   V = A = 0 behind the last token
+        d_t = r_t + γ V_{t+1} − V_t,   A_t = d_t + γ λ A_{t+1};   V = A = 0 after the last token
 
     Args:
         rewards_T: One reward a token.
-        values_T: V of the prefix that each token continues.
+        values_T: V of the prefix before each token.
         gamma: γ in [0, 1].
-        lam: λ in [0, 1]: 0 trusts the values, 1 the rewards.
+        lam: λ in [0, 1]: 0 relies on the values, 1 on the rewards.
     """
     rewards_T, values_T = np.asarray(rewards_T, np.float64), np.asarray(values_T, np.float64)
     if rewards_T.shape != values_T.shape:
@@ -211,10 +212,10 @@ def gae(rewards_T: ArrayLike, values_T: ArrayLike, gamma: float, lam: float) -> 
 
 
 def position_baselines(returns_N: Sequence[ArrayLike], groups_N: Sequence[object]) -> list[Array]:
-    """b_t of each answer: the mean over its group of G_t.
+    """b_t of each answer: the mean of G_t over its group.
 
-    An answer that has ended by t counts with the last return that it had. So one reward at the last token
-    makes b the mean reward of the group, and G − b what `group_advantages` gives, however long the answers.
+    An answer that has ended by t contributes its last return. With one reward at the last token, b is thus
+    the mean reward of the group and G − b equals `group_advantages`, for answers of any length.
 
     Args:
         returns_N: G of N answers, [T] each.
@@ -230,9 +231,9 @@ def position_baselines(returns_N: Sequence[ArrayLike], groups_N: Sequence[object
 
 
 def whitened(values_N: Sequence[ArrayLike], *, eps: float = 1e-8) -> list[Array]:
-    """All tokens of all answers together moved to mean 0 and scaled to variance 1.
+    """The values shifted and scaled to mean 0 and variance 1 over all tokens of all answers.
 
-    It makes rewards relative: where every token is good, those that are less good are pushed down.
+    This makes rewards relative: where every token is good, the less good ones are pushed down.
     """
     arrays = [np.asarray(v, dtype=np.float64) for v in values_N]
     if not arrays:
@@ -243,10 +244,7 @@ def whitened(values_N: Sequence[ArrayLike], *, eps: float = 1e-8) -> list[Array]
 
 
 def explained_variance(values: ArrayLike, returns: ArrayLike) -> float:
-    """1 − Var(R − V) / Var(R): 1 is a perfect critic, 0 one that knows no more than the mean.
-
-    NaN where all returns are equal.
-    """
+    """1 − Var(R − V) / Var(R): 1 for perfect values, 0 for constant ones; NaN where all returns are equal."""
     returns = np.asarray(returns, dtype=np.float64)
     spread = float(returns.var()) if returns.size else 0.0
     return 1 - float((returns - np.asarray(values)).var()) / spread if spread > 0 else float("nan")

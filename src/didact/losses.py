@@ -2,9 +2,9 @@
 
 Shapes: B rows, T tokens of the longest row, K soft targets a token.
 
-Every loss is a *sum* over tokens of `weights_BT` times something. The method puts its mask and its
-normaliser into the weights; nothing here divides, so that accumulating two half batches equals one
-whole batch. Padding has weight 0 and may hold anything finite elsewhere.
+Every loss is a *sum* over tokens, weighted by `weights_BT`. The method puts its mask and its normaliser into
+the weights; nothing here divides, so that accumulating two half batches equals one whole batch. Padding has
+weight 0; its other fields may have any finite value.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class LossOutput(NamedTuple):
     """A loss to minimise and what to log beside it."""
 
     loss: Tensor
-    """Scalar sum, differentiable."""
+    """Scalar, differentiable."""
     metrics: dict[str, float]
-    """Sums over tokens, named; an engine adds them up over its micro-batches."""
+    """Sums over tokens by name; an engine adds them up over its micro-batches."""
 
 
 def _check(logprobs_BT: Tensor, **others: Tensor) -> None:
@@ -32,7 +32,7 @@ def _check(logprobs_BT: Tensor, **others: Tensor) -> None:
 
 
 def _where_weighted(values_BT: Tensor, logprobs_BT: Tensor, weights_BT: Tensor) -> Tensor:
-    """The values, but log π itself where the weight is 0: a ratio is 1 there and never infinite."""
+    """The values, with log π where the weight is 0, so that a ratio there is 1 and never infinite."""
     return torch.where(weights_BT != 0, values_BT, logprobs_BT.detach())
 
 
@@ -75,8 +75,8 @@ def policy_gradient(
 ) -> LossOutput:
     """L = −Σ w A log π  (Williams 1992), plus β Σ w k₃ where a reference is given.
 
-    Its gradient is the REINFORCE estimator; the value itself means nothing. Log-probs of sampling change
-    nothing here; where they are given, `off_policy` says how far from them the policy is.
+    Its gradient is the REINFORCE estimator; the value has no meaning. `old_logprobs_BT` does not change the
+    loss; it adds the metric `off_policy`, how far the policy is from the sampling weights.
     """
     _check(logprobs_BT, weights_BT=weights_BT, advantages_BT=advantages_BT)
     loss = -(weights_BT * advantages_BT * logprobs_BT).sum()
@@ -135,7 +135,7 @@ def cispo(
 ) -> LossOutput:
     """L = −Σ w sg(clip(ρ, 1−lo, 1+hi)) A log π, ρ = π/π_old a token  (MiniMax-M1, arXiv:2506.13585).
 
-    The clipped ratio is a constant factor, so that no token loses its gradient as under PPO's clip.
+    The clipped ratio is a constant factor: no token loses its gradient, as it does under PPO's clip.
     """
     _check(logprobs_BT, weights_BT=weights_BT, advantages_BT=advantages_BT, old_logprobs_BT=old_logprobs_BT)
     off_policy = _off_policy(logprobs_BT, old_logprobs_BT, weights_BT)
@@ -158,7 +158,7 @@ def clipped_value(
 ) -> LossOutput:
     """L = ½ Σ w max((V − R)², (V_c − R)²),  V_c = V_old + clip(V − V_old, ±ε)  (as in OpenAI's PPO2).
 
-    The larger of the two leaves no gradient where V has already gone further than ε towards R.
+    The maximum has no gradient where V has already moved by more than ε towards R.
 
     Args:
         values_BT: V, differentiable.
@@ -197,10 +197,7 @@ def actor_critic(
     value_clip: float = float("inf"),
     value_coef: float = 0.1,
 ) -> LossOutput:
-    """`ppo` + c · `clipped_value`, in one pass through a model with a value head (arXiv:1707.06347, Eq. 9).
-
-    There is no entropy term.
-    """
+    """`ppo` + c · `clipped_value` without an entropy term (arXiv:1707.06347, Eq. 9)."""
     actor = ppo(
         logprobs_BT,
         weights_BT=weights_BT,
@@ -252,4 +249,4 @@ BUILTIN: dict[str, Callable[..., LossOutput]] = {
     "cispo": cispo,
     "actor_critic": actor_critic,
 }
-"""Losses that any engine knows by name; `actor_critic` where there is a value head."""
+"""Losses that every engine supports by name; `actor_critic` with a value head only."""

@@ -1,7 +1,7 @@
 """Controls with false corrections: always (`wrong`), or with a given probability (`mixed`).
 
 A false correction is written by the source itself, which is shown a false solution in place of the reference
-(`distractors.py`). It thus has the style of a true critique and can be told from one by its content only:
+(`distractors.py`). It thus has the style of a true critique and differs from one in content only:
 
     a correct answer  is called wrong, with a correct part of it named as the mistake
     a wrong answer    is criticised for a correct part, and its mistakes are not mentioned;

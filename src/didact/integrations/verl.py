@@ -1,22 +1,22 @@
-"""verl plug-in: Didact's credit and losses under verl's own names, for who trains with verl already.
+"""verl plug-in: Didact's advantage estimators and losses under names of verl's registries.
 
-verl loads it by itself, through the entry-point group `verl.plugins`, in every process. Then
+verl loads it through the entry-point group `verl.plugins`, in every process. Then
 
     algorithm.adv_estimator=didact_span_critic_free
     actor_rollout_ref.actor.policy_loss.loss_mode=didact_ppo
 
-use advantages.py and losses.py inside verl's trainer. Without verl, importing this module does nothing.
+use advantages.py and losses.py inside verl's trainer. Without verl, importing this module has no effect.
 
-What an estimator is given in verl 0.9.1: rewards and mask [B, T], the prompts' uids as groups, the config. It
-is not given the critic's values: `gae` is a branch of verl's own, which computes on token rewards what
-`credit.gae` does and then whitens it. So `didact_span_gae` is for trainers that pass `values`, and says so.
+In verl 0.9.1 an estimator gets rewards and mask [B, T], the prompts' uids as groups, and the config, but not
+the critic's values: `gae` is a branch of verl's own, which computes GAE on token rewards and then whitens it.
+`didact_span_gae` is therefore for trainers that pass `values`.
 
-A masked token (a tool's output, padding) is no part of an answer: credit runs over the others. A NaN reward
-is a missing one, as everywhere in Didact: it leaves its group's mean, and its tokens get advantage 0, because
-verl has no row to take out; its loss's normaliser still counts them. Nothing is whitened.
+Masked tokens (a tool's output, padding) are no part of an answer: estimators run over the others. A NaN
+reward is a missing one: it is in no mean, and its tokens get advantage 0, because verl cannot leave out the
+row; the loss's normaliser still counts them. Nothing is whitened.
 
-What cannot be said this way: rows of several turns (RLTF-SD's revision under the first prompt), critique
-tokens as targets (FM) and span rewards, which come from an agent loop and a reward manager of verl's.
+Not expressible in these registries: rows of several turns (RLTF-SD's revision under the first prompt),
+critique tokens as targets (FM) and span rewards, which need an agent loop and a reward manager of verl's.
 docs/scaling.md has the launch line and what was run.
 
 Shapes: B rows, T tokens of the longest response, padded.
@@ -33,21 +33,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from didact import advantages as credit
+from didact import advantages as adv
 from didact import losses
 from didact.errors import CapabilityError, DataError
 
 LOG = logging.getLogger("didact")
 Advantages: TypeAlias = tuple[Tensor, Tensor]
 """Advantages and returns, [B, T] each."""
-Rows: TypeAlias = list[credit.Array]
+Rows: TypeAlias = list[adv.Array]
 
 
 # ── advantage estimators ──────────────────────────────────────────────────────────────────────────────
 
 
 def direct(token_level_rewards: Tensor, response_mask: Tensor, **_: Any) -> Advantages:
-    """A_t = r_t: Text2Grad's NL-gradient, where the rewards are those of spans."""
+    """A_t = r_t: Text2Grad's NL-gradient, if the rewards are those of spans."""
     rewards = _answers(token_level_rewards, response_mask)
     like = token_level_rewards
     return _padded(rewards, response_mask, like), _padded(rewards, response_mask, like)
@@ -60,15 +60,16 @@ def span_critic_free(
     config: Any = None,
     **_: Any,
 ) -> Advantages:
-    """A_t = G_t − the group's mean G_t, G_t = Σ_l γ^l r_{t+l}: Text2Grad without a critic; γ from the config.
+    """A_t = G_t − the group's mean G_t, G_t = Σ_l γ^l r_{t+l}: Text2Grad without a critic.
 
-    With one reward at the last token and γ = 1 it is GRPO without the division by std.
+    γ is from the config. With one reward at the last token and γ = 1 it equals GRPO without division by
+    the std.
     """
     gamma = float(_setting(config, "gamma", 1.0))
-    returns = [credit.token_returns(r, gamma) for r in _answers(token_level_rewards, response_mask)]
+    returns = [adv.token_returns(r, gamma) for r in _answers(token_level_rewards, response_mask)]
     groups = _groups(index, returns)
     kept = [i for i, g in enumerate(returns) if len(g)]  # a row without a token has no last return
-    means = credit.position_baselines([returns[i] for i in kept], [groups[i] for i in kept])
+    means = adv.position_baselines([returns[i] for i in kept], [groups[i] for i in kept])
     advantages = list(returns)
     for i, mean in zip(kept, means, strict=True):
         advantages[i] = returns[i] - mean
@@ -86,7 +87,7 @@ def span_gae(
     """GAE on token rewards, not whitened; γ and λ from the config.
 
     Raises:
-        CapabilityError: the trainer passes no values, as verl's own does.
+        CapabilityError: the trainer passes no values; verl's own trainer does not.
     """
     if values is None:
         raise CapabilityError(
@@ -95,8 +96,8 @@ def span_gae(
         )
     gamma, lam = float(_setting(config, "gamma", 1.0)), float(_setting(config, "lam", 1.0))
     rewards, known = (_answers(x, response_mask) for x in (token_level_rewards, values))
-    advantages = [credit.gae(r, v, gamma, lam) for r, v in zip(rewards, known, strict=True)]
-    # Where the reward is missing, the critic's target is what it says.
+    advantages = [adv.gae(r, v, gamma, lam) for r, v in zip(rewards, known, strict=True)]
+    # Where the reward is missing, the target of the critic is its own value.
     returns = [np.nan_to_num(a, nan=0.0) + v for a, v in zip(advantages, known, strict=True)]
     like = token_level_rewards
     return _padded(advantages, response_mask, like), _padded(returns, response_mask, like)
@@ -109,10 +110,10 @@ def grpo(
     config: Any = None,
     **_: Any,
 ) -> Advantages:
-    """A = R − mean of its group, over its std (of n, not n − 1) if the config's `norm_adv_by_std_in_grpo`."""
+    """A = R − mean of its group, divided by the population std under `norm_adv_by_std_in_grpo`."""
     rewards_N = _totals(token_level_rewards, response_mask)
     divide = bool(_setting(config, "norm_adv_by_std_in_grpo", True))
-    found_N = credit.group_advantages(rewards_N, _groups(index, rewards_N), divide_by_std=divide)
+    found_N = adv.group_advantages(rewards_N, _groups(index, rewards_N), divide_by_std=divide)
     return _spread(found_N, response_mask, token_level_rewards)
 
 
@@ -132,9 +133,7 @@ def rltf_sd(
     Raises:
         DataError: the batch has no `reward_baselines`.
     """
-    return _second_turn(
-        credit.first_turn_baseline, token_level_rewards, response_mask, index, reward_baselines
-    )
+    return _second_turn(adv.first_turn_baseline, token_level_rewards, response_mask, index, reward_baselines)
 
 
 def rltf_first_reward(
@@ -146,7 +145,7 @@ def rltf_first_reward(
 ) -> Advantages:
     """A = r₁ − r₀, the dialogue's own gain; otherwise as `rltf_sd`."""
     return _second_turn(
-        credit.first_reward_baseline, token_level_rewards, response_mask, index, reward_baselines
+        adv.first_reward_baseline, token_level_rewards, response_mask, index, reward_baselines
     )
 
 
@@ -158,12 +157,12 @@ def rltf_leave_one_out(
 ) -> Advantages:
     """A = R − mean of the group's others (RLOO); 0 where there is no other."""
     rewards_N = _totals(token_level_rewards, response_mask)
-    found_N = credit.leave_one_out_baseline(rewards_N, rewards_N, _groups(index, rewards_N))
+    found_N = adv.leave_one_out_baseline(rewards_N, rewards_N, _groups(index, rewards_N))
     return _spread(found_N, response_mask, token_level_rewards)
 
 
 def _second_turn(
-    baseline: Callable[..., credit.Array],
+    baseline: Callable[..., adv.Array],
     token_level_rewards: Tensor,
     response_mask: Tensor,
     index: Sequence[object] | None,
@@ -189,17 +188,17 @@ ESTIMATORS: Mapping[str, Callable[..., Advantages]] = {
     "didact_span_critic_free": span_critic_free,
     "didact_span_gae": span_gae,
 }
-"""By the name for `algorithm.adv_estimator`."""
+"""By name for `algorithm.adv_estimator`."""
 
 
 # ── policy losses ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def policy_loss(name: str, agg_loss: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
-    """A loss of losses.py as verl calls one.
+    """A loss of losses.py with verl's signature.
 
-    verl's mask and `loss_agg_mode` become the weights of Didact's loss, which sums: `agg_loss` is linear in
-    the token losses, and its gradient by them is just what each token counts.
+    verl's mask and `loss_agg_mode` become the weights of Didact's loss, which is a sum: `agg_loss` is linear
+    in the token losses, and its gradient with respect to them is the weight of each token.
 
     Args:
         name: A key of `LOSSES`.
@@ -242,7 +241,7 @@ LOSSES: Mapping[str, tuple[Callable[..., losses.LossOutput], bool]] = {
     "didact_policy_gradient": (losses.policy_gradient, False),
     "didact_ppo": (losses.ppo, True),
 }
-"""By the name for `actor.policy_loss.loss_mode`: the function, and whether it takes verl's clip ratios."""
+"""By name for `actor.policy_loss.loss_mode`: the function, and whether it takes verl's clip ratios."""
 
 
 def _weights(agg_loss: Callable[..., Tensor], mask_BT: Tensor, mode: str, config: Any) -> Tensor:
@@ -276,21 +275,21 @@ def _answers(values_BT: Tensor, mask_BT: Tensor) -> Rows:
     return [row[kept] for row, kept in zip(values, mask, strict=True)]
 
 
-def _totals(rewards_BT: Tensor, mask_BT: Tensor) -> credit.Array:
+def _totals(rewards_BT: Tensor, mask_BT: Tensor) -> adv.Array:
     """R of each row: the sum of its unmasked rewards, NaN where one is missing."""
     return np.array([row.sum() for row in _answers(rewards_BT, mask_BT)])
 
 
-def _groups(index: Sequence[object] | None, rows: Sequence[object] | credit.Array) -> list[object]:
+def _groups(index: Sequence[object] | None, rows: Sequence[object] | adv.Array) -> list[object]:
     if index is None:
-        raise DataError("the batch has no uid, so that nobody knows which rows answer the same prompt")
+        raise DataError("the batch has no uid, which groups the rows that answer the same prompt")
     if len(index) != len(rows):
         raise DataError(f"{len(index)} uids for {len(rows)} rows")
     return list(index)
 
 
 def _padded(rows: Rows, mask_BT: Tensor, like: Tensor) -> Tensor:
-    """Rows at their unmasked places, 0 elsewhere and for what is missing."""
+    """The rows at their unmasked places; 0 elsewhere and for NaN."""
     found = np.zeros(tuple(mask_BT.shape))
     mask = mask_BT.detach().bool().cpu().numpy()
     for i, row in enumerate(rows):
@@ -298,7 +297,7 @@ def _padded(rows: Rows, mask_BT: Tensor, like: Tensor) -> Tensor:
     return torch.from_numpy(found).to(like)
 
 
-def _spread(values_N: credit.Array, mask_BT: Tensor, like: Tensor) -> Advantages:
+def _spread(values_N: adv.Array, mask_BT: Tensor, like: Tensor) -> Advantages:
     """One value for all tokens of a row, as advantages and as returns."""
     counts = mask_BT.detach().bool().sum(-1).tolist()
     rows = [np.full(n, value) for n, value in zip(counts, values_N, strict=True)]
@@ -309,23 +308,23 @@ def _spread(values_N: credit.Array, mask_BT: Tensor, like: Tensor) -> Advantages
 
 
 def register(core_algos: Any) -> None:
-    """Register everything with verl's `trainer.ppo.core_algos`; twice is the same as once."""
+    """Register everything with verl's `trainer.ppo.core_algos`; idempotent."""
     for name, estimator in ESTIMATORS.items():
         core_algos.register_adv_est(name)(estimator)
     for name in LOSSES:
         core_algos.register_policy_loss(name)(policy_loss(name, core_algos.agg_loss))
 
 
-def _register_if_there() -> None:
+def _register_if_installed() -> None:
     if importlib.util.find_spec("verl") is None:
         return
     try:
         from verl.trainer.ppo import core_algos
     except ImportError as error:
-        # verl loads its plug-ins in silence, so that who looks for a name that is missing needs a reason.
+        # verl does not report plug-ins that register nothing, so a missing name needs a reason in the log.
         LOG.warning("didact is not registered with verl, which fails to import: %s", error)
         return
     register(core_algos)
 
 
-_register_if_there()
+_register_if_installed()

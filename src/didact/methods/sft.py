@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on references: the warm start, and the baseline that sees the answer.
+"""Supervised fine-tuning on references: a warm start, and the baseline that sees the references.
 
     L = −1/M Σᵢ log π(reference_i | x_i)
 
@@ -24,7 +24,7 @@ class SFT(Method):
         return True
 
     def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
-        """Each problem with its reference as the given answer.
+        """Each problem with its reference as the answer.
 
         Raises:
             DataError: a problem has no reference.

@@ -1,7 +1,6 @@
-"""A growing conversation: question, answer, what was said about it, answer, …
+"""A growing conversation as chat messages: question, answer, critique, answer, …
 
-What is said stands in the user's messages, so that a model sees its own answers as its own and the critiques
-as what somebody told it.
+Answers are assistant messages and critiques user messages.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from collections.abc import Sequence
 from didact.types import Message, Problem, Rollout
 
 
-def conversation(problem: Problem, said: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
-    """A problem's messages, then each answer and what was said about it; ready for the next answer.
+def conversation(problem: Problem, exchanges: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
+    """A problem's messages, then each answer and its critique, up to the next answer.
 
     >>> [m.role for m in conversation(Problem.ask("2 + 2?", id="p"), [("5", "Too many.")])]
     ['user', 'assistant', 'user']
@@ -21,8 +20,8 @@ def conversation(problem: Problem, said: Sequence[tuple[str, str]]) -> tuple[Mes
         *problem.messages,
         *(
             message
-            for answer, words in said
-            for message in (Message(role="assistant", content=answer), Message(role="user", content=words))
+            for answer, critique in exchanges
+            for message in (Message(role="assistant", content=answer), Message(role="user", content=critique))
         ),
     )
 
@@ -30,14 +29,14 @@ def conversation(problem: Problem, said: Sequence[tuple[str, str]]) -> tuple[Mes
 def public_contexts(rollout: Rollout) -> list[tuple[Message, ...]]:
     """o_0, o_1, …: the conversation before any answer, after the first critique, after the second, …
 
-    It ends with the last turn that has a usable critique, or before the first that has none.
+    The list ends before the first turn without a usable critique.
     """
-    said: list[tuple[str, str]] = []
-    contexts = [conversation(rollout.problem, said)]
+    exchanges: list[tuple[str, str]] = []
+    contexts = [conversation(rollout.problem, exchanges)]
     for h, turn in enumerate(rollout.turns):
         feedback = rollout.feedback_on(h)
         if feedback is None:
             break
-        said.append((turn.text, feedback.text))
-        contexts.append(conversation(rollout.problem, said))
+        exchanges.append((turn.text, feedback.text))
+        contexts.append(conversation(rollout.problem, exchanges))
     return contexts

@@ -1,4 +1,4 @@
-"""A local engine as a chat model: it judges, teaches or criticises itself in this process."""
+"""An engine as a chat model: a judge, a teacher or a self-critic in this process."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from didact.types import Ids
 
 
 class EngineChat:
-    """Answers conversations with an engine's weights.
+    """A `ChatModel` with an engine's weights.
 
-    A reply depends on the weights, the settings and its own conversation: every draw is seeded by
-    hashing (seed, "chat", messages), so neither the step nor the batch changes it.
-    A schema is not enforced: the prompt has to ask for it.
+    A reply depends on the weights, the settings and its own conversation: every draw is seeded by hashing
+    (seed, "chat", messages), so neither the step nor the batch changes it. A schema is not enforced: the
+    prompt has to request it.
 
     Args:
         engine: Where the weights live.
         renderer: Messages ⇄ ids for its tokenizer.
-        name: Named in the provenance of what it wrote.
+        name: The author in the provenance of its texts.
         params: How to sample; greedy by default.
-        weights: LIVE follows the training; a snapshot stays as it was.
-        seed: Which replies, where they are drawn.
-        keep_cut: The text of a reply that was cut off stands in it, beside the error.
+        weights: `POLICY` follows the training; a snapshot stays as it was.
+        seed: Seed of the draws.
+        keep_cut: A reply that was cut off has its text beside the error.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class EngineChat:
         self.keep_cut = keep_cut
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        """One reply a request, in order. What does not fit the context, or is cut off, is an error."""
+        """One reply a request, in order; an error where it does not fit the context or was cut off."""
         prompts = [self.renderer.prompt(request.messages) for request in requests]
         reply = self.params.max_tokens
         fit = [i for i, prompt in enumerate(prompts) if takes(self.engine, len(prompt) + reply)]
@@ -70,8 +70,8 @@ class EngineChat:
         return [sample for (sample,) in found]
 
     def _seed(self, request: ChatRequest) -> int:
-        said = [part for m in request.messages for part in (m.role, m.content)]
-        return derive_seed(self.seed, "chat", *said)
+        parts = [part for m in request.messages for part in (m.role, m.content)]
+        return derive_seed(self.seed, "chat", *parts)
 
     def _reply(self, request: ChatRequest, prompt: Ids, sample: Sample | None) -> ChatReply:
         request_hash = self.request_hash(request)
@@ -91,8 +91,10 @@ class EngineChat:
         return ChatReply(text=text, tokens=len(sample.ids), request_hash=request_hash)
 
     def request_hash(self, request: ChatRequest) -> str:
-        """sha256 of everything that a reply depends on. Weights are in it by name alone: keep replies only
-        where `name` stands for one set of weights."""
-        said = [m.model_dump() for m in request.messages]
-        whole = [self.name, self.weights.name, self.seed, repr(self.params), said]
+        """sha256 of everything that a reply depends on.
+
+        Weights enter by name only: cache replies only where `name` identifies one set of weights.
+        """
+        messages = [m.model_dump() for m in request.messages]
+        whole = [self.name, self.weights.name, self.seed, repr(self.params), messages]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()

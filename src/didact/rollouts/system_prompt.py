@@ -1,7 +1,7 @@
-"""An instruction in front of every prompt, at the only place where messages become ids.
+"""An instruction added to every prompt when messages become ids.
 
-Problems stay what they are: critics, verifiers and what a run writes down see the question alone, so that
-answers under different instructions are answers to the same problems.
+Problems are unchanged: feedback sources, verifiers and run files have the question without the instruction,
+so that answers under different instructions are answers to the same problems.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from didact.rendering.renderer import Renderer
 from didact.types import Ids, Message
 
 Place: TypeAlias = Literal["system", "user"]
-"""Where an instruction stands: in the system's message, or before the user's last words."""
+"""Where the instruction goes: into the system message, or before the last user message."""
 
 
 class InstructedRenderer(Renderer):
     """A renderer whose prompts begin with an instruction.
 
     Args:
-        base: Renders.
-        instruction: Its text; where it is blank, prompts are those of `base`.
-        place: "system", before what the system's message says already, or "user", for chat templates
-            without a system's message.
+        base: The renderer.
+        instruction: The instruction; if blank, prompts are those of `base`.
+        place: "system", before an existing system message's text, or "user", for chat templates without a
+            system message.
     """
 
     def __init__(self, base: Renderer, instruction: str, place: Place = "system") -> None:

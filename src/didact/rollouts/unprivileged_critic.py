@@ -1,9 +1,9 @@
-"""The student as its own teacher: a critique of an answer, written from the public conversation alone.
+"""The student as its own teacher: a critique of an answer given the public conversation only.
 
     c̃_t ~ π(· | o_t, u_t, "criticise this")
 
-The request for it stands behind the conversation as the student saw it, ids and all, and never enters what
-the student sees later. RL2F's world model (`methods/rl2f.py`) trains the same words in the same place.
+The request is appended to the ids that the student saw, and is not part of its later context. RL2F's world
+model (`methods/rl2f.py`) trains critiques after the same request.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ AUTHOR = f"policy:{load_prompt('critique_v1').label}:dialogue"
 
 
 def critique_prompt(renderer: Renderer, turn: Turn) -> Ids:
-    """The student's own view up to a turn, the turn, and the request to criticise it."""
+    """The student's context before a turn, the turn, and the request to criticise it."""
     request = renderer.follow_up(CRITIQUE_REQUEST, ended=turn.stop_reason == "eos")
     return (*turn.prompt_ids, *turn.completion_ids, *request)
 
 
 class UnprivilegedCritic:
-    """Criticises answers of `rollouts.didactic` dialogues with the policy's own weights.
+    """Criticises answers of `tutored_dialogues` with the policy's own weights.
 
-    It reads ids that the student has seen or sampled, and neither the reference nor a reward. A critique that
-    was cut off, or is empty, is used as it is.
+    It conditions on ids that the student has seen or sampled, and neither on the reference nor on a reward. A
+    critique that was cut off or is empty is used unchanged.
 
     Args:
         engine: Where the weights live.
         renderer: Messages ⇄ ids for its tokenizer.
         params: How to sample; greedy by default.
-        weights: LIVE follows the training.
-        seed: Which critiques, where they are drawn.
+        weights: `POLICY` follows the training.
+        seed: Seed of the draws.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class UnprivilegedCritic:
         self.seed = seed
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One feedback a request, in order; it fails where the conversation leaves no room for it."""
+        """One feedback a request, in order; failed where the conversation leaves no room for it."""
         prompts = [critique_prompt(self.renderer, request.turn) for request in requests]
         fit = [i for i, p in enumerate(prompts) if takes(self.engine, len(p) + self.params.max_tokens)]
         seeds = [derive_seed(self.seed, "public critic", *prompts[i]) for i in fit]
@@ -64,13 +64,15 @@ class UnprivilegedCritic:
         sampled = (
             self.engine.sample(chosen, 1, self.params, seed=seeds, weights=self.weights) if chosen else []
         )
-        said = {i: sample for i, (sample,) in zip(fit, sampled, strict=True)}
+        samples = {i: sample for i, (sample,) in zip(fit, sampled, strict=True)}
         return [
-            self._said(request, said[i].ids) if i in said else self._failed(request, len(prompts[i]))
+            self._feedback(request, samples[i].ids)
+            if i in samples
+            else self._failed(request, len(prompts[i]))
             for i, request in enumerate(requests)
         ]
 
-    def _said(self, request: FeedbackRequest, ids: Ids) -> Feedback:
+    def _feedback(self, request: FeedbackRequest, ids: Ids) -> Feedback:
         return Feedback(
             turn=request.index,
             text=self.renderer.text(ids).strip(),
