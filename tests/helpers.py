@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 
 import numpy as np
@@ -16,6 +17,7 @@ from didact.engines.base import Loss, Sample
 from didact.methods.base import LossTerm
 from didact.rendering.renderer import Renderer
 from didact.rollouts.base import StepContext
+from didact.tasks import make_task
 from didact.tasks.base import Verdict
 from didact.types import Feedback, Problem, Provenance, Rollout, Row, Turn
 
@@ -183,3 +185,23 @@ def gradient(
         return np.zeros(of.shape)
     (found,) = torch.autograd.grad(total, of, allow_unused=True)
     return np.zeros(of.shape) if found is None else found.numpy()
+
+
+def task_of(name, path=None, *, seed=0, **settings):
+    """A task from a file by its name in a config."""
+    return make_task(name, settings if path is None else {"path": path, **settings}, seed=seed)
+
+
+def generator_task(name, config=None, *, seed=0, **settings):
+    """A reasoning-gym generator as a task."""
+    return make_task(f"reasoning_gym:{name}", {**(config or {}), **settings}, seed=seed)
+
+
+def mixture_task(parts, held_out=None, *, seed=0):
+    """Several generators as a task."""
+    return make_task("mixture", {"parts": parts, "held_out": held_out or {}}, seed=seed)
+
+
+code_task, math_task, prompts_task, offline_task, writing_task = (
+    partial(task_of, name) for name in ("code", "math", "prompts", "offline", "writing")
+)

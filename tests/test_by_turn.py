@@ -18,8 +18,7 @@ from didact.evaluation.by_turn import (
 from didact.feedback.teacher import OUTCOME_ONLY
 from didact.rendering.renderer import CRITIQUE_REQUEST
 from didact.tasks.base import Verdict
-from didact.tasks.mixture import MixtureTask
-from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context, didact
+from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context, didact, mixture_task
 from tests.models import save_model
 
 PROBLEMS = EchoTask().eval_problems(3)
@@ -179,7 +178,7 @@ PARTS = {"chain_sum": {"min_terms": 2, "max_terms": 2}, "gcd": {}}
 
 
 def test_a_mixture_trains_on_its_parts_in_turn_and_never_on_what_is_held_out() -> None:
-    task = MixtureTask(PARTS, {"lcm": {}})
+    task = mixture_task(PARTS, {"lcm": {}})
     kinds = [task.train_problem(i).id.split("::")[0] for i in range(4)]
     assert kinds == ["chain_sum", "gcd"] * 2
     asked = task.eval_problems(5)
@@ -195,13 +194,13 @@ def test_a_mixture_trains_on_its_parts_in_turn_and_never_on_what_is_held_out() -
 
 
 def test_a_mixture_that_names_nothing_or_one_thing_twice_is_refused() -> None:
-    with pytest.raises(UsageError, match="names no generator"):
-        MixtureTask({})
+    with pytest.raises(UsageError, match="parts"):
+        mixture_task({})
     with pytest.raises(UsageError, match="trained on and held out"):
-        MixtureTask(PARTS, {"gcd": {}})
+        mixture_task(PARTS, {"gcd": {}})
     with pytest.raises(UsageError, match="unknown reasoning-gym generator"):
-        MixtureTask({"gdc": {}})
-    task = MixtureTask({"small": {"generator": "gcd", "max_value": 900}, "large": {"generator": "gcd"}})
+        mixture_task({"gdc": {}})
+    task = mixture_task({"small": {"generator": "gcd", "max_value": 900}, "large": {"generator": "gcd"}})
     assert task.train_problem(0).id.startswith("small::gcd/")
 
 

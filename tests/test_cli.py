@@ -42,7 +42,8 @@ def own_run(llama: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("runs") / "own"
     path = f"task.settings.path={data}"
     assert (
-        didact("train", "rltf", "--model", llama, "--task", "jsonl", "--set", path, *QUICK, "--out", out) == 0
+        didact("train", "rltf", "--model", llama, "--task", "prompts", "--set", path, *QUICK, "--out", out)
+        == 0
     )
     return out
 
@@ -73,7 +74,7 @@ def test_lora_trains_an_adapter_that_loads_with_plain_peft(llama: Path, data: Pa
 
     out = tmp_path / "lora"
     words = ["--set", f"task.settings.path={data}", "--set", "model.lora={rank: 4}", *QUICK, "--out", out]
-    assert didact("train", "rltf", "--model", llama, "--task", "jsonl", *words) == 0
+    assert didact("train", "rltf", "--model", llama, "--task", "prompts", *words) == 0
     base = AutoModelForCausalLM.from_pretrained(llama)
     ids = torch.tensor([[5, 6, 7]])
     plain = base(ids).logits
@@ -99,7 +100,7 @@ def test_compare_pairs_runs_by_problem(
     own_run: Path, llama: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "sft"
-    words = ["--model", llama, "--task", "jsonl", "--set", f"task.settings.path={data}", *QUICK]
+    words = ["--model", llama, "--task", "prompts", "--set", f"task.settings.path={data}", *QUICK]
     assert didact("train", "sft", *words, "--out", other) == 0
     html = tmp_path / "report.html"
     assert didact("compare", own_run, other, "--html", html) == 0
@@ -129,7 +130,7 @@ def test_a_dry_run_shows_every_setting_and_writes_nothing(
         (["train", "grpo", "--set", "stpes=1"], 2, "did you mean 'steps'"),
         (["train", "grpo", "--set", "settings.sampels=1"], 2, "did you mean 'samples'"),
         (["train", "grpo", "--task", "spel_backward"], 2, "did you mean 'spell_backward'"),
-        (["train", "grpo", "--task", "jsonl"], 2, "needs the setting 'path'"),
+        (["train", "grpo", "--task", "prompts"], 2, "path"),
         (["train", "grpo", "--config", "recipe:tiny_bas"], 2, "did you mean 'tiny_base'"),
         (["train", "grpo", "--resume", "x"], 2, "give nothing else beside it"),
         (["train", "--resume", "nowhere"], 2, "not a run directory"),
@@ -161,10 +162,10 @@ def test_wrong_words_end_with_2_and_a_cure(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "has no rows"),
+        (b"", "bad.jsonl"),
         (b'{"prompt": "a", "reference": "b"}\n', "one"),
-        (b'{"prompt": "a", "reference": "b"}\n{"prompt": "c", "refe', "line 2"),
-        (b'{"prompt": "a", "reference": "b"}\n{"promt": "c", "reference": "d"}\n', "line 2"),
+        (b'{"prompt": "a", "reference": "b"}\n{"prompt": "c", "refe', "row 2"),
+        (b'{"prompt": "a", "reference": "b"}\n{"promt": "c", "reference": "d"}\n', "row 2"),
         (b'{"prompt": "\xff"}\n', "UTF-8"),
     ],
 )
@@ -173,7 +174,7 @@ def test_bad_data_ends_with_3_and_writes_nothing(
 ) -> None:
     file, out = tmp_path / "bad.jsonl", tmp_path / "run"
     file.write_bytes(content)
-    words = ["--task", "jsonl", "--set", f"task.settings.path={file}", "--model", llama, "--out", out]
+    words = ["--task", "prompts", "--set", f"task.settings.path={file}", "--model", llama, "--out", out]
     assert didact("train", "grpo", *words) == 3
     assert message in capsys.readouterr().err
     assert not out.exists()
@@ -230,7 +231,7 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
     assert didact("recipes", "list") == 0
     assert "tiny_base" in capsys.readouterr().out
     assert didact("recipes", "show", "own_data") == 0
-    assert "name: jsonl" in capsys.readouterr().out
+    assert "name: prompts" in capsys.readouterr().out
 
 
 def test_doctor_probes_the_engine(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,7 +270,7 @@ def test_a_file_that_the_method_cannot_learn_from_is_refused_before_anything_is_
     method: str, settings: dict[str, object], message: str, data: Path, llama: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    words = ["--task", "jsonl", "--model", llama, "--out", tmp_path / "run"]
+    words = ["--task", "prompts", "--model", llama, "--out", tmp_path / "run"]
     given = json.dumps({"path": str(data), **settings})
     assert didact("train", method, *words, "--set", f"task.settings={given}") in (2, 3)
     assert message in capsys.readouterr().err
@@ -281,7 +282,7 @@ def test_a_verifier_that_always_raises_is_reported_with_its_exception(
 ) -> None:
     (tmp_path / "checks.py").write_text("def right(answer, row):\n    return row['nothing']\n")
     given = json.dumps({"path": str(data), "verifier": f"{tmp_path}/checks.py:right"})
-    words = ["--task", "jsonl", "--model", llama, "--set", f"task.settings={given}"]
+    words = ["--task", "prompts", "--model", llama, "--set", f"task.settings={given}"]
     assert didact("train", "grpo", *words, "--out", tmp_path / "run") == 3
     assert "KeyError: 'nothing'" in capsys.readouterr().err
 
@@ -292,7 +293,7 @@ def test_a_row_that_leaves_no_room_for_an_answer_is_named(
     file, out = tmp_path / "long.jsonl", tmp_path / "run"
     rows = [{"prompt": f"What is {i}?" + " long" * 250 * (i == 3), "reference": "1"} for i in range(9)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["--task", "jsonl", "--set", f"task.settings.path={file}", "--model", llama, *QUICK]
+    words = ["--task", "prompts", "--set", f"task.settings.path={file}", "--model", llama, *QUICK]
     assert didact("train", "grpo", *words, "--out", out) == 3
     assert "'long/4' has a prompt of 12" in capsys.readouterr().err
     assert not out.exists()

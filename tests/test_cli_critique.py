@@ -19,8 +19,8 @@ from didact.errors import DataError, DidactError
 from didact.feedback_source import FeedbackRequest
 from didact.jsonl import encode
 from didact.run_dir import RunDir
-from didact.tasks.code import CodeTask
 from didact.types import Example, Problem, Rollout, Turn
+from tests.helpers import code_task
 from tests.judge_server import JudgeServer, verdict
 from tests.test_code_task import needs_sandbox
 from tests.test_human import ask, fill
@@ -269,7 +269,7 @@ def test_failing_programs_are_told_which_case_they_fail(tmp_path: Path) -> None:
             for name, signature, test, body in rows
         )
     )  # fmt: skip
-    task = CodeTask(problems, eval_fraction=0.2)
+    task = code_task(problems, eval_fraction=0.2)
     made = [
         Example(id=p.metadata["entry_point"], problem=p, completion=wrong[p.metadata["entry_point"]])
         for p in task.problems()

@@ -90,9 +90,9 @@ def test_every_default_is_written_out() -> None:
 
 def test_another_task_starts_without_the_files_task_settings(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("task: {name: jsonl, settings: {path: a.jsonl}}\n")
+    file.write_text("task: {name: prompts, settings: {path: a.jsonl}}\n")
     assert load_config("grpo", file, task__name="gcd").task.settings == {}
-    assert load_config("grpo", file, task__name="jsonl").task.settings == {"path": "a.jsonl"}
+    assert load_config("grpo", file, task__name="prompts").task.settings == {"path": "a.jsonl"}
     assert load_config("grpo", file, ["task.settings.x=1"], task__name="gcd").task.settings == {"x": 1}
 
 

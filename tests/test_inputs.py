@@ -35,7 +35,7 @@ def data(tmp_path: Path) -> Path:
 
 def unfinished(out: Path, model: Path, data: Path, **changes: object) -> Path:
     """A run that was cut off after its last checkpoint."""
-    task = {"name": "jsonl", "settings": {"path": str(data)}}
+    task = {"name": "prompts", "settings": {"path": str(data)}}
     section = {"path": str(model), **changes}
     didact.train("sft", out=out, model=section, task=task, **QUICK)
     (out / "result.json").unlink()

@@ -26,7 +26,7 @@ from didact.methods import make_method
 from didact.methods.rl2f import correct_from_turn
 from didact.rng import generator
 from didact.tasks.base import Verdict, as_base_task
-from didact.tasks.procedural import BoxedProceduralTask
+from didact.tasks.reasoning_gym import ReasoningGymTask
 from didact.tasks.registry import make_task
 from didact.types import Problem, Rollout, Turn
 
@@ -216,11 +216,11 @@ def test_sticking_to_a_right_answer_counts_from_where_it_was_found() -> None:
 
 
 @pytest.fixture(scope="module")
-def puzzles() -> dict[str, BoxedProceduralTask]:
+def puzzles() -> dict[str, ReasoningGymTask]:
     return {name: make_task(name) for name in MISTAKES}  # type: ignore[misc]
 
 
-def corrupted(problem: Problem, task: BoxedProceduralTask, rng: np.random.Generator) -> str:
+def corrupted(problem: Problem, task: ReasoningGymTask, rng: np.random.Generator) -> str:
     found = make_distractor(problem, problem.reference or "", rng, task.verify)
     assert found is not None
     return found
@@ -229,7 +229,7 @@ def corrupted(problem: Problem, task: BoxedProceduralTask, rng: np.random.Genera
 @pytest.mark.parametrize("name", sorted(MISTAKES))
 @pytest.mark.parametrize("level", ["hint", "reveal"])
 def test_of_a_puzzle_nothing_that_is_said_is_true(
-    name: str, level: str, puzzles: dict[str, BoxedProceduralTask]
+    name: str, level: str, puzzles: dict[str, ReasoningGymTask]
 ) -> None:
     task = puzzles[name]
     critic = PuzzleCritic(task, level)

@@ -20,10 +20,10 @@ from didact.feedback_source import FeedbackRequest
 from didact.methods import make_method
 from didact.tasks import make_task
 from didact.tasks.base import validate_problem, validate_task
-from didact.tasks.procedural import INSTRUCTION, BoxedProceduralTask
-from didact.tasks.reasoning_gym import ReasoningGymTask
+from didact.tasks.reasoning_gym import INSTRUCTION
 from didact.tasks.safe_eval import is_arithmetic, read_literal
 from didact.types import Turn
+from tests.helpers import generator_task
 
 TINY = Path(didact.__file__).parent / "assets" / "tiny"  # setup.tiny_model() would load torch
 RECIPE = Path(__file__).parents[1] / "recipes" / "rltf_paper_tasks"
@@ -131,9 +131,7 @@ def test_a_boxed_answer_may_think_aloud_and_a_bare_one_pays(tasks, name):
 
 
 def test_boxed_and_bare_tasks_ask_the_same_problems():
-    bare, asked = (
-        BoxedProceduralTask("binary_matrix", PAPER["binary_matrix"], boxed=b) for b in (False, True)
-    )
+    bare, asked = (generator_task("binary_matrix", PAPER["binary_matrix"], boxed=b) for b in (False, True))
     for index in range(5):
         one, other = bare.train_problem(index), asked.train_problem(index)
         assert other.question == f"{one.question.rstrip()}\n\n{INSTRUCTION}"
@@ -144,8 +142,8 @@ def test_boxed_and_bare_tasks_ask_the_same_problems():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"boxed": "yes"}, "boxed must be true or false"),
-        ({"format_penalty": 2}, "format_penalty must lie between 0 and 1"),
+        ({"boxed": "maybe"}, "boxed = 'maybe'"),
+        ({"format_penalty": 2}, "format_penalty = 2"),
         ({"format_penalty": "much"}, "format_penalty = 'much'"),
         ({"boxes": True}, "has no setting 'boxes'"),
     ],
@@ -178,7 +176,7 @@ FEW = {**dict.fromkeys(PARSED, 8), "puzzle24": 4}
 @pytest.mark.parametrize("name", [*EVALUATED, *PARSED])
 def test_no_answer_is_run_as_python(name, kind, tmp_path):
     boxed = kind == "boxed"
-    task = ReasoningGymTask(name) if kind == "direct" else make_task(name, {"boxed": boxed})
+    task = generator_task(name) if kind == "direct" else make_task(name, {"boxed": boxed})
     problem = first_problem(task)
     canary = tmp_path / "was here"
     for attack in (

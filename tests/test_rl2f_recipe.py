@@ -17,6 +17,7 @@ from didact.prompts import read_prompt
 from didact.rendering.renderer import Renderer
 from didact.sweep.plan import read_plan
 from didact.types import Problem, Turn
+from tests.helpers import mixture_task
 from tests.models import byte_tokenizer
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "rl2f"
@@ -170,9 +171,8 @@ def test_no_question_of_the_runs_is_shown_before() -> None:
     from dialogues import talks
 
     plan = read_plan(RECIPE / "sweep.yaml")
-    from didact.tasks.mixture import MixtureTask
 
-    task = MixtureTask(**plan.cells[0].config.task.settings)
+    task = mixture_task(**plan.cells[0].config.task.settings)
     asked = {p.question for family in task.families().values() for p in family.eval_problems(300)}
     asked |= {task.train_problem(i).question for i in range(200)}
     assert not asked & {talk.question for talk in talks(0, 0, 2_000)}

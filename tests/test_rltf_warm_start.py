@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from didact.config import parse_config, read_yaml
-from didact.tasks.procedural import BoxedProceduralTask
+from tests.helpers import generator_task
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "rltf_paper_tasks"
 if not RECIPE.is_dir():
@@ -77,5 +77,5 @@ def test_the_stream_is_the_same_wherever_it_is_entered():
 def test_the_sweeps_ask_the_puzzles_that_the_model_was_warmed_up_on(file):
     for name, own in read_yaml(RECIPE / file)["tasks"].items():
         assert own["task"]["settings"] == puzzles.PUZZLES[name]
-        BoxedProceduralTask(name, own["task"]["settings"])
+        generator_task(name, own["task"]["settings"])
         parse_config({"method": "grpo", "task": {"name": name, **own["task"]}})

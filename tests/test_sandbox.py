@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from didact.errors import UsageError
-from didact.tasks.code import CodeTask, Outcome
+from didact.tasks.code import Outcome
 from didact.tasks.code import task as task_module
 from didact.tasks.sandbox import (
     Limits,
@@ -36,6 +36,7 @@ from didact.tasks.sandbox import probe as probe_module
 from didact.tasks.sandbox import session as session_module
 from didact.tasks.sandbox.backends import BACKENDS, shown_paths
 from didact.types import Problem
+from tests.helpers import code_task
 
 HOSTILE = Path(__file__).parent / "hostile"
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -76,7 +77,7 @@ def task(held, tmp_path, monkeypatch):
     path.write_text("\n".join(map(json.dumps, rows)))
     monkeypatch.setattr(task_module, "Session", functools.partial(Session, python=python))
     monkeypatch.setattr(task_module, "choose_backend", lambda *args, **kwargs: name)
-    return CodeTask(path, cpu_seconds=1, wall_seconds=2)
+    return code_task(path, cpu_seconds=1, wall_seconds=2)
 
 
 def sandbox_processes():
@@ -323,12 +324,12 @@ def test_without_a_sandbox_nothing_is_run_and_the_cure_is_named(no_sandbox):
     assert "unsafe_local_exec=true" in str(e.value)
     assert e.value.exit_code == 2
     with pytest.raises(UsageError, match="no sandbox holds"):
-        CodeTask()
+        code_task()
 
 
 def test_running_without_one_is_a_choice_that_is_recorded(no_sandbox):
     assert choose_backend(unsafe_local_exec=True) == "unsafe"
-    task = CodeTask(unsafe_local_exec=True)
+    task = code_task(unsafe_local_exec=True)
     assert task.sandbox == "unsafe"
     problem = task.train_problem(0)
     assert task.verify(problem, problem.reference).correct
@@ -447,7 +448,7 @@ def test_what_runs_inside_imports_nothing_of_ours_but_itself():
 def test_a_broken_sandbox_is_a_missing_verdict_and_never_a_zero(monkeypatch):
     monkeypatch.setattr(task_module, "choose_backend", lambda *args, **kwargs: "namespaces")
     monkeypatch.setattr(task_module, "Session", functools.partial(Session, python="/bin/false"))
-    task = CodeTask()
+    task = code_task()
     problem = task.train_problem(0)
     verdict = task.verify(problem, problem.reference)
     assert (verdict.reward, verdict.correct) == (None, False)

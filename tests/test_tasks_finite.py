@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from didact.tasks.code import CodeTask
-from didact.tasks.jsonl import JsonlTask
-from didact.tasks.math import MathTask
-from didact.tasks.offline import OfflineTask
-from didact.tasks.writing import WritingTask
 from didact.types import Example, Feedback, Problem, Provenance
+from tests.helpers import code_task, math_task, offline_task, prompts_task, writing_task
 
 IDS = "abcdefghij"
 SAID = Feedback(text="No.", source="human", saw_reference=False, provenance=Provenance(author="ann"))
@@ -40,16 +37,12 @@ def answered_row(i: str) -> dict[str, Any]:
     return Example(id=f"{i}/0", problem=problem, completion="7", feedback=(SAID,)).model_dump(mode="json")
 
 
-def code_task(path: Path, **settings: Any) -> CodeTask:
-    return CodeTask(path, unsafe_local_exec=True, **settings)
-
-
 KINDS: dict[str, tuple[Callable[..., Any], Callable[[str], dict[str, Any]]]] = {
-    "jsonl": (JsonlTask, prompt_row),
-    "writing": (WritingTask, prompt_row),
-    "math": (MathTask, math_row),
-    "code": (code_task, code_row),
-    "recorded": (OfflineTask, answered_row),
+    "prompts": (prompts_task, prompt_row),
+    "writing": (writing_task, prompt_row),
+    "math": (math_task, math_row),
+    "code": (partial(code_task, unsafe_local_exec=True), code_row),
+    "offline": (offline_task, answered_row),
 }
 
 
@@ -65,11 +58,11 @@ def ids(problems: Iterable[Problem]) -> str:
 @pytest.mark.parametrize(
     ("kind", "held_out", "passes"),
     [
-        ("jsonl", "hefg", ["jdciba", "abdjci"]),
+        ("prompts", "hefg", ["jdciba", "abdjci"]),
         ("writing", "hefg", ["jdciba", "abdjci"]),
         ("math", "adjg", ["hiefcb", "cebfih"]),
         ("code", "ghe", ["dbjfaci", "fbdjiac"]),
-        ("recorded", "abh", ["fcgiedj", "dgcijef"]),
+        ("offline", "abh", ["fcgiedj", "dgcijef"]),
     ],
 )
 def test_split_and_order_are_those_of_earlier_versions(
@@ -78,11 +71,11 @@ def test_split_and_order_are_those_of_earlier_versions(
     """A resumed run and a repeated one must meet the same problems in the same order."""
     make, row = KINDS[kind]
     task = make(file_of(map(row, IDS), tmp_path / "rows.jsonl"), eval_fraction=0.3, seed=7)
-    n = len(task.train_problems())
+    n = len(task.all_train_problems())
     assert ids(task.eval_problems(99)) == held_out
     assert [ids(task.train_problem(e * n + i) for i in range(n)) for e in range(2)] == passes
-    assert ids(task.problems()) == ids(task.train_problems()) + held_out
-    assert sorted(ids(task.problems())) == list(IDS)
+    assert ids(task.all_problems()) == ids(task.all_train_problems()) + held_out
+    assert sorted(ids(task.all_problems())) == list(IDS)
     assert task.files == (tmp_path / "rows.jsonl",)
 
 
@@ -92,6 +85,6 @@ def test_a_second_file_is_for_evaluation_only(kind: str, tmp_path: Path) -> None
     train = file_of(map(row, IDS[:3]), tmp_path / "train.jsonl")
     held_out = file_of(map(row, IDS[5:]), tmp_path / "eval.jsonl")
     task = make(train, eval_path=held_out)
-    assert ids(task.train_problems()) == IDS[:3]
+    assert ids(task.all_train_problems()) == IDS[:3]
     assert ids(task.eval_problems(2)) == IDS[5:7]
     assert task.files == (train, held_out)

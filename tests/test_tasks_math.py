@@ -19,11 +19,11 @@ from didact.feedback_source import FeedbackRequest
 from didact.leakage import LeakGuard
 from didact.tasks import make_task
 from didact.tasks.base import Task, validate_task
-from didact.tasks.math import MathTask
 from didact.tasks.math.answers import MAX_ANSWER_CHARS, boxed, integer, last_number
 from didact.tasks.math.checker import MathChecker
 from didact.tasks.math.task import INSTRUCTIONS
 from didact.types import Turn
+from tests.helpers import math_task
 
 x = sympy.Symbol("x")
 DICE = list(itertools.product(range(1, 7), repeat=2))
@@ -42,7 +42,7 @@ def write(path, *rows):
 
 @pytest.fixture(scope="module")
 def task():
-    return MathTask()
+    return math_task()
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +184,9 @@ def test_training_goes_through_all_problems_in_another_order_each_pass(task):
     first, second = ([task.train_problem(i + k * n).id for i in range(n)] for k in (0, 1))
     assert sorted(first) == sorted(second)
     assert first != second
-    assert first == [MathTask(seed=0).train_problem(i).id for i in range(n)]
-    assert first != [MathTask(seed=1).train_problem(i).id for i in range(n)]
-    assert [p.id for p in MathTask(seed=1).eval_problems(99)] == [p.id for p in task.eval_problems(99)]
+    assert first == [math_task(seed=0).train_problem(i).id for i in range(n)]
+    assert first != [math_task(seed=1).train_problem(i).id for i in range(n)]
+    assert [p.id for p in math_task(seed=1).eval_problems(99)] == [p.id for p in task.eval_problems(99)]
 
 
 def test_the_registry_makes_it_with_checked_settings():
@@ -195,7 +195,7 @@ def test_the_registry_makes_it_with_checked_settings():
     assert made.format_penalty == 0.1
     with pytest.raises(UsageError, match="has no setting 'forms': did you mean 'form'"):
         make_task("math", {"forms": "boxed"})
-    with pytest.raises(UsageError, match="no form 'box': did you mean 'boxed'"):
+    with pytest.raises(UsageError, match=r"form = 'box'.*'boxed'"):
         make_task("math", {"form": "box"})
 
 
@@ -294,7 +294,7 @@ def test_other_mathematics_is_wrong(task, gold, answer):
 
 
 def test_an_expression_that_is_not_worked_out_is_right_only_on_request(by_id):
-    loose = MathTask(unevaluated=True)
+    loose = math_task(unevaluated=True)
     for gold, answer in NOT_WORKED_OUT[:3]:
         problem = by_id["gcd-pair"].model_copy(update={"metadata": {"answer": gold}})
         assert loose.verify(problem, rf"\boxed{{{answer}}}").correct
@@ -311,7 +311,7 @@ HOSTILE = [
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda h: repr(h[:18]))
 def test_a_hostile_answer_is_wrong_and_nothing_hangs(hostile):
     checker = MathChecker(cpu_seconds=1, wall_seconds=30)
-    task = MathTask()
+    task = math_task()
     task.checker = CHECKERS.setdefault("hostile", checker)
     problem = task.train_problem(0).model_copy(update={"metadata": {"answer": "7"}})
     assert task.verify(problem, rf"\boxed{{{hostile}}}") == (0.0, False, None)
@@ -360,7 +360,7 @@ def test_a_killed_process_is_started_again():
 
 
 def test_a_failed_process_leaves_no_reward(monkeypatch, by_id):
-    task = MathTask()
+    task = math_task()
     task.checker = MathChecker()
     monkeypatch.setattr(sys, "executable", "/does/not/exist")
     verdict = task.verify(by_id["two-dice-sum"], r"\boxed{0.1}")
@@ -377,7 +377,7 @@ def test_without_math_verify_the_error_names_the_extra(monkeypatch, tmp_path):
 
 
 def test_integers_need_no_process(monkeypatch, by_id):
-    task = MathTask()
+    task = math_task()
     task.checker = None
     assert task.verify(by_id["gcd-pair"], r"\boxed{018}").correct
     assert not task.verify(by_id["gcd-pair"], r"\boxed{19}").correct
@@ -388,7 +388,7 @@ def test_integers_need_no_process(monkeypatch, by_id):
 
 
 def test_the_form_says_what_is_an_answer_and_what_is_asked_for(by_id):
-    asked = {form: MathTask(form=form, path=fixture("own.jsonl")) for form in INSTRUCTIONS}
+    asked = {form: math_task(form=form, path=fixture("own.jsonl")) for form in INSTRUCTIONS}
     problem = asked["number"].train_problem(0)
     gold = problem.metadata["answer"]
     assert problem.reference == gold
@@ -399,26 +399,26 @@ def test_the_form_says_what_is_an_answer_and_what_is_asked_for(by_id):
     assert rewards == {"boxed": [1, 0, 0], "number": [1, 1, 0], "either": [1, 1, 0]}
     for form, task in asked.items():
         assert task.train_problem(0).question.endswith(f"\n\n{INSTRUCTIONS[form]}")
-    assert MathTask(instruction="").train_problem(0).question.endswith(("?", "."))
-    assert MathTask(instruction="Be brief.").train_problem(0).question.endswith("\n\nBe brief.")
+    assert math_task(instruction="").train_problem(0).question.endswith(("?", "."))
+    assert math_task(instruction="Be brief.").train_problem(0).question.endswith("\n\nBe brief.")
 
 
 def test_the_split_does_not_depend_on_how_a_problem_is_asked():
-    plain, asked = MathTask(instruction=""), MathTask(instruction="Answer in a box.")
+    plain, asked = math_task(instruction=""), math_task(instruction="Answer in a box.")
     assert [p.id for p in plain.eval_problems(99)] == [p.id for p in asked.eval_problems(99)]
 
 
 def test_an_answer_without_the_form_pays_the_penalty(by_id):
-    strict = MathTask(format_penalty=0.1)
+    strict = math_task(format_penalty=0.1)
     rewards = [strict.verify(by_id["gcd-pair"], text).reward for text in (r"\boxed{18}", r"\boxed{1}", "18")]
     assert rewards == pytest.approx([1.0, 0.0, -0.1])
-    with pytest.raises(UsageError, match="format_penalty must lie between 0 and 1"):
-        MathTask(format_penalty=2)
+    with pytest.raises(UsageError, match="format_penalty = 2"):
+        math_task(format_penalty=2)
 
 
 def test_form_number_refuses_answers_that_are_no_number():
     with pytest.raises(DataError, match=r"is not a plain number, which form 'number' needs"):
-        MathTask(form="number")
+        math_task(form="number")
 
 
 # ── data sets ─────────────────────────────────────────────────────────────────────────────────────
@@ -437,7 +437,7 @@ SHAPED = {
 @pytest.mark.parametrize("name", SHAPED)
 def test_every_public_shape_is_told_by_its_columns(name):
     shape, answers = SHAPED[name]
-    task = MathTask(fixture(name))
+    task = math_task(fixture(name))
     problems = sorted(task.problems(), key=lambda p: answers.index(p.metadata["answer"]))
     assert [p.metadata["answer"] for p in problems] == answers
     assert {p.metadata["shape"] for p in problems} == {shape}
@@ -448,20 +448,20 @@ def test_every_public_shape_is_told_by_its_columns(name):
 
 def test_the_own_instruction_of_dapo_gives_way_to_ours():
     for name in ("dapo.jsonl", "dapo_processed.jsonl"):
-        for problem in MathTask(fixture(name)).problems():
+        for problem in math_task(fixture(name)).problems():
             assert "Answer:" not in problem.question
             assert problem.question.count("step by step") == 1
 
 
 def test_a_second_file_is_evaluated_on_and_may_not_overlap(tmp_path):
-    task = MathTask(fixture("dapo.jsonl"), eval_path=fixture("aime.jsonl"))
+    task = math_task(fixture("dapo.jsonl"), eval_path=fixture("aime.jsonl"))
     assert task.train_size == 2
     assert {p.metadata["shape"] for p in task.eval_problems(9)} == {"aime"}
     assert [f.name for f in task.files] == ["dapo.jsonl", "aime.jsonl"]
     own = write(tmp_path / "own.jsonl", {"problem": "1+1?", "answer": 2}, {"problem": "1+2?", "answer": 3})
     held = write(tmp_path / "held.jsonl", {"problem": " 1+2? ", "answer": 3})
-    with pytest.raises(DataError, match=r"held.jsonl, line 1: this prompt is also trained on .*line 2"):
-        MathTask(own, eval_path=held)
+    with pytest.raises(DataError, match=r"held.jsonl, row 1: .*own.jsonl, row 2"):
+        math_task(own, eval_path=held)
 
 
 def test_a_repeated_question_counts_once_and_a_contradiction_is_refused(tmp_path):
@@ -469,13 +469,13 @@ def test_a_repeated_question_counts_once_and_a_contradiction_is_refused(tmp_path
         {"problem": "1+1?", "answer": 2}, {"problem": "1+1?", "answer": "2"},
         {"problem": "2+1?", "answer": 3}, {"problem": "4+1?", "answer": 5},
     ]  # fmt: skip
-    task = MathTask(write(tmp_path / "r.jsonl", *rows))
+    task = math_task(write(tmp_path / "r.jsonl", *rows))
     assert len(task.problems()) == 3
-    assert list(task.left_out.values()) == ["repeats line 1"]
+    assert list(task.left_out.values()) == ["repeats row 1"]
     bad = write(tmp_path / "c.jsonl", *rows, {"problem": "2+1?", "answer": 4})
-    with pytest.raises(DataError, match="line 5: the question of line 3 has another answer here"):
-        MathTask(bad)
-    left = MathTask(bad, conflicts="skip")
+    with pytest.raises(DataError, match=r"row 5: .*row 3"):
+        math_task(bad)
+    left = math_task(bad, conflicts="skip")
     assert {p.metadata["answer"] for p in left.problems()} == {"2", "5"}
     assert len(left.left_out) == 3
 
@@ -483,39 +483,37 @@ def test_a_repeated_question_counts_once_and_a_contradiction_is_refused(tmp_path
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"problem": "q", "answr": "1"}, r"'answer' is|'answer'.* missing .*did you mean 'answr'"),
-        ({"problem": "", "answer": "1"}, "column 'problem' must end with a question"),
-        ({"problem": "q", "answer": None}, "column 'answer' of the shape 'own' is null"),
-        ({"problem": "q", "answer": True}, "column 'answer' must be a text or a number, not True"),
-        ({"problem": "q", "answer": " "}, "column 'answer' is empty"),
-        ({"problem": "q", "answer": "{1"}, "column 'answer' has braces that do not match"),
-        ({"problem": "q", "answer": "1" * 500}, "column 'answer' has 500 characters"),
-        ({"problem": "q", "answer": "1000", "url": "u"}, "column 'answer' must be an integer from 0 to 999"),
-        ({"question": "q", "final_answer": []}, "column 'final_answer' must be a text or a number"),
-        ({"prompt": "q", "reward_model": {"style": "rule"}}, r"'reward_model.ground_truth' must be a text"),
-        ({"prompt": [{"role": "king", "content": "q"}], "reward_model": {"ground_truth": "1"}},
-         "column 'prompt' must be a text or chat messages"),
-        ({"prompt": [{"role": "assistant", "content": "q"}], "reward_model": {"ground_truth": "1"}},
-         "column 'prompt' must end with a question of the user"),
-        ({"problem": "q", "answer": "1", "id": []}, "column 'id' must be a text or an integer"),
+        ({"problem": "q", "answr": "1"}, "column 'answer'.*'answr'"),
+        ({"problem": "", "answer": "1"}, "column 'problem'"),
+        ({"problem": "q", "answer": None}, "column 'answer'.*null"),
+        ({"problem": "q", "answer": True}, "column 'answer'.*true"),
+        ({"problem": "q", "answer": " "}, "column 'answer'.*empty"),
+        ({"problem": "q", "answer": "{1"}, "column 'answer'.*braces"),
+        ({"problem": "q", "answer": "1" * 500}, "column 'answer'.*500"),
+        ({"problem": "q", "answer": "1000", "url": "u"}, "column 'answer'.*999"),
+        ({"question": "q", "final_answer": []}, "column 'final_answer'"),
+        ({"prompt": "q", "reward_model": {"style": "rule"}}, "column 'reward_model.ground_truth'"),
+        ({"prompt": [{"role": "king", "content": "q"}], "reward_model": {"ground_truth": "1"}}, "'king'"),
+        ({"prompt": [{"role": "assistant", "content": "q"}], "reward_model": {}}, "'prompt'"),
+        ({"problem": "q", "answer": "1", "id": []}, "column 'id'"),
     ],
 )  # fmt: skip
-def test_a_bad_row_names_line_column_and_cure(tmp_path, row, message):
+def test_a_bad_row_names_row_and_column(tmp_path, row, message):
     path = write(tmp_path / "bad.jsonl", {"problem": "ok", "answer": "1"}, row)
     with pytest.raises(DataError, match=message) as caught:
-        MathTask(path)
-    assert "bad.jsonl, line 2" in str(caught.value)
+        math_task(path)
+    assert "bad.jsonl, row 2: " in str(caught.value)
 
 
 def test_ids_are_unique(tmp_path):
     rows = [{"problem": f"{i}?", "answer": i, "id": "same"} for i in range(2)]
-    with pytest.raises(DataError, match="line 2: the id 'same' is already that of line 1"):
-        MathTask(write(tmp_path / "ids.jsonl", *rows))
+    with pytest.raises(DataError, match=r"row 2: .*'same'.*row 1"):
+        math_task(write(tmp_path / "ids.jsonl", *rows))
 
 
 def test_a_box_or_dollars_around_a_gold_answer_are_taken_off(tmp_path):
     rows = [{"problem": "a", "answer": r"$\frac{1}{2}$"}, {"problem": "b", "answer": r"\boxed{7}"}]
-    task = MathTask(write(tmp_path / "wrapped.jsonl", *rows))
+    task = math_task(write(tmp_path / "wrapped.jsonl", *rows))
     assert {p.metadata["answer"] for p in task.problems()} == {r"\frac{1}{2}", "7"}
 
 
@@ -555,7 +553,7 @@ def test_a_critique_that_tells_the_answer_is_seen_to_leak(task, by_id):
 
 def test_ten_thousand_random_problems_would_split_the_same_for_any_order(tmp_path):
     rows = [{"id": i, "problem": f"What is {i} + 1?", "answer": i + 1} for i in range(300)]
-    one = MathTask(write(tmp_path / "a.jsonl", *rows))
+    one = math_task(write(tmp_path / "a.jsonl", *rows))
     random.Random(0).shuffle(rows)
-    other = MathTask(write(tmp_path / "b.jsonl", *rows))
+    other = math_task(write(tmp_path / "b.jsonl", *rows))
     assert {p.id for p in one.eval_problems(999)} == {p.id for p in other.eval_problems(999)}

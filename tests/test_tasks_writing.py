@@ -18,8 +18,9 @@ from didact.prompts import load_prompt
 from didact.rng import generator
 from didact.tasks import make_task
 from didact.tasks.base import Task, validate_task
-from didact.tasks.writing import JudgeScoredTask, WritingTask
+from didact.tasks.writing import JudgeScoredTask
 from didact.types import Problem, Turn
+from tests.helpers import writing_task
 
 PROBLEM = Problem.ask("Write a haiku about snow.", id="w")
 RELEASED = {
@@ -82,7 +83,7 @@ PAIRS = [Pair(PROBLEM, f"{i} a", f"{j} b") for i, j in [(3, 1), (1, 2), (5, 5), 
 
 
 def test_the_shipped_prompts_are_a_task_with_an_evaluation_set_of_its_own():
-    task: Task = WritingTask()
+    task: Task = writing_task()
     problems = task.problems()
     assert len(problems) >= 40
     assert len({p.question for p in problems}) == len(problems)
@@ -107,7 +108,7 @@ def test_the_registry_makes_it_and_it_says_what_it_lacks():
 
 def test_answers_are_judged_as_one_batch_and_equal_ones_once():
     judge, chat = rubric(lambda text: rated(4))
-    task = WritingTask()
+    task = writing_task()
     task.bind(judge)
     verdicts = task.verify_many([(PROBLEM, "Snow."), (PROBLEM, "Ice."), (PROBLEM, "Snow.")])
     assert [v.reward for v in verdicts] == [pytest.approx(3 / 9)] * 3
@@ -119,9 +120,9 @@ def test_answers_are_judged_as_one_batch_and_equal_ones_once():
 def test_an_own_file_of_prompts_is_read_like_any_other(tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text("".join(json.dumps({"story": f"Write {i}."}) + "\n" for i in range(5)))
-    assert len(WritingTask(path, prompt_column="story").problems()) == 5
-    with pytest.raises(DataError, match="no column 'prompt'"):
-        WritingTask(path)
+    assert len(writing_task(path, prompt_column="story").problems()) == 5
+    with pytest.raises(DataError, match="column 'prompt'"):
+        writing_task(path)
 
 
 # ── the rubric ────────────────────────────────────────────────────────────────────────────────────

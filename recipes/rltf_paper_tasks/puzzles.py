@@ -18,7 +18,8 @@ from didact.feedback.program import RIGHT, WRONG, Level
 from didact.feedback.puzzle_critic import PuzzleCritic
 from didact.rendering.renderer import critique_messages, revision_messages
 from didact.rng import derive_seed
-from didact.tasks.procedural import BoxedProceduralTask
+from didact.tasks import make_task
+from didact.tasks.base import Task
 from didact.types import Message, Problem
 
 PUZZLES: dict[str, dict[str, Any]] = {
@@ -49,9 +50,9 @@ class Example(NamedTuple):
 
 
 @cache
-def task(name: str) -> BoxedProceduralTask:
+def task(name: str) -> Task:
     """A puzzle with the warm start's own training problems."""
-    return BoxedProceduralTask(name, PUZZLES[name], seed=TASK_SEED)
+    return make_task(name, PUZZLES[name], seed=TASK_SEED)
 
 
 def draw(seed: int, start: int, stop: int) -> Iterator[tuple[Sequence[Message], str]]:

@@ -73,7 +73,7 @@ def code_problems() -> list[tuple[programs.Steps, Problem]]:
     with tempfile.TemporaryDirectory() as folder:
         programs.write(Path(folder), ("warm",))
         read = load(Path(folder) / "warm.jsonl")
-    return list(zip(programs.split()["warm"], (row.problem for row in read.rows), strict=True))
+    return list(zip(programs.split()["warm"], (loaded.problem for loaded in read.problems), strict=True))
 
 
 def phrases() -> list[str]:

@@ -20,6 +20,7 @@ from alphabet import QUESTIONS
 from didact.feedback.program import RIGHT, Level, ProgramCritic
 from didact.rendering.renderer import critique_messages, revision_messages
 from didact.rng import derive_seed
+from didact.tasks import make_task
 from didact.tasks.reasoning_gym import EVAL_RESERVED, ReasoningGymTask
 from didact.types import Message, Problem
 
@@ -64,7 +65,8 @@ class Mix:
 def vocabulary() -> tuple[str, ...]:
     """The spelling generator's own long words, in its case."""
     low, high = LONG_LETTERS
-    task = ReasoningGymTask(DEMO[0], {"min_word_len": low, "max_word_len": high})
+    task = make_task(DEMO[0], {"min_word_len": low, "max_word_len": high})
+    assert isinstance(task, ReasoningGymTask)
     return tuple(sorted({w for w in task._train_set.words if w.isalpha()}))
 
 
@@ -74,7 +76,7 @@ def held_out() -> frozenset[tuple[str, str]]:
     payloads: set[tuple[str, str]] = set()
     for (name, config), question in zip((DEMO, SUMS, CIPHERS), QUESTIONS, strict=True):
         head, tail = question.split("{payload}")
-        for problem in ReasoningGymTask(name, config).eval_problems(EVAL_RESERVED):
+        for problem in make_task(name, config).eval_problems(EVAL_RESERVED):
             text = problem.question
             if not (text.startswith(head) and text.endswith(tail)):
                 raise ValueError(f"{name} asks otherwise than {question!r}: {text!r}")

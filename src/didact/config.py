@@ -24,7 +24,7 @@ class TaskConfig(Section):
     name: str = "spell_backward"
     """A reasoning-gym generator, another name of docs/your-data.md, or file.py:Class."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """The task's own settings: a generator's, or the files and the verifier of a JSONL task."""
+    """The task's own settings: a generator's, or the file and the verifier of the task prompts."""
 
 
 class FeedbackConfig(Section):

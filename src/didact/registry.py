@@ -82,19 +82,19 @@ def _generators() -> Mapping[str, Entry]:
 
 
 def _generator(name: str) -> Entry:
-    return Entry("didact.tasks.procedural:GeneratorSettings", defaults={"generator": name})
+    return Entry("didact.tasks.reasoning_gym:ReasoningGymTaskConfig", defaults={"generator": name})
 
 
 TASKS: Registry[Any] = Registry(
     "task",
     "didact.tasks",
     {
-        "jsonl": Entry("didact.tasks.jsonl:JsonlTask", "your own prompts"),
-        "recorded": Entry("didact.tasks.offline:OfflineTask", "recorded answers and critiques"),
-        "code": Entry("didact.tasks.code:CodeTask", "functions to write, verified by tests"),
-        "math": Entry("didact.tasks.math:MathTask", "mathematics, verified by math-verify"),
-        "writing": Entry("didact.tasks.writing:WritingTask", "texts that a judge scores"),
-        "mixture": Entry("didact.tasks.mixture:MixtureTask", "several generators"),
+        "prompts": Entry("didact.tasks.prompts:PromptsTaskConfig", "your own prompts, a file or dataset"),
+        "offline": Entry("didact.tasks.offline:OfflineTaskConfig", "recorded answers and critiques"),
+        "code": Entry("didact.tasks.code:CodeTaskConfig", "functions to write, verified by tests"),
+        "math": Entry("didact.tasks.math:MathTaskConfig", "mathematics, verified by math-verify"),
+        "writing": Entry("didact.tasks.writing:WritingTaskConfig", "texts that a judge scores"),
+        "mixture": Entry("didact.tasks.mixture:MixtureTaskConfig", "several generators"),
         "annotated": Entry("didact.reward_model.task:AnnotatedTask", "annotated answers, for a reward model"),
     },
     more=_generators,

@@ -85,11 +85,11 @@ def feedback_changes(
         "feedback__settings__price_out": price_out,
     }
     if data is not None:
-        changes |= {"task__name": "recorded", "task__settings__path": str(data)}
+        changes |= {"task__name": "offline", "task__settings__path": str(data)}
         if feedback in (None, "recorded", "human"):
             changes |= {"feedback__source": feedback or "recorded", "feedback__settings__path": str(data)}
         if feedback == "human":
-            changes["task__settings__said_by"] = ["human"]
+            changes["task__settings__critique_sources"] = ["human"]
     if unsafe_local_exec:
         changes["task__settings__unsafe_local_exec"] = True
     return changes

@@ -19,7 +19,7 @@ from didact.errors import DataError, UsageError
 from didact.jsonl import encode, open_atomically, write_atomically
 from didact.types import Example
 
-SUFFIXES = (".gz", ".jsonl", ".json", ".csv", ".tsv")
+SUFFIXES = (".gz", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def check_examples(path: Path) -> Iterator[Example | Rejected]:

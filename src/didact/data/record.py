@@ -108,7 +108,7 @@ def parse_messages(value: object, column: str) -> tuple[Message, ...]:
             raise RowError(expected(f"{where}.content", "text", content, cure))
     role, content = chat[-1]["role"], chat[-1]["content"]
     if role != "user":
-        message = f"the last message must be the user's, not the {role}'s; move the answer to 'completion'"
+        message = f"the last message must be the user's, not the {role}'s; move the answer to its own column"
         raise row_error(column, message)
     if not content.strip():
         raise row_error(column, "is empty; write the question, or remove the row")

@@ -24,9 +24,9 @@ from didact.errors import DataError, UsageError
 from didact.feedback.answer_spans import Place, spans, whole
 from didact.feedback.program import Level
 from didact.feedback_source import FeedbackRequest
-from didact.tasks.code.report import CaseResult, CodeReport, Outcome, Raised
+from didact.tasks.code.report import CodeReport, Outcome, UnitTestResult
 from didact.tasks.code.task import CodeTask
-from didact.tasks.code.values import one_line
+from didact.tasks.code.values import Raised, one_line
 from didact.types import Feedback, Provenance, Span
 
 RIGHT = "The program is right: it passes all tests."
@@ -98,7 +98,7 @@ class CodeCritic:
             turn=request.index, text=self.text(report), source="program",
             label="right" if report.correct else "wrong", score=request.turn.reward,
             spans=self.spans(report, request.turn.text) if self.with_spans else (),
-            saw_reference=bool(report.tried), provenance=provenance,
+            saw_reference=bool(report.results), provenance=provenance,
         )  # fmt: skip
 
     def text(self, report: CodeReport) -> str:
@@ -123,8 +123,8 @@ class CodeCritic:
             return spans(answer, [place], "good", RIGHT) if place else whole(answer, "good", RIGHT)
         raised = report.raised
         index = report.first_failure
-        if raised is None and index is not None and index < len(report.tried):
-            got = report.tried[index].got
+        if raised is None and index is not None and index < len(report.results):
+            got = report.results[index].got
             raised = got if isinstance(got, Raised) else None
         if raised is None or self.level is Level.VERDICT:
             return ()
@@ -148,20 +148,20 @@ class CodeCritic:
             return count
         if not report.loaded:
             return f"{count} Before any test it {_STOPPED[report.outcome]}."
-        if index >= len(report.tried):
-            call = _code(report.cases[index].call)
+        if index >= len(report.results):
+            call = _code(report.tests[index].call)
             stopped = _STOPPED.get(report.outcome, "gave no answer")
             return f"{count} In test {index + 1}, {call} {stopped}{_detail(report)}."
-        return f"{count} In test {index + 1}, {self._failure(report.tried[index], report.program or '')}"
+        return f"{count} In test {index + 1}, {self._failure(report.results[index], report.program or '')}"
 
-    def _failure(self, tried: CaseResult, program: str) -> str:
-        call, reveal = _code(tried.case.call), self.level is Level.REVEAL
-        if isinstance(tried.got, Raised):
-            wanted = f"should return {one_line(tried.case.wanted)}, but it " if reveal else ""
-            return f"{call} {wanted}raised {_exception(tried.got, program)}"
+    def _failure(self, result: UnitTestResult, program: str) -> str:
+        call, reveal = _code(result.test.call), self.level is Level.REVEAL
+        if isinstance(result.got, Raised):
+            wanted = f"should return {one_line(result.test.wanted)}, but it " if reveal else ""
+            return f"{call} {wanted}raised {_exception(result.got, program)}"
         if not reveal:
-            return f"{call} returned {tried.got}, which is wrong."
-        return f"{call} should return {one_line(tried.case.wanted)}, but it returned {tried.got}."
+            return f"{call} returned {result.got}, which is wrong."
+        return f"{call} should return {one_line(result.test.wanted)}, but it returned {result.got}."
 
 
 def lint(program: str, ruff: str) -> list[str]:
@@ -186,7 +186,7 @@ def lint(program: str, ruff: str) -> list[str]:
 
 
 def _count(report: CodeReport) -> str:
-    return f"The program passes {report.passed} of {len(report.cases)} tests."
+    return f"The program passes {report.passed} of {len(report.tests)} tests."
 
 
 def _line(program: str, number: int) -> Place | None:

@@ -25,7 +25,7 @@ from didact.feedback.answer_spans import Place, in_order, runs, spans, whole
 from didact.feedback.program import RIGHT, WRONG, Level
 from didact.feedback_source import FeedbackRequest
 from didact.tasks.math.answers import BOX
-from didact.tasks.procedural import BoxedProceduralTask
+from didact.tasks.reasoning_gym import ReasoningGymTask
 from didact.types import Feedback, Problem, Provenance, Span
 
 MAX_MISTAKES = 16
@@ -61,7 +61,7 @@ class PuzzleCritic:
     """
 
     def __init__(
-        self, task: BoxedProceduralTask, level: Level | str = Level.REVEAL, *, spans: bool = True
+        self, task: ReasoningGymTask, level: Level | str = Level.REVEAL, *, spans: bool = True
     ) -> None:
         if task.name not in MISTAKES:
             raise UsageError(

@@ -1,8 +1,6 @@
-"""What is asked, and how an answer is verified."""
+"""Problems, and verifiers of answers."""
 
-from didact.tasks.base import Task, Verdict, validate_task
-from didact.tasks.jsonl import JsonlTask
-from didact.tasks.reasoning_gym import ReasoningGymTask
+from didact.tasks.base import BaseTask, BaseTaskConfig, Task, Verdict, validate_task
 from didact.tasks.registry import make_task
 
-__all__ = ["JsonlTask", "ReasoningGymTask", "Task", "Verdict", "make_task", "validate_task"]
+__all__ = ["BaseTask", "BaseTaskConfig", "Task", "Verdict", "make_task", "validate_task"]

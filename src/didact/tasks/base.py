@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from didact.errors import DataError
+from didact.settings import Section
 from didact.types import Message, Problem
 
 
@@ -97,6 +98,8 @@ class BaseTask:
             "reference" compares with the problem's reference, "tests" reports a code task's tests,
             "puzzle" checks a puzzle's own solution.
         critic_uses_reference: A wrong reference would change what the program critic writes. False for tests.
+        packages: Installed distributions that problems and verdicts depend on, as "reasoning-gym"; a resumed
+            run checks their versions.
     """
 
     name: str
@@ -150,6 +153,22 @@ class BaseTask:
 
     def write_beside(self, folder: Path) -> None:
         """Called after the trained model was saved to `folder`; a task may add a file there."""
+
+
+class BaseTaskConfig(Section):
+    """Settings of a task: a frozen pydantic model that builds it."""
+
+    def build(self, seed: int) -> BaseTask:
+        """The task.
+
+        Args:
+            seed: Which training problems come in which order. Evaluation problems do not depend on it.
+
+        Raises:
+            UsageError: a setting that cannot be used, or a package that is not installed.
+            DataError: a file that cannot be used.
+        """
+        raise NotImplementedError
 
 
 class _Adapted(BaseTask):

@@ -1,26 +1,32 @@
-"""Tasks whose problems are all there when the task is made, and how a file of them is split."""
+"""Tasks with a finite set of problems, and the split of a file into training and evaluation problems."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from didact.errors import DataError, UsageError
 from didact.rng import derive_seed, generator
 from didact.tasks.base import BaseTask
+from didact.tasks.rows import SourceLocation
 from didact.types import Problem
+
+EvalFraction = Annotated[float, Field(gt=0, lt=1)]
+"""About this share of the distinct prompts is kept for evaluation where no file for it is given."""
 
 
 class DatasetTask(BaseTask):
-    """Problems for training, which come again in another order once all have come, and for evaluation.
+    """Training problems, in another order each epoch, and evaluation problems.
 
     Args:
         train: The training problems, in the file's order; at least one.
-        evaluation: The evaluation problems, in the order in which `eval_problems` gives them.
-        files: Every file that the problems and verdicts come from; None stands for no file.
-        seed: The order of the training problems; each pass over them has an order of its own.
-        stream: Names the random stream of the orders, so that two kinds of task do not share one.
+        evaluation: The evaluation problems, in the order of `eval_problems`.
+        files: Every file that problems and verdicts depend on; None is ignored.
+        seed: Seeds the order of the training problems.
+        stream: Names the random stream of the order, so that two kinds of task do not share one.
     """
 
     def __init__(
@@ -39,7 +45,7 @@ class DatasetTask(BaseTask):
 
     @property
     def train_size(self) -> int:
-        """How many training problems one pass has."""
+        """Training problems per epoch."""
         return len(self._train)
 
     def all_train_problems(self) -> Sequence[Problem]:
@@ -53,138 +59,125 @@ class DatasetTask(BaseTask):
     train_problems, problems = all_train_problems, all_problems
 
     def train_problem(self, index: int) -> Problem:
-        """The index-th training problem; index ≥ `train_size` goes on with the next pass."""
-        epoch, place = divmod(index, len(self._train))
-        # A task that left problems out since, because they do not fit the model, has no order of them yet.
-        if epoch != self._epoch or len(self._order) != len(self._train):
+        """The index-th training problem; an index ≥ `train_size` continues with the next epoch."""
+        epoch, position = divmod(index, len(self._train))
+        if epoch != self._epoch or len(self._order) != len(self._train):  # `bind_policy` may drop problems
             self._epoch = epoch
             self._order = generator(self.seed, self._stream, epoch).permutation(len(self._train)).tolist()
-        return self._train[self._order[place]]
+        return self._train[self._order[position]]
 
     def eval_problems(self, n: int) -> Sequence[Problem]:
-        """The first n evaluation problems, or all of them where there are fewer."""
+        """The first n evaluation problems, or all if there are fewer."""
         return self._eval[:n]
 
 
-class Place(NamedTuple):
-    """Where something is wrong."""
-
-    path: Path
-    line: int
-
-    def fail(self, what: str, cause: Exception | None = None) -> NoReturn:
-        raise DataError(f"{self.path}, line {self.line}: {what}. Nothing was written.") from cause
-
-
-class ReadRow(NamedTuple):
-    """A row of a file as a problem, and where it stands."""
+class LoadedProblem(NamedTuple):
+    """A problem and the row that it was made from."""
 
     problem: Problem
-    place: Place
+    location: SourceLocation
     key: str
-    """What the prompt says, white space aside: equal keys are the same prompt."""
+    """The question without its white space: equal keys are the same question."""
 
 
-class ReadFile(NamedTuple):
-    """What a file gave."""
+class LoadedFile(NamedTuple):
+    """The problems of one file or dataset."""
 
-    rows: list[ReadRow]
-    left_out: dict[str, str]
-    """Why, by id or line, rows are not used."""
+    source: str
+    """Its path or id, for errors."""
+    problems: Sequence[LoadedProblem]
+    left_out: Mapping[str, str]
+    """The reason, by id or row, why a row is not used."""
+    files: tuple[Path, ...]
+    """The files that were read."""
 
 
 class Split(NamedTuple):
-    """The problems of one file or two, on two sides."""
+    """Training and evaluation problems."""
 
     train: list[Problem]
     evaluation: list[Problem]
     left_out: dict[str, str]
-    """Why, by id or line, rows are not used."""
+    files: tuple[Path, ...]
 
 
-def read_split(
-    read: Callable[[Path], ReadFile], path: str | Path, eval_path: str | Path | None, fraction: float
-) -> Split:
-    """The problems of a file, split by a hash of the prompt, or those of a file for each side.
+def split_problems(train: LoadedFile, evaluation: LoadedFile | None, fraction: float) -> Split:
+    """Training and evaluation problems from two files, or from one that is split by a hash of the question.
 
     Args:
-        read: Reads and checks a file.
-        path: The file to train on.
-        eval_path: The file to evaluate on; None to keep a part of `path` for that.
-        fraction: About this part of the distinct prompts is kept then, in (0, 1).
+        train: The file to train on.
+        evaluation: The file to evaluate on; None splits `train`.
+        fraction: About this share of the distinct questions is then kept for evaluation, in (0, 1).
 
     Raises:
-        DataError: a file that cannot be used or split, or a row of the one that is also in the other.
+        DataError: no problem, two problems with one id, a file that cannot be split, or a question or id on
+            both sides.
     """
-    loaded = read(Path(path))
-    if eval_path is None:
-        return Split(*_split(Path(path), loaded.rows, fraction), dict(loaded.left_out))
-    held_out = read(Path(eval_path))
-    _refuse_overlap(loaded.rows, held_out.rows)
+    _check_ids(train)
+    if evaluation is None:
+        keys = held_out_keys(train.source, (p.key for p in train.problems), fraction, "jsonl-split")
+        rank = {key: i for i, key in enumerate(keys)}
+        held_out = sorted((p for p in train.problems if p.key in rank), key=lambda p: rank[p.key])
+        kept = [p.problem for p in train.problems if p.key not in rank]
+        return Split(kept, [p.problem for p in held_out], dict(train.left_out), train.files)
+    _check_ids(evaluation)
+    _refuse_overlap(train, evaluation)
     return Split(
-        [row.problem for row in loaded.rows],
-        [row.problem for row in held_out.rows],
-        loaded.left_out | held_out.left_out,
+        [p.problem for p in train.problems],
+        [p.problem for p in evaluation.problems],
+        {**train.left_out, **evaluation.left_out},
+        train.files + evaluation.files,
     )
 
 
-def held_out_keys(path: Path, keys: Iterable[str], fraction: float, stream: str) -> list[str]:
-    """The keys of a file that are kept for evaluation, in the order of their hashes.
+def held_out_keys(source: str | Path, keys: Iterable[str], fraction: float, stream: str) -> list[str]:
+    """The keys that are kept for evaluation, ordered by their hashes.
 
-    A key's hash depends on nothing else, so that it stays on its side as files grow. Neither side is ever
-    empty.
+    A key's hash depends on the key alone, so a question stays on its side while the file grows. Neither side
+    is ever empty.
 
     Args:
-        path: The file, for the error.
-        keys: What its rows ask; equal keys stay on one side.
-        fraction: About this part of them is kept, in (0, 1).
+        source: Names the file in the error.
+        keys: One a row; equal keys stay on one side.
+        fraction: About this share of the distinct keys is kept, in (0, 1).
         stream: Names the hash.
 
     Raises:
-        DataError: there are less than two distinct keys.
+        DataError: fewer than two distinct keys.
     """
-    place_of = {key: derive_seed(0, stream, key) / 2**63 for key in keys}
-    ranked = sorted(place_of, key=place_of.__getitem__)
-    wanted = sum(place < fraction for place in place_of.values())
+    hashes = {key: derive_seed(0, stream, key) / 2**63 for key in keys}
+    ranked = sorted(hashes, key=hashes.__getitem__)
+    wanted = sum(value < fraction for value in hashes.values())
     if len(ranked) < 2:
         raise DataError(
-            f"{path} has one row only, or one prompt in all rows: it asks one question only and cannot be "
-            "split into training and evaluation. Add rows, or give eval_path. Nothing was written."
+            f"{source} has one row only, or one prompt in all rows, and cannot be split into training and "
+            "evaluation. Add rows, or give eval_path. Nothing was written."
         )
     return ranked[: min(max(wanted, 1), len(ranked) - 1)]
 
 
-def check_fraction(eval_fraction: float, what: str = "") -> None:
-    """Refuse a part for evaluation outside (0, 1); `what` opens the message, as "task 'code': ".
-
-    Raises:
-        UsageError: it is outside.
-    """
+def check_fraction(eval_fraction: float, owner: str = "") -> None:
+    """Raise a UsageError unless 0 < eval_fraction < 1; `owner` starts the message, as "task 'code': "."""
     if not 0 < eval_fraction < 1:
-        raise UsageError(f"{what}eval_fraction must lie between 0 and 1, not {eval_fraction}")
+        raise UsageError(f"{owner}eval_fraction must lie between 0 and 1, not {eval_fraction}")
 
 
-def _split(path: Path, rows: list[ReadRow], fraction: float) -> tuple[list[Problem], list[Problem]]:
-    """(train, eval), by a hash of the prompt alone; equal prompts stay on one side."""
-    kept = held_out_keys(path, (row.key for row in rows), fraction, "jsonl-split")
-    rank = {key: i for i, key in enumerate(kept)}
-    held_out = sorted((row for row in rows if row.key in rank), key=lambda row: rank[row.key])
-    return [row.problem for row in rows if row.key not in rank], [row.problem for row in held_out]
+def _check_ids(loaded: LoadedFile) -> None:
+    if not loaded.problems:
+        raise DataError(
+            f"{loaded.source} has no usable rows: write one JSON object a line. Nothing was written."
+        )
+    first: dict[str, SourceLocation] = {}
+    for problem, location, _ in loaded.problems:
+        if (other := first.setdefault(problem.id, location)) is not location:
+            location.fail(f"the id {problem.id!r} is already that of row {other.row}; make ids unique")
 
 
-def _refuse_overlap(train: list[ReadRow], evaluation: list[ReadRow]) -> None:
-    """Raise DataError if a prompt or an id of the evaluation rows is trained on."""
-    known = {row.key: row.place for row in train}
-    ids = {row.problem.id: row.place for row in train}
-    for row in evaluation:
-        if row.key in known:
-            other = known[row.key]
-            row.place.fail(
-                f"this prompt is also trained on ({other.path}, line {other.line}); remove one of the two"
-            )
-        if row.problem.id in ids:
-            other = ids[row.problem.id]
-            row.place.fail(
-                f"column 'id': {row.problem.id!r} is also the id of {other.path}, line {other.line}; "
-                "make ids unique"
-            )
+def _refuse_overlap(train: LoadedFile, evaluation: LoadedFile) -> None:
+    """Raise a DataError if a question or an id is on both sides."""
+    questions = {p.key: p.location for p in train.problems}
+    ids = {p.problem.id: p.location for p in train.problems}
+    for problem, location, key in evaluation.problems:
+        for what, other in (("prompt", questions.get(key)), ("id", ids.get(problem.id))):
+            if other is not None:
+                location.fail(f"the {what} of {problem.id!r} is also that of {other}; remove one of the two")

@@ -1,70 +1,91 @@
-"""Problems from reasoning-gym, a third party's generators, by name.
+r"""Problems of a reasoning-gym generator (a third party's), by name.
 
-`reasoning_gym` seeds problem i of a data set with seed + i, so neighbouring seeds overlap.
-Training and evaluation therefore draw from ranges that cannot meet, and a training problem whose
-question is also an evaluation question is skipped.
+`reasoning_gym` seeds problem i of a data set with seed + i, so data sets with neighbouring seeds overlap.
+Training and evaluation therefore use disjoint ranges of seeds, and a training problem whose question is also
+an evaluation question is skipped.
+
+The generators score a whole text. For a model that reasons before it answers, `boxed` asks for the answer in
+\boxed{} and scores the content of the last box, as the code of the RLTF paper does, whose reward is
+1[right] + 0.1·(1[boxed] − 1) (`format_penalty` 0.1).
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
-from didact.errors import DataError, UsageError, did_you_mean, install_command
-from didact.tasks.base import BaseTask, Verdict
+from didact.errors import DataError, UsageError, did_you_mean
+from didact.tasks.base import BaseTask, BaseTaskConfig, Verdict
+from didact.tasks.math.answers import boxed
 from didact.tasks.safe_eval import may_score, reject_code
 from didact.types import Message, Problem
 
 EVAL_SEED = 1_000_000_007
-"""Problem i of the evaluation set is the generator's at EVAL_SEED + i, whatever the run's seed."""
+"""Problem i of the evaluation set is the generator's at EVAL_SEED + i, for every run seed."""
 EVAL_RESERVED = 1_000
-"""Questions of this many evaluation problems are kept out of training."""
+"""The questions of this many evaluation problems are kept out of training."""
 TRAIN_STRIDE = 10_000_000
 """Run seed s trains on generator seeds s·TRAIN_STRIDE + i, with i below this (s < 100)."""
+INSTRUCTION = r"Think step by step, and put only the final answer into \boxed{}."
 _ENDLESS = 2**31
-_DRAWN_AHEAD = {"acre": 2_000, "gsm_symbolic": 100_000, "list_functions": 100_000, "word_ladder": 20_000}
-"""Generators that draw all their problems when they are made, or refuse to be endless, and how many they may
-have; then they begin again."""
+_FINITE = {"acre": 2_000, "gsm_symbolic": 100_000, "list_functions": 100_000, "word_ladder": 20_000}
+"""Generators that make all problems at once, or refuse to be endless, and the size that they are given; after
+that many problems they start again."""
 _MAX_SKIPPED = 2_000
 
 
+class ReasoningGymTaskConfig(BaseTaskConfig):
+    r"""A generator. All other keys are settings of the generator itself, as min_word_len: 5."""
+
+    model_config = ConfigDict(extra="allow")
+
+    generator: str
+    """A registered generator, as spell_backward."""
+    dense: bool = False
+    """The generator's own partial score as reward, in place of 1 for a full score and 0 for less. `correct`
+    means a full score either way."""
+    boxed: bool = False
+    r"""Ask for the answer in a \boxed{} and score the content of the last one."""
+    instruction: str = INSTRUCTION
+    """Follows every question of a boxed task."""
+    format_penalty: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Subtracted from the reward of an answer without a box."""
+
+    def build(self, seed: int) -> ReasoningGymTask:
+        """See `ReasoningGymTask`."""
+        return ReasoningGymTask(self, seed=seed)
+
+
 class ReasoningGymTask(BaseTask):
-    """One reasoning-gym generator with its settings.
+    """The problems of one generator.
 
     Args:
-        name: A registered generator, as "spell_backward".
-        config: Settings of that generator, as {"min_word_len": 5}.
-        seed: Run seed in [0, 100): which training problems are drawn. Evaluation problems do not
-            depend on it.
-        dense: Give the generator's own partial score as reward, in place of 1 for a full score
-            and 0 for all else. `correct` means a full score either way.
+        config: The settings.
+        seed: Run seed in [0, 100): which training problems are drawn.
 
     Raises:
-        UsageError: for an unknown generator or setting (with the nearest valid name).
+        UsageError: an unknown generator or setting (with the nearest valid name), or a value out of range.
     """
 
-    def __init__(
-        self,
-        name: str,
-        config: Mapping[str, Any] | None = None,
-        *,
-        seed: int = 0,
-        dense: bool = False,
-    ) -> None:
+    critic_name = "puzzle"
+    packages = ("reasoning-gym",)
+
+    def __init__(self, config: ReasoningGymTaskConfig, *, seed: int = 0) -> None:
         if not 0 <= seed < 100:
             raise UsageError(f"reasoning-gym tasks take a seed from 0 to 99, not {seed}")
-        self.name = name
-        self.config = dict(config or {})
-        self.dense = dense
-        self._size = _DRAWN_AHEAD.get(name, _ENDLESS)
+        self.name, self.dense, self.boxed = config.generator, config.dense, config.boxed
+        self.instruction, self.format_penalty = config.instruction.strip(), config.format_penalty
+        self.config = dict(config.model_extra or {})
+        self._size = _FINITE.get(self.name, _ENDLESS)
         self._eval_set = self._create(EVAL_SEED)
         self._train_set = self._create(seed * TRAIN_STRIDE)
-        reject_code(name, self._eval_set)
+        reject_code(self.name, self._eval_set)
         self._next_index = 0
         self._entries: dict[str, Any] = {}
         self._train: list[Problem] = []
@@ -90,15 +111,24 @@ class ReasoningGymTask(BaseTask):
         distinct = list({p.question: p for p in self._eval_pool}.values())
         return distinct[:n]
 
+    def final_answer(self, answer: str) -> str | None:
+        """The scored part of a text: all of it, or the content of its last box; None without one."""
+        return boxed(answer) if self.boxed else answer.strip()
+
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        answer = answer.strip()
-        if not may_score(self.name, answer, problem.reference):
+        """Score one answer; a missing box is wrong and costs the penalty."""
+        final, reference = self.final_answer(answer), problem.reference
+        if self.boxed and reference is not None:
+            reference = boxed(reference)
+        if final is None:
+            return Verdict(0.0 - self.format_penalty, False)
+        if not may_score(self.name, final, reference):
             return Verdict(0.0, False)
-        own = {"question": problem.question, "answer": problem.reference, "metadata": problem.metadata}
-        # Some scorers tell a tuple from a list, which a problem's JSON line does not.
+        own = {"question": problem.question, "answer": reference, "metadata": problem.metadata}
+        # Some scorers distinguish a tuple from a list, which a problem's JSON line does not.
         entry = self._entries.get(problem.id, own)
         try:
-            score = float(self._eval_set.score_answer(answer, entry))
+            score = float(self._eval_set.score_answer(final, entry))
         except Exception:  # a third party's scorer meets a model's text: malformed means wrong
             score = 0.0
         score = 0.0 if math.isnan(score) else score
@@ -122,12 +152,16 @@ class ReasoningGymTask(BaseTask):
             ) from error
         identity = f"{self.name}/{split}/{data_set.seed + index}"
         self._entries[identity] = entry
-        answer = entry["answer"]
+        question = entry["question"]
+        # Some generators only score answers and have none themselves.
+        reference = None if entry["answer"] is None else str(entry["answer"])
+        if self.boxed:
+            question = f"{question.rstrip()}\n\n{self.instruction}"
+            reference = None if reference is None else rf"\boxed{{{reference}}}"
         return Problem(
             id=identity,
-            messages=(Message(role="user", content=entry["question"]),),
-            # Some generators only score answers and know none themselves.
-            reference=None if answer is None else str(answer),
+            messages=(Message(role="user", content=question),),
+            reference=reference,
             metadata=to_jsonable_python(entry["metadata"], inf_nan_mode="strings", fallback=repr),
         )
 
@@ -165,5 +199,5 @@ def _import_reasoning_gym() -> Any:
         import reasoning_gym
         import reasoning_gym.factory
     except ImportError as error:
-        raise UsageError(f"reasoning-gym is not installed: {install_command('tasks')}") from error
+        raise UsageError("reasoning-gym is not installed: pip install 'didact-rl[tasks]'") from error
     return reasoning_gym

@@ -1,6 +1,6 @@
 """Pieces to write, with no verifier: a judge scores them, and where it fails there is no reward.
 
-The task knows no model. Who makes it binds a scorer to it (`bind`), as `feedback.writing_judge.RubricJudge`
+The task knows no model. The scorer is bound to it (`bind_judge`), as `feedback.writing_judge.RubricJudge`
 over any chat model.
 """
 
@@ -13,7 +13,9 @@ from typing import Protocol, runtime_checkable
 
 from didact.errors import UsageError
 from didact.tasks.base import Scorer, Verdict
-from didact.tasks.jsonl import JsonlTask
+from didact.tasks.dataset_task import DatasetTask
+from didact.tasks.prompts import PromptSource, load_prompts
+from didact.tasks.verifiers import none
 from didact.types import Problem
 
 
@@ -31,41 +33,39 @@ class JudgeScoredTask(Protocol):
         ...
 
 
-class WritingTask(JsonlTask):
-    """Prompts to write to, from a file of JSON lines or from the set that ships with Didact.
+def shipped() -> Path:
+    """The file of the prompts that ship with Didact."""
+    return Path(str(resources.files("didact.tasks") / "writing_prompts.jsonl"))
+
+
+class WritingTaskConfig(PromptSource):
+    """Prompts to write to."""
+
+    path: str | Path = shipped()
+    """A file or dataset of prompts; by default the set that ships with Didact."""
+
+    def build(self, seed: int) -> WritingTask:
+        """See `WritingTask`."""
+        return WritingTask(self, seed=seed)
+
+
+class WritingTask(DatasetTask):
+    """Prompts to write to, read like those of `PromptsTask`.
 
     Args:
-        path: The file: {"prompt": …} a line, or chat messages; see `JsonlTask`. None for the shipped set.
-        eval_path: A second file to evaluate on; then all of `path` is for training.
-        prompt_column: The column of the prompt.
-        eval_fraction: About this part of the prompts is kept for evaluation, in (0, 1).
-        seed: The order of the training prompts; each pass over them has an order of its own.
+        config: The settings.
+        seed: Seeds the order of the training prompts.
 
     Raises:
-        DataError: a file or row that cannot be used, naming the line, the column and the cure.
-        UsageError: a setting out of range.
+        DataError: a file or row that cannot be used, naming the row, the column and the cure.
     """
 
+    name = "writing"
     needs_judge = True
 
-    def __init__(
-        self,
-        path: str | Path | None = None,
-        *,
-        eval_path: str | Path | None = None,
-        prompt_column: str = "prompt",
-        eval_fraction: float = 0.2,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            shipped() if path is None else path,
-            eval_path=eval_path,
-            verifier="none",
-            prompt_column=prompt_column,
-            eval_fraction=eval_fraction,
-            seed=seed,
-        )
-        self.name = "writing"
+    def __init__(self, config: WritingTaskConfig, *, seed: int = 0) -> None:
+        split, _ = load_prompts(config, none())
+        super().__init__(split.train, split.evaluation, files=split.files, seed=seed, stream="jsonl-order")
 
     @property
     def bound(self) -> bool:
@@ -84,15 +84,10 @@ class WritingTask(JsonlTask):
         """One verdict for each (problem, answer), in order, scored as one batch.
 
         Raises:
-            UsageError: no scorer is bound, or none of its requests can ever succeed.
+            UsageError: no scorer is bound, or none of its requests can succeed.
         """
         if self.judge is None:
             raise UsageError(
                 "the task 'writing' has no verifier, and no judge was bound to it: name one for its rewards"
             )
         return self.judge.score(asked)
-
-
-def shipped() -> Path:
-    """The file of the prompts that ship with Didact."""
-    return Path(str(resources.files("didact.tasks") / "writing_prompts.jsonl"))

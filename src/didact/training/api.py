@@ -57,7 +57,7 @@ def train(
         out: A new directory.
         model: "tiny" (bundled, the default), a local folder or a hub id; or a mapping of ModelConfig.
         task: A reasoning-gym generator or another task's name; a mapping of TaskConfig, as
-            {"name": "jsonl", "settings": {"path": "train.jsonl"}}; or a `Task`.
+            {"name": "prompts", "settings": {"path": "train.jsonl"}}; or a `Task`.
         feedback: A source's name; a mapping of FeedbackConfig; or a `FeedbackSource`.
         engine: An engine's name; a mapping of EngineConfig; or an `Engine` with its initial weights.
         seed: 0 to 99.

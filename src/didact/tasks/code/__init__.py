@@ -1,6 +1,6 @@
-"""Python functions to write: problems, their tests, and the verdict."""
+"""Python functions to write, verified by their tests."""
 
 from didact.tasks.code.report import CodeReport, Outcome
-from didact.tasks.code.task import CodeTask
+from didact.tasks.code.task import CodeTask, CodeTaskConfig
 
-__all__ = ["CodeReport", "CodeTask", "Outcome"]
+__all__ = ["CodeReport", "CodeTask", "CodeTaskConfig", "Outcome"]

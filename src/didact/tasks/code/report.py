@@ -1,17 +1,17 @@
-"""What came of a program: one result a test, and why it ended early."""
+"""The result of running a program: one result per test, and the reason of an early end."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
-from didact.tasks.code.cases import Case
-from didact.tasks.code.values import Plain, shown
+from didact.tasks.code.unit_tests import UnitTest
+from didact.tasks.code.values import Plain, Raised, shown
 from didact.tasks.sandbox import Stop
 
 
 class Outcome(StrEnum):
-    """What a program, or one test of it, came to."""
+    """How a program, or one test of it, ended."""
 
     PASSED = "passed"
     WRONG = "wrong"
@@ -26,47 +26,30 @@ class Outcome(StrEnum):
     CPU = "cpu"
     OUTPUT = "output"
     ANSWER = "answer"
-    """It sent what is no answer, or one that is too long."""
+    """It sent a malformed or too long answer."""
     EXIT = "exit"
     """Its process ended before it answered."""
     BROKEN = "broken"
-    """The sandbox failed: nobody knows what the program does."""
+    """The sandbox failed, so the program was not judged."""
 
 
 @dataclass(frozen=True)
-class Raised:
-    """An exception of the program, seen from its last frame.
+class UnitTestResult:
+    """A test whose call returned a value or raised."""
 
-    Attributes:
-        kind: As "ZeroDivisionError".
-        message: What it says.
-        line: The program's line, from 1; 0 where none is known.
-        function: The function of that frame.
-    """
-
-    kind: str
-    message: str
-    line: int = 0
-    function: str = ""
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """One test that was run to an answer: a value, or an exception."""
-
-    case: Case
+    test: UnitTest
     shown: bool
-    """Is it one of the examples in the prompt?"""
+    """It is one of the examples in the prompt."""
     passed: bool
     got: str | Raised
-    """What came back, as it may be shown (not the value itself, which can be large), or what it raised."""
+    """The returned value as a short text (the value itself can be large), or the exception."""
 
     @classmethod
-    def of(cls, case: Case, shown_in_prompt: bool, got: Plain | Raised) -> CaseResult:
-        """The verdict on one answer."""
+    def of(cls, test: UnitTest, shown_in_prompt: bool, got: Plain | Raised) -> UnitTestResult:
+        """The result for one returned value or exception."""
         if isinstance(got, Raised):
-            return cls(case, shown_in_prompt, False, got)
-        return cls(case, shown_in_prompt, case.passes(got), shown(got))
+            return cls(test, shown_in_prompt, False, got)
+        return cls(test, shown_in_prompt, test.passes(got), shown(got))
 
     @property
     def outcome(self) -> Outcome:
@@ -77,59 +60,57 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class CodeReport:
-    """What came of a program.
+    """The result of running a program.
 
     Attributes:
-        program: What was run; None where the answer holds none.
-        tried: The tests that got an answer, in order.
-        cases: All tests, the examples of the prompt first.
+        program: Its source; None if the answer holds none.
+        tests: All tests, the examples of the prompt first.
+        results: The tests that returned or raised, in order.
         raised: What loading the program raised.
-        stop: Why it ended before the test after the last one tried.
+        stop: Why the program ended before the remaining tests.
         detail: As "2 s" or "signal 11".
         broken: What is wrong with the sandbox, or with the problem's own setup.
-        shown_cases: How many of `cases` are examples of the prompt.
-        loaded: Did the program itself run to its end, so that its tests could begin?
+        shown_tests: How many of `tests` are examples of the prompt.
+        loaded: The program loaded, so that its tests could start.
     """
 
     program: str | None
-    cases: tuple[Case, ...]
-    tried: tuple[CaseResult, ...] = ()
+    tests: tuple[UnitTest, ...]
+    results: tuple[UnitTestResult, ...] = ()
     raised: Raised | None = None
     stop: Stop | None = None
     detail: str = ""
     broken: str | None = None
-    shown_cases: int = 0
+    shown_tests: int = 0
     loaded: bool = False
 
     @property
     def passed(self) -> int:
-        """How many tests passed."""
-        return sum(t.passed for t in self.tried)
+        """The number of passed tests."""
+        return sum(t.passed for t in self.results)
 
     @property
     def correct(self) -> bool:
-        """Did every test pass?"""
-        return self.broken is None and bool(self.cases) and self.passed == len(self.cases)
+        """All tests passed."""
+        return self.broken is None and bool(self.tests) and self.passed == len(self.tests)
 
     @property
     def share(self) -> float:
-        """The share of the tests that passed, in [0, 1], of those that the prompt does not show where
-        there are such; a test that was never reached did not pass."""
-        hidden = len(self.cases) - self.shown_cases
-        counted = [t for t in self.tried if not t.shown] if hidden else list(self.tried)
-        return sum(t.passed for t in counted) / max(hidden or len(self.cases), 1)
+        """The share of passed tests, in [0, 1], among those that the prompt does not show, or among all if it
+        shows all. A test that was not reached did not pass."""
+        hidden = len(self.tests) - self.shown_tests
+        counted = [t for t in self.results if not t.shown] if hidden else list(self.results)
+        return sum(t.passed for t in counted) / max(hidden or len(self.tests), 1)
 
     @property
     def first_failure(self) -> int | None:
         """The index of the first test that did not pass, or None."""
-        for index, tried in enumerate(self.tried):
-            if not tried.passed:
-                return index
-        return None if self.correct else len(self.tried)
+        failed = (index for index, result in enumerate(self.results) if not result.passed)
+        return next(failed, None if self.correct else len(self.results))
 
     @property
     def outcome(self) -> Outcome:
-        """What the whole program came to: that of its first failing test."""
+        """The outcome of the whole program: that of its first failing test."""
         if self.broken is not None:
             return Outcome.BROKEN
         if self.program is None:
@@ -139,6 +120,6 @@ class CodeReport:
         failed = self.first_failure
         if failed is None:
             return Outcome.PASSED
-        if failed < len(self.tried):
-            return self.tried[failed].outcome
+        if failed < len(self.results):
+            return self.results[failed].outcome
         return Outcome(self.stop.value) if self.stop is not None else Outcome.EXIT

@@ -1,9 +1,9 @@
 """Python functions to write, verified by running them against tests in an OS sandbox.
 
-The program runs inside, the verdict is made outside: the sandbox is sent one call at a time and its
-answers, plain data, are compared here (`cases`, `values`). The expected values never enter it. So a
-program that patches the runner, forges answers or ends the process can claim a value for a call, and
-nothing more; the value still has to be right.
+The program runs inside the sandbox and its values are judged outside: the sandbox receives one call at a time
+and its answers, plain data, are compared here (`unit_tests`, `values`). Expected values never enter it. A
+program that patches the runner, forges answers or ends the process can only claim a value for a call, and
+that value still has to be right.
 """
 
 from __future__ import annotations
@@ -15,18 +15,22 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from didact.errors import DataError, UsageError
-from didact.tasks.base import Verdict
-from didact.tasks.code.cases import Case, parse_test
+from pydantic import Field
+
+from didact.errors import DataError
+from didact.tasks.base import BaseTaskConfig, Verdict
 from didact.tasks.code.extract import program_in
-from didact.tasks.code.load import SHAPES, load
-from didact.tasks.code.report import CaseResult, CodeReport, Outcome, Raised
-from didact.tasks.code.values import Plain, read_value
-from didact.tasks.dataset_task import DatasetTask, check_fraction, read_split
+from didact.tasks.code.load import load
+from didact.tasks.code.report import CodeReport, UnitTestResult
+from didact.tasks.code.unit_tests import UnitTest, parse_test
+from didact.tasks.code.values import Plain, Raised, read_value
+from didact.tasks.dataset_task import DatasetTask, EvalFraction, split_problems
 from didact.tasks.sandbox import Limits, SandboxError, Session, Stop, Stopped, choose_backend
 from didact.types import Problem
 
@@ -34,73 +38,75 @@ CACHED_REPORTS = 4096
 """Reports that are kept, so that a critic does not run again what the verifier has run."""
 
 
+class CodeTaskConfig(BaseTaskConfig):
+    """Python functions to write."""
+
+    path: Path | None = None
+    """A file of problems, in one of the shapes of tasks/code/load.py; null for the set that ships with
+    Didact."""
+    eval_path: Path | None = None
+    """A second one to evaluate on; then all of `path` is for training."""
+    shape: Literal["auto", "own", "humaneval", "mbpp"] = "auto"
+    """The columns of both files; auto decides by each row."""
+    unconvertible: Literal["refuse", "skip"] = "refuse"
+    """Refuse a file with a test that cannot be verified outside the sandbox, or skip such problems."""
+    eval_fraction: EvalFraction = 0.2
+    dense: bool = False
+    """Reward the share of passed tests, of those that the prompt does not show, in place of 1 for all and 0
+    for less. `correct` means all either way."""
+    cpu_seconds: Annotated[int, Field(ge=1)] = 2
+    """CPU time of one program, for all its tests together."""
+    wall_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """Wall-clock time of the same."""
+    memory_mb: Annotated[int, Field(ge=64)] = 256
+    """Address space of one process in MiB."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Programs that run at once; 0 for one a core, at most 8."""
+    sandbox: Literal["auto", "bubblewrap", "namespaces"] = "auto"
+    unsafe_local_exec: bool = False
+    """Where no sandbox works, run programs as processes of this user, with no protection."""
+
+    def build(self, seed: int) -> CodeTask:
+        """See `CodeTask`."""
+        return CodeTask(self, seed=seed)
+
+
 class CodeTask(DatasetTask):
     """Write a Python function that passes tests.
 
-    A program that is wrong, slow, greedy or hostile is a wrong answer and scores 0. A sandbox that
-    fails is no answer at all: its verdict has no reward and an error.
+    A program that is wrong, slow, greedy or hostile scores 0. If the sandbox fails, the verdict has no reward
+    and an error.
 
     Args:
-        path: JSON lines of problems (see `load`); without it, the set that ships with Didact.
-        eval_path: A second file to evaluate on; then all of `path` is for training.
-        shape: "auto", or one of "own", "humaneval" and "mbpp".
-        unconvertible: "refuse" a file with a test that cannot be verified outside the sandbox, or
-            "skip" such problems; `left_out` then names them.
-        eval_fraction: About this part of the problems is kept for evaluation, in (0, 1), by a hash of
-            the question alone.
-        dense: Give the share of the tests that pass, of those that the prompt does not show, as
-            reward, in place of 1 for all and 0 for less. `correct` means all either way.
-        cpu_seconds: CPU time of one program, all its tests together, whole seconds ≥ 1.
-        wall_seconds: Wall-clock time of the same, > 0.
-        memory_mb: Address space of a process in MiB, ≥ 64.
-        workers: Programs that `verify_many` runs at once; 0 for one a core, at most 8.
-        sandbox: "auto", "bubblewrap" or "namespaces".
-        unsafe_local_exec: Where no sandbox holds, run programs as bare processes of this user, with
-            no protection.
-        seed: The order of the training problems; each pass over them has an order of its own.
+        config: The settings.
+        seed: Seeds the order of the training problems.
+
+    Attributes:
+        sandbox: The backend that runs the programs; "unsafe" for none.
+        left_out: The reason, by id, why a problem is not used.
 
     Raises:
-        UsageError: a setting out of range, or no sandbox holds here.
-        DataError: a file or row that cannot be used, naming the line, the column and the cure.
+        UsageError: no sandbox works here.
+        DataError: a file or row that cannot be used, naming the row, the column and the cure.
     """
 
     name = "code"
     critic_name = "tests"
     critic_uses_reference = False
 
-    def __init__(
-        self,
-        path: str | Path | None = None,
-        *,
-        eval_path: str | Path | None = None,
-        shape: str = "auto",
-        unconvertible: str = "refuse",
-        eval_fraction: float = 0.2,
-        dense: bool = False,
-        cpu_seconds: int = 2,
-        wall_seconds: float = 10.0,
-        memory_mb: int = 256,
-        workers: int = 0,
-        sandbox: str = "auto",
-        unsafe_local_exec: bool = False,
-        seed: int = 0,
-    ) -> None:
-        _check(shape, unconvertible, eval_fraction, workers)
-        try:
-            self.limits = Limits(cpu_s=cpu_seconds, wall_s=wall_seconds, memory_mb=memory_mb)
-        except ValueError as error:
-            raise UsageError(f"task 'code': {error}") from None
-        self.dense = dense
-        self.workers = workers or min(os.cpu_count() or 1, 8)
-        file, skip = shipped() if path is None else path, unconvertible == "skip"
-        split = read_split(lambda f: load(f, shape, skip=skip), file, eval_path, eval_fraction)
-        super().__init__(
-            split.train, split.evaluation, files=(file, eval_path), seed=seed, stream="code-order"
+    def __init__(self, config: CodeTaskConfig, *, seed: int = 0) -> None:
+        self.limits = Limits(cpu_s=config.cpu_seconds, wall_s=config.wall_seconds, memory_mb=config.memory_mb)
+        self.dense = config.dense
+        self.workers = config.workers or min(os.cpu_count() or 1, 8)
+        read = partial(load, shape=config.shape, skip=config.unconvertible == "skip")
+        split = split_problems(
+            read(config.path or shipped()),
+            None if config.eval_path is None else read(config.eval_path),
+            config.eval_fraction,
         )
+        super().__init__(split.train, split.evaluation, files=split.files, seed=seed, stream="code-order")
         self.left_out = split.left_out
-        """Why, by id, problems of the files are not used."""
-        self.sandbox = choose_backend(sandbox, unsafe_local_exec=unsafe_local_exec)
-        """The backend that runs the programs; "unsafe" for none."""
+        self.sandbox = choose_backend(config.sandbox, unsafe_local_exec=config.unsafe_local_exec)
         self._reports = OrderedDict[str, CodeReport]()
         self._lock = threading.Lock()
 
@@ -117,22 +123,22 @@ class CodeTask(DatasetTask):
             return list(pool.map(lambda pair: self.verify(*pair), asked))
 
     def report(self, problem: Problem, answer: str) -> CodeReport:
-        """All that is known of an answer's program; kept for a while, so that asking again is free.
+        """The result of running an answer's program; the last `CACHED_REPORTS` are cached.
 
         Raises:
             DataError: the problem is not one of a code task.
         """
-        cases, shown = cases_of(problem)
+        tests, shown = unit_tests_of(problem)
         meta = problem.metadata
         program = program_in(answer, meta["entry_point"], meta.get("prefix", ""))
         if program is None:
-            return CodeReport(None, cases, shown_cases=shown)
+            return CodeReport(None, tests, shown_tests=shown)
         key = _key(problem, program)
         with self._lock:
             if key in self._reports:
                 self._reports.move_to_end(key)
                 return self._reports[key]
-        report = self._run(program, meta.get("setup", ""), cases, shown)
+        report = self._run(CodeReport(program, tests, shown_tests=shown), meta.get("setup", ""))
         if report.broken is None:
             with self._lock:
                 self._reports[key] = report
@@ -140,28 +146,31 @@ class CodeTask(DatasetTask):
                     self._reports.popitem(last=False)
         return report
 
-    def _run(self, program: str, setup: str, cases: tuple[Case, ...], shown: int) -> CodeReport:
-        tried, raised, loaded, stopped = list[CaseResult](), None, False, None
+    def _run(self, report: CodeReport, setup: str) -> CodeReport:
+        """The report of a program that has not run yet, with what running it gives."""
+        assert report.program is not None
+        results, loaded = list[UnitTestResult](), False
         try:
             with Session(self.sandbox, self.limits) as session:
                 if wrong := _prepare(session, setup):
-                    return CodeReport(program, cases, broken=wrong, shown_cases=shown)
+                    return replace(report, broken=wrong)
                 try:
-                    answer = _read(session.run(program))
-                    raised, loaded = (answer, False) if isinstance(answer, Raised) else (None, True)
-                    for index, case in enumerate(cases if loaded else ()):
-                        got = _read(session.evaluate(case.call))
-                        tried.append(CaseResult.of(case, index < shown, got))
-                except Stopped as error:
-                    stopped = error
+                    answer = _read(session.run(report.program))
+                    if isinstance(answer, Raised):
+                        return replace(report, raised=answer)
+                    loaded = True
+                    for index, test in enumerate(report.tests):
+                        got = _read(session.evaluate(test.call))
+                        results.append(UnitTestResult.of(test, index < report.shown_tests, got))
+                except Stopped as stopped:
+                    report = replace(report, stop=stopped.why, detail=stopped.detail)
         except SandboxError as error:
-            return CodeReport(program, cases, broken=str(error), shown_cases=shown)
-        stop, detail = (None, "") if stopped is None else (stopped.why, stopped.detail)
-        return CodeReport(program, cases, tuple(tried), raised, stop, detail, None, shown, loaded)
+            return replace(report, broken=str(error))
+        return replace(report, results=tuple(results), loaded=loaded)
 
 
 def _prepare(session: Session, setup: str) -> str | None:
-    """Run the problem's own setup, before the program: what is wrong with it, or None."""
+    """Run the problem's own setup before the program; what is wrong with it, or None."""
     if not setup:
         return None
     try:
@@ -178,8 +187,8 @@ def shipped() -> Path:
     return Path(str(resources.files("didact.tasks.code") / "problems.jsonl"))
 
 
-def cases_of(problem: Problem) -> tuple[tuple[Case, ...], int]:
-    """(all cases, how many of them the prompt shows), the shown ones first.
+def unit_tests_of(problem: Problem) -> tuple[tuple[UnitTest, ...], int]:
+    """(all tests, the number that the prompt shows), the shown ones first.
 
     Raises:
         DataError: the problem has no tests of a code task.
@@ -187,8 +196,10 @@ def cases_of(problem: Problem) -> tuple[tuple[Case, ...], int]:
     meta = problem.metadata
     try:
         entry, tolerance = meta["entry_point"], meta.get("tolerance")
-        shown = [case for test in meta["examples"] for case in parse_test(test, entry, tolerance)]
-        hidden = [case for test in meta["tests"] for case in parse_test(test, entry, tolerance)]
+        shown, hidden = (
+            [test for text in meta[key] for test in parse_test(text, entry, tolerance)]
+            for key in ("examples", "tests")
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"problem {problem.id!r} is no code problem ({type(error).__name__}: {error}): it needs "
@@ -199,25 +210,11 @@ def cases_of(problem: Problem) -> tuple[tuple[Case, ...], int]:
 
 def _read(line: str) -> Plain | Raised:
     try:
-        found = read_value(line)
+        return read_value(line)
     except ValueError as error:
         raise Stopped(Stop.ANSWER, str(error)) from None
-    return found if isinstance(found, Plain) else Raised(*found)
 
 
 def _key(problem: Problem, program: str) -> str:
     asked: list[Any] = [problem.id, problem.metadata, program]
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _check(shape: str, unconvertible: str, eval_fraction: float, workers: int) -> None:
-    if shape not in ("auto", *SHAPES):
-        raise UsageError(f"task 'code': shape must be auto, {', '.join(SHAPES)}, not {shape!r}")
-    if unconvertible not in ("refuse", "skip"):
-        raise UsageError(f"task 'code': unconvertible must be refuse or skip, not {unconvertible!r}")
-    check_fraction(eval_fraction, "task 'code': ")
-    if workers < 0:
-        raise UsageError(f"task 'code': workers must be 0 or above, not {workers}")
-
-
-__all__ = ["CodeTask", "Outcome", "cases_of", "shipped"]

@@ -1,8 +1,8 @@
-"""Plain data that a program returned, compared where the program cannot reach.
+"""Values that a program returned, compared outside the sandbox.
 
-A program's answer arrives as a line of JSON that it may have forged. It becomes a `Plain` here, never
-an object with methods of the program's, and is compared with the expected `Plain` by this module
-alone. Nothing is hashed, so that no choice of keys makes a comparison slow.
+A program's answer arrives as a line of JSON that it may have forged. It becomes a `Plain`, never an object
+with methods of the program, and only this module compares it with the expected `Plain`. Nothing is hashed, so
+that no choice of keys makes a comparison slow.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-DEEPEST = 100
-LONGEST_WORDS = 400
-"""Characters of an exception's message, or of the repr of what is no plain data, that are kept."""
+MAX_DEPTH = 100
+MAX_TEXT = 400
+"""Characters that are kept of an exception's message, or of the repr of a value that is no plain data."""
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,16}")
 _SCALARS = ("none", "number", "str", "bytes", "complex")
 _GROUPS = {"l": "list", "t": "tuple", "s": "set", "z": "set", "d": "dict"}
@@ -29,17 +29,34 @@ class Plain:
 
     Attributes:
         kind: "none", "number", "str", "bytes", "complex", "list", "tuple", "set", "dict", or "other"
-            for what is no plain data.
-        value: The scalar; a tuple of `Plain` for a group (of pairs for a dict, as tuples); for
-            "other" its type and its repr.
+            for anything else.
+        value: The scalar; a tuple of `Plain` for a collection, of pairs of them for a dict; (type, repr) for
+            "other".
     """
 
     kind: str
     value: Any
 
 
+@dataclass(frozen=True)
+class Raised:
+    """An exception of the program, at its last frame.
+
+    Attributes:
+        kind: As "ZeroDivisionError".
+        message: Its text.
+        line: The program's line, from 1; 0 if unknown.
+        function: The function of that frame.
+    """
+
+    kind: str
+    message: str
+    line: int = 0
+    function: str = ""
+
+
 def plain(value: Any) -> Plain:
-    """An expected value, made of built-in types.
+    """The `Plain` of a value of built-in types.
 
     >>> plain([1, "a"]).kind
     'list'
@@ -59,23 +76,23 @@ def plain(value: Any) -> Plain:
     return Plain("other", (type(value).__name__, repr(value)))
 
 
-def read_value(line: str) -> Plain | tuple[str, str, int, str]:
-    """A line that came out of the sandbox: the value, or (type, message, line, function) of an exception.
+def read_value(line: str) -> Plain | Raised:
+    """The value or exception in a line from the sandbox.
 
     Raises:
-        ValueError: the line is not of that form, as only a forged one is.
+        ValueError: the line has another form, as only a forged one has.
     """
     try:
         answer = json.loads(line)
         if isinstance(answer, dict) and set(answer) == {"value"}:
-            return _decoded(answer["value"], DEEPEST)
+            return _decoded(answer["value"], MAX_DEPTH)
         kind, message, number, function = answer["raised"]
         texts = isinstance(kind, str) and isinstance(message, str) and isinstance(function, str)
         if texts and isinstance(number, int):
-            return kind[:100], message[:LONGEST_WORDS], number, function[:100]
+            return Raised(kind[:100], message[:MAX_TEXT], number, function[:100])
     except (TypeError, KeyError, IndexError, ValueError, OverflowError, RecursionError):
         pass
-    raise ValueError("what came over the channel is no answer")
+    raise ValueError("the line from the sandbox is no answer")
 
 
 def _decoded(node: Any, deep: int) -> Plain:
@@ -99,21 +116,18 @@ def _decoded(node: Any, deep: int) -> Plain:
     if tag == "c":
         return Plain("complex", complex(float.fromhex(items[0]), float.fromhex(items[1])))
     if tag == "o" and all(isinstance(item, str) for item in items):
-        return Plain("other", (items[0][:100], items[1][:LONGEST_WORDS]))
+        return Plain("other", (items[0][:100], items[1][:MAX_TEXT]))
     raise ValueError("unknown tag")
 
 
 def same(expected: Plain, got: Plain, tolerance: float | None = None) -> bool:
-    """Are they equal, as `==` of Python says of plain data?
-
-    Numbers compare by value (1 == 1.0 == True), lists never equal tuples, sets and dicts have no
-    order. NaN equals NaN, so that it can be expected.
+    """Equality as Python's `==` on built-in types, except that NaN equals NaN.
 
     Args:
-        expected: What should come back.
-        got: What came back.
-        tolerance: Where either number is a float, the largest difference, absolute or relative to
-            the larger; None for none.
+        expected: The expected value.
+        got: The returned value.
+        tolerance: If either number is a float, the largest difference, absolute or relative to the larger;
+            None for exact equality.
     """
     if expected.kind != got.kind or expected.kind == "other":
         return False
@@ -125,10 +139,7 @@ def same(expected: Plain, got: Plain, tolerance: float | None = None) -> bool:
         return False
     wants, gots = _ordered(expected), _ordered(got)
     if expected.kind == "dict":
-        return all(
-            same(k, other, tolerance) and same(v, w, tolerance)
-            for (k, v), (other, w) in zip(wants, gots, strict=True)
-        )
+        wants, gots = ([part for pair in pairs for part in pair] for pairs in (wants, gots))
     return all(same(w, g, tolerance) for w, g in zip(wants, gots, strict=True))
 
 
@@ -156,13 +167,13 @@ def _ordered(value: Plain) -> list[Any]:
 
 
 def _key(value: Plain) -> tuple[Any, ...]:
-    """An order of values in which equal ones stand together."""
+    """A sort key under which equal values are adjacent."""
     if value.kind == "number":
         nan = _is_nan(value.value)
         return ("number", nan, 0 if nan else value.value)
     if value.kind in _SCALARS or value.kind == "other":
         return (value.kind, repr(value.value))
-    # Each part's key is made once: sorting the parts first would make them again at every depth.
+    # Each part's key is computed once: sorting the parts first would repeat it at every depth.
     if value.kind == "dict":
         return ("dict", *sorted((_key(k), _key(v)) for k, v in value.value))
     keys = [_key(item) for item in value.value]
@@ -170,8 +181,7 @@ def _key(value: Plain) -> tuple[Any, ...]:
 
 
 def shown(value: Plain, longest: int = 200) -> str:
-    """As Python writes it, cut after `longest` characters and safe to print: one line, no control
-    character, no half of a surrogate pair.
+    """The value as Python writes it, cut after `longest` characters, on one printable line.
 
     >>> shown(plain({"a": (1,)}))
     "{'a': (1,)}"
@@ -198,8 +208,8 @@ def _shown(value: Plain, left: list[int]) -> str:
             items.append("…")
             break
         left[0] -= 2
-        pair = value.kind == "dict"
-        items.append(f"{_shown(item[0], left)}: {_shown(item[1], left)}" if pair else _shown(item, left))
+        parts = item if value.kind == "dict" else (item,)
+        items.append(": ".join(_shown(part, left) for part in parts))
     if not items and value.kind == "set":
         return "set()"
     opening, closing = _BRACKETS[value.kind]
@@ -224,10 +234,7 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-# ── views: what a test does to a value before it compares, done outside the sandbox ──────────────
-
-
-def _need(value: Plain, *kinds: str) -> tuple[Any, ...]:
+def _items(value: Plain, *kinds: str) -> tuple[Any, ...]:
     if value.kind == "str" and "str" in kinds:
         return tuple(Plain("str", c) for c in value.value)
     if value.kind not in kinds:
@@ -239,12 +246,12 @@ _ITERABLE = ("list", "tuple", "set", "dict", "str")
 
 
 def _as_set(value: Plain) -> Plain:
-    ordered = sorted(_need(value, *_ITERABLE), key=_key)
+    ordered = sorted(_items(value, *_ITERABLE), key=_key)
     return Plain("set", tuple(v for i, v in enumerate(ordered) if i == 0 or not same(v, ordered[i - 1])))
 
 
 def _sorted(value: Plain) -> Plain:
-    items = _need(value, *_ITERABLE)
+    items = _items(value, *_ITERABLE)
     if len({item.kind for item in items}) > 1:
         raise ValueError("values of several kinds have no order")
     return Plain("list", tuple(sorted(items, key=_sort_key)))
@@ -271,15 +278,17 @@ VIEWS: dict[str, Callable[[Plain], Plain]] = {
     "set": _as_set,
     "frozenset": _as_set,
     "sorted": _sorted,
-    "list": lambda value: Plain("list", _need(value, *_ITERABLE)),
-    "tuple": lambda value: Plain("tuple", _need(value, *_ITERABLE)),
-    "len": lambda value: Plain("number", len(_need(value, *_ITERABLE))),
+    "list": lambda value: Plain("list", _items(value, *_ITERABLE)),
+    "tuple": lambda value: Plain("tuple", _items(value, *_ITERABLE)),
+    "len": lambda value: Plain("number", len(_items(value, *_ITERABLE))),
     "abs": _number(abs),
     "bool": lambda value: Plain("number", truthy(value)),
 }
-"""Functions that a test may wrap around the call; each raises ValueError for a value it does not fit."""
+"""Functions that a test may wrap around the call, applied outside the sandbox; each raises ValueError for a
+value that it does not fit."""
 
 
 def truthy(value: Plain) -> bool:
-    """What `if value:` says. What is no plain data counts as false: nothing vouches for it."""
+    """The truth value in Python; false for a value that is no plain data, because the program could forge
+    it."""
     return value.kind not in ("none", "other") and bool(value.value)

@@ -1,5 +1,5 @@
-"""Mathematical problems whose answers are verified as mathematics, not as text."""
+"""Math problems whose answers are compared as expressions, not as text."""
 
-from didact.tasks.math.task import MathTask
+from didact.tasks.math.task import MathTask, MathTaskConfig
 
-__all__ = ["MathTask"]
+__all__ = ["MathTask", "MathTaskConfig"]

@@ -12,84 +12,95 @@ verdict no reward, and an error.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated, Literal
 
-from didact.errors import DataError, UsageError, did_you_mean
-from didact.tasks.base import Verdict
-from didact.tasks.dataset_task import DatasetTask, check_fraction, read_split
+from pydantic import Field
+
+from didact.errors import DataError
+from didact.tasks.base import BaseTaskConfig, Verdict
+from didact.tasks.dataset_task import DatasetTask, EvalFraction, split_problems
 from didact.tasks.math.answers import boxed, integer, last_number
 from didact.tasks.math.checker import MathChecker, shared_checker
-from didact.tasks.math.load import ANSWER, SHAPES, Wording, load
+from didact.tasks.math.load import ANSWER, Wording, load
 from didact.types import Problem
 
-FORMS = ("boxed", "number", "either")
 INSTRUCTIONS = {
     "boxed": r"Think step by step, and put the final answer into \boxed{}.",
     "number": "Think step by step, and end with the answer as a number.",
     "either": r"Think step by step, and put the final answer into \boxed{}.",
 }
-"""What follows a question, by the form of the answer."""
+"""Follows a question, by the form of the answer."""
+
+
+class MathTaskConfig(BaseTaskConfig):
+    """Math problems with a final answer."""
+
+    path: Path | None = None
+    """A file of problems, in one of the shapes of tasks/math/load.py; null for the set that ships with
+    Didact."""
+    eval_path: Path | None = None
+    """A second one to evaluate on, as MATH-500 for DAPO; then all of `path` is for training."""
+    shape: Literal["auto", "own", "math500", "aime", "deepmath", "dapo"] = "auto"
+    """The columns of both files; auto decides by each row."""
+    conflicts: Literal["refuse", "skip"] = "refuse"
+    """Refuse a file with two answers to one question, or skip such questions."""
+    form: Literal["boxed", "number", "either"] = "boxed"
+    r"""Where the answer of a text is: in the last \boxed{…}, the last number, or the box and else the
+    number."""
+    instruction: str | None = None
+    """Follows every question; null for the form's own, "" for none."""
+    format_penalty: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Subtracted from the reward of an answer that has not the form. The code of the RLTF paper uses 0.1."""
+    unevaluated: bool = False
+    """Also accept 5+5 for 10."""
+    eval_fraction: EvalFraction = 0.2
+
+    def build(self, seed: int) -> MathTask:
+        """See `MathTask`."""
+        return MathTask(self, seed=seed)
 
 
 class MathTask(DatasetTask):
-    r"""Problems with a final answer.
+    """Problems with a final answer.
 
     Args:
-        path: JSON lines of problems (see `load` for the shapes); without it, the set that ships with Didact.
-        eval_path: A second file to evaluate on, as MATH-500 for DAPO; then all of `path` is for training.
-        shape: "auto", or one of "own", "math500", "aime", "deepmath" and "dapo", for both files.
-        conflicts: "refuse" a file with two answers to one question, or "skip" such questions;
-            `left_out` then names them.
-        form: "boxed": the last \boxed{…} is the answer, and a text without one has none. "number": the
-            last number is. "either": the box, or the last number where there is no box.
-        instruction: What follows every question; None for the form's own, "" for nothing.
-        format_penalty: Taken from the reward of an answer that has not the form, in [0, 1]. The RLTF
-            paper's code takes 0.1.
-        unevaluated: Also accept 5+5 for 10.
-        eval_fraction: About this part of the problems is kept for evaluation, in (0, 1), by a hash of
-            the question alone.
-        seed: The order of the training problems; each pass over them has an order of its own.
+        config: The settings.
+        seed: Seeds the order of the training problems.
+
+    Attributes:
+        checker: Compares expressions; its process starts at the first answer that needs it.
+        left_out: The reason, by file and row, why a row is not used.
 
     Raises:
-        UsageError: a setting out of range.
-        DataError: a file or row that cannot be used, naming the line, the column and the cure.
+        DataError: a file or row that cannot be used, naming the row, the column and the cure.
     """
 
     name = "math"
+    packages = ("math-verify",) if find_spec("math_verify") else ()
 
-    def __init__(
-        self,
-        path: str | Path | None = None,
-        *,
-        eval_path: str | Path | None = None,
-        shape: str = "auto",
-        conflicts: str = "refuse",
-        form: str = "boxed",
-        instruction: str | None = None,
-        format_penalty: float = 0.0,
-        unevaluated: bool = False,
-        eval_fraction: float = 0.2,
-        seed: int = 0,
-    ) -> None:
-        _check(shape, conflicts, form, format_penalty, eval_fraction)
-        self.form, self.format_penalty, self.unevaluated = form, format_penalty, unevaluated
+    def __init__(self, config: MathTaskConfig, *, seed: int = 0) -> None:
+        self.form, self.format_penalty, self.unevaluated = (
+            config.form,
+            config.format_penalty,
+            config.unevaluated,
+        )
         self.checker: MathChecker = shared_checker()
-        """Compares expressions; started at the first answer that needs it."""
-        file = shipped() if path is None else path
-        asked = INSTRUCTIONS[form] if instruction is None else instruction.strip()
-        wording = Wording(asked, "%s" if form == "number" else r"\boxed{%s}")
-        skip = conflicts == "skip"
-        split = read_split(
-            lambda f: load(f, shape, wording, skip_conflicts=skip), file, eval_path, eval_fraction
+        instruction = INSTRUCTIONS[self.form] if config.instruction is None else config.instruction.strip()
+        wording = Wording(instruction, "%s" if self.form == "number" else r"\boxed{%s}")
+        read = partial(load, shape=config.shape, wording=wording, skip_conflicts=config.conflicts == "skip")
+        split = split_problems(
+            read(config.path or shipped()),
+            None if config.eval_path is None else read(config.eval_path),
+            config.eval_fraction,
         )
-        super().__init__(
-            split.train, split.evaluation, files=(file, eval_path), seed=seed, stream="math-order"
-        )
+        super().__init__(split.train, split.evaluation, files=split.files, seed=seed, stream="math-order")
         self.left_out = split.left_out
-        """Why, by file and line, rows are not used."""
-        if form == "number":
-            _check_numbers(self.problems())
+        if self.form == "number":
+            _check_numbers(self.all_problems())
 
     def final_answer(self, answer: str) -> str | None:
         """What counts as the answer in a text, by the task's form; None where nothing does."""
@@ -131,20 +142,6 @@ class MathTask(DatasetTask):
 def shipped() -> Path:
     """The file of the problems that ship with Didact."""
     return Path(str(resources.files("didact.tasks.math") / "problems.jsonl"))
-
-
-def _check(shape: str, conflicts: str, form: str, format_penalty: float, eval_fraction: float) -> None:
-    words = {
-        "shape": (shape, ["auto", *SHAPES]),
-        "conflicts": (conflicts, ["refuse", "skip"]),
-        "form": (form, list(FORMS)),
-    }
-    for name, (word, valid) in words.items():
-        if word not in valid:
-            raise UsageError(f"task 'math' has no {name} {word!r}: {did_you_mean(word, valid)}")
-    if not 0 <= format_penalty <= 1:
-        raise UsageError(f"task 'math': format_penalty must lie between 0 and 1, not {format_penalty}")
-    check_fraction(eval_fraction, "task 'math': ")
 
 
 def _check_numbers(problems: Sequence[Problem]) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from didact.errors import DataError, UsageError
 from didact.rollouts.multi_turn import two_turn
-from didact.tasks.offline import OfflineAnswers, OfflineTask
+from didact.tasks.offline import OfflineAnswers
 from didact.types import Example, Feedback, Problem, Provenance
-from tests.helpers import CountingCritic, ScriptedEngine, context
+from tests.helpers import CountingCritic, ScriptedEngine, context, offline_task
 
 
 def row(
@@ -29,7 +29,7 @@ def save(path: Path, rows: list[Example]) -> Path:
 
 
 def test_given_answers_are_first_turns_without_logprobs(tmp_path: Path) -> None:
-    task = OfflineTask(save(tmp_path / "fb.jsonl", [row(i, a) for i in range(6) for a in ("7", "4")]))
+    task = offline_task(save(tmp_path / "fb.jsonl", [row(i, a) for i in range(6) for a in ("7", "4")]))
     assert isinstance(task, OfflineAnswers)
     problem = task.train_problem(0)
     assert task.answers(problem) == ("7", "4")
@@ -43,7 +43,7 @@ def test_given_answers_are_first_turns_without_logprobs(tmp_path: Path) -> None:
 
 
 def test_training_and_evaluation_ask_different_questions(tmp_path: Path) -> None:
-    task = OfflineTask(save(tmp_path / "fb.jsonl", [row(i) for i in range(20)]), eval_fraction=0.3)
+    task = offline_task(save(tmp_path / "fb.jsonl", [row(i) for i in range(20)]), eval_fraction=0.3)
     trained = {task.train_problem(i).question for i in range(40)}
     asked = {p.question for p in task.eval_problems(100)}
     assert trained
@@ -53,34 +53,34 @@ def test_training_and_evaluation_ask_different_questions(tmp_path: Path) -> None
 
 def test_a_reference_of_any_row_of_a_question_counts(tmp_path: Path) -> None:
     rows = [row(1, "7", reference=None), row(1, "8"), *(row(i) for i in range(2, 4))]
-    task = OfflineTask(save(tmp_path / "fb.jsonl", rows))
+    task = offline_task(save(tmp_path / "fb.jsonl", rows))
     assert all(p.reference == "4" for p in task.problems())
 
 
 def test_only_words_by_the_named_sources_are_trained_on(tmp_path: Path) -> None:
     rows = [row(i, by="judge") for i in range(3)] + [row(i, "8") for i in range(3)]
     file = save(tmp_path / "fb.jsonl", rows)
-    assert {a for p in OfflineTask(file).train_problems() for a in OfflineTask(file).answers(p)} == {
+    assert {a for p in offline_task(file).train_problems() for a in offline_task(file).answers(p)} == {
         "7",
         "8",
     }
-    people = OfflineTask(file, said_by=["human"])
+    people = offline_task(file, critique_sources=["human"])
     assert {a for p in people.train_problems() for a in people.answers(p)} == {"8"}
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([row(1)], "one question only"),
-        ([row(1), row(1, "8", reference="5"), row(2)], "references differ"),
+        ([row(1)], "one prompt"),
+        ([row(1), row(1, "8", reference="5"), row(2)], "'4', '5'|'7', '5'|'5'"),
         ([row(i, text="") for i in range(4)], "no answer with a critique in words"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named(rows: list[Example], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
-        OfflineTask(save(tmp_path / "fb.jsonl", rows))
+        offline_task(save(tmp_path / "fb.jsonl", rows))
 
 
 def test_patterns_are_no_answers(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not patterns"):
-        OfflineTask(save(tmp_path / "fb.jsonl", [row(1), row(2)]), verifier="regex")
+        offline_task(save(tmp_path / "fb.jsonl", [row(1), row(2)]), verifier="regex")

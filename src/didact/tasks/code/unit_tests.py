@@ -1,12 +1,12 @@
-"""A test as data: what to call inside the sandbox, and what to compare outside it.
+"""Unit tests as data: a call to run inside the sandbox, and a comparison to make outside it.
 
     "f([3, 1]) == [1, 3]"                 a test of a problem's row
     "assert abs(candidate(2) - 1.41) < 1e-2, 'root'"     the same in HumanEval's form
 
-Only the call goes in. The expected value, the comparison and what stands around the call (`sorted(…)`,
-`set(…)`, `abs(… - v) < t`, `not …`) stay outside, so that a program can neither see nor replace them.
-A test that does not have this form, as one that computes its expected value with the program's own
-functions or draws at random, is refused by name rather than run inside.
+Only the call enters the sandbox. The expected value, the comparison and the functions around the call
+(`sorted(…)`, `set(…)`, `abs(… - v) < t`, `not …`) stay outside, so that a program can neither see nor replace
+them. A test of another form, as one that computes its expected value with the program's own functions or at
+random, is refused.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
 
 
 class Unconvertible(ValueError):
-    """A test that is not of a form which can be verified outside the sandbox."""
+    """A test that cannot be verified outside the sandbox."""
 
 
 @dataclass(frozen=True)
-class Case:
+class UnitTest:
     """One test.
 
     Attributes:
-        call: The expression that is evaluated inside: a call of the function asked for.
-        check: "==", "!=", "<", "<=", ">", ">=", "in", or "truthy" and "falsy", which expect nothing.
-        expected: What the value is compared with; None for "truthy" and "falsy".
-        views: Names of `VIEWS` that are applied to the value first, the innermost first.
-        tolerance: For floats; None for exact.
+        call: The expression that is evaluated inside: a call of the requested function.
+        check: "==", "!=", "<", "<=", ">", ">=", "in", "truthy" or "falsy".
+        expected: The value to compare with; None for "truthy" and "falsy".
+        views: Names of `VIEWS` that are applied to the returned value first, the innermost first.
+        tolerance: For floats; None for exact equality.
     """
 
     call: str
@@ -64,14 +64,14 @@ class Case:
     tolerance: float | None = None
 
     def passes(self, got: Plain) -> bool:
-        """Is this the value that the test wants?"""
+        """The returned value passes the test."""
         try:
             for view in self.views:
                 got = VIEWS[view](got)
         except (ValueError, TypeError):
             return False
         if self.expected is None:
-            if got.kind == "other":  # Python would call most of these true; nothing here can tell
+            if got.kind == "other":  # true in Python for most, but a program could forge it
                 return False
             return truthy(got) == (self.check == "truthy")
         if self.check in ("==", "!="):
@@ -84,7 +84,7 @@ class Case:
 
     @property
     def wanted(self) -> str:
-        """What should come back, in words: "[1, 3]", "a value above 0", "something true"."""
+        """The expected value in words, as "[1, 3]" or "something true"."""
         if self.expected is None:
             return "something true" if self.check == "truthy" else "something false"
         value = shown(self.expected)
@@ -95,16 +95,16 @@ class Case:
 
 
 @lru_cache(maxsize=8192)
-def parse_test(text: str, entry_point: str, tolerance: float | None = None) -> tuple[Case, ...]:
-    """The cases of one test, an expression or an `assert`.
+def parse_test(text: str, entry_point: str, tolerance: float | None = None) -> tuple[UnitTest, ...]:
+    """The unit tests in one expression or `assert`.
 
     Args:
-        text: As "f(1) == 2" or "assert f(1) == 2". An `and` gives a case for each side.
+        text: As "f(1) == 2" or "assert f(1) == 2". An `and` gives one unit test for each side.
         entry_point: The function that it must call.
-        tolerance: For floats, where the test itself names none.
+        tolerance: For floats, if the test itself has none.
 
     Raises:
-        Unconvertible: naming what about it cannot be verified outside the sandbox.
+        Unconvertible: naming the part that cannot be verified outside the sandbox.
     """
     if len(text) > LONGEST_TEST:
         raise Unconvertible(f"a test of more than {LONGEST_TEST} characters")
@@ -112,26 +112,26 @@ def parse_test(text: str, entry_point: str, tolerance: float | None = None) -> t
         body = ast.parse(text.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Unconvertible(f"not Python: {error}") from None
-    cases = list[Case]()
+    tests = list[UnitTest]()
     for statement in body:
         if isinstance(statement, ast.Assert):
-            cases += convert(statement.test, entry_point, tolerance)
+            tests += convert(statement.test, entry_point, tolerance)
         elif isinstance(statement, ast.Expr):
-            cases += convert(statement.value, entry_point, tolerance)
+            tests += convert(statement.value, entry_point, tolerance)
         else:
             raise Unconvertible(f"a statement that is no assert: {_source(statement)}")
-    return tuple(cases)
+    return tuple(tests)
 
 
-def convert(test: ast.expr, entry_point: str, tolerance: float | None = None) -> list[Case]:
-    """The cases of one condition; see `parse_test`."""
+def convert(test: ast.expr, entry_point: str, tolerance: float | None = None) -> list[UnitTest]:
+    """The unit tests of one condition; see `parse_test`."""
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
-        return [case for value in test.values for case in convert(value, entry_point, tolerance)]
+        return [part for value in test.values for part in convert(value, entry_point, tolerance)]
     if isinstance(test, ast.Constant) and test.value:
         return []
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         call, views = _call(test.operand, entry_point)
-        return [Case(call, "falsy", None, views)]
+        return [UnitTest(call, "falsy", None, views)]
     if _is_call_of(test, "isclose"):
         return [_isclose(test, entry_point)]
     if isinstance(test, ast.Compare):
@@ -139,16 +139,16 @@ def convert(test: ast.expr, entry_point: str, tolerance: float | None = None) ->
             raise Unconvertible(f"a chain of comparisons: {_source(test)}")
         return [_compare(test.left, test.ops[0], test.comparators[0], entry_point, tolerance)]
     call, views = _call(test, entry_point)
-    return [Case(call, "truthy", None, views)]
+    return [UnitTest(call, "truthy", None, views)]
 
 
-def _compare(left: ast.expr, op: ast.cmpop, right: ast.expr, entry: str, tolerance: float | None) -> Case:
+def _compare(left: ast.expr, op: ast.cmpop, right: ast.expr, entry: str, tolerance: float | None) -> UnitTest:
     if isinstance(op, ast.In) and _calls(left, entry):
         call, views = _call(left, entry)
         options = plain(constant(right))
         if options.kind not in ("list", "tuple", "set"):
             raise Unconvertible(f"`in` something that is no list: {_source(right)}")
-        return Case(call, "in", options, views, tolerance)
+        return UnitTest(call, "in", options, views, tolerance)
     name = _COMPARED.get(type(op))
     if name is None:
         raise Unconvertible(f"the comparison {_source(left)} … {_source(right)}")
@@ -162,10 +162,10 @@ def _compare(left: ast.expr, op: ast.cmpop, right: ast.expr, entry: str, toleran
     if near is not None and name in ("<", "<="):
         return replace(near, tolerance=_number(right))
     call, views = _call(left, entry)
-    return Case(call, name, plain(constant(right)), views, tolerance)
+    return UnitTest(call, name, plain(constant(right)), views, tolerance)
 
 
-def _distance(node: ast.expr, entry: str) -> Case | None:
+def _distance(node: ast.expr, entry: str) -> UnitTest | None:
     """`abs(f(…) - value)`, without its bound."""
     if not (_is_call_of(node, "abs") and isinstance(node, ast.Call) and len(node.args) == 1):
         return None
@@ -176,17 +176,17 @@ def _distance(node: ast.expr, entry: str) -> Case | None:
     if not _calls(left, entry):
         left, right = right, left
     call, views = _call(left, entry)
-    return Case(call, "==", plain(float(_number(right))), views)
+    return UnitTest(call, "==", plain(float(_number(right))), views)
 
 
-def _isclose(node: ast.expr, entry: str) -> Case:
+def _isclose(node: ast.expr, entry: str) -> UnitTest:
     assert isinstance(node, ast.Call)
     if len(node.args) != 2:
         raise Unconvertible(f"isclose without two values: {_source(node)}")
     left, right = node.args if _calls(node.args[0], entry) else reversed(node.args)
     bounds = {word.arg: _number(word.value) for word in node.keywords}
     call, views = _call(left, entry)
-    return Case(call, "==", plain(float(_number(right))), views, max(bounds.values(), default=1e-9))
+    return UnitTest(call, "==", plain(float(_number(right))), views, max(bounds.values(), default=1e-9))
 
 
 def _call(node: ast.expr, entry: str) -> tuple[str, tuple[str, ...]]:
@@ -221,8 +221,6 @@ def _source(node: ast.AST) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-# ── expected values: literals and a little arithmetic, evaluated without running anything ─────────
-
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -246,7 +244,7 @@ _LARGEST = 100_000
 
 
 def constant(node: ast.expr) -> Any:
-    """The value of a constant expression.
+    """The value of an expression of literals and arithmetic, computed without running code.
 
     Raises:
         Unconvertible: it is not constant, or too large.
