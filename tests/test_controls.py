@@ -72,14 +72,14 @@ def test_a_verdict_says_right_or_wrong_and_no_more() -> None:
     assert [f.label for f in said] == ["wrong", "right", None]
     assert said[2].status == "failed"
     assert said[2].score is None
-    assert "nothing verified" in (said[2].error or "")
+    assert said[2].error
 
 
 def test_the_reference_is_said_as_it_stands_and_leaks() -> None:
     said = controlled(CountingCritic(), "reference").critique([ask("sun"), ask("sun", reference=None)])
     assert (said[0].text, said[0].saw_reference, said[0].leaks) == ("nus", True, True)
     assert said[1].status == "failed"
-    assert "'sun' has no reference" in (said[1].error or "")
+    assert said[1].error_kind == "missing_reference"
 
 
 @given(st.sampled_from(WORDS), st.text(max_size=8), st.sampled_from([None, 0.0, 1.0]))

@@ -292,7 +292,7 @@ def test_sft_samples_no_tokens() -> None:
 def test_sft_without_a_reference_says_so() -> None:
     ctx = context()
     problem = ctx.task.train_problem(0).model_copy(update={"reference": None})
-    with pytest.raises(DataError, match="'0' has no reference"):
+    with pytest.raises(DataError, match="problem '0'"):
         SFT().collect(ctx, [problem])
 
 

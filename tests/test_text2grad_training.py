@@ -225,7 +225,7 @@ def test_a_run_whose_critic_never_quotes_says_so(
 ) -> None:
     monkeypatch.setattr(setup, "make_critic", lambda *_, **__: Silent())
     settings = {"samples": 2, "kl_coef": 0, "credit": credit}
-    with pytest.raises(NoOpTrainingError, match="No critique quoted anything") as stopped:
+    with pytest.raises(NoOpTrainingError, match="spans_misquoted") as stopped:
         didact.train(
             "text2grad", out=tmp_path / "run", model=str(model), task="spell_backward",
             **{**SETTINGS, "settings": settings, "steps": 1},

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 from didact.controls.base import Control, Verify
 from didact.feedback.program import RIGHT, WRONG
 from didact.feedback_source import FeedbackRequest, FeedbackSource
-from didact.types import Feedback, Provenance
+from didact.types import ErrorKind, Feedback, Provenance
 
 SubstituteName: TypeAlias = Literal["verdict", "reference", "second-try"]
 SUBSTITUTES: tuple[SubstituteName, ...] = get_args(SubstituteName)
@@ -51,7 +51,8 @@ def _verdict(request: FeedbackRequest) -> Feedback:
 
 def _reference(request: FeedbackRequest) -> Feedback:
     if request.problem.reference is None:
-        return _failed(request, "reference", f"problem {request.problem.id!r} has no reference")
+        error = f"problem {request.problem.id!r} has no reference"
+        return _failed(request, "reference", error, "missing_reference")
     written = _written(request, "reference", request.problem.reference, saw_reference=True)
     return written.model_copy(update={"leaks": True})
 
@@ -79,12 +80,15 @@ def _written(
     )
 
 
-def _failed(request: FeedbackRequest, control: SubstituteName, error: str) -> Feedback:
+def _failed(
+    request: FeedbackRequest, control: SubstituteName, error: str, kind: ErrorKind | None = None
+) -> Feedback:
     return Feedback(
         turn=request.index,
         source="program",
         status="failed",
         error=error,
+        error_kind=kind,
         saw_reference=False,
         provenance=Provenance(author="control", control=control),
     )

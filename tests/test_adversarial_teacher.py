@@ -256,7 +256,7 @@ def test_a_source_that_goes_by_no_reference_cannot_be_misled(control: str, sourc
     config = parse_config({
         "method": "rltf-sd", "task": {"name": task}, "feedback": {"source": source, "control": control},
     })  # fmt: skip
-    with pytest.raises(UsageError, match="false solution"):
+    with pytest.raises(UsageError, match=f"feedback.source={source}"):
         check_task(config, make_method("rltf-sd"), as_base_task(make_task(task)), make_source(source, {}))
 
 
