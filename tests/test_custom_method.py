@@ -141,10 +141,11 @@ def test_a_run_of_objects_needs_them_again(tmp_path: Path) -> None:
 
 
 def test_a_method_object_of_an_importable_class_is_resumed_by_its_name(tmp_path: Path) -> None:
-    run = didact.train(didact.GRPO(samples=2, clip=0.1), out=tmp_path / "run", **{**SETTINGS, "steps": 1})
+    method = didact.RLTF(samples=2, lambda_fm=0.0, lambda_sd=0.3)
+    run = didact.train(out=tmp_path / "run", **{**objects(), **SETTINGS, "method": method})
     config = run.config.read_text()
-    assert "method: didact.methods.grpo:GRPO" in config
-    assert "clip: 0.1" in config
+    assert "method: didact.methods.rltf:RLTF" in config
+    assert "lambda_sd: 0.3" in config
 
 
 def test_an_engine_object_is_trained(tmp_path: Path) -> None:

@@ -41,8 +41,10 @@ def describe(component: Any) -> tuple[str, dict[str, Any]]:
     """
     kind = type(component)
     importable = getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind
-    values = component.model_dump(mode="json") if isinstance(component, BaseModel) else {}
-    if values and importable and kind.__module__ != "__main__":
+    if not isinstance(component, BaseModel):
+        return f"{PREFIX}{kind.__module__}.{kind.__qualname__}", {}
+    values = component.model_dump(mode="json")
+    if importable and kind.__module__ != "__main__":
         return f"{kind.__module__}:{kind.__qualname__}", values
     return f"{PREFIX}{kind.__module__}.{kind.__qualname__}", values
 
