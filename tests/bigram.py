@@ -40,7 +40,7 @@ class Bigram:
         self.theta = (self.start + moved * normal(SIZE, SIZE)).requires_grad_(True)
         self.value = normal(SIZE).requires_grad_(True)
         self.tokenizer = WordTokenizer()
-        self.capabilities = capabilities or Capabilities(critic=True, full_kl=True)
+        self.capabilities = capabilities or Capabilities(value_head=True, full_kl=True)
 
     def row_logprobs(self, row: Row, logits: Tensor | None = None) -> Tensor:
         table = self.theta if logits is None else logits

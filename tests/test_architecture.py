@@ -16,7 +16,7 @@ SOURCE = Path(didact.__file__).parent
 FILES = sorted(p for p in SOURCE.rglob("*.py") if "__pycache__" not in p.parts)
 
 FLOORS = [
-    {"types", "errors", "rng", "_version"},
+    {"types", "errors", "rng", "distributed", "_version"},
     {"jsonl", "settings"},
     {"registry"},
     {"feedback_source", "feedback_store"},
@@ -57,7 +57,7 @@ NARROW = {
     "spans": {"types", "errors", "spans"},
     "advantages": set(),
     "losses": set(),
-    "engines": {"types", "errors", "rng", "settings", "losses", "llm", "engines"},
+    "engines": {"types", "errors", "distributed", "rng", "settings", "losses", "llm", "engines"},
     # A plug-in runs inside of another library's processes, where the rest may not be installed.
     "integrations": {"errors", "advantages", "losses"},
 }

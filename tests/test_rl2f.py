@@ -282,9 +282,9 @@ def test_groups_without_a_signal_are_counted_and_have_no_row() -> None:
     method = RL2F(lambda_wm=0)
     assert method.rows(ctx, batch) == []
     assert without_signal(method.advantages(batch), batch) == {"g", "h"}
-    assert ctx.notes["groups_without_signal"] == 2
-    assert ctx.notes["solved"] == 0.5
-    assert ctx.notes["turns_to_solve"] == 1.0
+    assert ctx.metrics["groups_without_signal"] == 2
+    assert ctx.metrics["solved"] == 0.5
+    assert ctx.metrics["turns_to_solve"] == 1.0
 
 
 def test_a_question_without_signal_is_tried_again_where_that_is_asked_for() -> None:

@@ -173,7 +173,7 @@ def test_whitening_makes_advantages_relative():
 
 def test_what_the_value_head_explains_is_noted():
     engine, notes = Bigram(), {}
-    terms = rows(Text2Grad(), engine, batch(engine), notes=notes)
+    terms = rows(Text2Grad(), engine, batch(engine), metrics=notes)
     R, V = (np.concatenate(field(terms, name)) for name in ("returns", "old_values"))
     assert notes["explained_variance"] == pytest.approx(1 - np.var(R - V) / np.var(R), rel=1e-4)
     assert {"kl", "kl_coef", "tokens_good", "tokens_poor"} <= notes.keys()
@@ -369,21 +369,21 @@ def test_the_k3_loss_stands_in_the_loss_alone():
 def test_an_adaptive_coefficient_moves_towards_its_target():
     engine, memory, notes = Bigram(moved=0.5), {}, {}
     method = Text2Grad(credit="direct", kl="k3_loss", kl_coef=0.1, kl_target=1e-3, kl_horizon=10)
-    terms = rows(method, engine, batch(engine), memory=memory, notes=notes)
+    terms = rows(method, engine, batch(engine), method_state=memory, metrics=notes)
     assert notes["kl_coef"] == terms[0].loss.settings["kl_coef"] == 0.1
     assert notes["kl"] > 1e-2
     assert memory == {"kl_coef": pytest.approx(0.1 * (1 + 0.2 * 4 / 10))}  # far above: clipped at .2
-    terms = rows(method, engine, batch(engine), memory=memory, notes=notes)
+    terms = rows(method, engine, batch(engine), method_state=memory, metrics=notes)
     assert notes["kl_coef"] == terms[0].loss.settings["kl_coef"] == pytest.approx(0.108)
     near, memory = notes["kl"] / 1.1, {"kl_coef": 0.1}
     aimed = method.model_copy(update={"kl_target": near})
-    rows(aimed, engine, batch(engine), memory=memory)
+    rows(aimed, engine, batch(engine), method_state=memory)
     assert memory["kl_coef"] == pytest.approx(0.1 * (1 + 0.1 * 4 / 10))
     relaxed, memory = method.model_copy(update={"kl_target": 1e6}), {"kl_coef": 0.1}
-    rows(relaxed, engine, batch(engine), memory=memory)
+    rows(relaxed, engine, batch(engine), method_state=memory)
     assert memory["kl_coef"] == pytest.approx(0.092)
     fixed = {}
-    rows(Text2Grad(credit="direct"), engine, batch(engine), memory=fixed)
+    rows(Text2Grad(credit="direct"), engine, batch(engine), method_state=fixed)
     assert fixed == {}
 
 
@@ -391,7 +391,7 @@ def test_an_adaptive_coefficient_weighs_the_reward_too():
     engine = Bigram(moved=0.3)
     method = Text2Grad(credit="direct", kl_target=1.0)
     half, whole = (
-        field(rows(method, engine, [engine.answer("ab")], memory={"kl_coef": beta}), "advantages")[0]
+        field(rows(method, engine, [engine.answer("ab")], method_state={"kl_coef": beta}), "advantages")[0]
         for beta in (0.2, 0.4)
     )
     np.testing.assert_allclose(whole, np.multiply(half, 2), rtol=1e-5)
@@ -410,14 +410,14 @@ def test_without_a_kl_no_reference_is_asked_for():
 
 def test_an_engine_without_a_critic_refuses_gae_and_names_critic_free():
     engine = Bigram(capabilities=Capabilities())
-    with pytest.raises(CapabilityError, match="take credit=critic_free"):
+    with pytest.raises(CapabilityError, match="credit=critic_free"):
         Text2Grad().collect(context(engine), [])
     for credit in ("direct", "critic_free"):
         Text2Grad(credit=credit).check(context(engine))
 
 
 def test_an_engine_without_full_kl_refuses_it_and_names_another():
-    engine = Bigram(capabilities=Capabilities(critic=True))
+    engine = Bigram(capabilities=Capabilities(value_head=True))
     with pytest.raises(CapabilityError, match="kl=k1"):
         Text2Grad(kl="full").collect(context(engine), [])
     Text2Grad(kl="full", kl_coef=0).check(context(engine))

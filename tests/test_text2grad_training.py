@@ -38,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_engine(model: Path, **settings: object) -> LocalEngine:
     torch.set_num_threads(1)
-    values = {"device": "cpu", "keep_reference": True, "critic": ValueHeadSettings(), **settings}
+    values = {"device": "cpu", "keep_reference": True, "value_head": ValueHeadSettings(), **settings}
     return LocalEngine.from_pretrained(model, **values)  # type: ignore[arg-type]
 
 
@@ -123,19 +123,19 @@ def test_padding_and_order_do_not_change_the_gradient(model: Path, credit: str) 
 
 def test_the_value_head_learns_what_comes(model: Path) -> None:
     """Many steps on one answer: V of its prefixes comes near what the answer still earns there."""
-    engine = make_engine(model, critic=ValueHeadSettings(lr_scale=1e4, shares_model=False))
+    engine = make_engine(model, value_head=ValueHeadSettings(lr_scale=1e4, shares_model=False))
     ctx = context(engine, renderer=Renderer(engine.tokenizer))
     rollouts = answers(engine, {POOR: "poor"})[1:]
     method = Text2Grad(credit={"lam": 1.0, "value_clip": None}, kl_coef=0)
     errors = []
     for _ in range(60):
-        ctx.notes.clear()
+        ctx.metrics.clear()
         [term] = method.rows(ctx, rollouts)
         output = engine.forward_backward(term.rows, term.loss)
         engine.optim_step(AdamParams(lr=1e-5))
         errors.append(output.metrics["value_error"])
     assert errors[-1] < errors[0] / 4
-    assert ctx.notes["explained_variance"] > 0.5
+    assert ctx.metrics["explained_variance"] > 0.5
 
 
 # ── a whole run ───────────────────────────────────────────────────────────────────────────────────
@@ -205,7 +205,7 @@ def test_a_run_with_a_critic_goes_on_bit_for_bit(
     engine = make_engine(model)
     state, _ = load_checkpoint(whole / "checkpoints", engine)
     assert state is not None
-    assert state.memory["kl_coef"] != records[-1]["kl_coef"]
+    assert state.method_state["kl_coef"] != records[-1]["kl_coef"]
     assert np.abs(engine._trained["value_head.weight"].detach().numpy()).max() > 0
     plain, info = AutoModelForCausalLM.from_pretrained(whole / "model", output_loading_info=True)
     assert not info["unexpected_keys"]

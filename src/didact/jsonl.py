@@ -17,6 +17,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from didact.distributed import on_main_process
 from didact.errors import DataError
 
 Json = dict[str, Any]
@@ -232,6 +233,7 @@ def _repair_last_line(handle: FileIO) -> None:
         handle.truncate(start)
 
 
+@on_main_process
 def write_atomically(file: Path, content: str | bytes) -> None:
     """Replace a file's content; see `open_atomically`."""
     with open_atomically(file) as handle:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from didact.distributed import on_main_process
 from didact.errors import UsageError
 from didact.feedback_store import FeedbackRecord, FeedbackStore
 from didact.jsonl import append_jsonl, filter_jsonl, read_jsonl, write_atomically
@@ -59,6 +60,7 @@ class RunDir:
         self.result = path / "result.json"
 
     @classmethod
+    @on_main_process
     def create(cls, path: Path, config_yaml: str, command: str) -> RunDir:
         """Make a new run directory.
 
@@ -75,6 +77,7 @@ class RunDir:
         return run
 
     @staticmethod
+    @on_main_process
     def refuse_existing(path: Path) -> None:
         """Raise UsageError if the path holds anything already."""
         if (path / "config.yaml").exists():
@@ -97,15 +100,19 @@ class RunDir:
             raise UsageError(f"{path} is not a run directory: it has no config.yaml")
         return run
 
+    @on_main_process
     def add_metrics(self, values: dict[str, Any]) -> None:
         append_jsonl(self.metrics, [values])
 
+    @on_main_process
     def add_alarm(self, values: dict[str, Any]) -> None:
         append_jsonl(self.alarms, [values])
 
+    @on_main_process
     def add_timing(self, values: dict[str, Any]) -> None:
         append_jsonl(self.timing, [values])
 
+    @on_main_process
     def add_rollouts(self, rollouts: Iterable[Rollout], step: int) -> None:
         """Append rollouts and, in their own file, the feedback on them."""
         answers, critiques = [], []
@@ -116,14 +123,17 @@ class RunDir:
         append_jsonl(self.rollouts, answers)
         FeedbackStore(self.feedback).append(critiques)
 
+    @on_main_process
     def add_inspected(self, records: Iterable[Record]) -> None:
         append_jsonl(self.inspected, [record.model_dump(mode="json") for record in records])
 
+    @on_main_process
     def add_evaluation(self, rollouts: Iterable[Rollout], step: int) -> None:
         """Append the answers of one evaluation."""
         records = [{"step": step, **r.model_dump(mode="json")} for r in rollouts]
         append_jsonl(self.evaluations, records)
 
+    @on_main_process
     def read_evaluation(self, step: int) -> list[Rollout]:
         """The answers of the evaluation at a step, in the problems' order."""
         found = []
@@ -141,6 +151,7 @@ class RunDir:
             del record["step"]
             yield Rollout.model_validate({**record, "feedback": critiques[record["id"]]})
 
+    @on_main_process
     def rewind(self, step: int) -> None:
         """Forget what the run wrote after a checkpoint of this step, except people's words.
 

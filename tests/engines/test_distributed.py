@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,16 +18,25 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 import didact
-from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, SamplingParams, ValueHeadSettings
-from didact.engines.local import LocalEngine, LoraSettings, processes
-from didact.engines.local.crew import crew
-from didact.engines.local.distributed import DistributedEngine
-from didact.engines.local.shares import deal, rows_from_arrays, rows_to_arrays
+from didact.distributed import RankDiedError, on_main_process, process_group
+from didact.engines.base import (
+    POLICY,
+    REFERENCE,
+    AdamParams,
+    Loss,
+    SamplingParams,
+    ValueHeadSettings,
+    Weights,
+)
+from didact.engines.local import LocalEngine, LoraSettings
+from didact.engines.local.distributed import DistributedEngine, shard_balanced, unshard
 from didact.engines.probe import probe
-from didact.errors import CapabilityError, Interrupted, NonFiniteError, TrainingGuard, UsageError
+from didact.errors import CapabilityError, DataError, Interrupted, NonFiniteError, TrainingGuard, UsageError
 from didact.losses import LossOutput
 from didact.types import Row
+from tests.engines.two_processes import TwoProcesses, free_port
 from tests.models import save_model
+from tests.numerics import assert_close
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
 
@@ -37,64 +46,18 @@ CLIPPED = AdamParams(lr=1e-3, max_grad_norm=0.5)
 FREE = AdamParams(lr=1e-3, max_grad_norm=float("inf"))
 FIELDS = {"cross_entropy": (), "policy_gradient": ("advantages",), "ppo": ("advantages", "old_logprobs")}
 CLOSE = 1e-5
+"""The largest difference of a weight from that of one process."""
 
-ALONE = {"device": "cpu", "dtype": "float32", "tokens_per_batch": 60}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def environment(port: int, rank: int) -> dict[str, str]:
-    return {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank),
-        "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-
-
-def follower(port: int) -> subprocess.Popen[str]:
-    """The command that a launcher gives to every process; this one finds that it is to serve."""
-    command = [sys.executable, "-m", "didact.cli.main", "train", "grpo"]
-    source = str(Path(didact.__file__).parent.parent)
-    env = os.environ | environment(port, 1) | {"PYTHONPATH": os.pathsep.join([source, os.getcwd()])}
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-
-
-class World:
-    """This test as process 0, and a second process that serves it."""
-
-    def __init__(self) -> None:
-        port = free_port()
-        self.other = follower(port)
-        self._before = dict(os.environ)
-        os.environ.update(environment(port, 0))
-
-    def end(self, code: int = 0) -> int:
-        crew().dismiss(code)
-        said = self.other.wait(timeout=60)
-        self.forget()
-        return said
-
-    def forget(self) -> None:
-        if self.other.stderr is not None:
-            self.other.stderr.close()
-        dist.destroy_process_group()
-        crew.cache_clear()
-        processes.join.cache_clear()
-        os.environ.clear()
-        os.environ.update(self._before)
+SETTINGS = {"device": "cpu", "dtype": "float32", "tokens_per_batch": 60}
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+Make = Callable[..., LocalEngine]
 
 
 @pytest.fixture(scope="module")
-def world():
-    made = World()
+def processes():
+    made = TwoProcesses()
     yield made
-    if made.other.poll() is None:
-        assert made.end(75) == 75
-    else:
-        made.forget()  # the last test killed it
+    made.end()
 
 
 @pytest.fixture(scope="module")
@@ -102,20 +65,22 @@ def model(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("model"), num_hidden_layers=3, initializer_range=0.2)
 
 
-@pytest.fixture(params=["replicas", "slices"])
-def two(request, world, model, monkeypatch):
-    """two(**settings) → an engine on two processes."""
-    if request.param == "slices":
-        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-        monkeypatch.setenv("FSDP_VERSION", "2")
-    make = partial(DistributedEngine.from_pretrained, model, **ALONE)
-    make.kind = request.param
-    return make
-
-
 @pytest.fixture
 def one(model):
-    return partial(LocalEngine.from_pretrained, model, **ALONE)
+    return partial(LocalEngine.from_pretrained, model, **SETTINGS)
+
+
+@pytest.fixture(params=["replicas", "shards"])
+def two(request, processes, model):
+    """two(scenario, *args) → what `scenario(make, *args)` returned on both ranks, from rank 0."""
+    env = FSDP if request.param == "shards" else {}
+    make = partial(DistributedEngine.from_pretrained, model, **SETTINGS)
+
+    def run(scenario, *args):
+        return processes.run(scenario, make, *args, env=env)[0]
+
+    run.kind = request.param
+    return run
 
 
 def some_rows(count, loss=POLICY_GRADIENT, seed=0):
@@ -138,11 +103,11 @@ def some_rows(count, loss=POLICY_GRADIENT, seed=0):
 def largest_difference(a: Path, b: Path, name: str = "weights.safetensors") -> float:
     left, right = load_file(a / name), load_file(b / name)
     assert left.keys() == right.keys()
-    return max(float((left[k].float() - right[k].float()).abs().max()) for k in left)
+    return max((float((left[k].float() - right[k].float()).abs().max()) for k in left), default=0.0)
 
 
 def saved(engine, folder: Path) -> Path:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     engine.save(folder)
     return folder
 
@@ -151,6 +116,8 @@ def trained(engine, calls, step):
     outputs = [engine.forward_backward(rows, loss) for rows, loss in calls]
     return [*outputs, engine.optim_step(step)]
 
+
+# ── steps ─────────────────────────────────────────────────────────────────────────────────────────
 
 CASES = {
     "cross entropy": (None, FREE, [(5, CROSS_ENTROPY)]),
@@ -161,77 +128,46 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_take_the_step_of_one(two, one, case, tmp_path, record_property):
+def two_steps(make: Make, case: str, folder: Path):
     lora, step, calls = CASES[case]
-    together, alone = two(lora=lora), one(lora=lora)
-    assert together.weights_hash() == alone.weights_hash()
+    engine = make(lora=lora)
+    hashes, outputs = [engine.weights_hash()], []
     for n in range(2):
         work = [(some_rows(count, loss, seed=10 * n + i), loss) for i, (count, loss) in enumerate(calls)]
-        ours, theirs = trained(together, work, step), trained(alone, work, step)
-        for a, b in zip(ours, theirs, strict=True):
-            assert a.loss == pytest.approx(b.loss, rel=CLOSE, abs=CLOSE)
-            assert a.metrics == pytest.approx(b.metrics, rel=1e-4, abs=CLOSE)
-            assert list(a.metrics) == list(b.metrics)
-    a, b = saved(together, tmp_path / "two"), saved(alone, tmp_path / "one")
-    gap = largest_difference(a, b)
+        outputs += trained(engine, work, step)
+    saved(engine, folder)
+    return hashes, outputs
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_take_the_step_of_one(two, one, case, tmp_path):
+    (start, ours), (also, theirs) = (
+        two(two_steps, case, tmp_path / "two"),
+        two_steps(one, case, tmp_path / "one"),
+    )
+    assert start == also
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.loss == pytest.approx(b.loss, rel=CLOSE, abs=CLOSE)
+        assert a.metrics == pytest.approx(b.metrics, rel=1e-4, abs=CLOSE)
+        assert list(a.metrics) == list(b.metrics)
+    gap = largest_difference(tmp_path / "two", tmp_path / "one")
     print(f"{two.kind}, {case}: largest difference of a weight after two steps {gap:.2e}")
     assert gap < CLOSE
 
 
+def rows_in_calls(make: Make, cut: int | None):
+    engine, rows = make(), some_rows(4)
+    calls = (
+        [(rows[:cut], POLICY_GRADIENT), (rows[cut:], POLICY_GRADIENT)] if cut else [(rows, POLICY_GRADIENT)]
+    )
+    return trained(engine, calls, CLIPPED)[-1].metrics["grad_norm"], engine.logprobs(rows)
+
+
 def test_a_row_in_two_calls_or_on_either_process_adds_up(two, one):
-    together, alone = two(), one()
-    rows = some_rows(4)
-    both = trained(together, [(rows[:3], POLICY_GRADIENT), (rows[3:], POLICY_GRADIENT)], CLIPPED)
-    once = trained(alone, [(rows, POLICY_GRADIENT)], CLIPPED)
-    assert both[-1].metrics["grad_norm"] == pytest.approx(once[-1].metrics["grad_norm"], rel=CLOSE)
-    for a, b in zip(together.logprobs(rows), alone.logprobs(rows), strict=True):
-        np.testing.assert_allclose(a, b, atol=CLOSE)
-
-
-def test_samples_and_scores_are_those_of_one_process(two, one):
-    together, alone = two(keep_reference=True), one(keep_reference=True)
-    prompts = [tuple(row.input_ids.tolist()[: 2 + i]) for i, row in enumerate(some_rows(5))]
-    params = SamplingParams(max_tokens=12, temperature=0.9, top_k=40)
-    start = together.snapshot()
-    for engine in (together, alone):
-        trained(engine, [(some_rows(3), POLICY_GRADIENT)], CLIPPED)
-    for seed in (3, [11, 12, 13, 14, 15]):
-        ours, theirs = (engine.sample(prompts, 2, params, seed=seed) for engine in (together, alone))
-        assert [[s.ids for s in each] for each in ours] == [[s.ids for s in each] for each in theirs]
-        assert [[s.stop_reason for s in e] for e in ours] == [[s.stop_reason for s in e] for e in theirs]
-        for a, b in zip(chain(*ours), chain(*theirs), strict=True):
-            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-4)
-    rows = some_rows(3)
-    first = one()
-    for weights, expected in ((POLICY, alone), (REFERENCE, first), (start, first)):
-        for a, b in zip(together.logprobs(rows, weights=weights), expected.logprobs(rows), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-4)
-    for a, b in zip(together.full_kl(rows), alone.full_kl(rows), strict=True):
-        np.testing.assert_allclose(a, b, atol=CLOSE)
-    assert together.sample([], 2, params, seed=0) == together.logprobs([]) == []
-    # The scores swapped other weights in, and left the trained ones as they were.
-    for a, b in zip(together.logprobs(rows), alone.logprobs(rows), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
-
-
-def test_a_value_head_learns_the_same(two, one):
-    critic = ValueHeadSettings(shares_model=False)
-    together, alone = two(critic=critic), one(critic=critic)
-    rows = [
-        Row(row.input_ids, row.target_ids, {**row.fields, "returns": row.fields["weights"]})
-        for row in some_rows(3, CROSS_ENTROPY)
-    ]
-    loss = Loss("value of weights", fn=squared_values)
-    for engine in (together, alone):
-        engine.forward_backward(rows, loss)
-        engine.optim_step(FREE)
-    for a, b in zip(together.values(rows), alone.values(rows), strict=True):
-        np.testing.assert_allclose(a, b, atol=CLOSE)
-        assert np.abs(a).max() > 0
-    assert together.weights_hash() != one(critic=critic).weights_hash()
-    for a, b in zip(together.logprobs(rows), alone.logprobs(rows), strict=True):
-        np.testing.assert_allclose(a, b, atol=CLOSE)  # the model below learned nothing
+    norm, logprobs = two(rows_in_calls, 3)
+    expected_norm, expected = rows_in_calls(one, None)
+    assert norm == pytest.approx(expected_norm, rel=CLOSE)
+    assert_close(logprobs, expected)
 
 
 def squared_values(logprobs_BT, *, weights_BT, returns_BT, values_BT):
@@ -239,122 +175,275 @@ def squared_values(logprobs_BT, *, weights_BT, returns_BT, values_BT):
     return LossOutput(loss, {"squares": float(loss.detach())})
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
-def test_checkpoints_pass_from_two_processes_to_one_and_back(two, one, lora, tmp_path):
-    together, alone, second = two(lora=lora), one(lora=lora), one(lora=lora)
-    trained(together, [(some_rows(3), POLICY_GRADIENT)], CLIPPED)
-    folder = saved(together, tmp_path / "after-1")
-    alone.load(folder)
-    assert alone.weights_hash() == together.weights_hash()
-    for engine in (together, alone):
-        trained(engine, [(some_rows(5, seed=1), POLICY_GRADIENT)], CLIPPED)
-    a, b = saved(together, tmp_path / "two"), saved(alone, tmp_path / "one")
-    assert largest_difference(a, b) < CLOSE
-    assert largest_difference(a, b, "optimizer.safetensors") < CLOSE
-    together.load(b)
-    second.load(b)
-    assert together.weights_hash() == second.weights_hash()
-    assert together.model_hash() == second.model_hash()
-    for engine in (together, second):
-        trained(engine, [(some_rows(1, seed=2), POLICY_GRADIENT)], CLIPPED)
-    assert largest_difference(saved(together, tmp_path / "3"), saved(second, tmp_path / "4")) < CLOSE
-    together.save_pretrained(tmp_path / "model")
-    rows = some_rows(2)
-    reloaded = LocalEngine.from_pretrained(tmp_path / "model", **ALONE)
-    for x, y in zip(reloaded.logprobs(rows), together.logprobs(rows), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-4)
+def value_step(make: Make):
+    engine = make(value_head=ValueHeadSettings(shares_model=False))
+    rows = [
+        Row(row.input_ids, row.target_ids, {**row.fields, "returns": row.fields["weights"]})
+        for row in some_rows(3, CROSS_ENTROPY)
+    ]
+    before = engine.weights_hash()
+    trained(engine, [(rows, Loss("value of weights", fn=squared_values))], FREE)
+    return before, engine.weights_hash(), engine.values(rows), engine.logprobs(rows)
+
+
+def test_a_value_head_learns_the_same(two, one):
+    before, after, values, logprobs = two(value_step)
+    start, _, expected_values, expected_logprobs = value_step(one)
+    assert before == start != after
+    assert all(np.abs(v).max() > 0 for v in values)
+    assert_close(values, expected_values)
+    assert_close(logprobs, expected_logprobs)
+
+
+# ── samples and scores ────────────────────────────────────────────────────────────────────────────
+
+
+def samples_and_scores(make: Make):
+    engine, rows = make(keep_reference=True), some_rows(3)
+    prompts = [tuple(row.input_ids.tolist()[: 2 + i]) for i, row in enumerate(some_rows(5))]
+    params = SamplingParams(max_tokens=12, temperature=0.9, top_k=40)
+    start = engine.snapshot()
+    trained(engine, [(some_rows(3), POLICY_GRADIENT)], CLIPPED)
+    samples = [engine.sample(prompts, 2, params, seed=seed) for seed in (3, [11, 12, 13, 14, 15])]
+    assert engine.sample([], 2, params, seed=0) == engine.logprobs([]) == []
+    scores = [engine.logprobs(rows, weights=w) for w in (POLICY, REFERENCE, start)]
+    top = engine.top_logprobs(rows, 3, weights=start)
+    kl = engine.full_kl(rows)
+    return samples, scores, kl, [t.ids for t in top], [t.logprobs for t in top], engine.logprobs(rows)
+
+
+def test_samples_and_scores_are_those_of_one_process(two, one):
+    ours, theirs = two(samples_and_scores), samples_and_scores(one)
+    for a, b in zip(chain(*chain(*ours[0])), chain(*chain(*theirs[0])), strict=True):
+        assert (a.ids, a.stop_reason) == (b.ids, b.stop_reason)
+        assert_close(np.asarray(a.logprobs), np.asarray(b.logprobs))
+    for a, b in zip(ours[1], theirs[1], strict=True):
+        assert_close(a, b)
+    np.testing.assert_array_equal(np.concatenate(ours[1][1]), np.concatenate(ours[1][2]))
+    assert_close(ours[2], theirs[2], rel=1e-3)
+    for a, b in zip(ours[3], theirs[3], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert_close(ours[4], theirs[4])
+    assert_close(ours[5], theirs[5])  # the scores swapped other weights in, and back
+
+
+def all_probes_hold(make: Make):
+    return [str(result) for result in probe(make()) if not result.holds]
 
 
 def test_the_conformance_probe_passes(two):
-    assert all(result.holds for result in probe(two()))
+    assert two(all_probes_hold) == []
 
 
-def test_errors_are_raised_here_and_leave_everything_as_it_was(two):
-    engine = two()
-    rows = some_rows(4)
+# ── checkpoints ───────────────────────────────────────────────────────────────────────────────────
+
+
+def averaged(make: Make, lora, folder: Path):
+    """Two steps with a moving average, saved after each."""
+    engine = make(lora=lora)
+    engine.snapshot("average")
+    for n in range(2):
+        trained(engine, [(some_rows(3 + n, seed=n), POLICY_GRADIENT)], CLIPPED)
+        engine.update_snapshot("average", 0.5)
+        saved(engine, folder / f"step-{n + 1}")
+    engine.save_pretrained(folder / "model")
+    return engine.weights_hash(), engine.logprobs(some_rows(2), weights=Weights("average"))
+
+
+def one_more_step(make: Make, lora, start: Path, end: Path):
+    engine = make(lora=lora)
+    engine.load(start)
+    loaded = engine.weights_hash(), engine.model_hash(), engine.snapshot_names
+    trained(engine, [(some_rows(4, seed=1), POLICY_GRADIENT)], CLIPPED)
+    engine.update_snapshot("average", 0.5)
+    saved(engine, end)
+    return loaded
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_checkpoints_pass_from_two_processes_to_one_and_back(two, one, lora, tmp_path):
+    (tmp_path / "two").mkdir()
+    (tmp_path / "one").mkdir()
+    ours, logprobs = two(averaged, lora, tmp_path / "two")
+    _, expected = averaged(one, lora, tmp_path / "one")
+    assert_close(logprobs, expected)
+    alone = one_more_step(one, lora, tmp_path / "two" / "step-1", tmp_path / "went-on-alone")
+    for name in ("weights", "optimizer", "snapshots"):
+        file = f"{name}.safetensors"
+        assert largest_difference(tmp_path / "two" / "step-2", tmp_path / "one" / "step-2", file) < CLOSE
+        assert largest_difference(tmp_path / "two" / "step-2", tmp_path / "went-on-alone", file) < CLOSE
+    again = two(one_more_step, lora, tmp_path / "two" / "step-1", tmp_path / "went-on-together")
+    assert again == alone
+    assert alone[2] == {"average"}
+    assert largest_difference(tmp_path / "two" / "step-2", tmp_path / "went-on-together") == 0
+    reloaded = LocalEngine.from_pretrained(tmp_path / "two" / "model", **SETTINGS)
+    plain = one(lora=lora)
+    plain.load(tmp_path / "two" / "step-2")
+    assert ours == plain.weights_hash()
+    assert_close(reloaded.logprobs(some_rows(2)), plain.logprobs(some_rows(2)))
+
+
+# ── errors ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def expect(kind, call, *args, **kwargs):
+    with pytest.raises(kind) as raised:
+        call(*args, **kwargs)
+    assert type(raised.value) is kind
+
+
+def failing_calls(make: Make):
+    engine, rows = make(), some_rows(4)
     before = engine.weights_hash()
-    for position in range(4):  # whichever process has the row
+    for position in range(4):  # whichever rank has the row
         broken = list(rows)
         fields = {**rows[position].fields, "advantages": rows[position].fields["advantages"] * np.nan}
         broken[position] = Row(rows[position].input_ids, rows[position].target_ids, fields)
-        with pytest.raises(NonFiniteError, match="the loss is nan"):
-            engine.forward_backward(broken, POLICY_GRADIENT)
-    with pytest.raises(TrainingGuard, match="no gradient"):
-        engine.optim_step(FREE)
-    with pytest.raises(CapabilityError, match="no value head"):
-        engine.values(rows)
-    with pytest.raises(CapabilityError, match="kept no copy"):
-        engine.full_kl(rows)
-    with pytest.raises(UsageError, match="row 2 has the fields"):
-        engine.forward_backward([*rows[:2], *some_rows(1, CROSS_ENTROPY)], POLICY_GRADIENT)
-    with pytest.raises(CapabilityError, match="cannot import"):
-        engine.forward_backward(rows, Loss("mine", fn=lambda logprobs_BT, weights_BT, advantages_BT: None))
-    with pytest.raises(UsageError, match="unknown weights"):
-        engine.logprobs(rows, weights=type(POLICY)("snapshot-99"))
+        expect(NonFiniteError, engine.forward_backward, broken, POLICY_GRADIENT)
+    expect(TrainingGuard, engine.optim_step, FREE)
+    expect(CapabilityError, engine.values, rows)
+    expect(CapabilityError, engine.full_kl, rows)
+    expect(UsageError, engine.forward_backward, [*rows[:2], *some_rows(1, CROSS_ENTROPY)], POLICY_GRADIENT)
+    expect(UsageError, engine.logprobs, rows, weights=Weights("nowhere"))
     assert engine.weights_hash() == before
     engine.forward_backward(rows, POLICY_GRADIENT)
     assert engine.optim_step(FREE).metrics["grad_norm"] > 0
 
 
-def test_a_model_that_is_not_there_is_refused_and_the_others_wait_for_the_next(world, model):
-    with pytest.raises(UsageError, match="cannot load the model"):
-        DistributedEngine.from_pretrained(model / "nowhere", device="cpu")
-    assert DistributedEngine.from_pretrained(model, **ALONE).max_length == 1024
+def test_errors_are_raised_on_every_rank_and_leave_everything_as_it_was(two):
+    two(failing_calls)
 
 
-def test_snapshots_end_with_their_handles_on_all_processes(two):
-    engine = two()
-    kept = engine.snapshot()
-    name = kept.name
-    del kept
-    engine.weights_hash()
-    assert name not in engine._part.handles
-    assert name not in engine._part._snapshots
+def different_rows(make: Make):
+    make().logprobs(some_rows(4, seed=process_group().rank))
+
+
+def test_ranks_that_prepared_different_rows_stop(two):
+    with pytest.raises(TrainingGuard):
+        two(different_rows)
+
+
+def missing_model(make: Make, path: Path):
+    DistributedEngine.from_pretrained(path, device="cpu")
+
+
+def test_a_model_that_is_not_there_is_refused_on_every_rank(two, model):
+    with pytest.raises(UsageError, match="nowhere"):
+        two(missing_model, model / "nowhere")
+
+
+CALLS: list[int] = []
+
+
+@on_main_process
+def counted(value):
+    CALLS.append(value)
+    return len(CALLS)
+
+
+@on_main_process
+def counted_then_failed():
+    counted(0)
+    raise DataError("no such row")
+
+
+def main_only(make: Make):
+    CALLS.clear()
+    results = [counted(n) for n in range(3)]
+    with pytest.raises(DataError, match="no such row"):
+        counted_then_failed()
+    return results, len(CALLS)
+
+
+def test_a_main_process_function_runs_once_and_every_rank_gets_its_result_or_error(processes):
+    assert processes.run(main_only, None) == [([1, 2, 3], 4), ([1, 2, 3], 0)]
+
+
+# ── runs ──────────────────────────────────────────────────────────────────────────────────────────
+
+RUN = {
+    "problems_per_step": 3, "steps": 3, "sampling": {"max_tokens": 4}, "eval": {"problems": 2},
+    "settings": {"samples": 2}, "optim": {"lr": 1e-3}, "feedback": {"source": "program"},
+}  # fmt: skip
+
+
+def train_run(make: Make, model: Path, out: Path, stop_after: int | None = None):
+    def stop(record):
+        if record["step"] == stop_after:
+            signal.raise_signal(signal.SIGTERM)
+
+    didact.train("rltf-fm", model=str(model), task="spell_backward", out=out, report=stop, **RUN)
 
 
 def test_a_run_on_two_processes_stops_at_a_signal_and_goes_on_alone(two, model, tmp_path, monkeypatch):
-    settings = {
-        "problems_per_step": 3, "steps": 3, "sampling": {"max_tokens": 4}, "eval": {"problems": 2},
-        "settings": {"samples": 2}, "optim": {"lr": 1e-3}, "feedback": {"source": "program"},
-    }  # fmt: skip
-    train = partial(didact.train, "rltf-fm", model=str(model), task="spell_backward", **settings)
-
-    def stop(record):
-        if record["step"] == 1:
-            signal.raise_signal(signal.SIGTERM)
-
     with pytest.raises(Interrupted, match="step 1") as stopped:
-        train(out=tmp_path / "two", report=stop)
+        two(train_run, model, tmp_path / "two", 1)
     assert stopped.value.exit_code == 75
     monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
-    from didact.training.api import resume
-
-    resume(tmp_path / "two")
-    train(out=tmp_path / "one")
+    monkeypatch.setattr("didact.distributed._current", didact.distributed._SINGLE)
+    didact.resume(tmp_path / "two")
+    train_run(None, model, tmp_path / "one")
     gap = largest_difference(tmp_path / "two" / "model", tmp_path / "one" / "model", "model.safetensors")
     print(f"{two.kind}, a run stopped after one of three steps: {gap:.2e}")
     assert gap < CLOSE
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
+    for file in ("rollouts.jsonl", "feedback.jsonl", "metrics.jsonl"):
+        assert lines(tmp_path / "two", file) == lines(tmp_path / "one", file)
+
+
+def lines(run: Path, file: str) -> int:
+    return len((run / file).read_text().splitlines())
 
 
 def answers(run: Path) -> list[list[int]]:
-    lines = (run / "rollouts.jsonl").read_text().splitlines()
-    return [turn["completion_ids"] for line in lines for turn in json.loads(line)["turns"]]
+    records = (run / "rollouts.jsonl").read_text().splitlines()
+    return [turn["completion_ids"] for line in records for turn in json.loads(line)["turns"]]
 
 
-# ── ends; each needs processes of its own, so the shared ones have to go first ────────────────────
+class FailingCritic:
+    """A source whose server is there on the first call only; asked by rank 0 alone."""
+
+    def __init__(self, inner) -> None:
+        self.inner, self.calls = inner, 0
+
+    @on_main_process
+    def critique(self, requests):
+        self.calls += 1
+        if self.calls > 1:
+            raise UsageError("the server refuses the key")
+        return self.inner.critique(requests)
 
 
-def test_z_a_killed_process_ends_the_run_with_an_error(world, model):
-    engine = DistributedEngine.from_pretrained(model, **ALONE)
-    world.other.kill()
-    world.other.wait()
-    with pytest.raises(processes.ProcessLost, match="has ended"):
-        engine.forward_backward(some_rows(3), POLICY_GRADIENT)
-    with pytest.raises(processes.ProcessLost):
-        engine.weights_hash()
-    crew().dismiss(1)  # does not wait for anybody
+def failing_critic(make: Make, model: Path, out: Path):
+    from didact.feedback.program import ProgramCritic
+
+    settings = {**RUN, "feedback": FailingCritic(ProgramCritic()), "eval": {"problems": 0}}
+    didact.train("rltf-fm", model=str(model), task="spell_backward", out=out, **settings)
+
+
+def test_a_critic_that_fails_stops_every_rank_resumably(two, model, tmp_path):
+    with pytest.raises(UsageError, match="refuses the key"):
+        two(failing_critic, model, tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000001"]
+
+
+# ── ends; the processes above are gone after it ───────────────────────────────────────────────────
+
+
+def test_z_a_killed_process_ends_the_run_with_an_error(processes, model):
+    [engine, _] = processes.run(kept_engine, model)
+    processes.kill()
+    for _ in range(2):
+        with pytest.raises(RankDiedError):
+            ENGINES[engine].forward_backward(some_rows(3), POLICY_GRADIENT)
+
+
+ENGINES: list[LocalEngine] = []
+
+
+def kept_engine(model: Path) -> int:
+    ENGINES.append(DistributedEngine.from_pretrained(model, **SETTINGS))
+    return len(ENGINES) - 1
 
 
 LAUNCH = (
@@ -377,12 +466,13 @@ def test_z_accelerate_launches_a_run_that_ends_as_one_process_does(tmp_path, mon
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("done: ") == 1
+    assert lines(tmp_path / "two", "metrics.jsonl") == 2
 
     from didact.config import load_config
-
-    config = load_config("grpo", None, chosen, task__name="spell_backward")
     from didact.training.api import run_config
 
+    config = load_config("grpo", None, chosen, task__name="spell_backward")
+    monkeypatch.setattr("didact.distributed._current", didact.distributed._SINGLE)
     run_config(config, tmp_path / "one")
     gap = largest_difference(tmp_path / "two" / "model", tmp_path / "one" / "model", "model.safetensors")
     print(f"accelerate launch, two steps of grpo: {gap:.2e}")
@@ -392,26 +482,11 @@ def test_z_accelerate_launches_a_run_that_ends_as_one_process_does(tmp_path, mon
 # ── parts that need one process only ──────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("hands", [1, 2, 3, 8])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
 @pytest.mark.parametrize("count", [0, 1, 5, 16])
-def test_every_item_is_dealt_once_and_hands_are_alike(hands, count):
+def test_every_item_is_in_one_share_and_shares_are_balanced(ranks, count):
     sizes = [int(n) for n in np.random.default_rng(count).integers(1, 100, count)]
-    dealt = deal(sizes, hands)
-    assert sorted(i for hand in dealt for i in hand) == list(range(count))
-    lengths = [len(hand) for hand in dealt]
+    shares = shard_balanced(sizes, ranks)
+    assert unshard(shares, shares) == list(range(count))
+    lengths = [len(share) for share in shares]
     assert max(lengths) - min(lengths) <= 1
-
-
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_rows_arrive_as_they_were_sent(count):
-    rows = some_rows(count, PPO)
-    arrived, idle = rows_from_arrays(rows_to_arrays(rows, some_rows(1, PPO)[0]))
-    for a, b in zip(arrived, rows, strict=True):
-        np.testing.assert_array_equal(a.input_ids, b.input_ids)
-        np.testing.assert_array_equal(a.target_ids, b.target_ids)
-        assert a.fields.keys() == b.fields.keys()
-        for name, column in b.fields.items():
-            np.testing.assert_array_equal(a.fields[name], column)
-    assert len(idle) == 1
-    assert not idle.fields["weights"].any()
-    assert idle.fields.keys() == {"weights", "advantages", "old_logprobs"}

@@ -266,9 +266,9 @@ def test_a_step_without_a_gradient_is_refused(make_tinker, rows):
 
 def test_there_is_no_critic(make_tinker, make_service, tokenizer, rows):
     with pytest.raises(CapabilityError, match="critic_free"):
-        TinkerEngine(make_service(), tokenizer, base_model="tiny", critic=ValueHeadSettings())
+        TinkerEngine(make_service(), tokenizer, base_model="tiny", value_head=ValueHeadSettings())
     engine = make_tinker()
-    assert not engine.capabilities.critic
+    assert not engine.capabilities.value_head
     with pytest.raises(CapabilityError, match="critic_free"):
         engine.values(rows)
     values = {"returns": rows[0].fields["weights"], "old_values": rows[0].fields["weights"]}

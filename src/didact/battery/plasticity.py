@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from didact.engines.base import POLICY, Engine, Weights, takes
+from didact.engines.base import POLICY, Engine, Weights, fits_context
 from didact.evaluation.stats import clustered_mean
 from didact.rendering.renderer import Renderer
 from didact.rollouts.conversation import public_contexts
@@ -107,7 +107,7 @@ def critique_gains(
         answer = renderer.answer(rollout.problem.reference)
         for h, context in enumerate(public_contexts(rollout)):
             prompt = renderer.prompt(context)
-            if not takes(engine, len(prompt) + len(answer)):
+            if not fits_context(engine, len(prompt) + len(answer)):
                 break
             rows.append(Row.from_completion(prompt, answer))
             places.append((rollout, h, len(answer)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class RunComponents:
     """The settings that the critic was built from, or the feedback source that was given."""
 
     def context(
-        self, *, seed: int, step: int, progress: float, memory: Mapping[str, float] | None = None
+        self, *, seed: int, step: int, progress: float, method_state: Mapping[str, Any] | None = None
     ) -> StepContext:
         """What one training step may use."""
         return StepContext(
@@ -58,7 +59,7 @@ class RunComponents:
             step=step,
             progress=progress,
             recorded=self.task.offline,
-            memory=dict(memory or {}),
+            method_state=copy.deepcopy(dict(method_state or {})),
         )
 
     def pop_reward_cost(self) -> UsageCost:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from didact.config import ModelConfig, Positive
+from didact.distributed import is_launched
 from didact.engines.base import Engine, ValueHeadSettings
-from didact.engines.local import LocalEngine, LoraSettings, engine_class
+from didact.engines.local import LocalEngine, LoraSettings, select_engine_class
 from didact.errors import UsageError
 from didact.registry import ENGINES
 from didact.settings import Section
 
 if TYPE_CHECKING:
-    from didact.engines.local.distributed import DistributedEngine
     from didact.engines.tinker import Address
 
 TINY = "tiny"
@@ -102,7 +102,7 @@ class TinkerSettings(ServerSettings):
         model = model_folder(at.model.path)
         address = self.address(at, model)
         address = dataclasses.replace(address, probed=address.probed and at.for_training)
-        engine = connect(address, model, critic=at.value_head)
+        engine = connect(address, model, value_head=at.value_head)
         if at.for_training:
             engine.check_clipping(at.max_grad_norm)
         return engine
@@ -164,13 +164,15 @@ def make_engine_settings(spec: str, settings: Mapping[str, Any]) -> Any:
 
 def build_engine(made: Any, at: EngineContext) -> Engine:
     """The engine that settings describe; an object that is an engine already is returned as it is."""
+    if is_launched() and isinstance(made, ServerSettings):
+        raise UsageError("an engine on a server is driven by one process: start the run without a launcher")
     engine: Engine = made.build(at) if hasattr(made, "build") else made
     return engine
 
 
 def make_engine(
     config: ModelConfig, *, keep_reference: bool = False, value_head: ValueHeadSettings | None = None
-) -> LocalEngine | DistributedEngine:
+) -> LocalEngine:
     """A local engine with the configured model, and with a value head that is trained as `value_head` has it.
 
     In a process that was launched as one of several it spans all of them.
@@ -178,14 +180,14 @@ def make_engine(
     lora = None
     if config.lora is not None:
         lora = LoraSettings(**config.lora.model_dump())
-    return engine_class().from_pretrained(
+    return select_engine_class().from_pretrained(
         model_folder(config.path),
         lora=lora,
         device=config.device,
         dtype=config.dtype,
         tokens_per_batch=config.tokens_per_batch,
         keep_reference=keep_reference,
-        critic=value_head,
+        value_head=value_head,
     )
 
 

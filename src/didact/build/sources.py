@@ -23,6 +23,7 @@ from pydantic import Field
 from didact.annotation.human import HumanFeedback
 from didact.build.source_base import BuildContext, Source
 from didact.config import Positive
+from didact.distributed import process_group
 from didact.engines.base import POLICY, SamplingParams
 from didact.errors import UsageError
 from didact.feedback.code import CodeCritic
@@ -39,7 +40,7 @@ from didact.feedback.teacher import (
     Teacher,
 )
 from didact.feedback_source import FeedbackSource
-from didact.llm.chat import ChatModel
+from didact.llm.chat import ChatModel, MainProcessChat
 from didact.prompts import Prompt, read_prompt
 from didact.registry import SOURCES
 from didact.rollouts.engine_chat import EngineChat
@@ -210,7 +211,8 @@ class OpenAIServerConfig(Source):
             batch_size=2 * self.concurrency,
         )
         folder = self.cache or replies
-        return chat if folder is None else ChatCache(chat, folder)
+        whole = chat if folder is None else ChatCache(chat, folder)
+        return MainProcessChat(whole) if process_group().world_size > 1 else whole
 
     def _prices(self) -> Prices | None:
         from didact.llm.openai_chat import Prices

@@ -1,33 +1,46 @@
-"""The command line in one process of several: the first runs the command, the others serve it."""
+"""The command line as one process of several: every rank runs the command, rank 0 alone prints."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+
+from didact.distributed import RankDiedError, destroy_process_group, init_process_group, is_launched
 
 
-@contextmanager
+@contextlib.contextmanager
 def distributed_entrypoint() -> Iterator[None]:
-    """Run the block in the first process only; the others do what its engines ask for and end with its code.
+    """Join the processes that were launched with this one, run the block on all, and end together.
 
-    In a process that was started alone this does nothing, and imports nothing.
+    Output of ranks above 0 is discarded, except for the traceback of an error that Didact does not raise on
+    purpose and for a RankDiedError. In a process that was started alone this does nothing.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) < 2:
+    if not is_launched():
         yield
         return
-    from didact.engines.local.crew import crew, serve
-    from didact.engines.local.processes import join
-
-    if join().rank:
-        sys.exit(serve())
-    code = 1
+    group = init_process_group()
+    code: int | None = None
     try:
-        yield
+        with contextlib.ExitStack() as silenced:
+            if not group.is_main:
+                nowhere = silenced.enter_context(open(os.devnull, "w"))
+                silenced.enter_context(contextlib.redirect_stdout(nowhere))
+                silenced.enter_context(contextlib.redirect_stderr(nowhere))
+            yield
         code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except SystemExit as end:
+        cause = end.__context__
+        if not isinstance(cause, RankDiedError) and isinstance(end.code, int | None):
+            code = end.code or 0
+        elif not group.is_main:
+            print(f"didact: process {group.rank}: {cause}", file=sys.stderr)
         raise
     finally:
-        crew().dismiss(code)
+        # The launcher ends all processes as soon as one has failed, so that none may leave before the others
+        # have written and printed. After a crash or a second signal they are not in step any more.
+        if code is not None and code < 128:
+            with contextlib.suppress(RankDiedError):
+                group.raise_if_any_failed(None)
+            destroy_process_group()

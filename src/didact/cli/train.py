@@ -99,8 +99,15 @@ def start(config: RunConfig, out: Path | None, *, dry_run: bool = False) -> None
         out: A new run directory; None makes one under `runs/`.
         dry_run: Check and show everything, write nothing.
     """
-    out = out or Path("runs") / f"{config.method}-{config.task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    (_dry_run if dry_run else _train)(config, out, Console(stderr=True))
+    (_dry_run if dry_run else _train)(config, out or default_folder(config), Console(stderr=True))
+
+
+def default_folder(config: RunConfig) -> Path:
+    """A run directory named by method, task and time; the same on every rank of a launch."""
+    from didact.distributed import process_group
+
+    now = process_group().run_on_main(lambda: time.strftime("%Y%m%d-%H%M%S"))
+    return Path("runs") / f"{config.method}-{config.task.name}-{now}"
 
 
 def _train(config: RunConfig, out: Path, console: Console) -> None:

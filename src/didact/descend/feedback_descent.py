@@ -33,7 +33,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from didact.engines.base import SamplingParams, takes
+from didact.engines.base import SamplingParams, fits_context
 from didact.errors import UsageError
 from didact.llm.chat import ChatReply, ChatRequest
 from didact.methods.base import LossTerm, Method
@@ -281,7 +281,7 @@ class FeedbackDescent(Method):
         while True:
             request = _request(standing, shown)
             length = len(ctx.renderer.prompt(request)) + self.prompt_tokens
-            if shown == 1 or takes(ctx.engine, length):
+            if shown == 1 or fits_context(ctx.engine, length):
                 return request
             shown //= 2
 

@@ -1,13 +1,13 @@
-"""The engine contract: where the weights live. Shaped like Tinker's API, batch-synchronous.
+"""The engine interface: sampling, scoring and training of one model. Shaped like Tinker's API, synchronous.
 
-Rules that every engine keeps:
-
-* Token in, token out. A sampled id is never re-encoded.
-* Losses are *sums*; the method owns every normaliser. `forward_backward` accumulates until
+* Token in, token out: a sampled id is never re-encoded.
+* Losses are *sums* over tokens; the method owns every normaliser. `forward_backward` accumulates until
   `optim_step`.
-* What an engine cannot do, it says in `capabilities` and refuses with a CapabilityError.
-* `probe.py` measures on any engine that its gradients are linear in the weights, as they must
-  be; a public server failed that by a factor of 10¹⁰ without an error.
+* `capabilities` lists what an engine supports; everything else raises CapabilityError.
+* `probe.py` measures through this interface that gradients are linear in the rows' weights. A public server
+  failed that by a factor of 10¹⁰ without an error.
+* With several processes (`didact.distributed`) every rank makes the same calls with the same arguments, and
+  gets the same results.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from didact.types import Ids, Row, StopReason
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample.
+    """Sampling settings.
 
     Attributes:
-        max_tokens: At most this many tokens a completion, ≥ 1.
+        max_tokens: Limit of a completion's length, ≥ 1.
         temperature: > 0; 0 means greedy.
         top_p: Nucleus mass in (0, 1].
-        top_k: Only the k likeliest tokens; 0 means all.
-        stop: The completion ends where one of these strings first appears (and includes it).
+        top_k: Sample from the k likeliest tokens; 0 means all.
+        stop: A completion ends with the first of these strings, and includes it.
     """
 
     max_tokens: int = 256
@@ -65,7 +65,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class AdamParams:
-    """One optimizer step's settings: AdamW without a hidden schedule."""
+    """Hyperparameters of one AdamW step; there is no schedule."""
 
     lr: float = 1e-5
     beta1: float = 0.9
@@ -78,12 +78,14 @@ class AdamParams:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an engine can do. A method checks before it starts."""
+    """What an engine supports. A method checks before it starts."""
 
-    critic: bool = False
-    """Has a value head: `values`, and losses that take `values_BT`."""
+    value_head: bool = False
+    """Has `values`, and takes losses with a parameter `values_BT`."""
     full_kl: bool = False
     """Has `full_kl`."""
+    top_logprobs: bool = False
+    """Has `top_logprobs`."""
     soft_targets: int = 0
     """K of [T, K] targets that `cross_entropy` takes; 0 means hard targets only."""
     custom_loss: bool = False
@@ -91,14 +93,16 @@ class Capabilities:
     full_finetune: bool = True
     """Trains all weights (else an adapter only)."""
     snapshots: bool = True
-    """Can keep copies of the weights to sample and score from."""
+    """`snapshot()` copies the weights, to sample and score with."""
+    named_snapshots: bool = False
+    """`snapshot(name)`, `update_snapshot` and `drop_snapshot`: copies that are part of a checkpoint."""
     compares_gradients: bool = False
     """`forward_backward` reports `grad_norm` and `cosine`; see StepOutput."""
 
 
 @dataclass(frozen=True)
 class ValueHeadSettings:
-    """A value head: V = w · h + b on the last hidden state h, in float32, which starts at V = 0.
+    """A value head V = w · h + b on the last hidden state h, in float32; V is 0 at the start.
 
     Attributes:
         lr_scale: The head's learning rate is this many times the model's.
@@ -115,7 +119,7 @@ class ValueHeadSettings:
 
 @dataclass(frozen=True)
 class Weights:
-    """A handle on a set of weights that an engine holds."""
+    """Names a set of weights that an engine holds."""
 
     name: str
 
@@ -123,18 +127,18 @@ class Weights:
 POLICY = Weights("live")
 """The weights being trained."""
 REFERENCE = Weights("reference")
-"""The weights as the engine was made; with LoRA, the adapter switched off."""
+"""The weights at the engine's creation; with LoRA, the model without the adapter."""
 
 LossFn = Callable[..., Any]
-"""(logprobs_BT, **fields_BT, **settings) -> losses.LossOutput. One that has a parameter `values_BT` gets the
-value head's values there."""
+"""(logprobs_BT, **fields_BT, **settings) -> losses.LossOutput. A parameter `values_BT` receives the
+value head's output."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss that rows are trained with: a built-in by name, or a function of target log-probs.
+    """A loss: a built-in by name, or a function of target log-probs.
 
-    A row's field `x` reaches the function as keyword `x_BT`, each setting under its own name.
+    A row's field `x` is passed to the function as keyword `x_BT`, each setting under its own name.
     """
 
     name: str
@@ -143,26 +147,35 @@ class Loss:
     fn: LossFn | None = None
 
 
+class TopLogprobs(NamedTuple):
+    """The likeliest tokens at each target of one row."""
+
+    ids: NDArray[np.int64]
+    """[T, k], the likeliest first."""
+    logprobs: NDArray[np.float32]
+    """[T, k] in nats."""
+
+
 class StepOutput(NamedTuple):
-    """What a `forward_backward` or an `optim_step` reports."""
+    """The result of a `forward_backward` or an `optim_step`."""
 
     loss: float
     """The summed loss; 0 for an `optim_step`."""
     metrics: dict[str, float]
     """Sums over tokens for `forward_backward`; `grad_norm` (before clipping) for `optim_step`.
 
-    An engine that compares gradients adds, to the sums of a `forward_backward` that had a gradient,
-    `grad_norm`, the norm of what this call added, and `cosine`, in [−1, 1], of that with what earlier
-    calls had added since the last `optim_step`; no `cosine` where either is 0.
+    An engine with `compares_gradients` adds to those of a `forward_backward` that had a gradient:
+    `grad_norm`, the norm of this call's gradient, and `cosine`, in [−1, 1], between it and the sum of the
+    earlier calls' since the last `optim_step`; no `cosine` where either is 0.
     """
 
 
 class Engine(Protocol):
-    """Where the weights live."""
+    """Holds the weights of one model; samples, scores and trains them."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """What it supports."""
         ...
 
     @property
@@ -172,12 +185,12 @@ class Engine(Protocol):
 
     @property
     def end_ids(self) -> Set[int]:
-        """Ids that end a completion; the tokenizer's eos is one of them."""
+        """Ids that end a completion, the tokenizer's eos among them."""
         ...
 
     @property
     def max_length(self) -> int | None:
-        """Tokens that the model takes, prompt and completion together; None for no limit."""
+        """The context length in tokens, prompt and completion together; None for no limit."""
         ...
 
     def sample(
@@ -189,9 +202,15 @@ class Engine(Protocol):
         seed: int | Sequence[int],
         weights: Weights = POLICY,
     ) -> list[list[Sample]]:
-        """n completions for each prompt. The same arguments and weights give the same samples.
+        """n completions for each prompt. Equal arguments and weights give equal samples.
 
-        With a seed for each prompt, a prompt's draws do not depend on its place in the batch.
+        Args:
+            prompts: Token ids.
+            n: Completions for each.
+            params: Sampling settings.
+            seed: One seed, with a stream of its own for each place in the batch; or a seed for each prompt,
+                whose draws then do not depend on its place.
+            weights: The weights to sample from.
         """
         ...
 
@@ -199,11 +218,20 @@ class Engine(Protocol):
         """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
         ...
 
-    def values(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """V of the prefix that each target continues: a list of [T] arrays.
+    def top_logprobs(self, rows: Sequence[Row], k: int, *, weights: Weights = POLICY) -> list[TopLogprobs]:
+        """The k likeliest tokens at each target of each row, and their log-probs.
 
         Raises:
-            CapabilityError: the engine has no critic.
+            UsageError: k is not in 1 to the size of the vocabulary.
+            CapabilityError: the engine has no `top_logprobs`.
+        """
+        ...
+
+    def values(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
+        """V of the prefix before each target of nonzero weight, else 0: a list of [T] arrays.
+
+        Raises:
+            CapabilityError: the engine has no value head.
         """
         ...
 
@@ -217,10 +245,10 @@ class Engine(Protocol):
         ...
 
     def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
-        """Add the gradient of the loss, summed over rows, to what is there.
+        """Add the gradient of the loss, summed over rows, to the accumulated one.
 
         Raises:
-            CapabilityError: the loss takes values and the engine has no critic.
+            CapabilityError: the loss takes values and the engine has no value head.
             NonFiniteError: the loss is NaN or Inf; nothing was added.
         """
         ...
@@ -233,8 +261,40 @@ class Engine(Protocol):
         """
         ...
 
-    def snapshot(self) -> Weights:
-        """Keep a copy of the trained weights as they are now."""
+    def snapshot(self, name: str | None = None) -> Weights:
+        """Copy the trained weights.
+
+        Args:
+            name: Of letters, digits, - and _: the copy is part of checkpoints and stays until
+                `drop_snapshot`; an earlier copy of this name is replaced, and `Weights(name)` names it. None:
+                the copy lives as long as the returned handle, and is not saved.
+
+        Raises:
+            CapabilityError: the engine has no (named) snapshots.
+        """
+        ...
+
+    def update_snapshot(self, name: str, decay: float) -> None:
+        """Exponential moving average: s ← decay · s + (1 − decay) · w, with w the trained weights.
+
+        Raises:
+            UsageError: no snapshot of this name, or a decay outside [0, 1].
+            CapabilityError: the engine has no named snapshots.
+        """
+        ...
+
+    def drop_snapshot(self, name: str) -> None:
+        """Delete a named snapshot.
+
+        Raises:
+            UsageError: no snapshot of this name.
+            CapabilityError: the engine has no named snapshots.
+        """
+        ...
+
+    @property
+    def snapshot_names(self) -> Set[str]:
+        """Names of the snapshots that checkpoints include."""
         ...
 
     def weights_hash(self) -> str:
@@ -242,15 +302,15 @@ class Engine(Protocol):
         ...
 
     def model_hash(self) -> str:
-        """A hash of all weights, those that are not trained too."""
+        """A hash of all weights, the frozen ones included."""
         ...
 
     def save(self, path: Path) -> None:
-        """Write weights and optimizer state for `load`, into an existing directory."""
+        """Write weights, optimizer state and named snapshots for `load`, into an existing directory."""
         ...
 
     def load(self, path: Path) -> None:
-        """Take up weights and optimizer state exactly as they were saved."""
+        """Restore weights, optimizer state and named snapshots bit for bit."""
         ...
 
     def save_pretrained(self, path: Path) -> None:
@@ -259,15 +319,15 @@ class Engine(Protocol):
 
 
 def reuse_prefix_cache(engine: Engine) -> AbstractContextManager[None]:
-    """Tells an engine that what is sampled until the end are turns of the same conversations.
+    """A context in which an engine may reuse the key-value states of earlier samples with the same prefix.
 
-    One that has `turns` may keep what it has read; it changes samples by rounding only. The weights must not
-    change in between.
+    Samples change by rounding only. The weights must not change inside. An engine without `prefix_cache`
+    ignores it.
     """
-    turns: Callable[[], AbstractContextManager[None]] = getattr(engine, "turns", nullcontext)
-    return turns()
+    context: Callable[[], AbstractContextManager[None]] = getattr(engine, "prefix_cache", nullcontext)
+    return context()
 
 
-def takes(engine: Engine, tokens: int) -> bool:
-    """Does a model take so many tokens, prompt and completion together?"""
+def fits_context(engine: Engine, tokens: int) -> bool:
+    """Whether `tokens`, prompt and completion together, fit the engine's context length."""
     return engine.max_length is None or tokens <= engine.max_length

@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights, reuse_prefix_cache, takes
+from didact.engines.base import (
+    POLICY,
+    Engine,
+    Sample,
+    SamplingParams,
+    Weights,
+    fits_context,
+    reuse_prefix_cache,
+)
 from didact.environments.base import SOLVED, Environment
 from didact.errors import DataError
 from didact.rendering.renderer import Renderer
@@ -119,7 +127,7 @@ def _with_room(
         if p.ending is not None:
             continue
         prompt = p.prompt(renderer)
-        if takes(engine, len(prompt) + max_tokens):
+        if fits_context(engine, len(prompt) + max_tokens):
             able.append((p, prompt))
         else:
             p.ending = "room"

@@ -20,6 +20,7 @@ import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from didact.distributed import on_main_process
 from didact.errors import DataError, UsageError
 from didact.feedback.answer_spans import Place, spans, whole
 from didact.feedback.program import Level
@@ -76,6 +77,7 @@ class CodeCritic:
                 "a linter is wanted, but ruff is not installed: pip install ruff, or linter=false"
             )
 
+    @on_main_process
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """One feedback a request, in order, several programs at once. A sandbox that fails makes a
         failed feedback."""

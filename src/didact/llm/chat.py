@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from didact.distributed import on_main_process
 from didact.types import ErrorKind, Message
 
 
@@ -60,3 +61,20 @@ class ChatModel(Protocol):
             UsageError: no request can ever succeed, as with a key that the server refuses.
         """
         ...
+
+
+class MainProcessChat:
+    """Sends requests from rank 0 alone; every rank gets the replies. See `didact.distributed`.
+
+    Args:
+        model: A chat model outside of this process.
+    """
+
+    def __init__(self, model: ChatModel) -> None:
+        self.model = model
+        self.name = model.name
+
+    @on_main_process
+    def complete(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
+        """One reply a request, in order."""
+        return self.model.complete(requests)

@@ -124,7 +124,7 @@ class GAE(AdvantageEstimator):
         returns = [a + v for a, v in zip(advantages, values, strict=True)]
         explained = explained_variance(np.concatenate(values), np.concatenate(returns))
         if not np.isnan(explained):
-            ctx.notes["explained_variance"] = explained
+            ctx.metrics["explained_variance"] = explained
         if self.whiten:
             advantages = whitened(advantages)
         names = ("advantages", "returns", "old_values")

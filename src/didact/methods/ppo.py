@@ -79,7 +79,7 @@ def _score(method: PPO, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[f
 
 def _spans(method: PPO, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[float | None]:
     rewards, counts = span_rewards(rollouts, ctx.renderer.tokenizer, method.spans)
-    ctx.notes.update(span_metrics(counts))
+    ctx.metrics.update(span_metrics(counts))
     return [None if rewards_T is None else float(rewards_T.sum()) for rewards_T in rewards]
 
 

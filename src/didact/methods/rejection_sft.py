@@ -70,7 +70,7 @@ class RejectionSFT(Method):
         return tutored_dialogues(ctx, problems, self.samples, turns=self.turns, window=self.window)
 
     def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
-        ctx.notes.update(dialogue_metrics(rollouts, self.turns))
+        ctx.metrics.update(dialogue_metrics(rollouts, self.turns))
         rows = []
         for rollout in rollouts:
             if not rollout.turns[-1].correct or (self.leaks != "keep" and first_leak(rollout) is not None):

@@ -54,7 +54,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from didact.advantages import Array, group_advantages, group_mean, last_reward_returns
-from didact.engines.base import Loss, takes
+from didact.engines.base import Loss, fits_context
 from didact.errors import UsageError
 from didact.feedback_source import critiques_correct_answers
 from didact.methods.base import LossTerm, Method
@@ -155,8 +155,8 @@ class RL2F(Method):
 
     def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
         advantages_NH = self.advantages(rollouts)
-        ctx.notes.update(dialogue_metrics(rollouts, self.turns))
-        ctx.notes["groups_without_signal"] = float(len(without_signal(advantages_NH, rollouts)))
+        ctx.metrics.update(dialogue_metrics(rollouts, self.turns))
+        ctx.metrics["groups_without_signal"] = float(len(without_signal(advantages_NH, rollouts)))
         terms = [
             LossTerm(
                 "rl",
@@ -346,7 +346,7 @@ def world_model_term(
             prompt = critique_prompt(ctx.renderer, rollout.turns[critique.turn])
             rows.append(Row.from_completion(prompt, ctx.renderer.answer(critique.text), weights=weight))
     # The length of an answer or a critique is up to the models and must not end the run.
-    return LossTerm("wm", Loss("cross_entropy"), [row for row in rows if takes(ctx.engine, len(row))])
+    return LossTerm("wm", Loss("cross_entropy"), [row for row in rows if fits_context(ctx.engine, len(row))])
 
 
 def dialogue_metrics(rollouts: Sequence[Rollout], turns: int) -> dict[str, float]:

@@ -63,7 +63,7 @@ from didact.advantages import (
     no_baseline,
     second_turn_baseline,
 )
-from didact.engines.base import Loss, takes
+from didact.engines.base import Loss, fits_context
 from didact.errors import UsageError
 from didact.leakage import mentions_critique
 from didact.methods.base import LossTerm, Method
@@ -210,7 +210,7 @@ class RLTF(Method):
             for h in range(1 if self.fm_turns == "first" else len(rollout.turns))
         ]
         # The length of an attempt or a critique is up to the models and must not end the run.
-        fitting = [row for row in rows if row is not None and takes(ctx.engine, len(row))]
+        fitting = [row for row in rows if row is not None and fits_context(ctx.engine, len(row))]
         return LossTerm("fm", Loss("cross_entropy"), fitting)
 
 

@@ -118,7 +118,7 @@ class Text2Grad(TokenLevelPolicyGradient):
 
     def token_rewards(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Array | None]:
         rewards, counts = span_rewards(rollouts, ctx.renderer.tokenizer, self.spans)
-        ctx.notes.update(span_metrics(counts))
+        ctx.metrics.update(span_metrics(counts))
         return rewards
 
 

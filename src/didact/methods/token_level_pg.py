@@ -116,10 +116,10 @@ class TokenLevelPolicyGradient(Method):
     def check(self, ctx: StepContext) -> None:
         """Refuse an engine or answers that this method cannot train with; see `collect`."""
         able = ctx.engine.capabilities
-        if self.value_head is not None and not able.critic:
+        if self.value_head is not None and not able.value_head:
             raise CapabilityError(
-                "credit=gae needs a value head, which this engine has not: take credit=critic_free, which "
-                "compares the answers of a group instead, or a local engine with critic=ValueHeadSettings()"
+                "credit=gae needs a value head, which this engine lacks: use credit=critic_free, which "
+                "compares the answers of a group instead, or engine: local"
             )
         if self.kl == "full" and self.kl_coef and not able.full_kl:
             raise CapabilityError(
@@ -161,7 +161,9 @@ class TokenLevelPolicyGradient(Method):
 
     def _coefficient(self, ctx: StepContext) -> float:
         """β of this step."""
-        return ctx.memory.get(KL_COEF, self.kl_coef) if self.kl_target is not None else self.kl_coef
+        if self.kl_target is None:
+            return self.kl_coef
+        return float(ctx.method_state.get(KL_COEF, self.kl_coef))
 
     def _divergences(self, ctx: StepContext, rows: Sequence[Row]) -> tuple[list[Array], list[Array] | None]:
         """k of each answer, [T] each; and log π_ref of its tokens if the loss needs it."""
@@ -182,9 +184,9 @@ class TokenLevelPolicyGradient(Method):
         if not self.kl_coef:
             return
         divergence = float(np.mean([kl_T.sum() for kl_T in kl]))
-        ctx.notes.update({"kl": divergence, KL_COEF: beta})
+        ctx.metrics.update({"kl": divergence, KL_COEF: beta})
         if self.kl_target is not None:
-            ctx.memory[KL_COEF] = adapted_coefficient(
+            ctx.method_state[KL_COEF] = adapted_coefficient(
                 beta, divergence, self.kl_target, answers=len(kl), horizon=self.kl_horizon
             )
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
-from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights, takes
+from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights, fits_context
 from didact.errors import UsageError
 from didact.feedback_source import FeedbackSource
 from didact.rendering.renderer import Renderer
 from didact.tasks.base import Task, Verdict, verify_all
 from didact.tasks.offline import OfflineAnswers
 from didact.types import Ids, Problem, Rollout, Turn
+
+MethodState: TypeAlias = dict[str, Any]
+"""Floats and numpy arrays by name."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,9 @@ class StepContext:
         progress: The share of the run that is done, in [0, 1]; ramps follow it.
         weights: Which weights are sampled.
         recorded: Answers that were given already; where they are known, first turns are not sampled.
-        memory: What the method keeps from one step to the next, as a coefficient that adapts. It is part of
-            a checkpoint.
-        notes: Numbers that the method wants in this step's line of metrics.jsonl.
+        method_state: The method's own state between steps, as an adaptive coefficient or running statistics:
+            floats and numpy arrays, part of a checkpoint. A 0-d float64 array is restored as a float.
+        metrics: The method's own numbers for this step's line of metrics.jsonl.
     """
 
     engine: Engine
@@ -45,12 +49,12 @@ class StepContext:
     progress: float = 0.0
     weights: Weights = POLICY
     recorded: OfflineAnswers | None = None
-    memory: dict[str, float] = field(default_factory=dict)
-    notes: dict[str, float] = field(default_factory=dict)
+    method_state: MethodState = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
     def fits(self, prompt_ids: Ids) -> bool:
         """Does a prompt leave room for an answer of `max_tokens`?"""
-        return takes(self.engine, len(prompt_ids) + self.sampling.max_tokens)
+        return fits_context(self.engine, len(prompt_ids) + self.sampling.max_tokens)
 
     def with_temperature(self, temperature: float) -> StepContext:
         """The same for an evaluation: the whole distribution at a temperature, without top-p and top-k."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights, takes
+from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights, fits_context
 from didact.llm.chat import ChatReply, ChatRequest
 from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
@@ -54,7 +54,7 @@ class EngineChat:
         """One reply a request, in order; an error where it does not fit the context or was cut off."""
         prompts = [self.renderer.prompt(request.messages) for request in requests]
         reply = self.params.max_tokens
-        fit = [i for i, prompt in enumerate(prompts) if takes(self.engine, len(prompt) + reply)]
+        fit = [i for i, prompt in enumerate(prompts) if fits_context(self.engine, len(prompt) + reply)]
         samples = dict(zip(fit, self._sample(requests, prompts, fit), strict=True))
         return [self._reply(request, prompts[i], samples.get(i)) for i, request in enumerate(requests)]
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from didact.engines.base import Sample, takes
+from didact.engines.base import Sample, fits_context
 from didact.prompts import load_prompt
 from didact.rendering.renderer import critique_messages
 from didact.rng import derive_seed
@@ -65,7 +65,7 @@ def self_critique_branches(
     requests: list[tuple[Rollout, Ids]] = []
     for rollout in rollouts:
         prompt = ctx.renderer.prompt(critique_messages(rollout.problem, rollout.turns[0].text.strip()))
-        if takes(ctx.engine, len(prompt) + max_tokens):
+        if fits_context(ctx.engine, len(prompt) + max_tokens):
             requests.append((rollout, prompt))
     if not requests:
         return []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from didact.engines.base import POLICY, Engine, SamplingParams, Weights, takes
+from didact.engines.base import POLICY, Engine, SamplingParams, Weights, fits_context
 from didact.feedback_source import FeedbackRequest
 from didact.prompts import load_prompt
 from didact.rendering.renderer import CRITIQUE_REQUEST, Renderer
@@ -58,7 +58,7 @@ class UnprivilegedCritic:
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """One feedback a request, in order; failed where the conversation leaves no room for it."""
         prompts = [critique_prompt(self.renderer, request.turn) for request in requests]
-        fit = [i for i, p in enumerate(prompts) if takes(self.engine, len(p) + self.params.max_tokens)]
+        fit = [i for i, p in enumerate(prompts) if fits_context(self.engine, len(p) + self.params.max_tokens)]
         seeds = [derive_seed(self.seed, "public critic", *prompts[i]) for i in fit]
         chosen = [prompts[i] for i in fit]
         sampled = (

@@ -12,6 +12,7 @@ from didact.build.checks import check_trains
 from didact.build.components import RunComponents, build
 from didact.build.instances import Instances, check_given, describe
 from didact.config import RunConfig, parse_config, read_yaml
+from didact.distributed import init_process_group, on_main_process
 from didact.engines.base import Engine
 from didact.errors import CheckpointError, NoOpTrainingError, UsageError
 from didact.feedback_source import FeedbackSource
@@ -114,6 +115,7 @@ def run_config(
     command: str = "",
 ) -> RunDir:
     """Train by a whole config; see `train`."""
+    init_process_group()
     RunDir.refuse_existing(out)
     parts = _components(config, out, instances)
     run = RunDir.create(out, config.to_yaml(), command or f"didact train {config.method}")
@@ -145,6 +147,8 @@ def resume(
         CheckpointError: there are checkpoints, but none is whole; or data, model, code or versions differ
             from those that the run started from.
     """
+    init_process_group()
+    warn = on_main_process(warn)
     run = RunDir.open(Path(path))
     if run.result.exists():
         raise UsageError(f"{path} has ended: see {run.result}, or train again with a new --out")
@@ -174,6 +178,7 @@ def _components(config: RunConfig, home: Path, instances: Instances | None) -> R
 
 
 def _finish(parts: RunComponents, run: RunDir, state: State, report: Report, warn: Report) -> RunDir:
+    report, warn = on_main_process(report), on_main_process(warn)
     with StopSignal() as stop:
         state = train_loop(parts, run, state, stop, report, warn)
     parts.engine.save_pretrained(run.model)

@@ -1,4 +1,10 @@
-"""Checkpoints that are whole or not there: written aside, synced, renamed, with a manifest of hashes."""
+"""Checkpoints that are whole or not there: written beside, synced, renamed, with a manifest of hashes.
+
+step-000025/  weights.safetensors …   the engine's files (`Engine.save`)
+              state.json              `State`, but for the method's state
+              method_state.safetensors
+              manifest.json           sha256 of each file
+"""
 
 from __future__ import annotations
 
@@ -6,25 +12,33 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+import numpy as np
+from pydantic import ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
+from didact.distributed import on_main_process
 from didact.engines.base import Engine
-from didact.errors import CheckpointError
+from didact.errors import CheckpointError, UsageError
 from didact.jsonl import sync
+from didact.rollouts.base import MethodState
 from didact.types import Record, Rollout
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
+METHOD_STATE = "method_state.safetensors"
 KEEP = 2
 """This many of the newest checkpoints are kept."""
 
 
 class State(Record):
-    """Where a run stands: all that is not in the engine or in the run's files."""
+    """Everything of a run that is neither in the engine nor in the run's files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
     step: Annotated[int, Field(ge=0)]
     """Steps done."""
@@ -32,13 +46,13 @@ class State(Record):
     feedback_tokens: int = 0
     updates: int = 0
     """Optimizer steps taken; fewer than steps where whole batches had no signal."""
-    memory: dict[str, float] = Field(default_factory=dict)
-    """What the method keeps from step to step; see `rollouts.base.Context`."""
+    method_state: MethodState = Field(default_factory=dict, exclude=True)
+    """`StepContext.method_state` after the last step; in a file of its own."""
     initial_weights: str = ""
     """Hash of the trainable weights before the first step, for the no-op guard."""
 
     def advanced(
-        self, rollouts: Sequence[Rollout], reward_tokens: int, *, updates: int, memory: dict[str, float]
+        self, rollouts: Sequence[Rollout], reward_tokens: int, *, updates: int, method_state: MethodState
     ) -> State:
         """The state after one more step.
 
@@ -46,17 +60,16 @@ class State(Record):
             rollouts: Of the step.
             reward_tokens: Tokens that a judge of rewards generated for it.
             updates: Optimizer steps taken in it.
-            memory: What the method keeps.
+            method_state: The method's state after it.
         """
+        feedback_tokens = sum(r.feedback_tokens for r in rollouts) + reward_tokens
         return self.model_copy(
             update={
                 "step": self.step + 1,
                 "sampled_tokens": self.sampled_tokens + sum(r.sampled_tokens for r in rollouts),
-                "feedback_tokens": self.feedback_tokens
-                + sum(r.feedback_tokens for r in rollouts)
-                + reward_tokens,
+                "feedback_tokens": self.feedback_tokens + feedback_tokens,
                 "updates": self.updates + updates,
-                "memory": memory,
+                "method_state": method_state,
             }
         )
 
@@ -64,53 +77,78 @@ class State(Record):
 def save_checkpoint(folder: Path, engine: Engine, state: State) -> Path:
     """Write `folder/step-NNNNNN`; only after it is whole and synced are older ones removed.
 
-    A whole checkpoint of this step stays as it is: the same step of the same run has the same state.
+    A whole checkpoint of this step stays as it is: the same step of the same run has the same state. With
+    several processes every rank has to call it.
 
     Returns:
         The checkpoint's path.
+
+    Raises:
+        UsageError: the method's state holds something else than floats and numpy arrays.
     """
     final = folder / f"step-{state.step:06d}"
+    arrays = _as_arrays(state.method_state)
+    aside = _begin(final)
+    if aside is not None:
+        engine.save(aside)
+        _complete(aside, final, state, arrays)
+    return final
+
+
+@on_main_process
+def _begin(final: Path) -> Path | None:
+    """A new folder to write into; None where a whole checkpoint is there."""
     if final.exists():
         try:
             check(final)
         except CheckpointError:
             shutil.rmtree(final)
         else:
-            return final
-    for left_over in folder.glob(".tmp-*"):
+            return None
+    for left_over in final.parent.glob(".tmp-*"):
         shutil.rmtree(left_over)
-    aside = folder / f".tmp-{final.name}"
+    aside = final.with_name(f".tmp-{final.name}")
     aside.mkdir(parents=True)
-    engine.save(aside)
+    return aside
+
+
+@on_main_process
+def _complete(aside: Path, final: Path, state: State, arrays: dict[str, np.ndarray]) -> None:
     (aside / STATE).write_text(state.model_dump_json(indent=1))
+    if arrays:
+        save_file(arrays, aside / METHOD_STATE)
     files = sorted(p for p in aside.rglob("*") if p.is_file())
     hashes = {str(p.relative_to(aside)): _sha256(p) for p in files}
     (aside / MANIFEST).write_text(json.dumps(hashes, indent=1))
     for path in (*files, aside / MANIFEST, aside):
         sync(path)
     aside.rename(final)
-    sync(folder)
-    for old in _checkpoints(folder)[:-KEEP]:
+    sync(final.parent)
+    for old in _checkpoints(final.parent)[:-KEEP]:
         shutil.rmtree(old)
-    return final
 
 
 def load_checkpoint(folder: Path, engine: Engine) -> tuple[State | None, list[str]]:
     """Load the newest whole checkpoint into the engine.
 
     Returns:
-        Its state (None where there is no whole one), and a sentence for each torn one passed over.
+        Its state (None where there is no whole one), and an error message for each torn one that was skipped.
     """
-    torn = []
+    path, state, torn = _newest(folder)
+    if path is not None:
+        engine.load(path)
+    return state, torn
+
+
+@on_main_process
+def _newest(folder: Path) -> tuple[Path | None, State | None, list[str]]:
+    torn: list[str] = []
     for path in reversed(_checkpoints(folder)):
         try:
-            state = check(path)
+            return path, check(path), torn
         except CheckpointError as error:
             torn.append(str(error))
-            continue
-        engine.load(path)
-        return state, torn
-    return None, torn
+    return None, None, torn
 
 
 def check(path: Path) -> State:
@@ -132,9 +170,31 @@ def check(path: Path) -> State:
         if _sha256(file) != expected:
             raise CheckpointError(f"{path} is torn: {name} does not match its hash")
     try:
-        return State.model_validate_json((path / STATE).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise CheckpointError(f"{path} is torn: its {STATE} cannot be read ({error})") from None
+        state = State.model_validate_json((path / STATE).read_bytes())
+        arrays = load_file(path / METHOD_STATE) if METHOD_STATE in hashes else {}
+    except (OSError, ValidationError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is torn: its state cannot be read ({error})") from None
+    return state.model_copy(update={"method_state": _from_arrays(arrays)})
+
+
+def _as_arrays(method_state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Floats as 0-d arrays of float64, so that every bit is kept, NaN and infinity too."""
+    arrays = {}
+    for name, value in method_state.items():
+        if not isinstance(value, float | int | np.floating | np.ndarray):
+            raise UsageError(
+                f"method_state[{name!r}] is a {type(value).__name__}: use floats and numpy arrays"
+            )
+        array = value if isinstance(value, np.ndarray) else np.array(value, np.float64)
+        arrays[name] = np.array(array, order="C")
+    return arrays
+
+
+def _from_arrays(arrays: Mapping[str, np.ndarray]) -> MethodState:
+    return {
+        name: float(value) if value.ndim == 0 and value.dtype == np.float64 else value
+        for name, value in arrays.items()
+    }
 
 
 def _checkpoints(folder: Path) -> list[Path]:

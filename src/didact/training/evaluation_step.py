@@ -9,6 +9,7 @@ from typing import Any
 
 from didact.build.components import RunComponents
 from didact.build.rewards import against_start
+from didact.distributed import on_main_process
 from didact.engines.base import SamplingParams
 from didact.errors import UsageError
 from didact.evaluation.by_turn import PROTOCOLS, DialogueProtocol, DialogueSettings, family_tables
@@ -64,6 +65,7 @@ def evaluate_once(
     return record
 
 
+@on_main_process
 def find_evaluation(run: RunDir, step: int) -> dict[str, Any] | None:
     """The evaluation of a step in metrics.jsonl."""
     for record in read_jsonl(run.metrics):

@@ -95,7 +95,7 @@ def train_step(
     config, started = parts.config, time.perf_counter()
     seed = derive_seed(config.seed, "step", state.step)
     progress = config.progress(state.step, state.sampled_tokens)
-    ctx = parts.context(seed=seed, step=state.step, progress=progress, memory=state.memory)
+    ctx = parts.context(seed=seed, step=state.step, progress=progress, method_state=state.method_state)
     parts.pop_reward_cost()  # what an evaluation's scores cost is no part of training
     with stop.interruptible():
         first = state.step * config.problems_per_step
@@ -114,14 +114,14 @@ def train_step(
         lambda: update(parts.engine, batches, params),
     )  # fmt: skip
     run.add_inspected(traces)
-    state = state.advanced(rollouts, scores.tokens, updates=len(batches), memory=ctx.memory)
+    state = state.advanced(rollouts, scores.tokens, updates=len(batches), method_state=ctx.method_state)
     record = {
         "step": state.step,
         "sampled_tokens": state.sampled_tokens,
         "feedback_tokens": state.feedback_tokens,
         **rollout_metrics(rollouts, revises=parts.method.is_multi_turn),
         **scores.metrics(),
-        **ctx.notes,
+        **ctx.metrics,
         "lr": params.lr,
         **metrics,
     }

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from didact.distributed import process_group
 from didact.errors import Interrupted
 
 SAME_SIGNAL_SECONDS = 1.0
@@ -41,26 +42,31 @@ class StopSignal:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A stretch of work that may be cut off anywhere.
+        """A block that a signal may end anywhere; with several processes, at its collectives.
 
-        A third party's `except:` may swallow the Interrupted that the handler raises in its midst, or
-        dress it up as another error, so it is raised again at the end.
+        A third party's `except:` may swallow the Interrupted that the handler raises, or turn it into another
+        error, so it is raised again at the end.
         """
         self.check()
-        self._interruptible = True
+        self._interruptible, group = True, process_group()
+        group.poll_interrupt = self._error
         try:
             yield
         except Exception:
-            self.check()
+            if group.world_size == 1:
+                self.check()
             raise
         finally:
             self._interruptible = False
+            group.poll_interrupt = _nothing
         self.check()
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
-        if self.requested:
-            raise Interrupted(f"stopped by {self.requested}")
+        """Raise Interrupted, on every rank, if a signal has come to one."""
+        process_group().raise_if_any_failed(self._error())
+
+    def _error(self) -> Interrupted | None:
+        return Interrupted(f"stopped by {self.requested}") if self.requested else None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -70,5 +76,11 @@ class StopSignal:
                 return
             raise SystemExit(128 + number)
         self.requested, self._since = signal.Signals(number).name, now
-        if self._interruptible:
-            self.check()
+        error, group = self._error(), process_group()
+        # Between collectives a rank that raised alone would leave the others waiting.
+        if error is not None and self._interruptible and (group.world_size == 1 or group.in_main_function):
+            raise error
+
+
+def _nothing() -> None:
+    return None

@@ -1,206 +1,294 @@
-"""One engine on several processes, started by `accelerate launch` or torchrun.
+"""DistributedEngine: a LocalEngine on every rank of a launch, each computing its share (SPMD).
 
-    process 0                                    processes 1, 2, …
-    the run: loop, judges, run directory
-    DistributedEngine.sample(prompts, …)
-      ├─ a share of the prompts ─────────────▶  serve(): Part.sample(share)
-      ├─ Part.sample(its own share)                │
-      └─ all samples, in order ◀───────────────────┘
+Every rank makes the same calls with the same arguments. `sample`, the scores and `forward_backward` divide
+prompts or rows among the ranks by length, compute, and gather, so that every rank returns the whole result:
+that of one process, up to rounding. Each prompt keeps its random stream, so samples do not depend on the
+division. A digest of the arguments travels along and ranks that disagree end the run.
 
-Process 0 alone is the run. The others serve its engine calls, one after the other, until it ends; so the
-loop, the methods, the judges and the run directory know nothing of processes, nothing is asked or
-written twice, and no process can take another turn than the rest. The price is that rows and samples pass
-through process 0, a few MB a step, beside the gradients that pass between all.
+Weights are held in one of two ways, chosen by the launcher:
 
-What a call returns does not depend on the number of processes, up to rounding: rows are dealt out and
-losses and gradients summed (`part.py`), and each prompt keeps the random stream that it has in one process.
-
-When something goes wrong:
-
-* An error on purpose, as a loss that is NaN, is raised in process 0, whoever found it; all processes have
-  undone their part and the engine can go on.
-* A process that dies ends the run with ProcessLost: its connections close, at once on one machine. One that
-  hangs does so after `processes.TIMEOUT`. Resuming from the checkpoint is up to whoever launched it.
-* Ctrl-C and SIGTERM count in process 0, which the launcher tells too. There they wait for the end of
-  the engine call in work; then the run saves and ends with code 75 as ever, and the others end with it.
+* replicas (as DDP): every rank holds all weights, and gradients are summed once for each `forward_backward`.
+  torch's DistributedDataParallel is not used: it averages, and needs as many backward passes on every rank.
+* shards (FSDP2, `sharding.py`): every forward or backward pass is a collective, so all ranks run equally many
+  micro-batches; ranks with fewer add padding batches.
 """
 
 from __future__ import annotations
 
-import sys
-import weakref
-from collections.abc import Sequence, Set
-from dataclasses import asdict
+import math
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from didact.engines.base import (
-    POLICY,
-    AdamParams,
-    Capabilities,
-    Loss,
-    Sample,
-    SamplingParams,
-    StepOutput,
-    Weights,
-)
+from didact.distributed import init_process_group, local_rank
+from didact.engines.base import AdamParams, LossFn, Sample, SamplingParams, StepOutput, Weights
 from didact.engines.local import weights as weight_sets
-from didact.engines.local.batching import check_rows
-from didact.engines.local.crew import crew, serve
-from didact.engines.local.part import Part
-from didact.engines.local.processes import Message, join
-from didact.engines.local.sampling import check_prompts, streams
-from didact.engines.local.sharding import launcher_settings
-from didact.engines.local.shares import (
-    deal,
-    gathered,
-    loss_to_json,
-    pack,
-    rows_to_arrays,
-    samples_from,
-    settings_to_json,
-    unpack,
+from didact.engines.local.batching import Batches, padding_batch
+from didact.engines.local.engine import LocalEngine
+from didact.engines.local.sampling import Streams
+from didact.engines.local.scoring import Arrays, Score, score_rows
+from didact.engines.local.sharding import (
+    local_shard,
+    reshard,
+    shard,
+    shard_like,
+    sharding_settings,
+    unsharded,
 )
-from didact.errors import TrainingGuard
+from didact.engines.local.training import Gradients, accumulate_gradient, gradient_stats
+from didact.engines.local.weights import is_sharded
+from didact.errors import DidactError, TrainingGuard, UsageError
 from didact.types import Ids, Row
 
-OF_THE_WHOLE = ("grad_norm", "cosine")
-"""Metrics that every process reports alike; the others are sums over its own rows."""
+T = TypeVar("T")
 
 
-class DistributedEngine:
-    """An engine on all processes of the run, for process 0. Each call keeps `engines.base.Engine`'s contract.
+class DistributedEngine(LocalEngine):
+    """An engine on all processes of a launch; see the module. `tokens_per_batch` is for each process."""
 
-    Made by `from_pretrained`. Its `tokens_per_batch` is for each process.
-    """
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._part: Part = crew().parts[number]
-        self._dropped: list[str] = []
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        self.group = init_process_group()
+        self.sharding = sharding_settings()
+        super().__init__(*args, **settings)
 
     @classmethod
-    def from_pretrained(cls, path_or_id: str | Path, **settings: Any) -> DistributedEngine:
-        """Load a model on all processes. In those that do not lead, serve instead and never return.
+    def from_pretrained(
+        cls, path_or_id: str | Path, *, device: str = "auto", **settings: Any
+    ) -> DistributedEngine:
+        """Load a model on every rank; see `LocalEngine.from_pretrained`.
 
         Args:
             path_or_id: A directory that every process can read, or a hub id.
-            **settings: As for `LocalEngine.from_pretrained`. With device "auto" or "cuda" each process takes
-                the GPU of its place.
+            device: "auto" and "cuda" take the GPU of the process's local rank.
+            **settings: As for `LocalEngine.from_pretrained`.
 
         Raises:
-            UsageError, DataError: as there.
-            SystemExit: in other processes than the first, once the run has ended.
+            UsageError, DataError: as there, on every rank.
         """
-        if join().rank:
-            sys.exit(serve())
-        number = crew().new_number()
-        header: dict[str, Any] = {"task": "make", "engine": number, "path": str(path_or_id)}
-        header |= {"settings": settings_to_json(settings), "launcher": launcher_settings()}
-        crew().call([Message(header)] * crew().processes.size)
-        return cls(number)
+        init_process_group()
+        sharding_settings()  # lets transformers read the weights on every rank
+        engine = super().from_pretrained(path_or_id, device=own_device(device), **settings)
+        assert isinstance(engine, DistributedEngine)
+        return engine
 
     @property
-    def capabilities(self) -> Capabilities:
-        """Those of a LocalEngine; a loss function has to be importable by the other processes."""
-        return self._part.capabilities
+    def uses_fsdp(self) -> bool:
+        """Whether weights are sharded, so that every pass of the model is a collective."""
+        return self.sharding is not None
 
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return self._part.tokenizer
+    # ── weights ───────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def end_ids(self) -> Set[int]:
-        """Ids that end a completion."""
-        return self._part.end_ids
+    @staticmethod
+    def _load(path_or_id: str, *, dtype: torch.dtype, attention: str | None) -> tuple[Any, Any]:
+        loaded: list[tuple[Any, Any]] = []
 
-    @property
-    def max_length(self) -> int | None:
-        """Tokens that the model takes."""
-        return self._part.max_length
+        def load() -> None:
+            loaded.append(LocalEngine._load(path_or_id, dtype=dtype, attention=attention))
 
-    @property
-    def device(self) -> torch.device:
-        """Where process 0 computes."""
-        return self._part.device
+        init_process_group().gather_results(load)
+        return loaded[0]
 
-    @property
-    def dtype(self) -> str:
-        """What is computed in."""
-        return self._part.dtype
+    def _place(self) -> None:
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            tensor.data.copy_(self.group.broadcast(tensor.data.to(self.device)))
+        if self.sharding is None:
+            super()._place()
+        else:
+            shard(self.model, self.sharding, self.device)
+
+    @contextmanager
+    def _using(self, weights: Weights) -> Iterator[None]:
+        self._reshard()
+        with super()._using(weights):
+            try:
+                yield
+            finally:
+                self._reshard()
+
+    def _reshard(self) -> None:
+        if self.uses_fsdp:
+            reshard(self.model)
+
+    def save(self, path: Path) -> None:
+        """As `LocalEngine.save`: rank 0 writes whole tensors, to be loaded by any number of processes."""
+        tensors = self._state.collect(keep=self.group.is_main)
+        self.group.run_on_main(lambda: weight_sets.write(Path(path), tensors))
+
+    def _read(self, path: Path) -> weight_sets.Checkpoint:
+        """Rank 0 reads and broadcasts."""
+        read: weight_sets.Checkpoint = {}
+
+        def read_on_main() -> list[tuple[weight_sets.Key, torch.Size, torch.dtype]]:
+            read.update(weight_sets.read(path, self._trained))
+            return [(key, tensor.shape, tensor.dtype) for key, tensor in read.items()]
+
+        layout = self.group.run_on_main(read_on_main)
+        self._reshard()
+        found: weight_sets.Checkpoint = {}
+        for key, shape, dtype in layout:
+            tensor = (
+                read[key].to(self.device) if read else torch.empty(shape, dtype=dtype, device=self.device)
+            )
+            found[key] = shard_like(self._trained[key.parameter], self.group.broadcast(tensor))
+        return found
+
+    def save_pretrained(self, path: Path) -> None:
+        """As `LocalEngine.save_pretrained`; rank 0 writes."""
+        holder = self.model if self._adapter is None else self._adapter
+        full: dict[int, Tensor] = {}  # by identity, so that tied tensors stay one
+        state = {}
+        for name, tensor in holder.state_dict(keep_vars=True).items():
+            if id(tensor) not in full:
+                whole = weight_sets.full_tensor(tensor.detach())
+                full[id(tensor)] = whole.cpu() if self.group.is_main else whole
+            state[name] = full[id(tensor)]
+
+        def write() -> None:
+            holder.save_pretrained(path, state_dict=state)
+            self.tokenizer.save_pretrained(path)
+
+        self.group.run_on_main(write)
 
     # ── sampling and scoring ──────────────────────────────────────────────────────────────────────
 
-    def sample(
-        self,
-        prompts: Sequence[Ids],
-        n: int,
-        params: SamplingParams,
-        *,
-        seed: int | Sequence[int],
-        weights: Weights = POLICY,
+    def _sample(
+        self, prompts: Sequence[Ids], n: int, params: SamplingParams, drawn: Streams, weights: Weights
     ) -> list[list[Sample]]:
-        """n completions for each prompt, the prompts dealt out; the samples are those of one process."""
-        part, drawn = self._part, streams(seed, len(prompts))
-        check_prompts(prompts, n, params, max_length=part.max_length, vocabulary=part.vocabulary)
         if not prompts:
             return []
-        hands = deal([len(prompt) for prompt in prompts], crew().processes.size)
-        common = {"n": n, "params": asdict(params), "weights": weights.name}
-        messages = []
-        for hand in hands:
-            ids = pack([np.asarray(prompts[i], np.int64) for i in hand], np.zeros(0, np.int64))
-            messages.append(self._task("sample", ids, streams=[drawn[i] for i in hand], **common))
-        answers = crew().call(messages)
-        return gathered(hands, [samples_from(answer, n) for answer in answers])
 
-    def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
-        """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
-        return self._score("logprobs", rows, weights=weights.name)
+        def own(which: Sequence[int]) -> list[list[Sample]]:
+            return LocalEngine._sample(
+                self, [prompts[i] for i in which], n, params, [drawn[i] for i in which], weights
+            )
 
-    def values(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """V of the prefix that each target of nonzero weight continues, else 0: a list of [T] arrays."""
-        return self._score("values", rows)
+        return self._divided([np.asarray(prompt, np.int64) for prompt in prompts], own)
 
-    def full_kl(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """KL(π ‖ π_reference) in nats over the vocabulary at each target of nonzero weight, else 0."""
-        return self._score("full_kl", rows)
+    def _sampling(self, weights: Weights) -> AbstractContextManager[Any]:
+        contexts = ExitStack()
+        contexts.enter_context(super()._sampling(weights))
+        if self.uses_fsdp:
+            contexts.enter_context(unsharded(self.model, self.sharding))
+        return contexts
+
+    def _without_gradient(self) -> AbstractContextManager[Any]:
+        # Tensors that FSDP gathers in inference mode could not take part in a gradient later.
+        return torch.no_grad() if self.uses_fsdp else super()._without_gradient()
+
+    def _score_rows(self, rows: Sequence[Row], score: Score, weighted: bool) -> list[Arrays]:
+        if not rows:
+            return []
+
+        def own(which: Sequence[int]) -> list[Arrays]:
+            mine = [rows[i] for i in which]
+            batches = self._batches(mine, like=rows[0])
+            return score_rows(self.model, mine, batches, score, weighted=weighted)
+
+        return self._divided([row.input_ids for row in rows], own)
+
+    def _divided(self, ids: Sequence[NDArray[Any]], compute: Callable[[Sequence[int]], list[T]]) -> list[T]:
+        """Results for all items, each computed on one rank.
+
+        Args:
+            ids: Of each item; their lengths balance the shares.
+            compute: The results of the items with these indices, in order.
+        """
+        shares = shard_balanced([len(item) for item in ids], self.group.world_size)
+        results = self._gather(ids, lambda: compute(shares[self.group.rank]))
+        return unshard(shares, results)
+
+    def _gather(self, ids: Sequence[NDArray[Any]], compute: Callable[[], T]) -> list[T]:
+        """Results of all ranks, once it is certain that they hold the same items.
+
+        Under FSDP an unexpected error leaves the other ranks inside a collective, so it ends this process.
+        """
+        digest = 0
+        for item in ids:
+            digest = zlib.crc32(item.tobytes(), digest)
+        error: Exception | None = None
+        results: list[T] = []
+        try:
+            results.append(compute())
+        except Exception as failed:
+            if self.uses_fsdp and not isinstance(failed, DidactError):
+                raise
+            error = failed
+
+        def outcome() -> tuple[int, T]:
+            if error is not None:
+                raise error
+            return digest, results[0]
+
+        gathered = self.group.gather_results(outcome)
+        if len({found for found, _ in gathered}) > 1:
+            raise TrainingGuard(
+                "the processes of this run have prepared different batches, so that something outside of it "
+                "answered them differently: go on from the newest checkpoint"
+            )
+        return [result for _, result in gathered]
+
+    def _batches(self, rows: Sequence[Row], like: Row | None = None) -> Batches:
+        batches = list(super()._batches(rows))
+        if not self.uses_fsdp:
+            return batches
+        [most] = self.group.all_reduce_max([len(batches)])
+        missing = most - len(batches)
+        if not missing:
+            return batches
+        assert like is not None
+        return [*batches, *[padding_batch(like, self.device)] * missing]
 
     # ── training ──────────────────────────────────────────────────────────────────────────────────
 
-    def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
-        """Add the gradient of the loss, summed over rows, to what is there; the rows are dealt out.
-
-        A custom loss function has to be importable: it is sent by its name.
-        """
+    def _accumulate(self, rows: Sequence[Row], fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
         if not rows:
             return StepOutput(0.0, {})
-        self._part.check_trainable(rows, loss)
-        counting = [row for row in rows if row.fields["weights"].any()]
-        if not counting:
-            return StepOutput(0.0, {})
-        _, messages = self._dealt("train", counting, loss=loss_to_json(loss))
-        outputs = [StepOutput(**answer.header) for answer in crew().call(messages)]
-        metrics: dict[str, float] = {}
-        for name in dict.fromkeys(name for output in outputs for name in output.metrics):
-            found = [output.metrics[name] for output in outputs if name in output.metrics]
-            metrics[name] = found[0] if name in OF_THE_WHOLE else sum(found)
-        last = {name: metrics.pop(name) for name in OF_THE_WHOLE if name in metrics}
-        return StepOutput(sum(output.loss for output in outputs), metrics | last)
+        shares = shard_balanced([len(row) for row in rows], self.group.world_size)
+        mine = [rows[i] for i in shares[self.group.rank]]
+
+        def own() -> StepOutput:
+            batches = self._batches(mine, like=rows[0])
+            try:
+                return accumulate_gradient(
+                    self.model, batches, fn, settings, self._autocast, self._head, lockstep=self.uses_fsdp
+                )
+            finally:
+                self._reshard()
+
+        outputs = self._gather([row.input_ids for row in rows], own)
+        self._all_reduce_grads()
+        metrics = Counter[str]()
+        for output in outputs:
+            metrics.update(output.metrics)
+        return StepOutput(sum(output.loss for output in outputs), dict(metrics))
+
+    def _all_reduce_grads(self) -> None:
+        """Sum what FSDP has not summed; a tensor without a gradient on any rank keeps none."""
+        trained = [p for p in self._trained.values() if not is_sharded(p)]
+        present = self.group.all_reduce_max(int(p.grad is not None) for p in trained)
+        summed = [p for p, anywhere in zip(trained, present, strict=True) if anywhere]
+        for p in summed:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        self.group.all_reduce_sum([p.grad for p in summed if p.grad is not None])
 
     def optim_step(self, params: AdamParams) -> StepOutput:
-        """Clip by the norm over all processes, take one AdamW step, and clear the gradient.
+        """As `LocalEngine.optim_step`; every rank takes the same step on what it holds.
 
         Raises:
-            TrainingGuard: there is no gradient, or the processes no longer hold equal ones.
+            TrainingGuard: there is no gradient, or replicas have different ones.
             NonFiniteError: the gradient is NaN or Inf; no weight was changed.
         """
-        outputs = [StepOutput(**answer.header) for answer in self._alike("optim_step", params=asdict(params))]
+        self._reshard()
+        outputs = self.group.gather_results(lambda: LocalEngine.optim_step(self, params))
         if any(output != outputs[0] for output in outputs):
             raise TrainingGuard(
                 f"the processes stepped on different gradients ({[o.metrics for o in outputs]}): their "
@@ -208,69 +296,76 @@ class DistributedEngine:
             )
         return outputs[0]
 
-    # ── copies of the weights ─────────────────────────────────────────────────────────────────────
+    def _norm(self, gradients: Iterable[Tensor]) -> Tensor:  # type: ignore[override]
+        if not self.uses_fsdp:
+            return LocalEngine._norm(gradients)
+        return self._products([(g, g) for g in gradients]).sum().sqrt()
 
-    def snapshot(self) -> Weights:
-        """Keep a copy of the trained weights as they are now, as long as the handle lives."""
-        handle = Weights(self._alike("snapshot")[0].header["name"])
-        weakref.finalize(handle, self._dropped.append, handle.name)
-        return handle
+    def _clip(self, trained: Iterable[Tensor], limit: float, norm: Tensor) -> None:  # type: ignore[override]
+        if not self.uses_fsdp:
+            LocalEngine._clip(trained, limit, norm)
+            return
+        scale = float((limit / (norm + 1e-6)).clamp(max=1.0))
+        for p in trained:
+            if p.grad is not None:
+                local_shard(p.grad).mul_(scale)
 
-    def weights_hash(self) -> str:
-        """sha256 over the trained tensors, the same for any number of processes."""
-        return self._hash(every=False)
+    def _compared(self, added: Gradients, before: Gradients) -> dict[str, float]:
+        if not self.uses_fsdp:
+            return LocalEngine._compared(added, before)
+        grads = [g for g in added if g is not None]
+        waiting = [g for g in before if g is not None]
+        both = [(a, b) for a, b in zip(added, before, strict=True) if a is not None and b is not None]
+        if not grads:
+            return {}
+        squared, other = (float(self._products([(g, g) for g in all_]).sum()) for all_ in (grads, waiting))
+        dot = float(self._products(both).sum())
+        return gradient_stats(math.sqrt(squared), math.sqrt(other) if both else 0.0, dot)
 
-    def model_hash(self) -> str:
-        """sha256 over all tensors."""
-        return self._hash(every=True)
+    def _products(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """The dot product of each pair of whole tensors, in float64."""
+        products = torch.zeros(len(pairs), dtype=torch.float64, device=self.device)
+        for i, (a, b) in enumerate(pairs):
+            if is_sharded(a) or self.group.is_main:  # a tensor that is not sharded counts once
+                products[i] = torch.dot(local_shard(a).reshape(-1), local_shard(b).reshape(-1))
+        self.group.all_reduce_sum([products])
+        return products
 
-    def save(self, path: Path) -> None:
-        """Write weights and optimizer state for `load`, in the format of any number of processes."""
-        self._save(path, pretrained=False)
 
-    def load(self, path: Path) -> None:
-        """Take up weights and optimizer state as they were saved, by whatever number of processes.
+def shard_balanced(sizes: Sequence[int], ranks: int) -> list[list[int]]:
+    """Indices for each rank, so that all have about equally many items and equally much to compute.
 
-        Only process 0 reads the file.
+    >>> shard_balanced([5, 1, 4, 2, 3], 2)
+    [[0, 1, 3], [2, 4]]
+    """
+    largest_first = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
+    there_and_back = [*range(ranks), *reversed(range(ranks))]
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    for turn, i in enumerate(largest_first):
+        shares[there_and_back[turn % len(there_and_back)]].append(i)
+    return [sorted(share) for share in shares]
 
-        Raises:
-            CheckpointError: the checkpoint is torn or another model's; nothing was changed.
-        """
-        found = weight_sets.read(Path(path), self._part.trained)
-        self._part.found = found
-        self._alike("load", layout=self._part.layout(found[1]))
 
-    def save_pretrained(self, path: Path) -> None:
-        """Write the model (or adapter) and tokenizer for plain transformers and peft."""
-        self._save(path, pretrained=True)
+def unshard(shares: Sequence[Sequence[int]], results: Sequence[Sequence[T]]) -> list[T]:
+    """Results of all ranks in the items' order."""
+    found = {
+        i: result
+        for share, own in zip(shares, results, strict=True)
+        for i, result in zip(share, own, strict=True)
+    }
+    return [found[i] for i in range(len(found))]
 
-    # ── inside ────────────────────────────────────────────────────────────────────────────────────
 
-    def _task(self, task: str, arrays: Any = None, **header: Any) -> Message:
-        return Message({"task": task, "engine": self._number, "dropped": [], **header}, arrays or {})
+def own_device(name: str) -> str:
+    """The device of this process: the GPU of its local rank, or the CPU.
 
-    def _alike(self, task: str, **header: Any) -> list[Message]:
-        """The same for every process, and word of the snapshots that nobody uses any longer."""
-        dropped = [self._dropped.pop() for _ in range(len(self._dropped))]
-        return crew().call([self._task(task, **{**header, "dropped": dropped})] * crew().processes.size)
-
-    def _dealt(self, task: str, rows: Sequence[Row], **header: Any) -> tuple[list[list[int]], list[Message]]:
-        hands = deal([len(row) for row in rows], crew().processes.size)
-        shares = [rows_to_arrays([rows[i] for i in hand], rows[0]) for hand in hands]
-        return hands, [self._task(task, share, **header) for share in shares]
-
-    def _score(self, what: str, rows: Sequence[Row], **header: Any) -> list[NDArray[np.float32]]:
-        check_rows(rows, max_length=self._part.max_length, vocabulary=self._part.vocabulary)
-        if not rows:
-            return []
-        hands, messages = self._dealt("score", rows, what=what, **header)
-        return gathered(hands, [unpack(answer.arrays) for answer in crew().call(messages)])
-
-    def _hash(self, *, every: bool) -> str:
-        found: str = self._alike("hash", every=every)[0].header["hash"]
-        return found
-
-    def _save(self, path: Path, *, pretrained: bool) -> None:
-        others = crew().processes.size - 1
-        tasks = [self._task("save", path=to, pretrained=pretrained) for to in (str(path), None)]
-        crew().call([tasks[0], *[tasks[1]] * others])
+    Raises:
+        UsageError: one device for all processes, or one that gloo and NCCL do not support.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise UsageError(
+            f"model.device = {name!r} for several processes, which need one each: use auto, cuda or cpu"
+        )
+    return f"cuda:{local_rank()}" if name == "cuda" else name

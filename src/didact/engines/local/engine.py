@@ -1,10 +1,8 @@
-"""LocalEngine: torch + transformers + peft in one process. Its share of the work of several: part.py."""
+"""LocalEngine: torch, transformers and peft in one process; `distributed.py` has the one of several."""
 
 from __future__ import annotations
 
-import itertools
 import math
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -26,6 +24,7 @@ from didact.engines.base import (
     Sample,
     SamplingParams,
     StepOutput,
+    TopLogprobs,
     ValueHeadSettings,
     Weights,
 )
@@ -40,9 +39,17 @@ from didact.engines.local.loading import (
     use_bfloat16,
     with_lora,
 )
-from didact.engines.local.prefix_cache import Turns
+from didact.engines.local.prefix_cache import PrefixCacheScope
 from didact.engines.local.sampling import Sampler, Streams, check_prompts, streams
-from didact.engines.local.scoring import Score, score_rows, target_kl, target_logprobs
+from didact.engines.local.scoring import (
+    Arrays,
+    Score,
+    score_rows,
+    target_kl,
+    target_logprobs,
+    top_logprobs,
+)
+from didact.engines.local.state import TrainState
 from didact.engines.local.training import (
     accumulate_gradient,
     accumulate_with_grad_stats,
@@ -51,7 +58,7 @@ from didact.engines.local.training import (
     set_optimizer_hparams,
     takes_values,
 )
-from didact.engines.local.value_head import ValueHead, parameter_groups
+from didact.engines.local.value_head import ValueHead
 from didact.errors import CapabilityError, NonFiniteError, TrainingGuard, UsageError
 from didact.types import Ids, Row
 
@@ -75,7 +82,7 @@ class LocalEngine:
         dtype: What to compute in; "auto" is bfloat16 on GPUs that are made for it, else float32.
         tokens_per_batch: Padded tokens that a training micro-batch may hold. It bounds memory only.
         keep_reference: Keep a copy of the starting weights as REFERENCE. An adapter needs none.
-        critic: Give it a value head.
+        value_head: Add a value head.
     """
 
     def __init__(
@@ -88,7 +95,7 @@ class LocalEngine:
         dtype: Precision = "auto",
         tokens_per_batch: int = 8192,
         keep_reference: bool = False,
-        critic: ValueHeadSettings | None = None,
+        value_head: ValueHeadSettings | None = None,
     ) -> None:
         if tokens_per_batch < 1:
             raise UsageError(f"tokens_per_batch must be at least 1, not {tokens_per_batch}")
@@ -105,14 +112,11 @@ class LocalEngine:
             self.model.float().requires_grad_(True)
         self._place()
         self._trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self._head = None if critic is None else ValueHead(self.model, critic).to(self.device)
+        self._head = None if value_head is None else ValueHead(self.model, value_head).to(self.device)
         self._trained |= {} if self._head is None else self._head.tensors()
-        self._optimizer: torch.optim.AdamW | None = None
-        self.turns = Turns()
-        self._snapshots: dict[str, weight_sets.Tensors] = {}
-        self._snapshot_numbers = itertools.count()
-        if keep_reference and lora is None:
-            self._snapshots[REFERENCE.name] = weight_sets.copy_of(self._trained)
+        self.prefix_cache = PrefixCacheScope()
+        self._state = TrainState(self._trained, self._head, keep_reference=keep_reference and lora is None)
+        self._snapshots = self._state.snapshots
         config = self.model.config.get_text_config(decoder=True)
         self._vocabulary: int = config.vocab_size
         self.max_length: int | None = getattr(config, "max_position_embeddings", None)
@@ -120,8 +124,10 @@ class LocalEngine:
             soft_targets=self._vocabulary,
             custom_loss=True,
             full_finetune=lora is None,
-            critic=critic is not None,
+            value_head=value_head is not None,
             full_kl=True,
+            top_logprobs=True,
+            named_snapshots=True,
             compares_gradients=True,
         )
 
@@ -136,7 +142,7 @@ class LocalEngine:
         attention: str | None = None,
         tokens_per_batch: int = 8192,
         keep_reference: bool = False,
-        critic: ValueHeadSettings | None = None,
+        value_head: ValueHeadSettings | None = None,
     ) -> LocalEngine:
         """Load a model from a directory or the hub; safetensors only, and no code of the repository.
 
@@ -144,7 +150,7 @@ class LocalEngine:
             path_or_id: A directory that `save_pretrained` wrote, an adapter's included, or a hub id.
             attention: A transformers attention implementation, as "sdpa" or "flash_attention_2";
                 None takes transformers' choice.
-            lora, device, dtype, tokens_per_batch, keep_reference, critic: As for the class.
+            lora, device, dtype, tokens_per_batch, keep_reference, value_head: As for the class.
 
         Raises:
             UsageError: there is no such model.
@@ -153,7 +159,7 @@ class LocalEngine:
         # Frozen weights may be bfloat16; trained ones must take steps that bfloat16 would round away.
         half = lora is not None and use_bfloat16(dtype, pick_device(device))
         stored = torch.bfloat16 if half else torch.float32
-        model, tokenizer = load_pretrained(str(path_or_id), dtype=stored, attention=attention)
+        model, tokenizer = cls._load(str(path_or_id), dtype=stored, attention=attention)
         return cls(
             model,
             tokenizer,
@@ -162,7 +168,7 @@ class LocalEngine:
             dtype=dtype,
             tokens_per_batch=tokens_per_batch,
             keep_reference=keep_reference,
-            critic=critic,
+            value_head=value_head,
         )
 
     @property
@@ -181,9 +187,7 @@ class LocalEngine:
         seed: int | Sequence[int],
         weights: Weights = POLICY,
     ) -> list[list[Sample]]:
-        """n completions for each prompt. The same arguments and weights give the same samples.
-
-        With a seed for each prompt, a prompt's draws do not depend on its place in the batch.
+        """See `Engine.sample`.
 
         Raises:
             UsageError: an empty prompt, or one that leaves no room for `max_tokens`.
@@ -192,27 +196,27 @@ class LocalEngine:
         return self._sample(prompts, n, params, streams(seed, len(prompts)), weights)
 
     def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
-        """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
+        """See `Engine.logprobs`."""
         with self._using(weights):
-            return self._score(rows, target_logprobs)
+            return [scores_T for (scores_T,) in self._score(rows, target_logprobs)]
+
+    def top_logprobs(self, rows: Sequence[Row], k: int, *, weights: Weights = POLICY) -> list[TopLogprobs]:
+        """See `Engine.top_logprobs`."""
+        if not 1 <= k <= self._vocabulary:
+            raise UsageError(f"top_logprobs: k must be 1 to {self._vocabulary}, not {k}")
+        with self._using(weights):
+            return [TopLogprobs(*found) for found in self._score(rows, partial(top_logprobs, k))]
 
     def values(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """V of the prefix that each target of nonzero weight continues, else 0: a list of [T] arrays.
-
-        Raises:
-            CapabilityError: the engine has no critic.
-        """
-        return self._score(rows, self._critic().at, weighted=True)
+        """See `Engine.values`."""
+        return [scores_T for (scores_T,) in self._score(rows, self._value_head().score, weighted=True)]
 
     def full_kl(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """KL(π ‖ π_reference) in nats over the vocabulary at each target of nonzero weight, else 0.
-
-        Raises:
-            CapabilityError: the engine has kept no reference.
-        """
+        """See `Engine.full_kl`."""
         with self._using(REFERENCE):
             pass  # refused before anything is computed
-        return self._score(rows, partial(target_kl, lambda: self._using(REFERENCE)), weighted=True)
+        score = partial(target_kl, lambda: self._using(REFERENCE))
+        return [scores_T for (scores_T,) in self._score(rows, score, weighted=True)]
 
     # ── training ──────────────────────────────────────────────────────────────────────────────────
 
@@ -247,28 +251,35 @@ class LocalEngine:
         norm = self._norm([p.grad for p in trained if p.grad is not None])
         grad_norm = float(norm)
         if not math.isfinite(grad_norm):
-            self._clear_gradient()
+            self._state.clear_gradient()
             raise NonFiniteError(
                 f"the gradient's norm is {grad_norm}: no weight was changed and the gradient was cleared. "
                 "Look at the rows' weights and advantages, or lower the learning rate"
             )
         if grad_norm > params.max_grad_norm:
             self._clip(trained, params.max_grad_norm, norm)
-        set_optimizer_hparams(self._adamw(), params).step()
-        self._clear_gradient()
+        set_optimizer_hparams(self._state.adamw(), params).step()
+        self._state.clear_gradient()
         return StepOutput(0.0, {"grad_norm": grad_norm})
 
     # ── copies of the weights ─────────────────────────────────────────────────────────────────────
 
-    def snapshot(self) -> Weights:
-        """Keep a copy of the trained weights as they are now.
+    def snapshot(self, name: str | None = None) -> Weights:
+        """See `Engine.snapshot`."""
+        return self._snapshots.take(name)
 
-        The copy lives as long as the handle that is returned, and is no part of a checkpoint.
-        """
-        handle = Weights(f"snapshot-{next(self._snapshot_numbers)}")
-        self._snapshots[handle.name] = weight_sets.copy_of(self._trained)
-        weakref.finalize(handle, self._snapshots.pop, handle.name, None)
-        return handle
+    def update_snapshot(self, name: str, decay: float) -> None:
+        """See `Engine.update_snapshot`."""
+        self._snapshots.update(name, decay)
+
+    def drop_snapshot(self, name: str) -> None:
+        """See `Engine.drop_snapshot`."""
+        self._snapshots.drop(name)
+
+    @property
+    def snapshot_names(self) -> set[str]:
+        """Names of the snapshots that checkpoints include."""
+        return set(self._snapshots.named)
 
     def weights_hash(self) -> str:
         """sha256 over the trained tensors: equal before and after means that nothing was learned."""
@@ -279,38 +290,43 @@ class LocalEngine:
         return weight_sets.sha256({**dict(self.model.named_parameters()), **self._trained})
 
     def save(self, path: Path) -> None:
-        """Write trained weights and optimizer state for `load`, into an existing directory.
+        """Write trained weights, optimizer state and named snapshots for `load`, into an existing directory.
 
-        A gradient that waits for `optim_step` is not saved.
+        An accumulated gradient is not saved.
         """
-        weight_sets.save(Path(path), self._trained, self._optimizer)
+        weight_sets.write(Path(path), self._state.collect())
 
     def load(self, path: Path) -> None:
-        """Take up weights and optimizer state exactly as they were saved; clears the gradient.
+        """Restore weights, optimizer state and named snapshots bit for bit; clears the gradient.
 
         Raises:
             CheckpointError: the checkpoint is torn or another model's; nothing was changed.
         """
-        self._take_up(*weight_sets.read(Path(path), self._trained))
+        self._state.restore(self._read(Path(path)))
 
     def save_pretrained(self, path: Path) -> None:
         """Write the model (or adapter) and tokenizer for plain transformers and peft."""
         (self.model if self._adapter is None else self._adapter).save_pretrained(path)
         self.tokenizer.save_pretrained(path)
 
-    # ── inside; what a process of several does in its own way comes first ──────────────────────────
+    # ── inside; DistributedEngine overrides the first ─────────────────────────────────────────────
 
     _norm, _clip = staticmethod(get_total_norm), staticmethod(clip_grads_with_norm_)
     _compared = staticmethod(compared_gradients)
 
+    _load = staticmethod(load_pretrained)
+
     def _place(self) -> None:
         self.model.to(self.device)
+
+    def _read(self, path: Path) -> weight_sets.Checkpoint:
+        return weight_sets.read(path, self._trained)
 
     def _sample(
         self, prompts: Sequence[Ids], n: int, params: SamplingParams, drawn: Streams, weights: Weights
     ) -> list[list[Sample]]:
         most = SAMPLING_BATCH * self._training_tokens
-        sampler = Sampler(self.model, self.tokenizer, self.end_ids, most, self.turns.of(weights, most))
+        sampler = Sampler(self.model, self.tokenizer, self.end_ids, most, self.prefix_cache.of(weights, most))
         with self._sampling(weights), self._without_gradient(), self._autocast():
             return sampler.sample([tuple(p) for p in prompts], n, params, drawn)
 
@@ -318,43 +334,34 @@ class LocalEngine:
         return self._using(weights)
 
     def _resolved(self, rows: Sequence[Row], loss: Loss) -> LossFn:
-        """The loss's function, once it is sure that it and the rows can be trained."""
+        """The loss's function, checked against the rows and the engine."""
         check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
         fn = resolve_loss(loss, rows[0].fields)
         if takes_values(fn):
-            self._critic()
+            self._value_head()
         return fn
 
     def _train(self, rows: Sequence[Row], fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
         with accumulate_with_grad_stats(self._trained.values(), self._compared) as compared:
-            output = self._accumulate(self._batches(rows), fn, settings)
+            output = self._accumulate(rows, fn, settings)
         return output._replace(metrics={**output.metrics, **compared})
 
-    def _accumulate(self, batches: Batches, fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
-        return accumulate_gradient(self.model, batches, fn, settings, self._autocast, self._head)
+    def _accumulate(self, rows: Sequence[Row], fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
+        return accumulate_gradient(self.model, self._batches(rows), fn, settings, self._autocast, self._head)
 
     def _batches(self, rows: Sequence[Row]) -> Batches:
         return micro_batches(rows, self._training_tokens, self.device)
-
-    def _take_up(self, weights: weight_sets.Tensors, state: Mapping[str, weight_sets.Tensors]) -> None:
-        weight_sets.put(weights, self._trained)
-        self._clear_gradient()
-        self._optimizer = None
-        if state:
-            optimizer = self._adamw()
-            for name, moments in state.items():
-                parameter = self._trained[name]
-                optimizer.state[parameter] = {k: v.to(self.device) for k, v in moments.items()}
 
     def _without_gradient(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()
 
     @contextmanager
     def _using(self, weights: Weights) -> Iterator[None]:
+        copy = self._snapshots.find(weights)
         if weights == POLICY:
             yield
-        elif weights.name in self._snapshots:
-            with weight_sets.swapped_in(self._trained, self._snapshots[weights.name]):
+        elif copy is not None:
+            with weight_sets.swapped_in(self._trained, copy):
                 yield
         elif weights == REFERENCE and self._adapter is not None:
             with self._adapter.disable_adapter():
@@ -366,21 +373,23 @@ class LocalEngine:
             )
         else:
             raise UsageError(
-                f"unknown weights {weights.name!r}: keep the handle that `snapshot` returned, not its name"
+                f"unknown weights {weights.name!r}: keep the handle that `snapshot` returned, or give the "
+                f"snapshot a name (there are {sorted(self.snapshot_names)})"
             )
 
-    def _score(
-        self, rows: Sequence[Row], score: Score, *, weighted: bool = False
-    ) -> list[NDArray[np.float32]]:
+    def _score(self, rows: Sequence[Row], score: Score, *, weighted: bool = False) -> list[Arrays]:
         check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
         with self._without_gradient(), self._autocast():
-            return score_rows(self.model, rows, self._batches(rows), score, weighted=weighted)
+            return self._score_rows(rows, score, weighted)
 
-    def _critic(self) -> ValueHead:
+    def _score_rows(self, rows: Sequence[Row], score: Score, weighted: bool) -> list[Arrays]:
+        return score_rows(self.model, rows, self._batches(rows), score, weighted=weighted)
+
+    def _value_head(self) -> ValueHead:
         if self._head is None:
             raise CapabilityError(
-                "this engine has no value head: make it with critic=CriticSettings(), or take credit that "
-                "needs no critic, as critic_free"
+                "this engine has no value head: make it with value_head=ValueHeadSettings(), or "
+                "advantages that need none, as credit=critic_free"
             )
         return self._head
 
@@ -388,13 +397,3 @@ class LocalEngine:
         if self.dtype == "bfloat16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
-
-    def _adamw(self) -> torch.optim.AdamW:
-        if self._optimizer is None:
-            groups = parameter_groups(self._trained, self._head)
-            self._optimizer = torch.optim.AdamW(groups, fused=self.device.type in ("cpu", "cuda"))
-        return self._optimizer
-
-    def _clear_gradient(self) -> None:
-        for p in self._trained.values():
-            p.grad = None

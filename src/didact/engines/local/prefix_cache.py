@@ -96,7 +96,7 @@ def _plain(cache: Any) -> bool:
     return all(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
 
 
-class Turns:
+class PrefixCacheScope:
     """The `turns` of an engine: call it to begin to keep."""
 
     def __init__(self) -> None:

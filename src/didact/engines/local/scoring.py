@@ -1,4 +1,4 @@
-"""Numbers at each target of some rows: log-probs, and the distance from the reference.
+"""Scores at each target of rows: log-probs, the likeliest tokens, and the KL divergence from the reference.
 
 Shapes: B rows, T tokens, K soft targets a token, N kept tokens of all rows, V vocabulary; n a part of N.
 """
@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,13 +17,17 @@ from didact.engines.local.batching import MicroBatch
 from didact.engines.local.lm_head import masked_logits
 from didact.types import Row
 
-Score: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
-"""(model, input_ids_BT, targets_BT, keep_BT) → [N] or [N, K]."""
+Score: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+"""(model, input_ids_BT, targets_BT, keep_BT) → tensors of [N] or [N, K]."""
+Arrays: TypeAlias = tuple[NDArray[Any], ...]
+"""One row's scores, each [T] or [T, K]."""
 KL_PART = 256
 """Positions whose log-probs over the vocabulary are compared at a time."""
 
 
-def target_logprobs(model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_BT: Tensor) -> Tensor:
+def target_logprobs(
+    model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_BT: Tensor
+) -> tuple[Tensor, ...]:
     """log π(target) in nats at the kept positions of right-padded rows.
 
     Args:
@@ -37,7 +40,21 @@ def target_logprobs(model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_B
         [N] or [N, K] in float32, in the order of `keep_BT`'s true entries.
     """
     logits_NV, _ = masked_logits(model, input_ids_BT, keep_BT)
-    return logprobs_of(logits_NV, targets_BT[keep_BT])
+    return (logprobs_of(logits_NV, targets_BT[keep_BT]),)
+
+
+def top_logprobs(
+    k: int, model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_BT: Tensor
+) -> tuple[Tensor, ...]:
+    """Ids and log-probs [N, k] of the k likeliest tokens at the kept positions, the likeliest first.
+
+    Args:
+        k: 1 to V.
+        model, input_ids_BT, targets_BT, keep_BT: As for `target_logprobs`; the targets do not matter.
+    """
+    logits_NV, _ = masked_logits(model, input_ids_BT, keep_BT)
+    logprobs_Nk, ids_Nk = logits_NV.log_softmax(-1).topk(k, dim=-1)
+    return ids_Nk, logprobs_Nk
 
 
 def logprobs_of(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
@@ -55,7 +72,7 @@ def target_kl(
     input_ids_BT: Tensor,
     targets_BT: Tensor,
     keep_BT: Tensor,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """Σ_v π(v) (log π(v) − log π_ref(v)) in nats at the kept positions, [N].
 
     Args:
@@ -70,32 +87,33 @@ def target_kl(
     for own_nV, other_nV in zip(torch.split(logits_NV, KL_PART), torch.split(other_NV, KL_PART), strict=True):
         logprobs_nV = torch.log_softmax(own_nV, -1)
         found.append((logprobs_nV.exp() * (logprobs_nV - other_nV.log_softmax(-1))).sum(-1))
-    return torch.cat(found) if found else logits_NV.new_zeros(0)
+    return (torch.cat(found) if found else logits_NV.new_zeros(0),)
 
 
 def score_rows(
     model: Any, rows: Sequence[Row], batches: Iterable[MicroBatch], score: Score, *, weighted: bool
-) -> list[NDArray[np.float32]]:
-    """The scores of each row's targets, in the rows' order: a list of [T] (or [T, K]) arrays.
+) -> list[Arrays]:
+    """The scores of each row's targets, in the rows' order.
 
     Args:
-        model: Handed to `score`.
-        rows: What the batches were made of.
-        batches: Each row in one of them.
+        model: Passed to `score`.
+        rows: The rows.
+        batches: Micro-batches of them; each row in one, and padding batches of none.
         score: What to compute.
-        weighted: Leave out targets of weight 0; they get 0.
+        weighted: Leave out targets of weight 0, whose scores are 0.
     """
-    found: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
+    found: list[Arrays] = [()] * len(rows)
     for batch in batches:
         device = batch.input_ids_BT.device
-        # A batch of no rows is there to keep in step with other processes.
         end_B1 = torch.tensor([len(rows[i]) for i in batch.rows] or [0], device=device)[:, None]
         keep_BT = torch.arange(batch.input_ids_BT.shape[1], device=device) < end_B1
         if weighted:
             keep_BT &= batch.fields_BT["weights"] != 0
-        kept_N = score(model, batch.input_ids_BT, batch.targets_BT, keep_BT)
-        scores_BT = kept_N.new_zeros((*keep_BT.shape, *kept_N.shape[1:]))
-        scores_BT[keep_BT] = kept_N
-        for i, scores_T in zip(batch.rows, scores_BT[: len(batch.rows)].cpu(), strict=True):
-            found[i] = scores_T[: len(rows[i])].numpy()
+        columns = []
+        for kept_N in score(model, batch.input_ids_BT, batch.targets_BT, keep_BT):
+            column_BT = kept_N.new_zeros((*keep_BT.shape, *kept_N.shape[1:]))
+            column_BT[keep_BT] = kept_N
+            columns.append(column_BT.cpu().numpy())
+        for b, i in enumerate(batch.rows):
+            found[i] = tuple(column_BT[b, : len(rows[i])].copy() for column_BT in columns)
     return found

@@ -92,14 +92,14 @@ def shard(model: Any, settings: Any, device: torch.device) -> None:
     model.set_reshard_after_forward(settings.reshard_after_forward)
 
 
-def forget_gathered(model: Any) -> None:
+def reshard(model: Any) -> None:
     """Keep the slices only; to be called before they change. No other process need take part."""
     for unit in _units(model):
         unit.reshard()
 
 
 @contextmanager
-def gathered(model: Any, settings: Any) -> Iterator[None]:
+def unsharded(model: Any, settings: Any) -> Iterator[None]:
     """The whole model in every process's memory, so that each may call it as often as it likes."""
     model.set_reshard_after_forward(False)
     for unit in _units(model):
@@ -107,18 +107,18 @@ def gathered(model: Any, settings: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        forget_gathered(model)
+        reshard(model)
         model.set_reshard_after_forward(settings.reshard_after_forward)
 
 
-def sliced_as(like: Tensor, tensor: Tensor) -> Tensor:
+def shard_like(like: Tensor, tensor: Tensor) -> Tensor:
     """This process's slice of a tensor that every process has in whole, where `like` is sliced."""
     if not isinstance(like, DTensor) or like.shape != tensor.shape:
         return tensor
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """What of a tensor lies in this process, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

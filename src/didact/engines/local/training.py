@@ -1,4 +1,4 @@
-"""The gradient of a loss of targets' log-probs.
+"""Gradients of losses of target log-probs, accumulated over micro-batches.
 
 Shapes: B rows, T tokens, K soft targets a token, N kept tokens of all rows, V vocabulary.
 """
@@ -29,10 +29,10 @@ Gradients: TypeAlias = Sequence[Tensor | None]
 
 
 def resolve_loss(loss: Loss, fields: Iterable[str]) -> LossFn:
-    """The function of a loss, once it is sure that it takes the rows' fields and the settings.
+    """The function of a loss, checked against the rows' fields and the settings.
 
     Raises:
-        UsageError: an unknown name, or a field or setting that is missing or one too many.
+        UsageError: an unknown name, or a missing or surplus field or setting.
     """
     fn: LossFn | None = loss.fn or BUILTIN.get(loss.name)
     if fn is None:
@@ -54,7 +54,7 @@ def resolve_loss(loss: Loss, fields: Iterable[str]) -> LossFn:
 
 
 def takes_values(fn: LossFn) -> bool:
-    """Does a loss read the value head?"""
+    """Whether a loss reads the value head."""
     return "values_BT" in inspect.signature(fn).parameters
 
 
@@ -66,9 +66,9 @@ def accumulate_gradient(
     autocast: Any,
     head: ValueHead | None = None,
     *,
-    in_step: bool = False,
+    lockstep: bool = False,
 ) -> StepOutput:
-    """Add the gradient of the summed loss to `.grad`, one micro-batch after the other.
+    """Add the gradient of the summed loss to `.grad`, micro-batch by micro-batch.
 
     Args:
         model: Its parameters' `.grad` take the gradient.
@@ -78,7 +78,7 @@ def accumulate_gradient(
         settings: Keywords for `fn`.
         autocast: A function that returns the context to run the model's forward in.
         head: Gives `fn` its values_BT; needed where it takes them.
-        in_step: Go through all batches before raising, since other processes wait at each of them.
+        lockstep: Run all batches before raising: each is a collective with other ranks.
 
     Raises:
         NonFiniteError: a loss is NaN or Inf. `.grad` may hold part of the gradient by then.
@@ -94,7 +94,7 @@ def accumulate_gradient(
         logprobs_BT[keep_BT] = kept_N
         fields = {f"{name}_BT": value for name, value in batch.fields_BT.items()}
         if values:
-            assert head is not None, "the engine has refused a loss of values that it has not"
+            assert head is not None, "the engine refuses such a loss without a value head"
             fields["values_BT"] = torch.zeros_like(fields["weights_BT"])
             fields["values_BT"][keep_BT] = head(hidden_N)
         output = fn(logprobs_BT, **fields, **settings)
@@ -103,13 +103,13 @@ def accumulate_gradient(
                 f"the loss function returned a {type(output).__name__}: "
                 "return didact.losses.LossOutput(loss, metrics)"
             )
-        if not batch.rows:  # it keeps in step with other processes, and its loss is nobody's
+        if not batch.rows:  # a padding batch
             torch.autograd.backward(output.loss * 0)
             continue
         value = float(output.loss.detach())
         if not math.isfinite(value):
             failed = failed or _not_finite(value, batch)
-            if not in_step:
+            if not lockstep:
                 break
         torch.autograd.backward(output.loss)
         total += value
@@ -130,16 +130,16 @@ def _not_finite(loss: float, batch: MicroBatch) -> NonFiniteError:
 def accumulate_with_grad_stats(
     trained: Iterable[Tensor], compare: Callable[[Gradients, Gradients], dict[str, float]]
 ) -> Iterator[dict[str, float]]:
-    """Let the block make a gradient from nothing, and add it to what waited in `.grad`.
+    """Compute a gradient in the block, then add it to what `.grad` held before.
 
-    Where the block fails, what waited is there again.
+    Where the block fails, `.grad` is restored.
 
     Args:
         trained: The tensors.
-        compare: Asked at the end how the new gradient compares with the one that waited.
+        compare: (new gradient, earlier gradient) → statistics, called after the block.
 
     Yields:
-        A dict that holds the answer after the block.
+        A dict that holds the statistics after the block.
     """
     trained, found = list(trained), dict[str, float]()
     before = [p.grad for p in trained]
@@ -158,13 +158,13 @@ def accumulate_with_grad_stats(
 
 
 def compared_gradients(added: Gradients, before: Gradients) -> dict[str, float]:
-    """The norm of a gradient, and its cosine with the one that it is about to be added to.
+    """The norm of a gradient, and its cosine with the one that it will be added to.
 
-    Reads both and changes neither; beside them it needs memory for a few numbers a tensor.
+    Changes neither, and allocates a few numbers for each tensor.
 
     Args:
         added: A gradient, tensor by tensor; None is 0.
-        before: The other one, in the same order.
+        before: The earlier one, in the same order.
 
     Returns:
         `grad_norm`, and `cosine` in [−1, 1] where neither is 0; nothing where there is no gradient.
@@ -175,14 +175,14 @@ def compared_gradients(added: Gradients, before: Gradients) -> dict[str, float]:
     norm = float(get_total_norm(grads))
     pairs = [(a, b) for a, b in zip(added, before, strict=True) if a is not None and b is not None]
     if not pairs:
-        return comparison(norm, 0.0, 0.0)
+        return gradient_stats(norm, 0.0, 0.0)
     dots = torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs])
     other = float(get_total_norm([b for b in before if b is not None]))
-    return comparison(norm, other, math.fsum(dots.tolist()))
+    return gradient_stats(norm, other, math.fsum(dots.tolist()))
 
 
 def set_optimizer_hparams(optimizer: torch.optim.AdamW, params: AdamParams) -> torch.optim.AdamW:
-    """Give an optimizer of `critic.parameter_groups` its settings for the next step."""
+    """Set the hyperparameters of the next step in the groups of `value_head.parameter_groups`."""
     for group in optimizer.param_groups:
         group["lr"] = params.lr * group["lr_scale"]
         group["betas"] = params.beta1, params.beta2
@@ -190,8 +190,8 @@ def set_optimizer_hparams(optimizer: torch.optim.AdamW, params: AdamParams) -> t
     return optimizer
 
 
-def comparison(norm: float, other: float, dot: float) -> dict[str, float]:
-    """What `compared_gradients` returns, from both norms and the dot product."""
+def gradient_stats(norm: float, other: float, dot: float) -> dict[str, float]:
+    """The result of `compared_gradients` from both norms and the dot product."""
     product = norm * other
     if not 0 < product < math.inf:
         return {"grad_norm": norm}

@@ -1,7 +1,7 @@
-"""The value head: one number a position, on top of the hidden state that the output layer reads.
+"""The value head: a linear map from the hidden state that the LM head reads to a scalar.
 
-It lies beside the model, not in it, so that the saved model is a plain transformers model; its tensors are
-trained tensors like any other, so that checkpoints, hashes and snapshots hold it.
+It is a module beside the model, so that the saved model is a plain transformers model. Its tensors are
+trained tensors like any other, so checkpoints, hashes and snapshots include it.
 
 Shapes: N kept positions, hidden size H.
 """
@@ -18,15 +18,15 @@ from didact.engines.base import ValueHeadSettings
 from didact.engines.local.lm_head import masked_logits
 
 PREFIX = "value_head."
-"""Its tensors' names begin so."""
+"""Prefix of its tensors' names."""
 
 
 class ValueHead(torch.nn.Module):
-    """V_N = h_NH · w_H + b, in float32. It starts at 0, so that at first nothing is taken from a return.
+    """V_N = h_NH · w_H + b, in float32; w and b start at 0.
 
     Args:
         model: A transformers causal language model.
-        settings: How it is trained.
+        settings: Its learning rate, and whether its loss trains the model.
     """
 
     def __init__(self, model: Any, settings: ValueHeadSettings) -> None:
@@ -44,18 +44,20 @@ class ValueHead(torch.nn.Module):
             values_N: Tensor = hidden_NH.float() @ self.weight + self.bias
         return values_N
 
-    def at(self, model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_BT: Tensor) -> Tensor:
+    def score(
+        self, model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_BT: Tensor
+    ) -> tuple[Tensor, ...]:
         """V at the kept positions of right-padded rows, [N]; the targets do not matter."""
         _, hidden_NH = masked_logits(model, input_ids_BT, keep_BT)
-        return self(hidden_NH)  # type: ignore[no-any-return]
+        return (self(hidden_NH),)
 
     def tensors(self) -> dict[str, torch.nn.Parameter]:
-        """Its tensors by the names that they have in a checkpoint."""
+        """Its tensors by their names in a checkpoint."""
         return {PREFIX + name: p for name, p in self.named_parameters()}
 
 
 def parameter_groups(trained: Mapping[str, torch.Tensor], head: ValueHead | None) -> list[dict[str, Any]]:
-    """Trained tensors for an optimizer, each group with its `lr_scale`: the model's, then the head's."""
+    """Optimizer parameter groups, each with its `lr_scale`: the model's, then the head's."""
     of_head = {} if head is None else head.tensors()
     groups: list[dict[str, Any]] = [
         {"params": [p for name, p in trained.items() if name not in of_head], "lr_scale": 1.0}

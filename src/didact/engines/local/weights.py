@@ -1,13 +1,13 @@
-"""Sets of trainable tensors: copied, swapped in for a while, hashed, saved and loaded."""
+"""Sets of trainable tensors: copied, swapped, hashed, and written to and read from checkpoints."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -16,20 +16,35 @@ from torch import Tensor
 
 from didact.errors import CheckpointError
 
-FORMAT = 1
-_WEIGHTS, _OPTIMIZER, _META = "weights.safetensors", "optimizer.safetensors", "engine.json"
+FORMAT = 2
+WEIGHTS, OPTIMIZER, SNAPSHOTS = "weights", "optimizer", "snapshots"
+"""The parts of a checkpoint, each in a safetensors file of this name."""
+_META = "engine.json"
 
 Tensors = dict[str, Tensor]
 
 
-def is_sliced(tensor: Tensor) -> bool:
-    """Is it a DTensor, of which this process holds a slice? torch.distributed.tensor is slow to import."""
+class Key(NamedTuple):
+    """Names one tensor of a checkpoint."""
+
+    part: str
+    """WEIGHTS, OPTIMIZER or SNAPSHOTS."""
+    kind: str
+    """"" for a weight, else the kind of optimizer state or the snapshot's name; without a dot."""
+    parameter: str
+
+
+Checkpoint: TypeAlias = dict[Key, Tensor]
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, tested without importing torch.distributed.tensor, which is slow."""
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, or all slices of it put together, for which every process has to ask."""
-    full: Tensor = tensor.full_tensor() if is_sliced(tensor) else tensor  # type: ignore[attr-defined]
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The tensor itself, or the whole of a sharded one, which is a collective."""
+    full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return full
 
 
@@ -40,114 +55,145 @@ def copy_of(parameters: Mapping[str, Tensor]) -> Tensors:
 
 @contextmanager
 def swapped_in(parameters: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let the parameters hold other values inside the block.
+    """Give the parameters other values inside the block.
 
-    Pointers move and nothing is copied, but for slices, which FSDP gathers from where they lie.
+    Pointers move and nothing is copied, except for sharded tensors, whose storage FSDP gathers from.
     """
-    sliced = {name: p for name, p in parameters.items() if is_sliced(p)}
-    kept = copy_of(sliced)
-    own = {name: p.data for name, p in parameters.items() if name not in sliced}
-    put(other, sliced)
+    sharded = {name: p for name, p in parameters.items() if is_sharded(p)}
+    kept = copy_of(sharded)
+    own = {name: p.data for name, p in parameters.items() if name not in sharded}
+    put(other, sharded)
     for name in own:
         parameters[name].data = other[name]
     try:
         yield
     finally:
-        put(kept, sliced)
+        put(kept, sharded)
         for name, values in own.items():
             parameters[name].data = values
 
 
+def put(values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Write values into parameters, in place."""
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(values[name])
+
+
 def sha256(parameters: Mapping[str, Tensor]) -> str:
-    """A hash over the names and bytes of all tensors. Sliced ones are put together by all processes."""
+    """A hash over the names and bytes of all tensors; a collective where they are sharded."""
     digest = hashlib.sha256()
     for name in sorted(parameters):
         digest.update(name.encode())
-        flat = whole(parameters[name].detach()).cpu().contiguous().flatten()
+        flat = full_tensor(parameters[name].detach()).cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def save(path: Path | None, parameters: Mapping[str, Tensor], optimizer: torch.optim.AdamW | None) -> None:
-    """Write weights, optimizer moments and a table of contents into an existing directory.
+def collect(
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.AdamW | None,
+    snapshots: Mapping[str, Tensors],
+    *,
+    keep: bool = True,
+) -> Checkpoint:
+    """Copies of everything that a checkpoint holds, sharded tensors whole and on the CPU.
 
     Args:
-        path: None to help putting sliced tensors together, for another process that writes them.
         parameters: The weights.
-        optimizer: Whose moments; None where no step has been taken.
+        optimizer: Whose state; None before the first step.
+        snapshots: Named copies of the weights.
+        keep: False to take part in gathering sharded tensors only; the result is empty.
     """
-    named: list[tuple[str, Tensor]] = []
+    named = {Key(WEIGHTS, "", name): p for name, p in parameters.items()}
     for name, p in parameters.items():
         state = {} if optimizer is None else optimizer.state.get(p, {})
-        named += [(f"{key}.{name}", value) for key, value in state.items()]
-    weights, moments = _put_together(parameters.items(), path), _put_together(named, path)
-    if path is None:
-        return
-    save_file(weights, path / _WEIGHTS)
-    save_file(moments, path / _OPTIMIZER)
-    meta = {"format": FORMAT, "tensors": len(parameters), "moments": len(moments)}
+        named |= {Key(OPTIMIZER, kind, name): value for kind, value in state.items()}
+    for snapshot, tensors in snapshots.items():
+        named |= {Key(SNAPSHOTS, snapshot, name): tensor for name, tensor in tensors.items()}
+    found: Checkpoint = {}
+    for key, tensor in named.items():
+        full = full_tensor(tensor.detach())
+        if keep:
+            found[key] = full.cpu() if is_sharded(tensor) else full.clone()
+    return found
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint's files into an existing directory."""
+    counts = {}
+    for part in (WEIGHTS, OPTIMIZER, SNAPSHOTS):
+        tensors = {_file_key(key): t for key, t in checkpoint.items() if key.part == part}
+        save_file(tensors, path / f"{part}.safetensors")
+        counts[part] = len(tensors)
+    meta = {"format": FORMAT, **counts}
     (path / _META).write_text(json.dumps(meta, indent=2) + "\n")
 
 
-def _put_together(named: Iterable[tuple[str, Tensor]], path: Path | None) -> Tensors:
-    """Copies to write; of sliced tensors in the CPU's memory, for a whole model may not fit a GPU."""
-    kept: Tensors = {}
-    for name, tensor in named:
-        full = whole(tensor.detach())
-        if path is not None:
-            kept[name] = full.cpu() if is_sliced(tensor) else full.clone()
-    return kept
-
-
-def read(path: Path, parameters: Mapping[str, Tensor]) -> tuple[Tensors, dict[str, Tensors]]:
-    """Read what `save` wrote, for these parameters.
-
-    Returns:
-        The weights, and the optimizer's state by parameter name.
+def read(path: Path, parameters: Mapping[str, Tensor]) -> Checkpoint:
+    """Read what `write` wrote, for these parameters.
 
     Raises:
         CheckpointError: a file is missing or torn, or the tensors are another model's.
     """
-    weights, moments = _read(path)
-    if weights.keys() != parameters.keys():
-        odd = sorted(weights.keys() ^ parameters.keys())
+    checkpoint = _read(path)
+    copies: dict[tuple[str, str], Tensors] = {}
+    for key, tensor in checkpoint.items():
+        if key.part != OPTIMIZER:
+            copies.setdefault((key.part, key.kind), {})[key.parameter] = tensor
+    for (part, _), tensors in copies.items():
+        _check_model(path / f"{part}.safetensors", tensors, parameters)
+    return checkpoint
+
+
+def part_of(checkpoint: Checkpoint, part: str) -> dict[str, Tensors]:
+    """One part's tensors by kind, then by parameter."""
+    found: dict[str, Tensors] = {}
+    for key, tensor in checkpoint.items():
+        if key.part == part:
+            found.setdefault(key.kind, {})[key.parameter] = tensor
+    return found
+
+
+def _file_key(key: Key) -> str:
+    return key.parameter if key.part == WEIGHTS else f"{key.kind}.{key.parameter}"
+
+
+def _check_model(file: Path, tensors: Tensors, parameters: Mapping[str, Tensor]) -> None:
+    if tensors.keys() != parameters.keys():
+        odd = sorted(tensors.keys() ^ parameters.keys())
         raise CheckpointError(
-            f"{path / _WEIGHTS} holds {len(weights)} tensors, the engine trains {len(parameters)}; the "
-            f"first that only one of them has is {odd[0]!r}: make the engine from the same model and with "
-            "the same LoRA settings as the run that saved"
+            f"{file} holds {len(tensors)} tensors, the engine trains {len(parameters)}; the first that only "
+            f"one of them has is {odd[0]!r}: make the engine from the same model and with the same LoRA "
+            "settings as the run that saved"
         )
     for name, p in parameters.items():
-        if weights[name].shape != p.shape:
+        if tensors[name].shape != p.shape:
             raise CheckpointError(
-                f"{name!r} in {path / _WEIGHTS} has shape {tuple(weights[name].shape)}, in the engine "
+                f"{name!r} in {file} has shape {tuple(tensors[name].shape)}, in the engine "
                 f"{tuple(p.shape)}: make the engine from the same model and with the same LoRA settings"
             )
-    state: dict[str, Tensors] = {}
-    for key, value in moments.items():
-        kind, _, name = key.partition(".")
-        state.setdefault(name, {})[kind] = value
-    return weights, state
 
 
-def put(weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
-    """Write values into parameters, in place."""
-    with torch.no_grad():
-        for name, p in parameters.items():
-            p.copy_(weights[name])
-
-
-def _read(path: Path) -> tuple[Tensors, Tensors]:
+def _read(path: Path) -> Checkpoint:
+    found: Checkpoint = {}
+    counts = {}
     try:
         meta: Any = json.loads((path / _META).read_text())
-        weights, moments = load_file(path / _WEIGHTS), load_file(path / _OPTIMIZER)
+        for part in (WEIGHTS, OPTIMIZER, SNAPSHOTS):
+            tensors = load_file(path / f"{part}.safetensors")
+            counts[part] = len(tensors)
+            for name, tensor in tensors.items():
+                kind, _, parameter = ("", "", name) if part == WEIGHTS else name.partition(".")
+                found[Key(part, kind, parameter)] = tensor
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"cannot read the engine's checkpoint in {path}: {error}. It is torn or was not written by "
             "LocalEngine.save; take an earlier one"
         ) from error
-    if meta.get("format") != FORMAT or (meta["tensors"], meta["moments"]) != (len(weights), len(moments)):
+    if meta != {"format": FORMAT, **counts}:
         raise CheckpointError(
-            f"{path / _META} says {meta}, but there are {len(weights)} tensors and {len(moments)} moments "
-            f"of format {FORMAT}: the checkpoint is torn, or of another version of Didact"
+            f"{path / _META} lists {meta}, but the files hold {counts} tensors of format {FORMAT}: the "
+            "checkpoint is torn, or of another version of Didact"
         )
-    return weights, moments
+    return found

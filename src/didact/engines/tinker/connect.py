@@ -9,7 +9,7 @@ from typing import Any
 from didact.engines.base import ValueHeadSettings
 from didact.engines.probe import ProbeResult, probe
 from didact.engines.tinker.engine import TinkerEngine
-from didact.engines.tinker.gradients import no_critic
+from didact.engines.tinker.gradients import no_value_head
 from didact.engines.tinker.protocol import Service
 from didact.errors import TrainingGuard, UsageError
 
@@ -40,23 +40,27 @@ class Address:
 
 
 def connect(
-    at: Address, model: str | Path, *, critic: ValueHeadSettings | None = None, service: Service | None = None
+    at: Address,
+    model: str | Path,
+    *,
+    value_head: ValueHeadSettings | None = None,
+    service: Service | None = None,
 ) -> TinkerEngine:
     """An engine on the server, with the tokenizer of a model that lies here.
 
     Args:
         at: The server.
         model: A folder or hub id with the model's tokenizer and config; its weights are not read.
-        critic: Refused.
+        value_head: Refused.
         service: In place of the SDK's, for tests.
 
     Raises:
-        UsageError: nothing answers, the SDK or the tokenizer is missing, or a critic was asked for.
+        UsageError: nothing answers, the SDK or the tokenizer is missing, or a value head was requested.
         TrainingGuard: the server's gradients are not those of the contract.
         ServerError: the server failed.
     """
-    if critic is not None:
-        raise no_critic()  # before anything is asked of the server
+    if value_head is not None:
+        raise no_value_head()  # before anything is asked of the server
     words = _Words.of(str(model))
     server = service or _over_the_sdk(at)
 

@@ -47,11 +47,12 @@ from didact.engines.local.sampling import check_prompts
 from didact.engines.local.training import resolve_loss, takes_values
 from didact.engines.probe import TEXT
 from didact.engines.tinker.completions import cut, with_logprobs
-from didact.engines.tinker.gradients import Request, differentiate, linear, named, no_critic, scored
+from didact.engines.tinker.gradients import Request, differentiate, linear, named, no_value_head, scored
 from didact.engines.tinker.measure import measure
 from didact.engines.tinker.protocol import Pending, ServerError, Service, Trainer
 from didact.engines.tinker.samplers import Samplers
 from didact.engines.tinker.server_behavior import NO_CLIP, Behaviour
+from didact.engines.tinker.unsupported import Unsupported, no_named_snapshots
 from didact.errors import CapabilityError, CheckpointError, NonFiniteError, TrainingGuard
 from didact.rng import derive_seed
 from didact.types import Ids, Row
@@ -60,7 +61,7 @@ FILE = "tinker.json"
 """The file of a checkpoint: where on the server the weights and the optimizer lie."""
 
 
-class TinkerEngine:
+class TinkerEngine(Unsupported):
     """Trains a LoRA adapter on a server that speaks the Tinker protocol.
 
     Args:
@@ -73,10 +74,10 @@ class TinkerEngine:
         max_length: Tokens that the model takes; None for no limit.
         vocabulary: Ids that the model knows; None for the tokenizer's.
         behaviour: What the server does; None measures it on throw-away adapters.
-        critic: Refused; there is no value head.
+        value_head: Refused; there is no value head.
 
     Raises:
-        CapabilityError: a critic was asked for.
+        CapabilityError: a value head was requested.
         TrainingGuard: the server's gradients cannot be made those of the contract.
     """
 
@@ -92,10 +93,10 @@ class TinkerEngine:
         max_length: int | None = None,
         vocabulary: int | None = None,
         behaviour: Behaviour | None = None,
-        critic: ValueHeadSettings | None = None,
+        value_head: ValueHeadSettings | None = None,
     ) -> None:
-        if critic is not None:
-            raise no_critic()
+        if value_head is not None:
+            raise no_value_head()
         self.service, self.tokenizer, self.base_model = service, tokenizer, base_model
         self.rank, self.seed, self.max_length = rank, seed, max_length
         self.end_ids = {i for i in (*end_ids, tokenizer.eos_token_id) if i is not None}
@@ -178,17 +179,6 @@ class TinkerEngine:
         under_way = [sampler.logprobs(ids) for ids in texts]
         return [np.asarray(request.wait(), np.float32) for request in under_way]
 
-    def values(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """Refused: there is no value head."""
-        raise no_critic()
-
-    def full_kl(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """Refused: the protocol gives log-probs of tokens, not of the whole vocabulary."""
-        raise CapabilityError(
-            "engine: tinker has no KL over the whole vocabulary, which `kl: full` needs: take a KL of the "
-            "sampled tokens, or engine: local"
-        )
-
     # ── training ──────────────────────────────────────────────────────────────────────────────────
 
     def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
@@ -202,7 +192,7 @@ class TinkerEngine:
         check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
         self._check()
         if takes_values(resolve_loss(loss, rows[0].fields)):
-            raise no_critic()
+            raise no_value_head()
         self._check_targets(rows)
         counting = [row for row in rows if row.fields["weights"].any()]
         if not counting:
@@ -262,17 +252,19 @@ class TinkerEngine:
 
     # ── copies of the weights ─────────────────────────────────────────────────────────────────────
 
-    def snapshot(self) -> Weights:
+    def snapshot(self, name: str | None = None) -> Weights:
         """Keep the adapter as it is now, on the server, for as long as the handle lives.
 
         Raises:
-            CapabilityError: the server's snapshots change with the adapter.
+            CapabilityError: a named one, or the server's snapshots change with the adapter.
         """
         if not self.behaviour.snapshots:
             raise CapabilityError(
                 f"snapshots on {self.service.name} change when the adapter trains on: save a checkpoint "
                 "instead, or take engine: local"
             )
+        if name is not None:
+            raise no_named_snapshots()
         self._check()
         return self._samplers.keep()
 

@@ -67,7 +67,7 @@ def differentiate(
     """
     fn = resolve_loss(loss, rows[0].fields)
     if takes_values(fn):
-        raise no_critic()
+        raise no_value_head()
     [batch] = micro_batches(rows, sum(map(len, rows)) * len(rows), torch.device("cpu"))
     keep_BT = batch.fields_BT["weights"] != 0
     at_BT = torch.zeros(batch.targets_BT.shape)
@@ -155,7 +155,7 @@ def linear(
     return Request(data, "importance_sampling", {})
 
 
-def no_critic() -> CapabilityError:
+def no_value_head() -> CapabilityError:
     """What to say where values are asked for."""
     return CapabilityError(
         "engine: tinker has no value head, which credit `gae` and method `ppo` need: take "

@@ -87,8 +87,8 @@ QUIRKS = (
     Quirk(
         "SkyRL, JAX backend",
         "0.3.0, 0.4.0",
-        "takes no [T, K] targets, no critic, no stop strings beside stop ids",
-        "soft targets and critics are refused; stop strings are found on this side, as LocalEngine does",
+        "takes no [T, K] targets, no value head, no stop strings beside stop ids",
+        "soft targets and value heads are refused; stop strings are found on this side, as LocalEngine does",
     ),
     Quirk(
         "SkyRL, JAX backend",

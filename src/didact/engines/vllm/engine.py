@@ -32,6 +32,7 @@ from didact.engines.base import (
     Sample,
     SamplingParams,
     StepOutput,
+    TopLogprobs,
     Weights,
 )
 from didact.engines.local.sampling import check_prompts
@@ -302,6 +303,10 @@ class VLLMEngine:
         """The trainer's."""
         return self.trainer.logprobs(rows, weights=weights)
 
+    def top_logprobs(self, rows: Sequence[Row], k: int, *, weights: Weights = POLICY) -> list[TopLogprobs]:
+        """The trainer's."""
+        return self.trainer.top_logprobs(rows, k, weights=weights)
+
     def values(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """The trainer's."""
         return self.trainer.values(rows)
@@ -319,9 +324,22 @@ class VLLMEngine:
         self._version += 1  # first, in case the step fails half-way
         return self.trainer.optim_step(params)
 
-    def snapshot(self) -> Weights:
+    def snapshot(self, name: str | None = None) -> Weights:
         """The trainer's."""
-        return self.trainer.snapshot()
+        return self.trainer.snapshot(name)
+
+    def update_snapshot(self, name: str, decay: float) -> None:
+        """The trainer's."""
+        self.trainer.update_snapshot(name, decay)
+
+    def drop_snapshot(self, name: str) -> None:
+        """The trainer's."""
+        self.trainer.drop_snapshot(name)
+
+    @property
+    def snapshot_names(self) -> Set[str]:
+        """The trainer's."""
+        return self.trainer.snapshot_names
 
     def weights_hash(self) -> str:
         """The trainer's."""

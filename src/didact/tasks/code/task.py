@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from didact.distributed import on_main_process
 from didact.errors import DataError
 from didact.tasks.base import BaseTaskConfig, Verdict
 from didact.tasks.code.extract import program_in
@@ -117,11 +118,13 @@ class CodeTask(DatasetTask):
             return Verdict(None, False, report.broken)
         return Verdict(report.share if self.dense else float(report.correct), report.correct)
 
+    @on_main_process
     def verify_many(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """One verdict for each (problem, answer), in order, several programs at once."""
         with ThreadPoolExecutor(max_workers=self.workers) as pool:
             return list(pool.map(lambda pair: self.verify(*pair), asked))
 
+    @on_main_process
     def report(self, problem: Problem, answer: str) -> CodeReport:
         """The result of running an answer's program; the last `CACHED_REPORTS` are cached.
 

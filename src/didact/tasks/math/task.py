@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from didact.distributed import on_main_process
 from didact.errors import DataError
 from didact.tasks.base import BaseTaskConfig, Verdict
 from didact.tasks.dataset_task import DatasetTask, EvalFraction, split_problems
@@ -109,6 +110,7 @@ class MathTask(DatasetTask):
         found = boxed(answer)
         return last_number(answer) if found is None and self.form == "either" else found
 
+    @on_main_process
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Score one answer: 1 for right and 0 for wrong, less the penalty where it has not the form.
 
