@@ -46,7 +46,6 @@ from didact.types import Ids, Row
 
 if TYPE_CHECKING:
     from didact.engines.local import LocalEngine
-    from didact.engines.local.distributed import DistributedEngine
 
 LogprobsFrom: TypeAlias = Literal["server", "trainer"]
 CHECKED = 4
@@ -87,7 +86,7 @@ def vllm_server(
 
 
 def connect(
-    trainer: LocalEngine | DistributedEngine,
+    trainer: LocalEngine,
     *,
     base_url: str | None = None,
     model: str | None = None,
