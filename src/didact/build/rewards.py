@@ -20,7 +20,7 @@ from didact.build.sources import LocalModelConfig, OpenAIServerConfig
 from didact.config import Positive, RewardConfig, RunConfig
 from didact.errors import BudgetExceeded, DataError, Interrupted, UsageError
 from didact.evaluation.evaluate import Evaluation
-from didact.feedback.length_control import WinRate, win_rate
+from didact.feedback.length_control import LengthControlled, win_rate
 from didact.feedback.model_critic import MAX_CHARS
 from didact.feedback.writing_judge import (
     HIGHEST,
@@ -246,7 +246,7 @@ def _won(
 ) -> dict[str, dict[str, Any]]:
     lengths = [[len(rollout.turns[0].text) for rollout in side] for side in zip(*pairs, strict=True)]
     try:
-        found: WinRate = win_rate(preferences, *lengths, n_resamples=500)
+        found: LengthControlled = win_rate(preferences, *lengths, n_resamples=500)
     except DataError:  # fewer than two preferences
         return {}
     return {name: found._asdict()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from didact.feedback.length_control import score_at
+from didact.feedback.length_control import mean_interval, score_at
 from didact.types import Turn
 
 RESAMPLES = 500
@@ -58,7 +58,7 @@ def _record(turns: Sequence[Turn], at: float) -> dict[str, Any]:
     found = score_at(scores, lengths, at, n_resamples=RESAMPLES)
     return {
         **plain,
-        "ci95": [found.raw_low, found.raw_high],
+        "ci95": list(mean_interval(scores, n_resamples=RESAMPLES)),
         "at_equal_length": found.controlled,
         "at_equal_length_ci95": [found.low, found.high],
         "length_effect": found.length_effect,

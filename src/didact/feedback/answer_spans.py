@@ -1,18 +1,41 @@
-"""Where a program's critique points to: elements of an answer as spans, where the place is known exactly."""
+"""Spans of an answer that a program's critique points to, and the feedback of such a critique."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
-from didact.types import Span
+from didact.feedback_source import FeedbackRequest
+from didact.types import Feedback, Provenance, Span
 
 Place: TypeAlias = tuple[int, int]
 """(first character, one past the last)."""
 
 
+def program_feedback(
+    request: FeedbackRequest,
+    author: str,
+    text: str,
+    spans: Sequence[Span],
+    *,
+    right: bool,
+    saw_reference: bool = True,
+) -> Feedback:
+    """The feedback of a program on a right or wrong answer; its score is the reward of the turn."""
+    return Feedback(
+        turn=request.index,
+        text=text,
+        source="program",
+        score=request.turn.reward,
+        label="right" if right else "wrong",
+        spans=tuple(spans),
+        saw_reference=saw_reference,
+        provenance=Provenance(author=author),
+    )
+
+
 def whole(answer: str, label: Literal["good", "poor"], phrase: str) -> tuple[Span, ...]:
-    """All of an answer without the white space around it; nothing of a blank one.
+    """The whole answer without the white space around it; no span of a blank one.
 
     >>> [s.quote for s in whole(" nus\\n", "good", "The answer is right.")]
     ['nus']
@@ -24,7 +47,7 @@ def whole(answer: str, label: Literal["good", "poor"], phrase: str) -> tuple[Spa
 def spans(
     answer: str, places: Iterable[Place], label: Literal["good", "poor"], phrase: str | None = None
 ) -> tuple[Span, ...]:
-    """Places of an answer as spans; empty ones make none."""
+    """Places of an answer as spans, without empty ones."""
     return tuple(
         Span(start=start, end=end, quote=answer[start:end], label=label, phrase=phrase)
         for start, end in places
@@ -33,7 +56,7 @@ def spans(
 
 
 def runs(places: Sequence[Place], chosen: Iterable[int]) -> list[Place]:
-    """Chosen elements, neighbours as one place; those that the answer does not have are left out.
+    """The places of chosen elements, with neighbours joined; indices out of range are left out.
 
     >>> runs([(0, 1), (2, 3), (4, 5), (6, 7)], [0, 1, 3, 9])
     [(0, 3), (6, 7)]
@@ -52,5 +75,5 @@ def runs(places: Sequence[Place], chosen: Iterable[int]) -> list[Place]:
 
 
 def in_order(found: Iterable[Span]) -> tuple[Span, ...]:
-    """Spans by where they stand."""
+    """Spans ordered by place."""
     return tuple(sorted(found, key=lambda s: (s.start, s.end, s.label)))

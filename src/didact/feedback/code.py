@@ -1,15 +1,15 @@
-"""What a compiler and unit tests say about a program: the critic of the code task.
+"""The critic of the code task: the results of compiling a program and running its unit tests.
 
     verdict   "The program passes 2 of 6 tests."
     hint      … "In test 3, `mean([])` raised ZeroDivisionError: division by zero, in line 2:
               `return sum(numbers) / len(numbers)`."
     reveal    … "In test 1, `mean([1, 2])` should return 1.5, but it returned 3."
 
-Only the first failing test is named. `hint` tells its call and what came of it, `reveal` also what
-should have come. All else that the critic knows, the reference program and the other tests, stays unsaid.
+Only the first failing test is named: `hint` gives its call and the result, `reveal` also the expected
+result. The reference program and the other tests are never shown.
 
-A line that raised is a poor span with the sentence that names it, where the program stands in the answer
-once; a right program is a good one. A wrong value has no line, so it has no span.
+A line that raised an exception is a poor span with the sentence that names it, if the answer holds the
+program once; a right program is a good span. A wrong value has no line and thus no span.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from didact.distributed import on_main_process
 from didact.errors import DataError, UsageError
-from didact.feedback.answer_spans import Place, spans, whole
+from didact.feedback.answer_spans import Place, program_feedback, spans, whole
 from didact.feedback.program import Level
 from didact.feedback_source import FeedbackRequest
 from didact.tasks.code.report import CodeReport, Outcome, UnitTestResult
@@ -32,7 +32,7 @@ from didact.types import Feedback, Provenance, Span
 
 RIGHT = "The program is right: it passes all tests."
 MOST_LINT = 5
-"""Linter messages that are told."""
+"""The most linter messages in a critique."""
 LINT_SECONDS = 10.0
 _LONGEST_CALL = 200
 _STOPPED = {
@@ -45,21 +45,20 @@ _STOPPED = {
 
 
 class CodeCritic:
-    """Writes critiques of programs from what running them showed.
+    """Writes critiques of programs from the results of running them.
 
-    `saw_reference` of a critique is True where a test came to an answer, because the private tests'
-    expected values then had a part in the words. It is False where they rest on the answer alone: no
-    program in it, an exception while loading, or a program that was stopped in its first test.
+    `saw_reference` of a critique is True if a test finished, because the critique then depends on the private
+    tests' expected values. It is False if the critique depends on the answer alone: there is no program, it
+    raised while loading, or it was stopped in its first test.
 
     Args:
-        task: Runs the programs; what it has verified already is not run again.
-        level: How much a critique tells; `direction` is `hint`, for nothing here is higher or lower.
-        linter: Add up to five messages of `ruff` about a program that is not right. Ruff reads the
-            program and does not run it.
-        spans: Say where, too.
+        task: Runs the programs, with a cache of those that were verified before.
+        level: How much a critique reveals; `direction` equals `hint`.
+        linter: Add up to five messages of `ruff` about a wrong program, which ruff reads but does not run.
+        spans: Add spans.
 
     Raises:
-        UsageError: a linter is wanted, and ruff is not installed.
+        UsageError: `linter` is set and ruff is not installed.
     """
 
     def __init__(
@@ -79,13 +78,12 @@ class CodeCritic:
 
     @on_main_process
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One feedback a request, in order, several programs at once. A sandbox that fails makes a
-        failed feedback."""
+        """One feedback per request, in order, several at once; it has failed if the sandbox failed."""
         with ThreadPoolExecutor(max_workers=self.task.workers) as pool:
             return list(pool.map(self._one, requests))
 
     def _one(self, request: FeedbackRequest) -> Feedback:
-        provenance = Provenance(author=f"code:{self.level}")
+        author = f"code:{self.level}"
         try:
             report = self.task.report(request.problem, request.turn.text)
             broken = report.broken
@@ -94,37 +92,32 @@ class CodeCritic:
         if broken is not None:
             return Feedback(
                 turn=request.index, source="program", status="failed", saw_reference=False,
-                error=one_line(broken), provenance=provenance,
+                error=one_line(broken), provenance=Provenance(author=author),
             )  # fmt: skip
-        return Feedback(
-            turn=request.index, text=self.text(report), source="program",
-            label="right" if report.correct else "wrong", score=request.turn.reward,
-            spans=self.spans(report, request.turn.text) if self.with_spans else (),
-            saw_reference=bool(report.results), provenance=provenance,
-        )  # fmt: skip
+        found = self.spans(report, request.turn.text) if self.with_spans else ()
+        text, seen = self.text(report), bool(report.results)
+        return program_feedback(request, author, text, found, right=report.correct, saw_reference=seen)
 
     def text(self, report: CodeReport) -> str:
-        """The critique of a program; what the program said of itself stands in it as data."""
+        """The critique of a program, with the program's output as data."""
         if report.correct:
             return RIGHT
         if report.program is None:
             return "There is no program in the answer."
-        told = [self._what_happened(report)]
+        lines = [self._result(report)]
         if self._ruff is not None and self.level is not Level.VERDICT:
             found = lint(report.program, self._ruff)
-            told += ["The linter says:", *found] if found else []
-        return "\n".join(told)
+            lines += ["The linter says:", *found] if found else []
+        return "\n".join(lines)
 
     def spans(self, report: CodeReport, answer: str) -> tuple[Span, ...]:
-        """What of an answer the critique points to, where that is certain; nothing of a wrong program at
-        level `verdict`."""
+        """The spans of an answer that are certain; none of a wrong program at level `verdict`."""
         if report.program is None:
             return ()
         if report.correct:
             place = _place(answer, report.program, 0, len(report.program.rstrip()))
             return spans(answer, [place], "good", RIGHT) if place else whole(answer, "good", RIGHT)
-        raised = report.raised
-        index = report.first_failure
+        raised, index = report.raised, report.first_failure
         if raised is None and index is not None and index < len(report.results):
             got = report.results[index].got
             raised = got if isinstance(got, Raised) else None
@@ -132,18 +125,16 @@ class CodeCritic:
             return ()
         line = _line(report.program, raised.line)
         place = _place(answer, report.program, *line) if line else None
-        said = self._what_happened(report).removeprefix(_count(report)).strip()
-        return spans(answer, [place], "poor", said) if place else ()
+        sentence = self._result(report).removeprefix(_count(report)).strip()
+        return spans(answer, [place], "poor", sentence) if place else ()
 
-    def _what_happened(self, report: CodeReport) -> str:
+    def _result(self, report: CodeReport) -> str:
         if report.raised is not None:
-            what = (
-                "compiled" if report.raised.kind in ("SyntaxError", "IndentationError", "TabError") else "run"
-            )
-            told = f"The program cannot be {what}"
+            syntax = report.raised.kind in ("SyntaxError", "IndentationError", "TabError")
+            failed = f"The program cannot be {'compiled' if syntax else 'run'}"
             if self.level is Level.VERDICT:
-                return f"{told}."
-            return f"{told}: {_exception(report.raised, report.program or '')}"
+                return f"{failed}."
+            return f"{failed}: {_exception(report.raised, report.program or '')}"
         count = _count(report)
         index = report.first_failure
         if self.level is Level.VERDICT or index is None:
@@ -167,9 +158,9 @@ class CodeCritic:
 
 
 def lint(program: str, ruff: str) -> list[str]:
-    """What ruff says about a program: at most `MOST_LINT` lines, as "line 3: F821 Undefined name `x`".
+    """Ruff's messages about a program: at most `MOST_LINT` lines, as "line 3: F821 Undefined name `x`".
 
-    Empty when it finds nothing, fails or takes too long. It reads no configuration.
+    Empty if it finds nothing, fails or takes too long. It reads no configuration.
     """
     command = [ruff, "check", "--isolated", "--no-cache", "--quiet", "--exit-zero"]
     options = ["--select", "E9,F,B,PLE", "--output-format", "json", "--stdin-filename", "program.py", "-"]
@@ -192,7 +183,7 @@ def _count(report: CodeReport) -> str:
 
 
 def _line(program: str, number: int) -> Place | None:
-    """Where a line stands in the program, without the white space around it; None if there is none."""
+    """The place of a line in the program, without white space around it; None if blank or missing."""
     lines = program.split("\n")
     if not 1 <= number <= len(lines) or not lines[number - 1].strip():
         return None
@@ -202,9 +193,9 @@ def _line(program: str, number: int) -> Place | None:
 
 
 def _place(answer: str, program: str, start: int, end: int) -> Place | None:
-    """Where a stretch of the program stands in the answer; None unless the answer holds the program once.
+    """The place in the answer of a stretch of the program; None unless the answer holds the program once.
 
-    What the task put before an answer that goes on with it is no part of the answer.
+    The program may begin with lines that the task put before the answer.
     """
     body = program.removesuffix("\n")
     cuts = [0, *(i + 1 for i, c in enumerate(body) if c == "\n")]
@@ -219,13 +210,13 @@ def _place(answer: str, program: str, start: int, end: int) -> Place | None:
 
 
 def _exception(raised: Raised, program: str) -> str:
-    """The exception and the program's line that it came from, looked up in the program itself."""
-    said = one_line(raised.kind) + (f": {one_line(raised.message)}" if raised.message else "")
+    """The exception and the line of the program that raised it."""
+    error = one_line(raised.kind) + (f": {one_line(raised.message)}" if raised.message else "")
     lines = program.split("\n")
     if not 1 <= raised.line <= len(lines):
-        return f"{said}."
+        return f"{error}."
     source = lines[raised.line - 1].strip()
-    return f"{said}, in line {raised.line}" + (f": {_code(source)}." if source else ".")
+    return f"{error}, in line {raised.line}" + (f": {_code(source)}." if source else ".")
 
 
 def _code(text: str) -> str:

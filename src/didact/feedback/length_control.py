@@ -1,4 +1,4 @@
-r"""Length control: what a judge would prefer, or how it would score, were all texts equally long.
+r"""Length control: a judge's preferences or scores, corrected for the length of the texts.
 
 Judges prefer longer texts. Dubois, Galambosi, Liang & Hashimoto (2024, "Length-Controlled AlpacaEval",
 arXiv:2404.04475) model the preference with a logistic regression and predict it at a length difference
@@ -8,12 +8,12 @@ of zero. With preferences p_i ∈ [0, 1] for a over b and lengths |a_i|, |b_i|:
     p_i  ~ sigmoid(θ + φ · tanh(Δ_i / σ))
     length-controlled win rate = sigmoid(θ)
 
-A score s_i ∈ [0, 1] of one text is taken alike, s_i ~ sigmoid(θ + φ · tanh((|a_i| − L) / σ)), and told at a
-length of L, which is no part of the paper.
+Scores s_i ∈ [0, 1] of single texts have the same model, s_i ~ sigmoid(θ + φ · tanh((|a_i| − L) / σ)), and are
+predicted at a length of L. This is not in the paper.
 
-Departures from the paper: its term for the difficulty of an instruction is left out, since it needs many
-models on the same instructions; and φ has a small ridge penalty in place of one chosen by
-cross-validation. Where all Δ have one sign the value at zero is an extrapolation, and `extrapolated` says so.
+Departures from the paper: there is no term for the difficulty of an instruction, which needs many models on
+the same instructions; and φ has a small ridge penalty instead of one chosen by cross-validation. If all Δ
+have one sign, the value at zero is an extrapolation (`extrapolated`).
 """
 
 from __future__ import annotations
@@ -34,85 +34,53 @@ _NEWTON_STEPS = 50
 Array = NDArray[np.float64]
 
 
-class WinRate(NamedTuple):
-    """How often a is preferred to b."""
+class LengthControlled(NamedTuple):
+    """The mean preference or score, raw and at equal lengths. Intervals are percentile bootstraps."""
 
     raw: float
-    """The mean preference, in [0, 1]."""
+    """The mean, in [0, 1]."""
     controlled: float
-    """The same at equal lengths."""
+    """The same at a length difference of zero."""
     low: float
-    """Percentile bootstrap interval of `controlled`, over pairs."""
+    """Interval of `controlled`."""
     high: float
     length_effect: float
     """φ: above 0 the judge prefers the longer text."""
     n: int
-    """Pairs with a preference."""
+    """Verdicts."""
     missing: int
-    """Pairs without one, which count nowhere."""
+    """Failed verdicts, which are left out."""
     extrapolated: bool
-    """The same side is the longer one in every pair, so that zero lies outside what was seen."""
+    """The same side is longer in every pair, so that zero lies outside the data."""
 
 
-class Score(NamedTuple):
-    """How a judge scores."""
-
-    raw: float
-    """The mean score, in [0, 1]."""
-    raw_low: float
-    """Percentile bootstrap interval of `raw`, over texts."""
-    raw_high: float
-    controlled: float
-    """The same at the length asked for."""
-    low: float
-    """Likewise of `controlled`."""
-    high: float
-    length_effect: float
-    """φ: above 0 the judge scores longer texts higher."""
-    n: int
-    """Texts with a score."""
-    missing: int
-    """Texts without one, which count nowhere."""
-    extrapolated: bool
-    """Every text is longer than that, or every one shorter."""
-
-
-def score_at(
-    scores_N: ArrayLike,
-    lengths_N: ArrayLike,
-    length: float,
-    *,
-    seed: int = 0,
-    n_resamples: int = 1_000,
-    confidence: float = 0.95,
-) -> Score:
-    """The mean score, raw and at a given length.
-
-    Args:
-        scores_N: In [0, 1]; NaN where a score is missing.
-        lengths_N: Lengths of the texts in any unit, as characters.
-        length: In the same unit.
-        seed: Fixes the resamples.
-        n_resamples: Of the bootstrap, at least 1.
-        confidence: In (0, 1).
-
-    Raises:
-        DataError: different lengths of the lists, a value out of range, or fewer than two scores.
-    """
-    s_N, all_N = np.asarray(scores_N, dtype=np.float64), np.asarray(lengths_N, dtype=np.float64)
-    found = win_rate(
-        s_N,
-        all_N,
-        np.full_like(all_N, length),
-        seed=seed,
-        n_resamples=n_resamples,
-        confidence=confidence,
-    )
+def mean_interval(
+    scores_N: ArrayLike, *, seed: int = 0, n_resamples: int = 1_000, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of at least one score; NaN is left out."""
+    s_N = np.asarray(scores_N, dtype=np.float64)
     s_N = s_N[~np.isnan(s_N)]
     rng = generator(seed, "score-bootstrap")
     means = s_N[rng.integers(len(s_N), size=(n_resamples, len(s_N)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Score(**found._asdict(), raw_low=float(low), raw_high=float(high))
+    return _interval(means, confidence)
+
+
+def score_at(
+    scores_N: ArrayLike, lengths_N: ArrayLike, length: float, *, n_resamples: int = 1_000
+) -> LengthControlled:
+    """The mean score, raw and at a given length: the win rate against a constant opponent.
+
+    Args:
+        scores_N: In [0, 1]; NaN if a score is missing.
+        lengths_N: Lengths of the texts in any unit, as characters.
+        length: In the same unit.
+        n_resamples: Of the bootstrap, at least 1.
+
+    Raises:
+        DataError: as `win_rate`.
+    """
+    lengths = np.asarray(lengths_N, dtype=np.float64)
+    return win_rate(scores_N, lengths, np.full_like(lengths, length), n_resamples=n_resamples)
 
 
 def win_rate(
@@ -123,19 +91,19 @@ def win_rate(
     seed: int = 0,
     n_resamples: int = 1_000,
     confidence: float = 0.95,
-) -> WinRate:
+) -> LengthControlled:
     """The raw and the length-controlled win rate of a over b.
 
     Args:
-        preferences_N: For a, in [0, 1]; NaN where the verdict is missing.
+        preferences_N: For a, in [0, 1]; NaN if the verdict is missing.
         lengths_a_N: Lengths of a's texts in any unit, as characters.
         lengths_b_N: Of b's.
-        seed: Fixes the resamples.
+        seed: Seed of the bootstrap.
         n_resamples: Of the bootstrap, at least 1.
         confidence: In (0, 1).
 
     Raises:
-        DataError: different lengths of the lists, a value out of range, or fewer than two preferences.
+        DataError: the lists differ in length, a value is out of range, or fewer than two preferences.
     """
     p_N, a_N, b_N = (np.asarray(x, dtype=np.float64) for x in (preferences_N, lengths_a_N, lengths_b_N))
     if not p_N.shape == a_N.shape == b_N.shape or p_N.ndim != 1:
@@ -152,17 +120,22 @@ def win_rate(
     theta, phi = _fit(p_N, delta_N)
     rng = generator(seed, "length-controlled-bootstrap")
     resampled = [_fit(p_N[i], delta_N[i])[0] for i in rng.integers(len(p_N), size=(n_resamples, len(p_N)))]
-    low, high = np.quantile(_sigmoid(np.asarray(resampled)), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return WinRate(
+    low, high = _interval(_sigmoid(np.asarray(resampled)), confidence)
+    return LengthControlled(
         raw=float(p_N.mean()),
         controlled=float(_sigmoid(np.asarray(theta))),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         length_effect=phi,
         n=len(p_N),
         missing=missing,
         extrapolated=bool((delta_N > 0).all() or (delta_N < 0).all()),
     )
+
+
+def _interval(samples: Array, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def _fit(p_N: Array, delta_N: Array) -> tuple[float, float]:

@@ -1,17 +1,16 @@
-"""A program that criticises answers to the RLTF paper's three puzzles in their own terms.
+"""A critic by program for the three puzzles of the RLTF paper.
 
-`program` compares with the reference word by word. On these puzzles that says what is not so: people may
-be named in any order, there may be several shortest paths, and a matrix has rows. This critic reads the
-answer as what it is:
+A word-by-word comparison (`program`) would be wrong here: people may be named in any order, there may be
+several shortest paths, and a matrix has rows. This critic parses the answer:
 
-    knights_knaves   who has the wrong role, or none
-    binary_matrix    which row and column is wrong, or that rows or columns are missing
-    shortest_path    which step leaves the grid or meets a blocked cell; or the end is elsewhere, or too far
+    knights_knaves   people with the wrong role, or with none
+    binary_matrix    wrong rows and columns, or missing ones
+    shortest_path    the step that leaves the grid or meets a blocked cell; or the wrong end or length
 
-Levels as in `program`: `verdict` says right or wrong, `hint` where, `reveal` also what would be right.
+Levels as in `program`: `verdict`, `hint` (where) and `reveal` (also the right element).
 
 Wrong roles, cells and steps are poor spans with the sentence that names them; right roles and cells are good
-ones. Of a path only the step that fails has a span: the steps before it may lead nowhere either.
+spans. In a path only the step that fails has a span, because the steps before it may be wrong too.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from didact.errors import UsageError, did_you_mean
-from didact.feedback.answer_spans import Place, in_order, runs, spans, whole
+from didact.feedback.answer_spans import Place, in_order, program_feedback, runs, spans, whole
 from didact.feedback.program import RIGHT, WRONG, Level
 from didact.feedback_source import FeedbackRequest
 from didact.tasks.math.answers import BOX
 from didact.tasks.reasoning_gym import ReasoningGymTask
-from didact.types import Feedback, Problem, Provenance, Span
+from didact.types import Feedback, Problem, Span
 
 MAX_MISTAKES = 16
 NO_BOX = r"There is no final answer in a \boxed{}."
@@ -34,30 +33,30 @@ _STEPS = {"right": (0, 1), "down": (1, 0), "left": (0, -1), "up": (-1, 0)}
 
 
 class Mistake(NamedTuple):
-    """A sentence about an answer, and where in the answer is what it calls wrong."""
+    """A sentence about an answer, and the places that it calls wrong."""
 
-    said: str
+    sentence: str
     places: Sequence[Place] = ()
 
 
 class Reading(NamedTuple):
-    """What a puzzle makes of an answer."""
+    """The mistakes and the right parts of an answer."""
 
     mistakes: list[Mistake]
     right: Sequence[Place] = ()
-    """Where the answer has what the solution has."""
+    """Places that agree with the solution."""
 
 
 class PuzzleCritic:
     """Writes critiques from a puzzle's own solution.
 
     Args:
-        task: Whose answers are criticised; it also says what of a text is the answer.
-        level: How much a critique tells; `direction` is `hint`, for nothing here is higher or lower.
-        spans: Say where, too.
+        task: The puzzle; it also extracts the final answer from a text.
+        level: How much a critique reveals; `direction` equals `hint`.
+        spans: Add spans.
 
     Raises:
-        UsageError: the task is none of the three puzzles.
+        UsageError: the task is not one of the three puzzles.
     """
 
     def __init__(
@@ -70,34 +69,34 @@ class PuzzleCritic:
         self.task, self.level, self.with_spans = task, Level(level), spans
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One feedback a request, in order."""
+        """One feedback per request, in order."""
         return [self._one(request) for request in requests]
 
     def _one(self, request: FeedbackRequest) -> Feedback:
         turn = request.turn
         right = turn.correct
         text = RIGHT if right else " ".join([WRONG, *self.mistakes(request.problem, turn.text)])
-        found = whole(turn.text, "good", RIGHT) if right else self.spans(request.problem, turn.text)
-        return Feedback(
-            turn=request.index, text=text, source="program", label="right" if right else "wrong",
-            score=turn.reward, spans=found if self.with_spans else (), saw_reference=True,
-            provenance=Provenance(author=f"puzzle:{self.level}"),
-        )  # fmt: skip
+        found: tuple[Span, ...] = ()
+        if self.with_spans:
+            found = whole(turn.text, "good", RIGHT) if right else self.spans(request.problem, turn.text)
+        return program_feedback(request, f"puzzle:{self.level}", text, found, right=right)
 
     def mistakes(self, problem: Problem, answer: str) -> list[str]:
-        """What is wrong with an answer, in sentences; nothing at level `verdict`."""
-        return [mistake.said for mistake in self._read(problem, answer).mistakes]
+        """Sentences about the mistakes of an answer; none at level `verdict`."""
+        return [mistake.sentence for mistake in self._read(problem, answer).mistakes]
 
     def spans(self, problem: Problem, answer: str) -> tuple[Span, ...]:
-        """Where a wrong answer is wrong, each with the sentence of `mistakes` that says so, and where it
-        is right. Nothing at level `verdict`, nor where the final answer's own place is not certain."""
+        """The spans of a wrong answer, poor ones with their sentence of `mistakes`.
+
+        There are none at level `verdict`, or if the place of the final answer is uncertain.
+        """
         read, final = self._read(problem, answer), self.task.final_answer(answer)
         start = None if final is None else _place_of(final, answer, self.task.boxed)
         if start is None:
             return ()
         found = spans(answer, _moved(read.right, start), "good")
-        for said, places in read.mistakes:
-            found += spans(answer, _moved(places, start), "poor", said)
+        for sentence, places in read.mistakes:
+            found += spans(answer, _moved(places, start), "poor", sentence)
         return in_order(found)
 
     def _read(self, problem: Problem, answer: str) -> Reading:
@@ -111,7 +110,7 @@ class PuzzleCritic:
 
 
 def _place_of(final: str, answer: str, in_box: bool) -> int | None:
-    """Where the final answer begins; None if that is not certain."""
+    """The start of the final answer; None if it is uncertain."""
     if not in_box:
         return len(answer) - len(answer.lstrip())
     inside = max((box.end() for box in BOX.finditer(answer)), default=len(answer))
@@ -127,16 +126,16 @@ def _knights(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
     terms = puzzle["knight_knave_terms"]
     found, right = [], []
     for name, honest in zip(puzzle["names"], puzzle["solution"], strict=True):
-        said = role_of(name, terms, answer)
-        places = [said.span()] if said else []
+        role = role_of(name, terms, answer)
+        places = [role.span()] if role else []
         wanted = terms["knight"] if honest else terms["knave"]
-        if said and said[1].lower() == wanted.lower():
+        if role and role[1].lower() == wanted.lower():
             right += places
             continue
         if reveal:
             sentence = f"{name} is {terms['a_knight'] if honest else terms['a_knave']}."
         else:
-            sentence = f"The role of {name} is wrong." if said else f"The role of {name} is missing."
+            sentence = f"The role of {name} is wrong." if role else f"The role of {name} is missing."
         found.append(Mistake(sentence, places))
     if found:
         return Reading(found, right)
@@ -145,10 +144,10 @@ def _knights(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
 
 
 def role_of(name: str, terms: Mapping[str, str], answer: str) -> re.Match[str] | None:
-    """Where an answer last says what somebody is; group 1 is the word for it."""
+    """The last statement of a person's role in an answer; group 1 is the role."""
     pattern = rf"\b{re.escape(name)}\s+is\s+an?\s+({terms['knight']}|{terms['knave']})\b"
-    said = list(re.finditer(pattern, answer, re.IGNORECASE))
-    return said[-1] if said else None
+    stated = list(re.finditer(pattern, answer, re.IGNORECASE))
+    return stated[-1] if stated else None
 
 
 def _matrix(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
@@ -166,8 +165,8 @@ def _matrix(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
         got = [cell[0] for cell in rows[r]] if r < len(rows) else []
         at = places[r] if r < len(rows) else []
         if r < len(rows) and len(got) != len(want):
-            said = f"Row {r + 1} should have {len(want)} numbers, not {len(got)}."
-            found.append(Mistake(said, runs(at, range(len(want), len(got)))))
+            sentence = f"Row {r + 1} should have {len(want)} numbers, not {len(got)}."
+            found.append(Mistake(sentence, runs(at, range(len(want), len(got)))))
         same = [c for c, number in enumerate(want) if c < len(got) and got[c] == str(number)]
         right += runs(at, same)
         for c, number in enumerate(want):
@@ -198,19 +197,19 @@ def _path(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
     everything = runs(places, range(len(places)))
     shown = [Mistake(f"A shortest path is: {' '.join(best)}.")] if reveal and best else []
     if not best:
-        said = "There is no path: the answer is infeasible." if reveal else "No open cells lead there."
-        return Reading([Mistake(said, everything)])
+        sentence = "There is no path: the answer is infeasible." if reveal else "No open cells lead there."
+        return Reading([Mistake(sentence, everything)])
     if steps == ["infeasible"]:
         return Reading([Mistake("There is a path.", everything), *shown])
     if unknown := [i for i, step in enumerate(steps) if step not in _STEPS]:
-        said = f"{steps[unknown[0]][:20]!r} is no direction: write only right, down, left and up."
-        return Reading([Mistake(said, [places[unknown[0]]]), *shown])
-    said, failed = _walked(puzzle["matrix"], steps, len(best))
-    return Reading([Mistake(said, [] if failed is None else [places[failed]]), *shown])
+        sentence = f"{steps[unknown[0]][:20]!r} is no direction: write only right, down, left and up."
+        return Reading([Mistake(sentence, [places[unknown[0]]]), *shown])
+    sentence, failed = _walked(puzzle["matrix"], steps, len(best))
+    return Reading([Mistake(sentence, [] if failed is None else [places[failed]]), *shown])
 
 
 def _walked(grid: Sequence[Sequence[str]], steps: Sequence[str], shortest: int) -> tuple[str, int | None]:
-    """What happens to somebody who walks these steps from the start, and the index of the step that fails."""
+    """The first mistake of a path, and the index of the step that fails, if one does."""
     r, c = _place(grid, "*")
     for number, step in enumerate(steps, start=1):
         r, c = r + _STEPS[step][0], c + _STEPS[step][1]
@@ -235,4 +234,4 @@ MISTAKES: dict[str, Callable[[Mapping[str, Any], str, bool], Reading]] = {
     "binary_matrix": _matrix,
     "shortest_path": _path,
 }
-"""What is wrong with an answer, by generator: (metadata, answer, reveal) -> sentences and places."""
+"""The parser of an answer by generator: (metadata, answer, reveal) -> Reading."""

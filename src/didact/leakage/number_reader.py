@@ -10,6 +10,8 @@ from didact.leakage.vocabulary import PARTS, SCALES, TENS, TIMES, UNITS
 
 MAX_POWER, MAX_DIGITS = 100, 400
 _CALCULATE = frozenset(("plus", "+", "minus", "less", "times", "*", "multiplied"))
+_COMPARED = {("more", "than"): 1, ("less", "than"): -1, ("fewer", "than"): -1, ("short", "of"): -1}
+_MULTIPLIED = {"doubled": 2, "tripled": 3}
 _IDLE = frozenset(("a", "an", "of", "the", "by", "than"))
 _STARTS = frozenset((*UNITS, *TENS, "a", "dozen", "dozens"))
 SMALL = 10
@@ -63,23 +65,17 @@ class Reader:
         found: list[Number] = []
         i = 0
         while i < len(self.atoms):
-            alone = self.alone(i)
-            if alone is not None:
+            if alone := self.alone(i):
                 found.append(alone)
                 i += 1
                 continue
-            read = self.worked_out(i) or self.plain(i)
+            read = self.multiple(i) or self.plain(i)
             if read is None:
                 i += 1
                 continue
             number, i = read
             year = self.year(found[-1], number) if found else None
-            found.append(number)
-            if year is not None:
-                found.append(year)
-            then = self.compared(number, i)
-            if then is not None:
-                found.append(then[0])
+            found += [n for n in (number, year, self.arithmetic(number, i)) if n is not None]
         return found
 
     def word(self, i: int) -> str:
@@ -104,11 +100,10 @@ class Reader:
         value, i, fraction = self.fraction(value, i)
         value, i = self.power(value, i)
         value *= sign
-        percent = self.word(i) in ("%", "percent") or (self.word(i) == "per" and self.word(i + 1) == "cent")
-        if percent:
-            i += 1 + (self.word(i) == "per")
-            return self.number((value / 100, value), start, i, worded=worded), i
-        common = (common and not fraction and value.denominator == 1) or (common and fraction and worded)
+        percent = 2 if (self.word(i), self.word(i + 1)) == ("per", "cent") else 1
+        if percent == 2 or self.word(i) in ("%", "percent"):
+            return self.number((value / 100, value), start, i + percent, worded=worded), i + percent
+        common = common and (worded if fraction else value.denominator == 1)
         return self.number((value,), start, i, common=common, worded=worded), i
 
     def alone(self, i: int) -> Number | None:
@@ -214,7 +209,7 @@ class Reader:
                 return value + part[0], part[1], True
         if i >= len(self.atoms):
             return value, i, False
-        following = self.atoms[i].value if i < len(self.atoms) else None
+        following = self.atoms[i].value
         if following is not None and following.denominator == 1 and self.word(i + 1) == "/":
             below = self.cardinal(i + 2)
             if below is not None and 0 < following < below[0] and "\n" not in self.between(i):
@@ -240,7 +235,7 @@ class Reader:
             return value, i
         return factor * base ** int(raised), j + 1
 
-    def worked_out(self, i: int) -> tuple[Number, int] | None:
+    def multiple(self, i: int) -> tuple[Number, int] | None:
         """ "half of 2400", "twice 600", "two thirds of 1800"."""
         j, times = i, None
         part = self.part(i)
@@ -259,47 +254,33 @@ class Reader:
         value, end = read
         return self.number((times * value,), i, end, operands=(value,)), end
 
-    def compared(self, number: Number, i: int) -> tuple[Number, int] | None:
-        """ "one more than 1199", "fifty less than 1250", "3 short of 50"."""
-        first, changed = i, {"doubled": 2, "tripled": 3}.get(self.word(i))
-        if changed:
-            operand = number.values[-1]
-            return Number((changed * operand,), number.start, self.atoms[i].end, False, (operand,)), i + 1
-        calculated = self.calculated(number, i)
-        if calculated is not None:
-            return calculated
-        if self.word(i) in ("more", "less", "fewer") and self.word(i + 1) == "than":
-            sign = 1 if self.word(i) == "more" else -1
-        elif self.word(i) == "short" and self.word(i + 1) == "of":
-            sign = -1
-        else:
-            return None
-        read = self.cardinal(first + 2)
-        if read is None:
-            return None
-        value, end = read
-        result = value + sign * number.values[-1]
-        operands = (number.values[-1], value)
-        return Number((result,), number.start, self.atoms[end - 1].end, False, operands), end
+    def arithmetic(self, number: Number, i: int) -> Number | None:
+        """The result of arithmetic that goes on after a number.
 
-    def calculated(self, number: Number, i: int) -> tuple[Number, int] | None:
-        """ "1000 plus 200", "sixty minus one", "three times 400"; a minus sign counts as a dash."""
-        first, second = self.word(i), self.word(i + 1)
-        if first not in _CALCULATE:
+        "600 doubled", "one more than 1199", "3 short of 50", "1000 plus 200", "sixty minus one", "three times
+        400"; a minus sign counts as a dash.
+        """
+        first, second, left = self.word(i), self.word(i + 1), number.values[-1]
+        if first in _MULTIPLIED:
+            result = _MULTIPLIED[first] * left
+            return Number((result,), number.start, self.atoms[i].end, False, (left,))
+        compared = _COMPARED.get((first, second))
+        if compared is None and first not in _CALCULATE:
             return None
-        below = i + (2 if (first, second) in (("*", "*"), ("multiplied", "by")) else 1)
-        read = self.cardinal(below)
+        long = compared is not None or (first, second) in (("*", "*"), ("multiplied", "by"))
+        read = self.cardinal(i + (2 if long else 1))
         if read is None:
             return None
-        left, right = number.values[-1], read[0]
-        result = left * right
-        if first in ("plus", "+"):
+        right, end = read
+        if compared is not None:
+            result = right + compared * left
+        elif first in ("plus", "+"):
             result = left + right
-        elif first in ("minus", "less"):
-            result = left - right
-        if abs(result) <= SMALL:
+        else:
+            result = left - right if first in ("minus", "less") else left * right
+        if compared is None and abs(result) <= SMALL:
             return None
-        return Number((result,), number.start, self.atoms[read[1] - 1].end, False, (left, right)), read[1]
+        return Number((result,), number.start, self.atoms[end - 1].end, False, (left, right))
 
     def year(self, before: Number, after: Number) -> Number | None:
         """Two numbers in words read as one: "nineteen eighty-four", "one twenty"."""
