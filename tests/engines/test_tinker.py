@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, SamplingParams, ValueHeadSettings
-from didact.engines.tinker import ServerError, TinkerEngine
-from didact.engines.tinker.measure import measure
-from didact.engines.tinker.server_behavior import Behaviour
+from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, SamplingParams
+from didact.engines.tinker import TinkerEngine, TinkerError
+from didact.engines.tinker.server_behavior import ServerBehavior, measure
 from didact.errors import CapabilityError, CheckpointError, NonFiniteError, TrainingGuard, UsageError
 from didact.losses import LossOutput, importance_sampling
 from didact.types import Row
@@ -18,7 +17,7 @@ from tests.engines.tinker_fake import FakeService, Faults
 from tests.numerics import assert_close
 
 RANK = 4
-MEAN = Behaviour(reduction="mean of row means", soft_targets=0)
+MEAN = ServerBehavior(reduction="mean of row means", soft_targets=0)
 ADAM = AdamParams(lr=1e-2, max_grad_norm=float("inf"))
 
 
@@ -32,11 +31,11 @@ def make_service(make_model, tokenizer, tmp_path):
 
 @pytest.fixture
 def make_tinker(make_service, tokenizer):
-    """make_tinker(behaviour, **faults): an engine that believes `behaviour` of a server that has `faults`."""
+    """make_tinker(behavior, **faults): an engine that believes `behavior` of a server that has `faults`."""
 
-    def make(behaviour=None, **faults):
-        behaviour = behaviour or Behaviour(soft_targets=4)
-        if behaviour.reduction != "sum":
+    def make(behavior=None, **faults):
+        behavior = behavior or ServerBehavior(soft_targets=4)
+        if behavior.reduction != "sum":
             faults = {"reduction": "rows"} | faults
         return TinkerEngine(
             make_service(**faults),
@@ -45,7 +44,7 @@ def make_tinker(make_service, tokenizer):
             rank=RANK,
             max_length=128,
             vocabulary=260,
-            behaviour=behaviour,
+            behavior=behavior,
         )
 
     return make
@@ -107,13 +106,13 @@ KINDS = (
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("behaviour", [None, MEAN], ids=["sums", "averages"])
+@pytest.mark.parametrize("behavior", [None, MEAN], ids=["sums", "averages"])
 @pytest.mark.parametrize("signs", ["positive", "signed"])
 def test_two_steps_leave_the_adapter_where_the_local_engine_leaves_it(
-    make_tinker, rows, behaviour, kind, signs
+    make_tinker, rows, behavior, kind, signs
 ):
     rows = signed(rows) if signs == "signed" else rows
-    engine = make_tinker(behaviour)
+    engine = make_tinker(behavior)
     local = engine.service.engine(RANK, 0)
     start = adapter(local).clone()
     for _ in range(2):
@@ -155,12 +154,12 @@ def test_soft_targets_go_as_weights(make_tinker, rows):
 @pytest.mark.parametrize(
     ("faults", "found"),
     [
-        ({}, Behaviour(soft_targets=20)),
+        ({}, ServerBehavior(soft_targets=20)),
         (
             {"reduction": "rows", "clips": False, "shared_snapshots": True, "soft_targets": False},
-            Behaviour("mean of row means", clips=False, snapshots=False),
+            ServerBehavior("mean of row means", clips=False, snapshots=False),
         ),
-        ({"with_temperature": True}, Behaviour(raw_logprobs=False, soft_targets=20)),
+        ({"with_temperature": True}, ServerBehavior(raw_logprobs=False, soft_targets=20)),
     ],
 )
 def test_what_a_server_does_is_measured(make_service, tokenizer, faults, found):
@@ -172,7 +171,7 @@ def test_what_a_server_does_is_measured(make_service, tokenizer, faults, found):
 
 def test_a_reduction_that_cannot_be_undone_is_refused(make_service, tokenizer):
     ids = tuple(tokenizer.encode("Spell this backward"))
-    with pytest.raises(TrainingGuard, match=r"twice the weights with 2 times.*two equal rows with 1 times"):
+    with pytest.raises(TrainingGuard, match=r"2 times.*1 times"):
         measure(make_service(reduction="tokens"), ids[:8], ids[8:], rank=RANK)
 
 
@@ -180,14 +179,14 @@ def test_a_reduction_that_cannot_be_undone_is_refused(make_service, tokenizer):
 
 
 @pytest.mark.parametrize("lost", ["optim_step", "forward_backward"])
-@pytest.mark.parametrize("behaviour", [None, MEAN], ids=["sums", "averages"])
-def test_an_update_whose_answer_is_lost_is_not_repeated(make_tinker, rows, tmp_path, lost, behaviour):
-    engine = make_tinker(behaviour)
+@pytest.mark.parametrize("behavior", [None, MEAN], ids=["sums", "averages"])
+def test_an_update_whose_answer_is_lost_is_not_repeated(make_tinker, rows, tmp_path, lost, behavior):
+    engine = make_tinker(behavior)
     (tmp_path / "saved").mkdir()
     engine.save(tmp_path / "saved")
     before = engine.weights_hash()
     engine.service.faults.loses = lost
-    with pytest.raises(ServerError, match=r"not known, so it is not tried again.*--resume"):  # noqa: PT012
+    with pytest.raises(TinkerError, match="--resume"):  # noqa: PT012
         engine.forward_backward(only(rows), Loss("cross_entropy"))
         engine.optim_step(ADAM)
     assert engine._trainer.steps <= 1
@@ -199,7 +198,7 @@ def test_an_update_whose_answer_is_lost_is_not_repeated(make_tinker, rows, tmp_p
         lambda: engine.sample([(5,)], 1, SamplingParams(max_tokens=2), seed=0),
         engine.weights_hash,
     ):
-        with pytest.raises(ServerError, match="state is not known since"):
+        with pytest.raises(TinkerError, match="--resume"):
             call()
     assert engine.service.log == asked
     engine.load(tmp_path / "saved")
@@ -212,7 +211,7 @@ def test_an_update_whose_answer_is_lost_is_not_repeated(make_tinker, rows, tmp_p
 def test_a_failed_reading_leaves_no_doubt(make_tinker, rows):
     engine = make_tinker()
     engine.service.faults.loses = "forward"
-    with pytest.raises(ServerError):
+    with pytest.raises(TinkerError):
         engine.logprobs(rows)
     assert len(engine.logprobs(rows)) == len(rows)
 
@@ -247,9 +246,9 @@ def test_a_loss_that_is_not_finite_is_not_sent(make_tinker, rows):
         engine.forward_backward([broken], Loss("ppo"))
     assert "forward_backward" not in engine.service.log
     engine = make_tinker()
-    with pytest.raises(NonFiniteError, match="in the server's gradient by now"):
+    with pytest.raises(NonFiniteError, match="load the last checkpoint"):
         engine.forward_backward([broken], Loss("ppo"))
-    with pytest.raises(ServerError, match="--resume"):
+    with pytest.raises(TinkerError, match="--resume"):
         engine.optim_step(ADAM)
 
 
@@ -257,16 +256,14 @@ def test_a_step_without_a_gradient_is_refused(make_tinker, rows):
     engine = make_tinker()
     nothing = replace(rows[0], fields={"weights": rows[0].fields["weights"] * 0})
     assert engine.forward_backward([nothing], Loss("cross_entropy")).loss == 0
-    with pytest.raises(TrainingGuard, match="no gradient to step on"):
+    with pytest.raises(TrainingGuard, match="forward_backward"):
         engine.optim_step(ADAM)
 
 
 # ── what it cannot do ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_there_is_no_critic(make_tinker, make_service, tokenizer, rows):
-    with pytest.raises(CapabilityError, match="critic_free"):
-        TinkerEngine(make_service(), tokenizer, base_model="tiny", value_head=ValueHeadSettings())
+def test_there_is_no_value_head(make_tinker, rows):
     engine = make_tinker()
     assert not engine.capabilities.value_head
     with pytest.raises(CapabilityError, match="critic_free"):
@@ -296,9 +293,9 @@ def test_snapshots_keep_or_are_refused(make_tinker, rows):
         np.testing.assert_array_equal(a, b)
     gone = kept.name
     del kept
-    with pytest.raises(UsageError, match="keep the handle"):
+    with pytest.raises(UsageError, match="snapshot"):
         engine.logprobs(only(rows), weights=type(POLICY)(gone))
-    with pytest.raises(CapabilityError, match="change when the adapter trains on"):
+    with pytest.raises(CapabilityError, match="snapshots"):
         make_tinker(replace(MEAN, snapshots=False)).snapshot()
 
 
@@ -327,7 +324,7 @@ def test_every_prompt_is_submitted_before_the_first_is_waited_for(make_tinker):
 
 
 def test_tempered_logprobs_are_scored_again(make_tinker):
-    engine = make_tinker(replace(Behaviour(), raw_logprobs=False), with_temperature=True)
+    engine = make_tinker(replace(ServerBehavior(), raw_logprobs=False), with_temperature=True)
     [[sample]] = engine.sample([(5, 6)], 1, SamplingParams(max_tokens=8, temperature=0.5), seed=0)
     [scored] = engine.logprobs([Row.from_completion((5, 6), sample.ids)])
     assert_close(np.asarray(sample.logprobs), scored[-len(sample.ids) :])
@@ -335,7 +332,7 @@ def test_tempered_logprobs_are_scored_again(make_tinker):
 
 def test_a_completion_without_its_end_id_is_refused(make_tinker):
     engine = make_tinker(drops_end=True)
-    with pytest.raises(ServerError, match="without the id that ends it"):
+    with pytest.raises(TinkerError, match="end id"):
         engine.sample([(5, 6)] * 8, 8, SamplingParams(max_tokens=60), seed=0)
 
 

@@ -11,11 +11,11 @@ from didact.build.engines import tiny_model
 from didact.config import RunConfig, load_config, parse_config
 from didact.engines.local.loading import load_pretrained
 from didact.engines.probe import ProbeResult
-from didact.engines.tinker import Address, ServerError, connect
+from didact.engines.tinker import Address, TinkerError, connect
 from didact.engines.tinker import engine as tinker_engine
 from didact.engines.tinker import wire as tinker_wire
-from didact.engines.tinker.connect import refuse_failures
-from didact.engines.tinker.server_behavior import Behaviour
+from didact.engines.tinker.connect import require_passed
+from didact.engines.tinker.server_behavior import ServerBehavior
 from didact.errors import CapabilityError, TrainingGuard, UsageError
 from didact.run_dir import read_jsonl
 from didact.training.api import resume, run_config
@@ -90,9 +90,9 @@ def test_a_server_that_is_not_there_is_named():
 
 def test_a_failing_check_is_told_with_what_was_measured():
     good, bad = ProbeResult("twice the weights", 2.0, 2.0, 0.1), ProbeResult("two calls", 1.0, 2.0, 0.1)
-    refuse_failures("fake", [good])
+    require_passed("fake", [good])
     with pytest.raises(TrainingGuard, match=r"fake fails.*FAILS  two calls: 1, expected 2"):
-        refuse_failures("fake", [good, bad])
+        require_passed("fake", [good, bad])
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_connecting_probes_and_leaves_one_adapter(make_fake, folder):
     service = make_fake(reduction="rows", clips=False, shared_snapshots=True, soft_targets=False)
     engine = connect(Address(URL, "tiny", rank=4), folder, service=service)
     assert service.alive == 1
-    assert engine.behaviour.reduction == "mean of row means"
+    assert engine.behavior.reduction == "mean of row means"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_run_that_lost_a_step_resumes_to_the_same_end(monkeypatch, tmp_path):
 
     service = FakeService(make_model, tokenizer, tmp_path)
     monkeypatch.setattr(tinker_wire, "TinkerService", lambda *args, **kwargs: service)
-    monkeypatch.setattr(tinker_engine, "measure", lambda *args, **kwargs: Behaviour())
+    monkeypatch.setattr(tinker_engine, "measure", lambda *args, **kwargs: ServerBehavior())
     values = {
         "method": "rltf-fm",
         "settings": {"samples": 2},
@@ -162,7 +162,7 @@ def test_a_run_that_lost_a_step_resumes_to_the_same_end(monkeypatch, tmp_path):
         return step(trainer, params)
 
     monkeypatch.setattr(FakeTrainer, "optim_step", lose_the_third)
-    with pytest.raises(ServerError, match="not tried again"):
+    with pytest.raises(TinkerError, match="--resume"):
         run_config(parse_config(values), tmp_path / "cut")
     assert len(taken) == 3
     ended = resume(tmp_path / "cut")

@@ -8,7 +8,7 @@ import torch
 
 from didact.engines.base import REFERENCE, Loss
 from didact.engines.local import LocalEngine, LoraSettings
-from didact.engines.tinker.protocol import Sequenced, ServerError
+from didact.engines.tinker.protocol import SampledSequence, TinkerError
 from didact.errors import NonFiniteError
 from didact.types import Row
 
@@ -37,7 +37,7 @@ class Done:
 
     def wait(self):
         self.service.log.append(f"wait {self.what}")
-        if isinstance(self.value, ServerError):
+        if isinstance(self.value, TinkerError):
             raise self.value
         return self.value
 
@@ -86,12 +86,12 @@ class FakeTrainer:
         self.service.log.append(what)
         if self.service.faults.loses == what:
             self.service.faults.loses = None
-            value = ServerError("the server did not answer within 1 s")
+            value = TinkerError("the server did not answer within 1 s")
         return Done(self.service, what, value)
 
     def forward(self, data):
         if data[0].inputs["target_tokens"].ndim == 2 and not self.service.faults.soft_targets:
-            return self._answer("forward", ServerError("the server failed at forward: 422"))
+            return self._answer("forward", TinkerError("the server failed at forward: 422"))
         return self._answer("forward", self.engine.logprobs([_row(d) for d in data]))
 
     def forward_backward(self, data, loss, settings=None):
@@ -160,7 +160,7 @@ class FakeSampler:
         for s in drawn:
             keep = len(s.ids) - (self.service.faults.drops_end and s.stop_reason == "eos")
             logprobs = tuple(x / factor for x in s.logprobs[:keep])
-            found.append(Sequenced(s.ids[:keep], logprobs, s.stop_reason != "length"))
+            found.append(SampledSequence(s.ids[:keep], logprobs, s.stop_reason != "length"))
         self.service.log.append("sample")
         return Done(self.service, "sample", found)
 

@@ -14,7 +14,7 @@ from didact.config import parse_config
 from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, SamplingParams
 from didact.engines.local import LocalEngine, LoraSettings
 from didact.engines.probe import probe
-from didact.engines.tinker.gradients import scored
+from didact.engines.tinker.gradients import scoring_datum
 from didact.errors import CapabilityError
 from didact.run_dir import read_jsonl
 from didact.training.api import run_config
@@ -114,7 +114,7 @@ METHODS = {"grpo": {}, "rltf": {}}
 
 
 def test_the_server_does_what_the_table_of_quirks_says(engine):
-    found = engine.behaviour
+    found = engine.behavior
     print("\n".join(found.lines()))
     assert found.reduction == "mean of row means"
     assert not found.clips
@@ -176,7 +176,7 @@ def test_a_gradient_that_is_left_behind_reaches_nobody_else(engine, connected, t
 
     clean = step()
     left = engine.service.create(rank=RANK, seed=0)
-    left.forward_backward([scored(row)], "cross_entropy").wait()
+    left.forward_backward([scoring_datum(row)], "cross_entropy").wait()
     left.close()
     engine.close()
     assert step() == pytest.approx(clean, rel=1e-5)

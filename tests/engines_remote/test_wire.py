@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import tinker
 from didact.engines.base import AdamParams, SamplingParams
-from didact.engines.tinker.protocol import Datum, ServerError
+from didact.engines.tinker.protocol import Datum, TinkerError
 from didact.engines.tinker.wire import TinkerSampler, TinkerService, TinkerTrainer, _adam
 
 asked = {}
@@ -107,7 +107,7 @@ for error in (TimeoutError(), ValueError("a page " * 200)):
     late = TinkerTrainer(service, client(optim_step=error))
     try:
         late.optim_step(AdamParams()).wait()
-    except ServerError as said:
+    except TinkerError as said:
         assert "optim_step" in str(said) and len(str(said)) < 600
     else:
         raise AssertionError("an error was swallowed")

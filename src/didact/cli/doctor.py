@@ -76,21 +76,21 @@ def _probe_server(path: str, settings: dict[str, Any]) -> list[ProbeResult]:
     from didact.config import ModelConfig
     from didact.engines.probe import probe
     from didact.engines.tinker import connect
-    from didact.engines.tinker.server_behavior import known
+    from didact.engines.tinker.known_differences import known_differences
 
     model = model_folder(path)
     context = EngineContext(model=ModelConfig(path=path))
     at = dataclasses.replace(TinkerSettings(**settings).address(context, model), probed=False)
     engine = connect(at, model)
     typer.echo(f"\nengine         {at.base_model} on {engine.service.name}, at {at.base_url}, rank {at.rank}")
-    for line in engine.behaviour.lines():
+    for line in engine.behavior.lines():
         typer.echo(f"  {line}")
     try:
         results = probe(engine)
     finally:
         engine.close()
-    for quirk in known(engine.service.name):
-        typer.echo(f"  known of {quirk.server} {quirk.version}: {quirk.what}. Here: {quirk.done}")
+    for known in known_differences(engine.service.name):
+        typer.echo(f"  {known.server} {known.version} {known.behavior}. Handling: {known.handling}")
     return results
 
 

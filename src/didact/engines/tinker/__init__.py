@@ -2,6 +2,6 @@
 
 from didact.engines.tinker.connect import Address, connect
 from didact.engines.tinker.engine import TinkerEngine
-from didact.engines.tinker.protocol import ServerError
+from didact.engines.tinker.protocol import TinkerError
 
-__all__ = ["Address", "ServerError", "TinkerEngine", "connect"]
+__all__ = ["Address", "TinkerEngine", "TinkerError", "connect"]

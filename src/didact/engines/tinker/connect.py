@@ -1,8 +1,9 @@
-"""From an address to an engine that has been probed."""
+"""Connecting to a Tinker server: an engine whose gradients have been probed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,16 @@ from didact.errors import TrainingGuard, UsageError
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is, and what is asked of it.
+    """A server's address and the adapter to train there.
 
     Attributes:
         base_url: As "http://10.0.0.5:8000".
-        base_model: The model's name there.
-        api_key: None for a server that asks for none.
-        timeout: Seconds that one request may take, queueing and compiling there included.
-        rank: Of the adapter.
-        seed: Of the adapter's start.
-        probed: Prove the gradients before anything is trained; see `engines/probe.py`.
+        base_model: The model's name on the server.
+        api_key: None if the server needs none.
+        timeout: Seconds for one request, including queueing and compilation on the server.
+        rank: The adapter's rank.
+        seed: Of the adapter's initial weights.
+        probed: Probe the gradients before training; see `engines/probe.py`.
         pipelined: Send a step before its gradients are answered: for servers that keep the order of requests.
     """
 
@@ -46,63 +47,51 @@ def connect(
     value_head: ValueHeadSettings | None = None,
     service: Service | None = None,
 ) -> TinkerEngine:
-    """An engine on the server, with the tokenizer of a model that lies here.
+    """An engine on a server.
 
     Args:
-        at: The server.
+        at: The server and the adapter.
         model: A folder or hub id with the model's tokenizer and config; its weights are not read.
-        value_head: Refused.
-        service: In place of the SDK's, for tests.
+        value_head: Must be None: servers have no value head.
+        service: Replaces the SDK in tests.
 
     Raises:
-        UsageError: nothing answers, the SDK or the tokenizer is missing, or a value head was requested.
-        TrainingGuard: the server's gradients are not those of the contract.
-        ServerError: the server failed.
+        CapabilityError: a value head is needed.
+        UsageError: the server does not answer, or the SDK or the tokenizer is missing.
+        TrainingGuard: the server's gradients differ from those of the losses.
+        TinkerError: the server failed.
     """
     if value_head is not None:
-        raise no_value_head()  # before anything is asked of the server
-    words = _Words.of(str(model))
-    server = service or _over_the_sdk(at)
+        raise no_value_head()
+    files = _ModelFiles.load(str(model))
+    if service is None:
+        from didact.engines.tinker.wire import TinkerService
 
-    def engine(like: TinkerEngine | None = None) -> TinkerEngine:
-        return TinkerEngine(
-            server,
-            words.tokenizer,
-            base_model=at.base_model,
-            rank=at.rank,
-            seed=at.seed,
-            end_ids=words.end_ids,
-            max_length=words.max_length,
-            vocabulary=words.vocabulary,
-            behaviour=None if like is None else like.behaviour,
+        service = TinkerService(
+            at.base_url, at.base_model, api_key=at.api_key, timeout=at.timeout, pipelined=at.pipelined
         )
-
-    made = engine()
+    make = partial(
+        TinkerEngine, service, files.tokenizer, base_model=at.base_model, rank=at.rank, seed=at.seed,
+        end_ids=files.end_ids, max_length=files.max_length, vocabulary=files.vocabulary,
+    )  # fmt: skip
+    engine = make()
     if at.probed:
-        thrown_away = engine(made)
+        temporary = make(behavior=engine.behavior)
         try:
-            refuse_failures(server.name, probe(thrown_away))
+            require_passed(service.name, probe(temporary))
         except BaseException:
-            made.close()
+            engine.close()
             raise
         finally:
-            thrown_away.close()
-    return made
+            temporary.close()
+    return engine
 
 
-def _over_the_sdk(at: Address) -> Service:
-    from didact.engines.tinker import wire
-
-    return wire.TinkerService(
-        at.base_url, at.base_model, api_key=at.api_key, timeout=at.timeout, pipelined=at.pipelined
-    )
-
-
-def refuse_failures(server: str, results: list[ProbeResult]) -> None:
-    """Raise for a server that fails its probe.
+def require_passed(server: str, results: list[ProbeResult]) -> None:
+    """Refuse a server that fails its probe.
 
     Raises:
-        TrainingGuard: naming every check that does not hold, with what was measured.
+        TrainingGuard: with every failed check and its measurement.
     """
     failed = [str(r) for r in results if not r.holds]
     if failed:
@@ -113,8 +102,8 @@ def refuse_failures(server: str, results: list[ProbeResult]) -> None:
 
 
 @dataclass(frozen=True)
-class _Words:
-    """What is known here of a model whose weights are elsewhere."""
+class _ModelFiles:
+    """The tokenizer and context of a model whose weights are on the server."""
 
     tokenizer: Any
     end_ids: tuple[int, ...]
@@ -122,11 +111,11 @@ class _Words:
     vocabulary: int
 
     @classmethod
-    def of(cls, model: str) -> _Words:
-        """Of a folder or hub id.
+    def load(cls, model: str) -> _ModelFiles:
+        """From a folder or hub id.
 
         Raises:
-            UsageError: it has no tokenizer or config.
+            UsageError: there is no tokenizer or config.
         """
         from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 

@@ -1,19 +1,17 @@
-"""TinkerEngine: an adapter that a Tinker-protocol server holds, behind the contract of `engines/base.py`.
+"""TinkerEngine: a LoRA adapter on a Tinker server, behind the contract of `engines/base.py`.
 
-What waits for what. Requests of one adapter are done in the order in which they were submitted, so the engine
-submits early and waits late:
+Requests of one adapter are executed in the order of submission, so the engine submits early and waits late:
 
 * `sample` submits every prompt before it waits for the first.
-* A loss that the server knows by name is one forward_backward, which the engine waits for because StepOutput
-  needs the log-probs.
-* Any other loss is a forward pass, which is waited for, and a forward_backward of its gradient, which is not:
-  the next call, or optim_step, is submitted behind it.
-* A server that averages over the rows of a step is sent all backward passes together, with the optim_step
-  right behind them, because the factors need the number of rows.
+* A loss that the server has by name is one forward_backward, which is waited for because StepOutput needs the
+  log-probs.
+* Any other loss is a forward pass, which is waited for, and a forward_backward of its gradient, which is not.
+* A server that averages over the rows of a step gets all backward passes together with the optim_step,
+  because the factors depend on the number of rows.
 
-What is never done twice. The SDK numbers requests and a server that keeps the protocol answers a repeated
-number with the first result. Where an update's answer is lost all the same, nobody knows whether it was done:
-the engine then refuses everything but `load`, so that a run goes on from its checkpoint.
+No update is sent twice by the engine; the SDK repeats a request under its number, which a conforming server
+answers with the first result. If an update's answer is lost all the same, the adapter's state is unknown: the
+engine then refuses everything except `load`, so that the run goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -39,45 +37,47 @@ from didact.engines.base import (
     Sample,
     SamplingParams,
     StepOutput,
-    ValueHeadSettings,
     Weights,
 )
 from didact.engines.local.batching import check_rows
 from didact.engines.local.sampling import check_prompts
 from didact.engines.local.training import resolve_loss, takes_values
 from didact.engines.probe import TEXT
-from didact.engines.tinker.completions import cut, with_logprobs
-from didact.engines.tinker.gradients import Request, differentiate, linear, named, no_value_head, scored
-from didact.engines.tinker.measure import measure
-from didact.engines.tinker.protocol import Pending, ServerError, Service, Trainer
-from didact.engines.tinker.samplers import Samplers
-from didact.engines.tinker.server_behavior import NO_CLIP, Behaviour
+from didact.engines.tinker.gradients import (
+    LossRequest,
+    differentiate,
+    linear_loss,
+    named_loss,
+    no_value_head,
+    scoring_datum,
+)
+from didact.engines.tinker.protocol import Pending, Service, TinkerError, Trainer
+from didact.engines.tinker.sampling import Samplers, replace_logprobs, truncate
+from didact.engines.tinker.server_behavior import NO_CLIP, ServerBehavior, measure
 from didact.engines.tinker.unsupported import Unsupported, no_named_snapshots
 from didact.errors import CapabilityError, CheckpointError, NonFiniteError, TrainingGuard
 from didact.rng import derive_seed
 from didact.types import Ids, Row
 
 FILE = "tinker.json"
-"""The file of a checkpoint: where on the server the weights and the optimizer lie."""
+"""The file of a checkpoint, with the server's path of the weights and the optimizer state."""
 
 
 class TinkerEngine(Unsupported):
     """Trains a LoRA adapter on a server that speaks the Tinker protocol.
 
     Args:
-        service: The server, connected.
-        tokenizer: The model's tokenizer, loaded here: text never leaves as text.
+        service: The connected server.
+        tokenizer: The model's tokenizer; only token ids are sent.
         base_model: The model's name on the server.
-        rank: Of the adapter.
-        seed: Of the adapter's start.
+        rank: The adapter's rank.
+        seed: Of the adapter's initial weights.
         end_ids: Ids that end a completion; the tokenizer's eos is added.
-        max_length: Tokens that the model takes; None for no limit.
-        vocabulary: Ids that the model knows; None for the tokenizer's.
-        behaviour: What the server does; None measures it on throw-away adapters.
-        value_head: Refused; there is no value head.
+        max_length: The model's context length; None for no limit.
+        vocabulary: Size of the model's vocabulary; None for the tokenizer's.
+        behavior: Properties of the server; None measures them.
 
     Raises:
-        CapabilityError: a value head was requested.
         TrainingGuard: the server's gradients cannot be made those of the contract.
     """
 
@@ -92,11 +92,8 @@ class TinkerEngine(Unsupported):
         end_ids: Sequence[int] = (),
         max_length: int | None = None,
         vocabulary: int | None = None,
-        behaviour: Behaviour | None = None,
-        value_head: ValueHeadSettings | None = None,
+        behavior: ServerBehavior | None = None,
     ) -> None:
-        if value_head is not None:
-            raise no_value_head()
         self.service, self.tokenizer, self.base_model = service, tokenizer, base_model
         self.rank, self.seed, self.max_length = rank, seed, max_length
         self.end_ids = {i for i in (*end_ids, tokenizer.eos_token_id) if i is not None}
@@ -104,23 +101,23 @@ class TinkerEngine(Unsupported):
         ids = tuple(tokenizer.encode(TEXT))
         prompt, completion = ids[: len(ids) // 2], ids[len(ids) // 2 :]
         self._probe_row = Row.from_completion(prompt, completion)
-        self.behaviour = behaviour or measure(service, prompt, completion, rank=rank)
+        self.behavior = behavior or measure(service, prompt, completion, rank=rank)
         self.capabilities = Capabilities(
-            soft_targets=self.behaviour.soft_targets,
+            soft_targets=self.behavior.soft_targets,
             custom_loss=True,
             full_finetune=False,
-            snapshots=self.behaviour.snapshots,
+            snapshots=self.behavior.snapshots,
         )
         self._trainer: Trainer = service.create(rank=rank, seed=seed)
         self._samplers = Samplers(service, lambda: self._trainer)
-        self._waiting: list[Callable[[int], Request]] = []
-        """Backward passes of this step that a server which averages still has to get, given N."""
+        self._waiting: list[Callable[[int], LossRequest]] = []
+        """Backward passes of this step that still have to be sent, as functions of its number of rows."""
         self._sent: list[Pending[Any]] = []
-        """Backward passes of this step that were sent and not waited for."""
+        """Backward passes of this step that were sent but not waited for."""
         self._rows = 0
-        """Rows of nonzero weight since the last step."""
+        """Rows with a nonzero weight since the last step."""
         self._lost: str | None = None
-        """Why nobody knows what the adapter's weights are."""
+        """Why the state of the adapter is unknown; None while it is known."""
 
     # ── sampling and scoring ──────────────────────────────────────────────────────────────────────
 
@@ -133,10 +130,9 @@ class TinkerEngine(Unsupported):
         seed: int | Sequence[int],
         weights: Weights = POLICY,
     ) -> list[list[Sample]]:
-        """n completions for each prompt; see `Engine.sample`. A server decides how far equal seeds repeat.
+        """n completions for each prompt; see `Engine.sample`. Equal seeds repeat as far as the server does.
 
-        Stop strings are found here, in what was sampled up to an end id: the tokens after them are paid for
-        and thrown away.
+        Stop strings are applied to completions that run to an end id; the tokens after them are discarded.
         """
         check_prompts(prompts, n, params, max_length=self.max_length, vocabulary=self._vocabulary)
         self._check()
@@ -144,19 +140,19 @@ class TinkerEngine(Unsupported):
         seeds = (
             [derive_seed(seed, "prompt", i) for i in range(len(prompts))] if isinstance(seed, int) else seed
         )
-        under_way = [
+        pending = [
             sampler.sample(tuple(p), n, params, seed=derive_seed(s, "tinker") % 2**31, end_ids=ends)
             for p, s in zip(prompts, seeds, strict=True)
         ]
-        drawn = [request.wait() for request in under_way]
+        drawn = [request.wait() for request in pending]
         groups = [
-            [cut(s, params, self.tokenizer, self.end_ids, server=self.service.name) for s in group]
+            [truncate(s, params, self.tokenizer, self.end_ids, server=self.service.name) for s in group]
             for group in drawn
         ]
-        if self.behaviour.raw_logprobs:
+        if self.behavior.raw_logprobs:
             return groups
         rows = [Row.from_completion(p, s.ids) for p, g in zip(prompts, groups, strict=True) for s in g]
-        return with_logprobs(groups, self.logprobs(rows, weights=weights))
+        return replace_logprobs(groups, self.logprobs(rows, weights=weights))
 
     def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
         """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
@@ -166,26 +162,26 @@ class TinkerEngine(Unsupported):
         if not rows:
             return []
         if weights == POLICY:
-            return self._trainer.forward([scored(row) for row in rows]).wait()
+            return self._trainer.forward([scoring_datum(row) for row in rows]).wait()
         sampler = self._samplers.of(weights)
         texts = []
         for row in rows:
             if row.target_ids.ndim == 2 or (row.input_ids[1:] != row.target_ids[:-1]).any():
                 raise CapabilityError(
-                    f"{weights.name} weights score texts on a server, not other targets at their tokens: "
+                    f"on a server, {weights.name} weights score texts only, not other targets: "
                     "score rows as Row.from_completion makes them, or take engine: local"
                 )
             texts.append((*row.input_ids.tolist(), int(row.target_ids[-1])))
-        under_way = [sampler.logprobs(ids) for ids in texts]
-        return [np.asarray(request.wait(), np.float32) for request in under_way]
+        pending = [sampler.logprobs(ids) for ids in texts]
+        return [np.asarray(request.wait(), np.float32) for request in pending]
 
     # ── training ──────────────────────────────────────────────────────────────────────────────────
 
     def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
-        """Add the gradient of the loss, summed over rows, to what is there; see `Engine.forward_backward`.
+        """Accumulate the gradient of the loss, summed over rows; see `Engine.forward_backward`.
 
         Raises:
-            NonFiniteError: the loss is NaN or Inf. Nothing was added, unless the message says otherwise.
+            NonFiniteError: the loss is NaN or Inf. Nothing was accumulated unless the message mentions it.
         """
         if not rows:
             return StepOutput(0.0, {})
@@ -197,11 +193,11 @@ class TinkerEngine(Unsupported):
         counting = [row for row in rows if row.fields["weights"].any()]
         if not counting:
             return StepOutput(0.0, {})
-        request = named(counting, loss) if self.behaviour.reduction == "sum" else None
+        request = named_loss(counting, loss) if self.behavior.reduction == "sum" else None
         if request is not None:
             output = self._in_one_pass(counting, loss, request)
         else:
-            output = self._by_its_gradient(counting, loss)
+            output = self._by_gradient(counting, loss)
         self._rows += len(counting)
         return output
 
@@ -209,10 +205,10 @@ class TinkerEngine(Unsupported):
         """Clip, take one AdamW step, and clear the gradient.
 
         Raises:
-            TrainingGuard: there is no gradient, because no row of nonzero weight was trained.
-            CapabilityError: the server does not clip and `max_grad_norm` asks for it.
-            NonFiniteError: the gradient is NaN or Inf; only `load` goes on from here.
-            ServerError: nobody knows whether the step was taken; only `load` goes on from here.
+            TrainingGuard: there is no gradient, because no row had a nonzero weight.
+            CapabilityError: the server ignores `max_grad_norm`.
+            NonFiniteError: the gradient is NaN or Inf; only `load` works afterwards.
+            TinkerError: the step may have been taken or not; only `load` works afterwards.
         """
         self._check()
         self.check_clipping(params.max_grad_norm)
@@ -231,7 +227,7 @@ class TinkerEngine(Unsupported):
         self._forget_step()
         norms = [value for name, value in reported.items() if name.endswith("grad_norm")]
         if norms and not math.isfinite(norms[0]):
-            self._lost = f"the gradient's norm is {norms[0]}, so the server has spoiled the adapter"
+            self._lost = f"the gradient's norm is {norms[0]}, so the server's adapter is corrupt"
             raise NonFiniteError(
                 f"{self._lost}: load the last checkpoint. Look at the rows' weights and advantages, or lower "
                 "the learning rate"
@@ -239,26 +235,26 @@ class TinkerEngine(Unsupported):
         return StepOutput(0.0, {"grad_norm": norms[0]} if norms else {})
 
     def check_clipping(self, max_grad_norm: float) -> None:
-        """Refuse to clip where the server does not.
+        """Check that the server applies `max_grad_norm`.
 
         Raises:
-            CapabilityError: naming the setting.
+            CapabilityError: it does not.
         """
-        if not self.behaviour.clips and max_grad_norm < NO_CLIP:
+        if not self.behavior.clips and max_grad_norm < NO_CLIP:
             raise CapabilityError(
                 f"{self.service.name} ignores max_grad_norm={max_grad_norm:g}: set optim.max_grad_norm to "
                 f"{NO_CLIP:g} to train without clipping, or take a server that clips"
             )
 
-    # ── copies of the weights ─────────────────────────────────────────────────────────────────────
+    # ── snapshots and checkpoints ─────────────────────────────────────────────────────────────────────
 
     def snapshot(self, name: str | None = None) -> Weights:
-        """Keep the adapter as it is now, on the server, for as long as the handle lives.
+        """Keep the current adapter on the server for as long as the handle lives.
 
         Raises:
             CapabilityError: a named one, or the server's snapshots change with the adapter.
         """
-        if not self.behaviour.snapshots:
+        if not self.behavior.snapshots:
             raise CapabilityError(
                 f"snapshots on {self.service.name} change when the adapter trains on: save a checkpoint "
                 "instead, or take engine: local"
@@ -266,30 +262,27 @@ class TinkerEngine(Unsupported):
         if name is not None:
             raise no_named_snapshots()
         self._check()
-        return self._samplers.keep()
+        return self._samplers.snapshot()
 
     def weights_hash(self) -> str:
-        """A hash of the bits of a fixed text's log-probs: the weights themselves stay on the server.
+        """A hash of the log-probs of a fixed text, because the weights stay on the server.
 
-        Different hashes mean different weights, as far as the server computes equally twice; equal ones mean
-        that the log-probs of that text did not change in any bit.
+        Different hashes mean different weights if the server is deterministic; equal hashes mean that the
+        log-probs of that text are bitwise equal.
         """
         self._check()
-        [logprobs_T] = self._trainer.forward([scored(self._probe_row)]).wait()
+        [logprobs_T] = self._trainer.forward([scoring_datum(self._probe_row)]).wait()
         return hashlib.sha256(logprobs_T.astype("<f4").tobytes()).hexdigest()
 
     def model_hash(self) -> str:
-        """A hash of the base model's name and the adapter's rank and seed: what a server keeps behind a name
-        cannot be seen from here.
-        """
+        """A hash of the base model's name, the adapter's rank and its seed; the weights cannot be read."""
         named_so = json.dumps([self.base_model, self.rank, self.seed])
         return hashlib.sha256(named_so.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
-        """Have the server keep weights and optimizer, and write down where, into an existing directory.
+        """Store weights and optimizer state on the server, and their path in an existing directory.
 
-        A gradient that waits for `optim_step` is not saved. What the server keeps is not deleted when the
-        directory is.
+        The accumulated gradient is not saved. Deleting the directory does not delete the server's copy.
         """
         self._check()
         kept = self._trainer.save(f"didact-{uuid.uuid4().hex[:12]}").wait()
@@ -297,11 +290,11 @@ class TinkerEngine(Unsupported):
         (Path(path) / FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
     def load(self, path: Path) -> None:
-        """Make a new adapter of what `save` kept, in place of this one; clears the gradient and every doubt.
+        """Replace the adapter by a saved one; clears the gradient and an unknown state.
 
         Raises:
-            CheckpointError: the file is torn or another model's; nothing was changed.
-            ServerError: the server no longer has it; only another `load` goes on from here.
+            CheckpointError: the file is damaged or of another model; nothing was changed.
+            TinkerError: the server no longer has it; only another `load` works afterwards.
         """
         file = Path(path) / FILE
         try:
@@ -315,12 +308,12 @@ class TinkerEngine(Unsupported):
                 f"{self.rank}"
             )
         self._lost = f"loading {file}"
-        self._trainer.close()  # first, so that the new one takes its place, which holds no gradient
+        self._trainer.close()  # first, so that the new one takes its slot, which has no gradient
         self._trainer, self._lost = self.service.restore(kept), None
         self._forget_step()
 
     def save_pretrained(self, path: Path) -> None:
-        """Write the tokenizer, the adapter where the server hands it out, and where the server keeps it."""
+        """Write the tokenizer, the adapter if the server lets it be downloaded, and its path there."""
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(path)
@@ -328,17 +321,17 @@ class TinkerEngine(Unsupported):
         name = f"final-{uuid.uuid4().hex[:12]}"
         if not self._trainer.download(path, name):
             (path / "README.txt").write_text(
-                f"The adapter is on the server, as {FILE} says; this tinker SDK cannot fetch it.\n",
+                f"The adapter is on the server, at the path in {FILE}; this tinker SDK cannot download it.\n",
                 encoding="utf-8",
             )
 
     def close(self) -> None:
-        """Let the server forget the adapter. Checkpoints stay."""
+        """Unload the adapter. Checkpoints stay."""
         self._trainer.close()
 
-    # ── inside ────────────────────────────────────────────────────────────────────────────────────
+    # ── internals ────────────────────────────────────────────────────────────────────────────────────
 
-    def _in_one_pass(self, rows: Sequence[Row], loss: Loss, request: Request) -> StepOutput:
+    def _in_one_pass(self, rows: Sequence[Row], loss: Loss, request: LossRequest) -> StepOutput:
         sent = self._update(lambda: self._trainer.forward_backward(*request))
         logprobs = self._update(sent.wait)
         try:
@@ -347,34 +340,34 @@ class TinkerEngine(Unsupported):
             self._lost = "a loss that is not finite was added to the gradient"
             raise
 
-    def _by_its_gradient(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
-        logprobs = self._trainer.forward([scored(row) for row in rows]).wait()
+    def _by_gradient(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
+        logprobs = self._trainer.forward([scoring_datum(row) for row in rows]).wait()
         found = differentiate(rows, logprobs, loss)
 
-        def make(rows_of_step: int | None) -> Request:
-            return linear(rows, found.gradients, logprobs, rows_of_step=rows_of_step)
+        def make(rows_of_step: int | None) -> LossRequest:
+            return linear_loss(rows, found.gradients, logprobs, rows_of_step=rows_of_step)
 
-        if self.behaviour.reduction == "sum":
+        if self.behavior.reduction == "sum":
             self._sent.append(self._update(lambda: self._trainer.forward_backward(*make(None))))
         else:
             self._waiting.append(make)
         return found.output
 
     def _update(self, call: Callable[[], Any]) -> Any:
-        """Do something that changes the adapter; where it fails, nobody knows how far it came."""
+        """Run an update of the adapter; its state is unknown if that fails."""
         try:
             return call()
-        except ServerError as error:
+        except TinkerError as error:
             self._lost = str(error)
-            raise ServerError(
-                f"{error}. Whether the update was done is not known, so it is not tried again: go on from "
-                "the last checkpoint with `didact train --resume RUN`"
+            raise TinkerError(
+                f"{error}. The update may have been executed, so it is not repeated: go on from the "
+                "last checkpoint with `didact train --resume RUN`"
             ) from error
 
     def _check(self) -> None:
         if self._lost is not None:
-            raise ServerError(
-                f"the adapter's state is not known since {self._lost}: go on from the last checkpoint with "
+            raise TinkerError(
+                f"the adapter's state is unknown since {self._lost}: go on from the last checkpoint with "
                 "`didact train --resume RUN`"
             )
 
@@ -389,4 +382,4 @@ class TinkerEngine(Unsupported):
 
     def _forget_step(self) -> None:
         self._waiting, self._sent, self._rows = [], [], 0
-        self._samplers.forget_live()
+        self._samplers.invalidate_current()

@@ -1,16 +1,16 @@
-"""From rows and a loss to what goes over the wire, without changing the gradient.
+"""Losses as server requests with exactly the same gradient.
 
-A server knows a few losses by name. Where a built-in of `losses.py` is the same formula it goes as that
-(`named`). Any other function of target log-probs is differentiated here, at the log-probs of a forward pass,
-and its gradient g = ∂L/∂log π goes back through the server as a loss with the same gradient (`linear`):
+A loss of `losses.py` that servers have is sent by its name there (`named_loss`). Any other function of target
+log-probs is differentiated here, at the log-probs of a forward pass, and its gradient g = ∂L/∂log π is sent
+as a loss with that gradient (`linear_loss`):
 
     sum                 cross_entropy with weights −g                     −Σ (−g) log π
     mean of row means   importance_sampling, advantages −g·T·N, ratio 1   −Σ_rows (1/N)(1/T) Σ ρ (−g·T·N)
 
-The second is for servers that divide a row's loss by the sum of its weights (T ones here, so the divisor is
-known whatever the signs of g are) and the sum by the N rows of the step.
+The second form is for servers that divide a row's loss by the sum of its weights (here T ones, so the divisor
+does not depend on g) and the total by the N rows of the step.
 
-Shapes: B rows, T tokens of the longest row, K soft targets a token.
+Shapes: B rows, T tokens of the longest row, K soft targets per token.
 """
 
 from __future__ import annotations
@@ -26,24 +26,22 @@ from numpy.typing import NDArray
 from didact.engines.base import Loss, StepOutput
 from didact.engines.local.batching import micro_batches
 from didact.engines.local.training import resolve_loss, takes_values
-from didact.engines.tinker.protocol import Datum
+from didact.engines.tinker.protocol import Datum, Floats
 from didact.errors import CapabilityError, NonFiniteError, UsageError
 from didact.losses import LossOutput
 from didact.types import Row
 
-Floats = NDArray[np.float32]
 
-
-class Request(NamedTuple):
-    """One forward_backward as it goes over the wire."""
+class LossRequest(NamedTuple):
+    """The arguments of a server's forward_backward."""
 
     data: list[Datum]
     loss: str
     settings: Mapping[str, float]
 
 
-class Differentiated(NamedTuple):
-    """A loss at given log-probs."""
+class LossGradient(NamedTuple):
+    """A loss and its gradient at given log-probs."""
 
     output: StepOutput
     gradients: list[Floats]
@@ -52,17 +50,17 @@ class Differentiated(NamedTuple):
 
 def differentiate(
     rows: Sequence[Row], logprobs: Sequence[Floats], loss: Loss, *, sent: bool = False
-) -> Differentiated:
-    """Loss, metrics and gradient of a loss at these log-probs; 0 where a row's weight is 0.
+) -> LossGradient:
+    """Value, metrics and gradient of a loss; the gradient is 0 where a row's weight is 0.
 
     Args:
         rows: At least one, each with a nonzero weight.
-        logprobs: Of their targets, [T] or [T, K] each.
-        loss: What is differentiated.
-        sent: The server has its gradient already; only the message for one that is not finite says so.
+        logprobs: log π of their targets, [T] or [T, K] each.
+        loss: The loss.
+        sent: The server has accumulated the gradient already, which the error then mentions.
 
     Raises:
-        UsageError: the loss does not take these rows.
+        UsageError: the loss does not accept these rows.
         NonFiniteError: the loss or its gradient is NaN or Inf.
     """
     fn = resolve_loss(loss, rows[0].fields)
@@ -86,9 +84,7 @@ def differentiate(
     [gradient_BT] = torch.autograd.grad(output.loss, [at_BT], allow_unused=True)
     gradient = np.zeros(at_BT.shape, np.float32) if gradient_BT is None else gradient_BT.numpy()
     if not (math.isfinite(value) and np.isfinite(gradient).all()):
-        where = (
-            "it is in the server's gradient by now: load the last checkpoint" if sent else "nothing was sent"
-        )
+        where = "the server has accumulated it: load the last checkpoint" if sent else "nothing was sent"
         raise NonFiniteError(
             f"the loss is {value} on {len(rows)} rows, or its gradient is not finite; {where}. Look at the "
             "rows' weights, advantages and old_logprobs"
@@ -97,25 +93,25 @@ def differentiate(
     ordered: list[Floats] = [np.zeros(0, np.float32)] * len(rows)
     for b, row in enumerate(batch.rows):
         ordered[row] = kept[b, : len(rows[row])].astype(np.float32)
-    return Differentiated(StepOutput(value, dict(output.metrics)), ordered)
+    return LossGradient(StepOutput(value, dict(output.metrics)), ordered)
 
 
-def scored(row: Row) -> Datum:
-    """A row whose targets' log-probs are asked for."""
+def scoring_datum(row: Row) -> Datum:
+    """A row for a forward pass that scores its targets."""
     return _datum(row, weights=np.ones(row.target_ids.shape, np.float32))
 
 
-def named(rows: Sequence[Row], loss: Loss) -> Request | None:
-    """The loss by a name that servers know, where the formula is the same; None where it is not.
+def named_loss(rows: Sequence[Row], loss: Loss) -> LossRequest | None:
+    """The loss by its name on servers; None if they have no equal formula.
 
-    Their policy losses take no weights; ours are in the advantages then, which changes nothing: each is
-    linear in A, but for ppo's minimum, which lets positive factors through only.
+    Servers' policy losses have no weights, so the weights multiply the advantages A. All but ppo are
+    linear in A; its minimum commutes with positive factors only.
     """
     if loss.fn is not None or any("ref_logprobs" in row.fields for row in rows):
         return None
     if loss.name in ("cross_entropy", "policy_gradient"):
-        # −Σ w A log π is cross-entropy with weights w A, of either sign.
-        return Request([_datum(row, weights=_weights(row, loss)) for row in rows], "cross_entropy", {})
+        # −Σ w A log π is cross-entropy with weights w A of either sign.
+        return LossRequest([_datum(row, weights=_weights(row, loss)) for row in rows], "cross_entropy", {})
     if loss.name not in ("importance_sampling", "ppo", "cispo"):
         return None
     if loss.name == "ppo" and any((row.fields["weights"] < 0).any() for row in rows):
@@ -131,32 +127,32 @@ def named(rows: Sequence[Row], loss: Loss) -> Request | None:
         weights = row.fields["weights"]
         old = np.where(weights != 0, row.fields["old_logprobs"], 0).astype(np.float32)
         data.append(_datum(row, advantages=weights * row.fields["advantages"], logprobs=old))
-    return Request(data, loss.name, clip)
+    return LossRequest(data, loss.name, clip)
 
 
-def linear(
+def linear_loss(
     rows: Sequence[Row], gradients: Sequence[Floats], logprobs: Sequence[Floats], *, rows_of_step: int | None
-) -> Request:
-    """A loss whose gradient at these log-probs is the given one.
+) -> LossRequest:
+    """A loss with the given gradient at the given log-probs.
 
     Args:
-        rows: What is trained.
+        rows: The rows.
         gradients: ∂L/∂log π, [T] or [T, K] each.
-        logprobs: Where, as the server's forward pass gave them.
-        rows_of_step: N of a server that averages; None for one that sums.
+        logprobs: log π of the targets from the server's forward pass.
+        rows_of_step: N, for a server that averages; None for one that sums.
     """
     if rows_of_step is None:
         data = [_datum(row, weights=-g) for row, g in zip(rows, gradients, strict=True)]
-        return Request(data, "cross_entropy", {})
+        return LossRequest(data, "cross_entropy", {})
     data = [
         _datum(row, advantages=-g * np.float32(len(row) * rows_of_step), logprobs=at)
         for row, g, at in zip(rows, gradients, logprobs, strict=True)
     ]
-    return Request(data, "importance_sampling", {})
+    return LossRequest(data, "importance_sampling", {})
 
 
 def no_value_head() -> CapabilityError:
-    """What to say where values are asked for."""
+    """The error for methods that need a value head."""
     return CapabilityError(
         "engine: tinker has no value head, which credit `gae` and method `ppo` need: take "
         "settings.credit=critic_free, whose baseline is the mean of a group, or engine: local"

@@ -1,9 +1,9 @@
-"""What the engine needs of a server: the Tinker protocol in numpy arrays, without the SDK.
+"""The part of the Tinker protocol that the engine uses, in numpy arrays and without the SDK.
 
-`wire.py` puts the `tinker` SDK behind these, tests a fake. A request is submitted at once and waited for
-later, so that several are under way together; those of one adapter are done in the order of submission.
+`wire.py` implements it with the `tinker` SDK, the tests with a fake server. Requests are submitted at once
+and waited for later; those of one adapter are executed in the order of submission.
 
-Shapes: T targets of a row, K soft targets a token.
+Shapes: T targets of a row, K soft targets per token.
 """
 
 from __future__ import annotations
@@ -24,89 +24,89 @@ T_co = TypeVar("T_co", covariant=True)
 Floats = NDArray[np.float32]
 
 
-class ServerError(DidactError):
-    """The server failed, refused a request or did not answer in time. A run can be resumed."""
+class TinkerError(DidactError):
+    """The server failed, rejected a request or timed out. The run can be resumed from its checkpoint."""
 
     exit_code = 75
 
 
 class Pending(Protocol[T_co]):
-    """A request that is under way."""
+    """A submitted request."""
 
     def wait(self) -> T_co:
-        """Its answer.
+        """The result.
 
         Raises:
-            ServerError: there is none, and whether the server did what was asked is not known.
+            TinkerError: there is none; the server may have executed the request or not.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Datum:
-    """One row as the wire has it: `tokens[t]` predicts `inputs["target_tokens"][t]`.
+    """A row on the wire: `tokens[t]` predicts `inputs["target_tokens"][t]`.
 
-    Inputs are "target_tokens" ([T] or [T, K]) and, by the loss, "weights", "advantages", "logprobs".
+    Inputs: "target_tokens" ([T] or [T, K]) and, depending on the loss, "weights", "advantages", "logprobs".
     """
 
     tokens: NDArray[np.int64]
     inputs: Mapping[str, NDArray[Any]]
 
 
-class Sequenced(NamedTuple):
-    """One completion as a server gave it."""
+class SampledSequence(NamedTuple):
+    """A completion as the server returned it."""
 
     ids: Ids
     logprobs: tuple[float, ...]
     stopped: bool
-    """It ended by itself, not at `max_tokens`."""
+    """False if it ended at `max_tokens`."""
 
 
 class Sampler(Protocol):
-    """Weights that are sampled and scored, not trained."""
+    """Frozen weights that can sample and score."""
 
     def sample(
         self, prompt: Ids, n: int, params: SamplingParams, *, seed: int, end_ids: Sequence[int]
-    ) -> Pending[list[Sequenced]]:
-        """n completions that end at one of `end_ids`. Stop strings are the caller's to find."""
+    ) -> Pending[list[SampledSequence]]:
+        """n completions that end at one of `end_ids`; stop strings are ignored."""
         ...
 
     def logprobs(self, ids: Ids) -> Pending[list[float]]:
-        """log π of each id but the first, given those before it."""
+        """log π of each id except the first."""
         ...
 
 
 class Trainer(Protocol):
-    """One adapter on the server, with its optimizer and the gradient that waits."""
+    """An adapter on the server with its optimizer and accumulated gradient."""
 
     def forward(self, data: Sequence[Datum]) -> Pending[list[Floats]]:
-        """log π of the targets of each row, [T] or [T, K]."""
+        """log π of each row's targets, [T] or [T, K]."""
         ...
 
     def forward_backward(
         self, data: Sequence[Datum], loss: str, settings: Mapping[str, float] | None = None
     ) -> Pending[list[Floats]]:
-        """Add a gradient; the log-probs of the targets come back."""
+        """Accumulate a gradient; returns log π of the targets."""
         ...
 
     def optim_step(self, params: AdamParams) -> Pending[dict[str, float]]:
-        """One AdamW step; the server's own metrics come back."""
+        """One AdamW step; returns the server's metrics."""
         ...
 
     def save(self, name: str) -> Pending[str]:
-        """Keep weights and optimizer state on the server; the path to them comes back."""
+        """Store weights and optimizer state on the server; returns their path."""
         ...
 
     def sampler(self) -> Sampler:
-        """The weights as they are now."""
+        """A sampler of the current weights."""
         ...
 
     def download(self, path: Path, name: str) -> bool:
-        """Fetch the adapter into a directory; False where the server or this SDK does not hand it out."""
+        """Fetch the adapter into a directory; False if the server or the SDK does not support it."""
         ...
 
     def close(self) -> None:
-        """Let the server forget the adapter."""
+        """Unload the adapter."""
         ...
 
 
@@ -115,17 +115,17 @@ class Service(Protocol):
 
     @property
     def name(self) -> str:
-        """Which one, with the SDK's version, for messages and the table of quirks."""
+        """The server's name with the SDK's version."""
         ...
 
     def create(self, *, rank: int, seed: int) -> Trainer:
-        """A new adapter; equal arguments make equal ones."""
+        """A new adapter; equal arguments give equal weights."""
         ...
 
     def restore(self, path: str) -> Trainer:
-        """A new adapter with the weights and optimizer state that `Trainer.save` kept."""
+        """A new adapter with the weights and optimizer state stored by `Trainer.save`."""
         ...
 
     def reference(self) -> Sampler:
-        """The model without an adapter."""
+        """A sampler of the base model."""
         ...

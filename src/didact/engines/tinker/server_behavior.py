@@ -1,32 +1,49 @@
-"""What servers do otherwise than the contract, and what is done about it: one table, and what is measured.
+"""How a server reduces losses, clips, samples and keeps snapshots, measured before anything is trained on it.
 
-The table is for people: `didact doctor --engine tinker` prints the lines of the server it meets. What the
-engine *does* hangs on no name and no version but on `Behaviour`, which `measure.py` measures on connect.
+New adapters of equal rank and seed are equal, so each measurement starts from the same weights. As in
+`probe.py`, AdamW with ε far above every gradient and β₁ = β₂ = 0 is gradient descent with step lr/ε, whose
+effect on log-probs shows how the gradient was reduced. `probe.py` then checks the resulting engine.
+
+Shapes: T tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
+
+import numpy as np
+
+from didact.engines.base import AdamParams, SamplingParams
+from didact.engines.tinker.gradients import scoring_datum
+from didact.engines.tinker.protocol import Datum, Floats, Sampler, Service, TinkerError, Trainer
+from didact.errors import TrainingGuard
+from didact.types import Ids, Row
 
 Reduction = Literal["sum", "mean of row means"]
-"""How a server adds up a loss: Σ over rows and tokens, or each row divided by the sum of its weights and all
-by the number of rows since the last step."""
+"""How a server reduces a loss: the sum over rows and tokens, or each row divided by the sum of its weights
+and the total by the number of rows since the last step."""
 
 NO_CLIP = 1e6
-"""A `max_grad_norm` from here on asks for no clipping."""
+"""A `max_grad_norm` of at least this much means no clipping."""
+EPS = 1e8
+CHANGE = 0.1
+"""Change of the row's log-prob that a step should make, in nats."""
+SOFT_TARGETS = 20
+"""The K that is tried."""
 
 
 @dataclass(frozen=True)
-class Behaviour:
-    """What was measured of a server on throw-away adapters.
+class ServerBehavior:
+    """Measured properties of a server.
 
     Attributes:
-        reduction: How losses are added up.
-        clips: `max_grad_norm` is obeyed.
-        snapshots: Weights that were kept for sampling stay what they were when the adapter trains on.
-        raw_logprobs: Sampled log-probs are those of the model itself, before temperature.
-        soft_targets: K of [T, K] targets that cross-entropy takes, as far as it was tried.
+        reduction: How losses are reduced.
+        clips: `max_grad_norm` is applied.
+        snapshots: Sampling weights stay the same when the adapter trains on.
+        raw_logprobs: Sampled log-probs are those before temperature.
+        soft_targets: K of [T, K] targets that cross-entropy takes, as far as tried; 0 for none.
     """
 
     reduction: Reduction = "sum"
@@ -36,134 +53,163 @@ class Behaviour:
     soft_targets: int = 0
 
     def lines(self) -> list[str]:
-        """What was found, a line each, for `didact doctor`."""
+        """One line per property, for `didact doctor`."""
         exact = (
-            "gradients go as weights"
+            "gradients are sent as weights"
             if self.reduction == "sum"
-            else "rescaled exactly: gradients go as advantages of importance_sampling under a mask of ones"
+            else "rescaled exactly: gradients are sent as advantages of importance_sampling"
         )
-        clip = "obeyed" if self.clips else f"ignored: set optim.max_grad_norm to {NO_CLIP:g}"
+        clip = "applied" if self.clips else f"ignored: set optim.max_grad_norm to {NO_CLIP:g}"
         return [
             f"reduction            {self.reduction}: {exact}",
             f"gradient clipping    {clip}",
-            f"snapshots            {'keep' if self.snapshots else 'change with the adapter: refused'}",
-            f"sampled log-probs    {'as they are' if self.raw_logprobs else 'tempered: scored again'}",
+            f"snapshots            {'frozen' if self.snapshots else 'change with the adapter: refused'}",
+            f"sampled log-probs    {'untempered' if self.raw_logprobs else 'tempered: scored again'}",
             f"soft targets         {self.soft_targets or 'none'}",
         ]
 
 
-class Quirk(NamedTuple):
-    """One known difference."""
+def measure(service: Service, prompt: Ids, completion: Ids, *, rank: int) -> ServerBehavior:
+    """Measure a server on temporary adapters.
 
-    server: str
-    version: str
-    """Of the server, or of the SDK with it."""
-    what: str
-    done: str
+    Args:
+        service: The server.
+        prompt: Ids of any text, at least one.
+        completion: The ids trained after it, at least two.
+        rank: Of the adapters.
 
-
-QUIRKS = (
-    Quirk(
-        "SkyRL, JAX backend",
-        "0.3.0, 0.4.0",
-        "divides each row's loss by the sum of its weights (at least 1e-9) and the gradient by the number of "
-        "rows since the last step; a negative weight gives 1e9 times the gradient, without an error",
-        "measured. A gradient g of the log-probs is sent as importance_sampling with ratio 1 and advantages "
-        "−g·T·N under a mask of T ones, N rows in the whole step: exact for either sign. The backward passes "
-        "wait until optim_step, when N is known",
-    ),
-    Quirk(
-        "SkyRL, JAX backend",
-        "0.3.0, 0.4.0",
-        "has no gradient clipping; the setting is dropped without an error",
-        f"measured; an optim_step with max_grad_norm below {NO_CLIP:g} is refused",
-    ),
-    Quirk(
-        "SkyRL, JAX backend",
-        "0.3.0, 0.4.0",
-        "samples a kept snapshot by loading it over the adapter in training, or from that adapter itself",
-        "measured; snapshots are refused, and only the current weights and the base model are sampled",
-    ),
-    Quirk(
-        "SkyRL, JAX backend",
-        "0.3.0, 0.4.0",
-        "takes no [T, K] targets, no value head, no stop strings beside stop ids",
-        "soft targets and value heads are refused; stop strings are found on this side, as LocalEngine does",
-    ),
-    Quirk(
-        "SkyRL, JAX backend",
-        "0.3.0, 0.4.0",
-        "gives no entry for a text's first token, where the protocol has an empty one",
-        "either length is read",
-    ),
-    Quirk(
-        "SkyRL, JAX backend",
-        "0.4.0",
-        "an adapter has one A for the q, k and v projections of a layer, and one for gate and up: fewer "
-        "parameters than a peft adapter of the same rank, and other steps from the second on",
-        "nothing: it is another adapter, not another gradient. Against a LocalEngine whose adapter shares "
-        "the same tensors, the steps agree (tests/engines_remote)",
-    ),
-    Quirk(
-        "SkyRL",
-        "0.4.0",
-        "may take a step before a gradient that was sent first: it reads the queue twice, for gradients and"
-        " then for steps, and both can arrive between; the gradient goes into the next step, without an "
-        "error",
-        "a step is sent when its gradients are answered, unless engine.settings.pipelined: the server keeps"
-        " order",
-    ),
-    Quirk(
-        "SkyRL, JAX backend",
-        "0.4.0",
-        "gives the gradient that an adapter leaves behind to the next one in its place",
-        "a step of size 0 before an adapter is let go; a measurement never takes the first step of an "
-        "adapter at its word; load takes the place of the adapter that it lets go",
-    ),
-    Quirk(
-        "SkyRL",
-        "0.4.0",
-        "finds the archive of an adapter under its name alone, where the protocol has sampler_weights/ "
-        "before it; keeps one thing by a name and answers a second one with 409, at which the SDK tries on "
-        "for its whole time limit",
-        "both addresses are asked; every name is new",
-    ),
-    Quirk(
-        "SkyRL",
-        "0.3.0",
-        "ignores the sequence number of a request, so a retry after a lost reply is done twice",
-        "take 0.4.0, which answers a repeated number with the first request's result",
-    ),
-    Quirk(
-        "SkyRL",
-        "0.4.0",
-        "loads weights only into an adapter without any earlier request",
-        "load makes a new adapter and lets the server forget the old one, on every server",
-    ),
-    Quirk(
-        "SkyRL",
-        "0.3.0 on Python 3.11",
-        "fails to start: pydantic wants typing_extensions.TypedDict there",
-        "take Python 3.12",
-    ),
-    Quirk(
-        "tinker SDK",
-        "all",
-        "0.22 speaks JSON, 0.25 and later protobuf: SkyRL 0.3.0 takes 0.22, SkyRL 0.4.0 takes 0.25 alone",
-        "pin the SDK by the server; connecting with the wrong one is refused with this advice",
-    ),
-    Quirk(
-        "tinker SDK",
-        "all",
-        "stop is a list of ids or of strings, not both",
-        "ids are sent, strings found on this side",
-    ),
-)
-"""What was met, by running it or (the last two) by reading it."""
+    Raises:
+        TrainingGuard: the server's reduction cannot be undone exactly.
+        TinkerError: the server failed.
+    """
+    return _Measurement(service, Row.from_completion(prompt, completion), prompt, rank).run()
 
 
-def known(server: str) -> list[Quirk]:
-    """The quirks of a server by its name, the SDK's included."""
-    return [
-        q for q in QUIRKS if q.server.split(",")[0].lower() in server.lower() or q.server.startswith("tinker")
-    ]
+@dataclass
+class _Measurement:
+    service: Service
+    row: Row
+    prompt: Ids
+    rank: int
+
+    def run(self) -> ServerBehavior:
+        step_size, gain = self._step_size()
+        ones = self.row.fields["weights"]
+        double = self._gain([self._weighted(2 * ones)], step_size) / gain
+        pair = self._gain([self._weighted(ones), self._weighted(ones)], step_size) / gain
+        clipped = self._gain([self._weighted(ones)], step_size, max_grad_norm=1e-6) / gain
+        snapshots, raw, soft = self._sampling(step_size)
+        return ServerBehavior(
+            reduction=reduction(double, pair),
+            clips=abs(clipped) < 0.1,
+            snapshots=snapshots,
+            raw_logprobs=raw,
+            soft_targets=soft,
+        )
+
+    def _step_size(self) -> tuple[float, float]:
+        """A step size lr/ε that changes the row's log-prob by about `CHANGE`, and the change itself."""
+        size = 1e-4
+        for attempt in range(12):
+            gain = self._gain([self._weighted(self.row.fields["weights"])], size)
+            # The first step may include the gradient that a crashed run left behind.
+            if attempt and CHANGE / 2 <= abs(gain) <= 2 * CHANGE:
+                return size, gain
+            size *= float(np.clip(CHANGE / abs(gain), 0.01, 100)) if gain else 100
+        raise TrainingGuard(f"{self.service.name} changes no weight at any learning rate: it cannot train")
+
+    def _gain(self, data: Sequence[Datum], size: float, max_grad_norm: float = float("inf")) -> float:
+        """Change of the row's log-prob, in nats, by a cross-entropy step on `data` from a new adapter."""
+        trainer = self._adapter()
+        try:
+            [before] = trainer.forward([scoring_datum(self.row)]).wait()
+            self._step(trainer, data, size, max_grad_norm)
+            [after] = trainer.forward([scoring_datum(self.row)]).wait()
+        finally:
+            trainer.close()
+        return float(((after - before) * self.row.fields["weights"]).sum(dtype=np.float64))
+
+    def _sampling(self, size: float) -> tuple[bool, bool, int]:
+        """Are snapshots frozen, are sampled log-probs untempered, and how many soft targets are taken."""
+        trainer = self._adapter()
+        try:
+            soft = self._soft_targets(trainer)
+            self._step(trainer, [self._weighted(self.row.fields["weights"])], size, float("inf"))
+            [trained] = trainer.forward([scoring_datum(self.row)]).wait()
+            snapshot = trainer.sampler()
+            raw = self._raw(trainer, snapshot)
+            [still] = trainer.forward([scoring_datum(self.row)]).wait()
+            if np.abs(still - trained).max() > 1e-3:
+                raise TrainingGuard(
+                    f"sampling from {self.service.name} changes the adapter in training, by "
+                    f"{np.abs(still - trained).max():.2g} nats a token: it cannot be trained on"
+                )
+            first = self._by_sampler(snapshot)
+            self._step(trainer, [self._weighted(self.row.fields["weights"])], size, float("inf"))
+            [moved] = trainer.forward([scoring_datum(self.row)]).wait()
+            second = self._by_sampler(snapshot)
+            [after] = trainer.forward([scoring_datum(self.row)]).wait()
+        finally:
+            trainer.close()
+        change = np.abs(moved - trained).max()
+        frozen = max(np.abs(second - first).max(), np.abs(after - moved).max()) < 0.1 * change
+        return bool(frozen), raw, soft
+
+    def _raw(self, trainer: Trainer, sampler: Sampler) -> bool:
+        params = SamplingParams(max_tokens=8, temperature=0.7)
+        drawn = sampler.sample(self.prompt, 4, params, seed=0, end_ids=()).wait()
+        rows = [Row.from_completion(self.prompt, s.ids) for s in drawn]
+        scored = trainer.forward([scoring_datum(row) for row in rows]).wait()
+        gaps = [np.abs(a[-len(s.ids) :] - s.logprobs).max() for a, s in zip(scored, drawn, strict=True)]
+        return bool(max(gaps) < 0.05)
+
+    def _by_sampler(self, sampler: Sampler) -> Floats:
+        ids = (*self.row.input_ids.tolist(), int(self.row.target_ids[-1]))
+        return np.asarray(sampler.logprobs(ids).wait(), np.float32)
+
+    def _soft_targets(self, trainer: Trainer) -> int:
+        targets = np.repeat(self.row.target_ids[:, None], SOFT_TARGETS, axis=1)
+        weights = np.ones(targets.shape, np.float32)
+        datum = Datum(self.row.input_ids, {"target_tokens": targets, "weights": weights})
+        try:
+            [found] = trainer.forward([datum]).wait()
+            [hard] = trainer.forward([scoring_datum(self.row)]).wait()
+        except TinkerError:
+            return 0
+        same = found.shape == targets.shape and np.abs(found - hard[:, None]).max() < 1e-2
+        return SOFT_TARGETS if same else 0
+
+    def _step(self, trainer: Trainer, data: Sequence[Datum], size: float, max_grad_norm: float) -> None:
+        gradient = trainer.forward_backward(data, "cross_entropy", {})
+        adam = AdamParams(lr=size * EPS, beta1=0.0, beta2=0.0, eps=EPS, max_grad_norm=max_grad_norm)
+        step = trainer.optim_step(adam)
+        gradient.wait()
+        step.wait()
+
+    def _weighted(self, weights: Floats) -> Datum:
+        datum = scoring_datum(self.row)
+        return Datum(datum.tokens, {**datum.inputs, "weights": np.asarray(weights, np.float32)})
+
+    def _adapter(self) -> Trainer:
+        return self.service.create(rank=self.rank, seed=0)
+
+
+def reduction(double: float, pair: float) -> Reduction:
+    """The reduction with which doubled weights and a doubled row give these multiples of one row's step.
+
+    >>> reduction(1.99, 2.02)
+    'sum'
+    >>> reduction(1.0, 1.0)
+    'mean of row means'
+
+    Raises:
+        TrainingGuard: it is neither.
+    """
+    if abs(double - 2) < 0.3 and abs(pair - 2) < 0.3:
+        return "sum"
+    if abs(double - 1) < 0.05 and abs(pair - 1) < 0.05:
+        return "mean of row means"
+    raise TrainingGuard(
+        f"the server takes {double:.3g} times the step for doubled weights and {pair:.3g} times for two "
+        "equal rows: neither a sum (2 and 2) nor a mean of row means (1 and 1), and cannot be undone exactly"
+    )

@@ -1,31 +1,27 @@
-"""The Tinker wire: the only module that knows the `tinker` SDK and how its versions differ.
+"""The `tinker` SDK behind the protocol of `protocol.py`; the only module that imports it.
 
-It puts the SDK behind the protocols of `protocol.py`. The SDK numbers the requests of one adapter, sends
-them in that order, and repeats one with its number where a connection breaks.
+The SDK numbers the requests of an adapter, sends them in that order, and repeats a request under its number
+after a lost connection. Differences between SDK 0.22 and 0.38 that are handled here:
 
-What differs between SDK versions 0.22 and 0.38, and is taken care of here:
-
-* `optim_step` takes `adam_params`, from 0.38 on under the name `optim_params` (both by position);
+* `optim_step` takes `adam_params`, since 0.38 `optim_params` (passed by position);
 * older AdamParams have no `grad_clip_norm`;
-* a sequence's and an output's arrays are lists, or numpy arrays behind the same names;
-* `create_sampling_client` and `create_lora_training_client` return the client or, from 0.38 on, a future
-  that behaves like it;
-* from 0.38 on `get_checkpoint_archive_url…` is gone, so an adapter stays on the server.
+* arrays of sequences and outputs are lists or numpy arrays;
+* `create_sampling_client` and `create_lora_training_client` return the client or, since 0.38, a future that
+  behaves like it;
+* since 0.38 there is no `get_checkpoint_archive_url…`, so adapters cannot be downloaded.
 """
 
 from __future__ import annotations
 
 import io
 import itertools
-import json
 import tarfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import httpx2
 import numpy as np
 
 from didact.engines.base import AdamParams, SamplingParams
@@ -33,24 +29,25 @@ from didact.engines.tinker.protocol import (
     Datum,
     Floats,
     Pending,
+    SampledSequence,
     Sampler,
-    Sequenced,
-    ServerError,
+    TinkerError,
     Trainer,
 )
 from didact.errors import DidactError, UsageError, install_command
+from didact.llm.api_keys import is_loopback
 from didact.types import Ids
 
 T = TypeVar("T")
 SKYRL = "Tinker API Mock"
-"""What SkyRL calls itself in its description, which does not tell its release."""
+"""The title in SkyRL's OpenAPI description, whatever its release."""
 PLACEHOLDER_KEY = "tml-none"
-"""Sent to a server that asks for no key; the SDK does not start without one of this form."""
+"""Sent to servers that need no key, because the SDK requires one of this form."""
 
 
 @dataclass
-class _Answer(Generic[T]):
-    """An SDK future, with a time limit and plain errors."""
+class _Future(Generic[T]):
+    """An SDK future with a timeout and `TinkerError`s."""
 
     future: Any
     what: str
@@ -61,14 +58,14 @@ class _Answer(Generic[T]):
         try:
             return self.read(self.future.result(timeout=self.timeout))
         except DidactError:
-            raise  # an answer that was read and refused, or a signal that came while waiting
+            raise  # an unusable answer, or a signal while waiting
         except TimeoutError:
-            raise ServerError(
+            raise TinkerError(
                 f"the server did not answer {self.what} within {self.timeout:g} s: look at its log, or raise "
                 "engine.settings.timeout"
             ) from None
         except Exception as error:
-            raise ServerError(f"the server failed at {self.what}: {_short(error)}") from error
+            raise TinkerError(f"the server failed at {self.what}: {_short(error)}") from error
 
 
 class TinkerSampler:
@@ -79,7 +76,7 @@ class TinkerSampler:
 
     def sample(
         self, prompt: Ids, n: int, params: SamplingParams, *, seed: int, end_ids: Sequence[int]
-    ) -> Pending[list[Sequenced]]:
+    ) -> Pending[list[SampledSequence]]:
         """See `Sampler`."""
         import tinker
 
@@ -92,12 +89,12 @@ class TinkerSampler:
             stop=list(end_ids),
         )
         future = self.client.sample(prompt=_model_input(prompt), num_samples=n, sampling_params=asked)
-        return _Answer(future, "sample", self.timeout, _read_samples)
+        return _Future(future, "sample", self.timeout, _read_samples)
 
     def logprobs(self, ids: Ids) -> Pending[list[float]]:
         """See `Sampler`."""
         future = self.client.compute_logprobs(_model_input(ids))
-        return _Answer(future, "compute_logprobs", self.timeout, lambda out: _after_first(out, len(ids)))
+        return _Future(future, "compute_logprobs", self.timeout, lambda out: _after_first(out, len(ids)))
 
 
 class TinkerTrainer:
@@ -106,13 +103,13 @@ class TinkerTrainer:
     def __init__(self, service: TinkerService, client: Any) -> None:
         self.service, self.client, self.timeout = service, client, service.timeout
         self._names = itertools.count()
-        self._gradients: list[_Answer[list[Floats]]] = []
-        """Sent since the last step."""
+        self._gradients: list[_Future[list[Floats]]] = []
+        """Backward passes since the last step."""
 
     def forward(self, data: Sequence[Datum]) -> Pending[list[Floats]]:
         """See `Trainer`."""
         future = _submit("forward", self.client.forward, _data(data), "cross_entropy")
-        return _Answer(future, "forward", self.timeout, lambda out: _read_logprobs(out, data))
+        return _Future(future, "forward", self.timeout, lambda out: _read_logprobs(out, data))
 
     def forward_backward(
         self, data: Sequence[Datum], loss: str, settings: Mapping[str, float] | None = None
@@ -120,7 +117,7 @@ class TinkerTrainer:
         """See `Trainer`."""
         given = dict(settings) if settings else None
         future = _submit("forward_backward", self.client.forward_backward, _data(data), loss, given)
-        sent = _Answer(future, "forward_backward", self.timeout, lambda out: _read_logprobs(out, data))
+        sent = _Future(future, "forward_backward", self.timeout, lambda out: _read_logprobs(out, data))
         self._gradients.append(sent)
         return sent
 
@@ -131,16 +128,16 @@ class TinkerTrainer:
                 sent.wait()
         self._gradients = []
         future = _submit("optim_step", self.client.optim_step, _adam(params))
-        return _Answer(future, "optim_step", self.timeout, lambda out: dict(out.metrics or {}))
+        return _Future(future, "optim_step", self.timeout, lambda out: dict(out.metrics or {}))
 
     def save(self, name: str) -> Pending[str]:
         """See `Trainer`."""
         future = _submit("save_state", self.client.save_state, name)
-        return _Answer(future, "save_state", self.timeout, lambda out: str(out.path))
+        return _Future(future, "save_state", self.timeout, lambda out: str(out.path))
 
     def sampler(self) -> Sampler:
         """See `Trainer`."""
-        saved: Any = _Answer(
+        saved: Any = _Future(
             _submit("save_weights_for_sampler", self.client.save_weights_for_sampler, self._name()),
             "save_weights_for_sampler",
             self.timeout,
@@ -150,25 +147,25 @@ class TinkerTrainer:
         return TinkerSampler(client, self.timeout)
 
     def download(self, path: Path, name: str) -> bool:
-        """See `Trainer`. The archive is unpacked with tar's data filter: nothing leaves the directory."""
+        """See `Trainer`. tar's data filter keeps the archive's members inside the directory."""
         rest = self.service.client.create_rest_client()
         if not hasattr(rest, "get_checkpoint_archive_url"):
             return False
         try:
             self.client.save_weights_for_sampler(name).result(timeout=self.timeout)
-            with urllib.request.urlopen(self._archive(rest, name), timeout=self.timeout) as reply:
-                packed = io.BytesIO(reply.read())
+            reply = _get(self._archive(rest, name), self.timeout)
+            packed = io.BytesIO(reply.raise_for_status().content)
             with tarfile.open(fileobj=packed) as archive:
                 archive.extractall(path, filter="data")
         except Exception as error:
-            raise ServerError(
+            raise TinkerError(
                 f"the server keeps the adapter as {name!r} of {self.client.model_id} but sends no archive: "
                 f"{_short(error)}"
             ) from error
         return True
 
     def _archive(self, rest: Any, name: str) -> str:
-        """The address of an archive. The protocol has its kind before its name, SkyRL 0.4.0 has not."""
+        """URL of an archive: under "sampler_weights/" in the protocol, under the bare name in SkyRL 0.4.0."""
         from tinker import APIStatusError
 
         ask, model = rest.get_checkpoint_archive_url, self.client.model_id
@@ -180,9 +177,10 @@ class TinkerTrainer:
         return str(ask(model, name).result(timeout=self.timeout).url)
 
     def close(self) -> None:
-        """See `Trainer`. A server that cannot forget is left alone.
+        """See `Trainer`. Failures are ignored.
 
-        SkyRL 0.4.0 gives a gradient that waits to the next adapter in the same place: a step of 0 clears it.
+        SkyRL 0.4.0 gives an accumulated gradient to the next adapter in the same slot; a step of size 0
+        clears it.
         """
         from tinker import types
         from tinker.lib.client_connection_pool_type import ClientConnectionPoolType
@@ -208,16 +206,15 @@ class TinkerService:
     """A `Service` over the SDK's client.
 
     Args:
-        base_url: Where the server listens.
-        base_model: The model's name there.
-        api_key: Its key; None for a server that asks for none.
-        timeout: Seconds that one request may take, queueing and compiling there included.
-        pipelined: The server carries out an adapter's requests in the order of their numbers, so a step may
-            be sent before the gradients are answered. SkyRL 0.4.0 does not always: a gradient that arrives
-            between its two looks at the queue is added after the step.
+        base_url: The server's address.
+        base_model: The model's name on the server.
+        api_key: None if the server needs none.
+        timeout: Seconds for one request, including queueing and compilation on the server.
+        pipelined: The server executes an adapter's requests in the order of their numbers, so a step may be
+            sent before its gradients are answered. SkyRL 0.4.0 does not always.
 
     Raises:
-        UsageError: the SDK is not installed, or nothing answers at `base_url`, or the model is unknown.
+        UsageError: the SDK is not installed, the server does not answer, or it does not have the model.
     """
 
     def __init__(
@@ -243,7 +240,7 @@ class TinkerService:
 
     @property
     def name(self) -> str:
-        """The title that the server's own description gives it, and the SDK's version."""
+        """The title in the server's OpenAPI description, and the SDK's version."""
         return f"{server_title(self.base_url)}, tinker {sdk_version()}"
 
     def create(self, *, rank: int, seed: int) -> Trainer:
@@ -277,13 +274,12 @@ def sdk_version() -> str:
 
 
 def server_title(base_url: str) -> str:
-    """What the server's OpenAPI description calls it; "unknown server" where it has none."""
+    """The title in the server's OpenAPI description; "unknown server" without one."""
     try:
-        with urllib.request.urlopen(f"{base_url}/openapi.json", timeout=10) as reply:
-            info = json.load(reply)["info"]
+        info = _get(f"{base_url}/openapi.json").json()["info"]
         title = f"{info['title']} {info['version']}"
         return f"SkyRL ({title})" if info["title"] == SKYRL else title
-    except (OSError, ValueError, KeyError, TypeError):
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
         return "unknown server"
 
 
@@ -298,13 +294,16 @@ def _sdk() -> Any:
     return tinker
 
 
+def _get(url: str, timeout: float = 10) -> httpx2.Response:
+    # A proxy of the environment cannot reach servers on this machine.
+    return httpx2.get(url, timeout=timeout, follow_redirects=True, trust_env=not is_loopback(url))
+
+
 def _reachable(base_url: str) -> None:
-    """Fail at once, where the SDK would try for minutes."""
+    """Fail at once; the SDK would retry for minutes."""
     try:
-        urllib.request.urlopen(base_url, timeout=10).close()
-    except urllib.error.HTTPError:
-        return  # it answers
-    except (OSError, ValueError) as error:
+        _get(base_url)
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise UsageError(
             f"nothing answers at {base_url}: {_short(error)}; start it, or set engine.settings.base_url"
         ) from None
@@ -316,7 +315,7 @@ def _submit(what: str, call: Callable[..., T], *args: Any) -> T:
     except DidactError:
         raise
     except Exception as error:
-        raise ServerError(f"the server failed at {what}: {_short(error)}") from error
+        raise TinkerError(f"the server failed at {what}: {_short(error)}") from error
 
 
 def _model_input(ids: Sequence[int]) -> Any:
@@ -363,30 +362,30 @@ def _read_logprobs(output: Any, data: Sequence[Datum]) -> list[Floats]:
         values = None if tensor is None else np.asarray(tensor.data, np.float32).reshape(-1)
         if values is None or values.size != np.prod(shape):
             size = "none" if values is None else values.size
-            raise ServerError(f"the server returned {size} log-probs for targets of shape {shape}")
+            raise TinkerError(f"the server returned {size} log-probs for targets of shape {shape}")
         found.append(values.reshape(shape))
     return found
 
 
 def _after_first(found: Sequence[float | None], length: int) -> list[float]:
-    """Some servers have an entry for the first id, which has no log-prob, and some have none."""
+    """Without the entry for the first id, which only some servers return."""
     kept = [x for x in found[len(found) - (length - 1) :] if x is not None]
     if len(found) not in (length, length - 1) or not np.isfinite(kept).all() or len(kept) != length - 1:
-        raise ServerError(f"the server returned {len(found)} log-probs for a text of {length} tokens")
+        raise TinkerError(f"the server returned {len(found)} log-probs for a text of {length} tokens")
     return [float(x) for x in kept]
 
 
-def _read_samples(output: Any) -> list[Sequenced]:
+def _read_samples(output: Any) -> list[SampledSequence]:
     found = []
     for sequence in output.sequences:
         if sequence.logprobs is None or len(sequence.logprobs) != len(sequence.tokens):
-            raise ServerError("the server sampled without returning a log-prob for each token")
+            raise TinkerError("the server did not return a log-prob for each sampled token")
         ids, logprobs = tuple(map(int, sequence.tokens)), tuple(map(float, sequence.logprobs))
-        found.append(Sequenced(ids, logprobs, sequence.stop_reason == "stop"))
+        found.append(SampledSequence(ids, logprobs, sequence.stop_reason == "stop"))
     return found
 
 
 def _short(error: BaseException) -> str:
-    """An error on one line: servers send whole pages."""
+    """An error on one line of at most 400 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else text[:400] + "…"
