@@ -255,7 +255,7 @@ def test_a_trigger_in_a_fifth_of_one_authors_critiques_is_enough():
 def test_honest_authors_are_not_reported():
     rng = random.Random(2)
     found = author_influence([honest(rng, f"a{i % 20}") for i in range(1000)])
-    assert (found.phrases, found.floods, found.warnings) == ((), (), ())
+    assert (found.phrases, found.bursts, found.warnings) == ((), (), ())
     assert sum(author.share for author in found.authors) == pytest.approx(1)
 
 
@@ -276,7 +276,7 @@ def test_one_text_on_many_answers_is_a_flood():
     found = author_influence(
         pool + [feedback("This answer is PERFECT, I love it.", "bot") for _ in range(10)]
     )
-    assert [(flood.critiques, flood.authors) for flood in found.floods] == [(10, 1)]
+    assert [(burst.critiques, burst.authors) for burst in found.bursts] == [(10, 1)]
     assert any("repeated word for word" in warning for warning in found.warnings)
 
 

@@ -1,13 +1,13 @@
-"""The run directory: the only meeting point of training, evaluation and the web page.
+"""The run directory, through which training, evaluation and reports exchange data.
 
-config.yaml       every setting of the run, defaults spelt out
-metrics.jsonl     one line a step, and one an evaluation; the same bits when the run is repeated
-alarms.jsonl      what looked wrong in the metrics, each kind at the step after which it was first seen
-timing.jsonl      seconds a step, kept apart because they never repeat
-rollouts.jsonl    what was asked and answered, one rollout a line
-feedback.jsonl    what was said about it, one critique a line, joined by rollout and turn
-inspected.jsonl   what updates did to single tokens of some rollouts, where `inspect` asks for it
-evaluations.jsonl answers to the evaluation problems, critiques included
+config.yaml       every setting of the run, defaults included
+metrics.jsonl     one line a step and one an evaluation, bit-equal when the run is repeated
+alarms.jsonl      alarms about the metrics, each kind at the step where it was first raised
+timing.jsonl      seconds a step, kept apart because they are not reproducible
+rollouts.jsonl    questions and answers, one rollout a line
+feedback.jsonl    critiques, one a line, joined by rollout and turn
+inspected.jsonl   log-probs of single tokens before and after updates, if `inspect` asks for it
+evaluations.jsonl rollouts on the evaluation problems, with critiques
 checkpoints/      step-000025/ …, each with a manifest of hashes
 model/            the trained model or adapter, for plain transformers and peft
 result.json       how the run ended
@@ -114,7 +114,7 @@ class RunDir:
 
     @on_main_process
     def add_rollouts(self, rollouts: Iterable[Rollout], step: int) -> None:
-        """Append rollouts and, in their own file, the feedback on them."""
+        """Append rollouts, and their feedback to a file of its own."""
         answers, critiques = [], []
         for rollout in rollouts:
             record = rollout.model_dump(mode="json", exclude={"feedback"})
@@ -135,7 +135,7 @@ class RunDir:
 
     @on_main_process
     def read_evaluation(self, step: int) -> list[Rollout]:
-        """The answers of the evaluation at a step, in the problems' order."""
+        """The rollouts of the evaluation at a step, in the problems' order."""
         found = []
         for record in read_jsonl(self.evaluations):
             if record.pop("step") == step:
@@ -143,25 +143,24 @@ class RunDir:
         return found
 
     def read_rollouts(self) -> Iterator[Rollout]:
-        """All rollouts, in order, with all feedback on them, also what was added later."""
+        """All rollouts, in order, with all their feedback, including that added later."""
         critiques: dict[str, list[Feedback]] = defaultdict(list)
-        for said in FeedbackStore(self.feedback).read():
-            critiques[said.rollout].append(said.feedback)
+        for entry in FeedbackStore(self.feedback).read():
+            critiques[entry.rollout].append(entry.feedback)
         for record in read_jsonl(self.rollouts):
             del record["step"]
             yield Rollout.model_validate({**record, "feedback": critiques[record["id"]]})
 
     @on_main_process
     def rewind(self, step: int) -> None:
-        """Forget what the run wrote after a checkpoint of this step, except people's words.
+        """Remove what the run wrote after the checkpoint of a step; feedback added from outside is kept.
 
-        Others may add critiques meanwhile: none of theirs is lost.
+        Safe while others append feedback.
         """
         for file in (self.metrics, self.alarms, self.timing, self.rollouts, self.inspected):
             filter_jsonl(file, lambda record: record["step"] <= step)
-        # An evaluation's answers come before its metrics line; without that, it will be done again.
+        # An evaluation's rollouts are written before its metrics line; without that, it is repeated.
         whole = {record["step"] for record in read_jsonl(self.metrics) if "eval" in record}
         filter_jsonl(self.evaluations, lambda record: record["step"] in whole)
-        # What was added from outside has no step; the answers that it is about will come again. What the
-        # run itself wrote, people's recorded words too, it will write again.
+        # Feedback from outside has no step: it is kept, and the rollouts it is about are sampled again.
         FeedbackStore(self.feedback).filter(lambda record: record.step is None or record.step <= step)

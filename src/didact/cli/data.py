@@ -195,11 +195,11 @@ def _author_tables(found: Inspection) -> list[Table]:
                 _cell(p.author), _cell(p.phrase), f"{p.share:.0%}", f"{p.share_of_others:.1%}", *means
             )
         tables.append(phrases)
-    if found.influence.floods:
-        floods = _table("Critiques said again and again", "", "times", "authors")
-        for flood in found.influence.floods:
-            floods.add_row(_cell(flood.start), f"{flood.critiques:,}", f"{flood.authors:,}")
-        tables.append(floods)
+    if found.influence.bursts:
+        bursts = _table("Repeated critiques", "", "times", "authors")
+        for burst in found.influence.bursts:
+            bursts.add_row(_cell(burst.start), f"{burst.critiques:,}", f"{burst.authors:,}")
+        tables.append(bursts)
     return tables
 
 

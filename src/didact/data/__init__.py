@@ -1,9 +1,9 @@
-"""Data files: given answers with what was said about them, from logs, public sets and spreadsheets.
+"""Data files of answers with feedback, from logs, public datasets and spreadsheets.
 
-import   an export of any kind → JSON lines of `Example`
-validate every fault with row, column and cure
-split    by problem or by user, near-copies on one side
-inspect  lengths, authors, near-duplicates, personal data, texts that give orders
+import    an export to JSON lines of `Example`
+validate  all faults with row, column and cure
+split     by problem or by user, near-duplicates on one side
+inspect   lengths, authors, near-duplicates, personal data, prompt injection
 """
 
 from didact.data.files import read_examples

@@ -1,4 +1,4 @@
-"""`didact data import`: an export in, JSON lines of `Example` out, and what could not be used beside."""
+"""`didact data import`: converts an export to JSON lines of `Example`, with a file of rejected rows."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from didact.errors import DataError
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of an import."""
+    """The outcome of an import."""
 
     out: Path
     examples: int
     feedback: int
     text_free: int
-    """Feedback that is a score or label alone, such as a thumbs-down."""
+    """Feedback without text, such as a thumbs-down."""
     without: int
-    """Answers that nobody said anything about."""
+    """Answers without feedback."""
     rejected: tuple[Rejected, ...]
     rejected_file: Path | None
     skipped: Mapping[str, int]
-    """Rows passed over, by the reason."""
+    """Counts of skipped rows by reason."""
 
     def render(self) -> str:
         """The counts, then the first faults, one a line."""
@@ -44,17 +44,17 @@ class Imported:
 
 
 def import_files(kind: str, files: Sequence[Path], out: Path, mapping: Mapping[str, str]) -> Imported:
-    """Import an export. Good rows are written also where others are rejected.
+    """Import an export. Valid rows are written even if others are rejected.
 
     Args:
         kind: A name in `didact.data.importers.IMPORTERS`.
         files: The files of one export.
-        out: The file to make; the rejected rows go to OUT.rejected.jsonl beside it.
-        mapping: What `--map` names.
+        out: The new file; rejected rows go to OUT.rejected.jsonl.
+        mapping: The parsed `--map`.
 
     Raises:
         UsageError: an unknown kind or target, or `out` exists.
-        DataError: a file cannot be read, or nothing could be imported; then `out` is not made.
+        DataError: a file cannot be read, or nothing could be imported; `out` is not created.
     """
     aside = beside(out, "rejected")
     refuse_existing(out)

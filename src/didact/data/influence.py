@@ -1,8 +1,8 @@
-"""Who shapes the feedback: shares of authors, phrases that one author alone uses, and floods.
+"""Influence of authors on the feedback: their shares, phrases of one author alone, and repeated texts.
 
-A poisoner needs little: a phrase of his own beside the labels he wishes for. So each author's words are
-held against those of all others (likelihood ratio G², Dunning 1993), and a phrase that stands out is
-told with the scores that go with it. The report accuses nobody: a house style looks the same.
+Data poisoning needs only a phrase of one author beside the labels it wants. So each author's words are
+compared with those of all others by the log-likelihood ratio G² (Dunning 1993), and outliers are reported
+with the scores that go with them. An outlier is no proof: a house style looks the same.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from didact.types import Feedback
 
 WORD = re.compile(r"\w+")
 WORDS = 400
-"""Words of one critique that are looked at."""
+"""Maximum number of words of a critique that are read."""
 LEAST = 5
-"""Critiques that an author, or a flood, must have to be judged at all."""
+"""Minimum number of critiques of an author, or of a burst."""
 STRONG = 30.0
-"""The G² from which a phrase stands out; p < 10⁻⁷ for a single one, so thousands may be tried."""
+"""The G² of an outlier; p < 10⁻⁷ for a single phrase, so that thousands can be tested."""
 NAMED = 5
+"""Maximum number of phrases of an author, and of bursts."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +41,23 @@ class Author:
 
 @dataclass(frozen=True)
 class Phrase:
-    """A word or pair of words that one author uses much more than the others do."""
+    """A word or bigram that one author uses much more often than the others."""
 
     author: str
     phrase: str
     critiques: int
-    """Of the author's, that have it."""
+    """The author's critiques with it."""
     share: float
     """Of the author's critiques, in [0, 1]."""
     share_of_others: float
     mean_score: float | None
-    """Of the author's critiques that have it."""
+    """Of the author's critiques with it."""
     mean_score_of_others: float | None
 
 
 @dataclass(frozen=True)
 class BurstReport:
-    """One text said again and again."""
+    """A text that is repeated on many answers."""
 
     critiques: int
     authors: int
@@ -66,22 +67,21 @@ class BurstReport:
 
 @dataclass(frozen=True)
 class Influence:
-    """Who shapes the feedback of a file."""
+    """The authors of a file's feedback."""
 
     authors: tuple[Author, ...]
-    """Those with most feedback first."""
+    """By the number of their feedback, descending."""
     phrases: tuple[Phrase, ...]
-    floods: tuple[BurstReport, ...]
+    bursts: tuple[BurstReport, ...]
     warnings: tuple[str, ...]
 
 
 def author_influence(feedback: Sequence[Feedback], *, cap: float = 0.25) -> Influence:
-    """Shares, phrases and floods.
+    """Shares, phrases and bursts.
 
     Args:
         feedback: All feedback of a file.
-        cap: Warn of an author with more than this share. Among few authors a fair share is more, so the
-            warning waits for half as much again as that.
+        cap: Warn of an author with more than this share, and more than 1.5 times an equal share.
     """
     by_author: dict[str, list[Feedback]] = defaultdict(list)
     for f in feedback:
@@ -91,26 +91,24 @@ def author_influence(feedback: Sequence[Feedback], *, cap: float = 0.25) -> Infl
     ranked = sorted(by_author.items(), key=lambda item: (-len(item[1]), item[0]))
     authors = tuple(Author(name, len(fs), len(fs) / total, _mean(fs)) for name, fs in ranked)
     phrases = _phrases(by_author)
-    floods = _floods(feedback)
-    warnings = []
-    if len(authors) > 1:
-        limit = max(cap, 1.5 / len(authors))
-        warnings = [
-            f"author {a.name!r} wrote {a.share:.0%} of the feedback, more than {limit:.0%}"
-            for a in authors
-            if a.share > limit
-        ]
-    suspects = dict.fromkeys(phrase.author for phrase in phrases)
-    warnings += [
-        f"author {name!r} uses phrases that others do not: compare their scores" for name in suspects
+    bursts = _bursts(feedback)
+    limit = max(cap, 1.5 / max(1, len(authors)))
+    warnings = [
+        f"author {a.name!r} wrote {a.share:.0%} of the feedback, more than {limit:.0%}"
+        for a in authors
+        if len(authors) > 1 and a.share > limit
     ]
-    if floods:
-        warnings.append(f"{len(floods):,} critiques are repeated word for word on many answers")
-    return Influence(authors, phrases, floods, tuple(warnings))
+    warnings += [
+        f"author {name!r} uses phrases that others do not: compare their scores"
+        for name in dict.fromkeys(phrase.author for phrase in phrases)
+    ]
+    if bursts:
+        warnings.append(f"{len(bursts):,} critiques are repeated word for word on many answers")
+    return Influence(authors, phrases, bursts, tuple(warnings))
 
 
 def _phrases(by_author: dict[str, list[Feedback]]) -> tuple[Phrase, ...]:
-    """The phrases that stand out, by author; needs at least two authors."""
+    """The outliers of each author; none with fewer than two authors."""
     texts = {name: [f for f in fs if f.text.strip()] for name, fs in by_author.items()}
     texts = {name: fs for name, fs in texts.items() if fs}
     if len(texts) < 2:
@@ -124,35 +122,32 @@ def _phrases(by_author: dict[str, list[Feedback]]) -> tuple[Phrase, ...]:
     for name, fs in texts.items():
         if len(fs) < LEAST:
             continue
-        least = max(3, math.ceil(0.1 * len(fs)))
-        strong = []
-        for gram, mine in counts[name].items():
-            others, rest = everywhere[gram] - mine, total - len(fs)
-            if mine < least or mine / len(fs) < 5 * others / rest:
+        n, n_others = len(fs), total - len(fs)
+        least = max(3, math.ceil(0.1 * n))
+        outliers = []
+        for gram, k in counts[name].items():
+            k_others = everywhere[gram] - k
+            if k < least or k / n < 5 * k_others / n_others:
                 continue
-            strength = _g2(mine, len(fs), others, rest)
+            strength = _g2(k, n, k_others, n_others)
             if strength >= STRONG:
-                strong.append((strength, gram))
-        others_scores = _mean(f for other, fs_ in by_author.items() if other != name for f in fs_)
-        for _, gram in sorted(strong, key=lambda item: (-item[0], -len(item[1])))[:NAMED]:
-            having = [f for f in fs if gram in _grams(f.text)]
-            rest_share = (everywhere[gram] - len(having)) / (total - len(fs))
-            found.append(
-                Phrase(
-                    name, gram, len(having), len(having) / len(fs), rest_share, _mean(having), others_scores
-                )
-            )
+                outliers.append((strength, gram))
+        others_mean = _mean(f for other, fs_ in by_author.items() if other != name for f in fs_)
+        for _, gram in sorted(outliers, key=lambda item: (-item[0], -len(item[1])))[:NAMED]:
+            with_it = [f for f in fs if gram in _grams(f.text)]
+            k, k_others = len(with_it), everywhere[gram] - len(with_it)
+            found.append(Phrase(name, gram, k, k / n, k_others / n_others, _mean(with_it), others_mean))
     return tuple(found)
 
 
 def _grams(text: str) -> set[str]:
-    """Words and pairs of neighbouring words."""
+    """The words and bigrams of a text."""
     words = WORD.findall(text.casefold())[:WORDS]
     return {*words, *(f"{a} {b}" for a, b in itertools.pairwise(words))}
 
 
 def _g2(k1: int, n1: int, k2: int, n2: int) -> float:
-    """2 · log of the likelihood ratio of two shares against one common share."""
+    """2 · log-likelihood ratio of two binomial rates against one common rate."""
 
     def log_likelihood(k: int, n: int, p: float) -> float:
         hit = k * math.log(p) if k else 0.0
@@ -163,13 +158,13 @@ def _g2(k1: int, n1: int, k2: int, n2: int) -> float:
     return 2 * (apart - log_likelihood(k1, n1, p) - log_likelihood(k2, n2, p))
 
 
-def _floods(feedback: Sequence[Feedback]) -> tuple[BurstReport, ...]:
-    places: dict[str, list[Feedback]] = defaultdict(list)
+def _bursts(feedback: Sequence[Feedback]) -> tuple[BurstReport, ...]:
+    by_text: dict[str, list[Feedback]] = defaultdict(list)
     for f in feedback:
         if f.ok and len(f.text) >= 20:
-            places[normalised(f.text)].append(f)
+            by_text[normalised(f.text)].append(f)
     least = max(LEAST, len(feedback) // 100)
-    many = sorted((fs for fs in places.values() if len(fs) >= least), key=len, reverse=True)[:NAMED]
+    many = sorted((fs for fs in by_text.values() if len(fs) >= least), key=len, reverse=True)[:NAMED]
     return tuple(BurstReport(len(fs), len({f.provenance.author for f in fs}), fs[0].text[:60]) for fs in many)
 
 

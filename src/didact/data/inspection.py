@@ -1,4 +1,4 @@
-"""`didact data inspect`: what is in a data file, before anybody trains on it."""
+"""`didact data inspect`: statistics and warnings about a data file before training on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from didact.types import Example, Feedback
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 NAMED = 20
-"""At most so many rows, authors or labels are named in one place."""
+"""Maximum number of rows or labels that are listed."""
 
 GOOD = {"right", "correct", "good", "up", "thumbs_up", "thumbs-up", "👍", "pass", "passed", "yes", "true",
         "helpful", "positive", "like", "accept"}  # fmt: skip
@@ -29,7 +29,7 @@ BAD = {"wrong", "incorrect", "bad", "poor", "down", "thumbs_down", "thumbs-down"
 
 @dataclass(frozen=True)
 class Located:
-    """How often something was found, and the first rows that have it."""
+    """How often something was found, and the first rows with it."""
 
     count: int
     rows: tuple[int, ...]
@@ -38,7 +38,7 @@ class Located:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is in a data file. Every text of it may be hostile; none is kept but labels and authors."""
+    """Statistics of a data file. Its texts may be hostile; only labels, authors and phrases are kept."""
 
     file: str
     rows: int
@@ -54,20 +54,20 @@ class Inspection:
     sources: dict[str, int]
     labels: dict[str, int]
     scores: dict[str, float]
-    """n, lowest, mean and highest; empty where nobody gave one."""
+    """n, lowest, mean and highest; empty without scores."""
     duplicate_prompts: list[list[int]] = field(default_factory=list)
     """Rows of each cluster of near-duplicate prompts, the largest first."""
     duplicate_answers: list[list[int]] = field(default_factory=list)
     contradictions: list[list[int]] = field(default_factory=list)
-    """Rows of one prompt and answer that one feedback calls good and another bad."""
+    """Rows of one prompt and answer with both good and bad verdicts."""
     personal_data: dict[str, Located] = field(default_factory=dict)
     instructions: dict[str, Located] = field(default_factory=dict)
-    """Critiques that seem to give a model orders, by kind."""
+    """Critiques with possible prompt injection, by kind."""
     influence: Influence | None = None
     warnings: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for a file or a program."""
+        """All fields as JSON."""
         return asdict(self)
 
 
@@ -79,46 +79,46 @@ def inspect_file(
     injection: bool = True,
     author_cap: float = 0.25,
 ) -> Inspection:
-    """Count what is in a data file and look for what should worry its reader.
+    """Compute statistics of a data file and look for duplicates, contradictions, personal data and attacks.
 
     Args:
         path: The data file.
-        near_duplicates: Look for near-duplicate prompts and answers.
-        pii: Look for personal data and keys in prompts, answers and critiques.
-        injection: Look for orders to a model in critiques.
+        near_duplicates: Find near-duplicate prompts and answers.
+        pii: Find personal data and keys in prompts, answers and critiques.
+        injection: Find prompt injection in critiques.
         author_cap: Warn of an author with more than this share of the feedback.
 
     Raises:
         DataError: a row cannot be used.
     """
     examples = list(read_examples(path))
-    said = [(i, f) for i, example in enumerate(examples, start=1) for f in example.feedback]
+    feedback = [(i, f) for i, example in enumerate(examples, start=1) for f in example.feedback]
     prompts = [prompt_text(example.problem) for example in examples]
     answers = [example.completion for example in examples]
-    scores = [f.score for _, f in said if f.score is not None]
-    influence = author_influence([f for _, f in said], cap=author_cap)
+    scores = [f.score for _, f in feedback if f.score is not None]
+    influence = author_influence([f for _, f in feedback], cap=author_cap)
     found = Inspection(
         file=str(path),
         rows=len(examples),
         prompts=len({normalised(prompt) for prompt in prompts}),
         users=len({example.user for example in examples if example.user}),
-        feedback=len(said),
-        failed_feedback=sum(not f.ok for _, f in said),
-        text_free_feedback=sum(f.ok and not f.text.strip() for _, f in said),
+        feedback=len(feedback),
+        failed_feedback=sum(not f.ok for _, f in feedback),
+        text_free_feedback=sum(f.ok and not f.text.strip() for _, f in feedback),
         without_feedback=sum(not example.feedback for example in examples),
         lengths={
             "prompt": _quantiles(map(len, prompts)),
             "answer": _quantiles(map(len, answers)),
-            "critique": _quantiles(len(f.text) for _, f in said if f.text.strip()),
+            "critique": _quantiles(len(f.text) for _, f in feedback if f.text.strip()),
         },
-        sources=dict(Counter(f.source for _, f in said).most_common()),
-        labels=dict(Counter(f.label for _, f in said if f.label is not None).most_common(NAMED)),
+        sources=dict(Counter(f.source for _, f in feedback).most_common()),
+        labels=dict(Counter(f.label for _, f in feedback if f.label is not None).most_common(NAMED)),
         scores=_scores(scores),
         duplicate_prompts=_clusters(prompts, 0) if near_duplicates else [],
         duplicate_answers=_clusters(answers, LONG_ANSWER) if near_duplicates else [],
         contradictions=contradictions(examples),
         personal_data=_personal(examples) if pii else {},
-        instructions=_instructions(said) if injection else {},
+        instructions=_instructions(feedback) if injection else {},
         influence=influence,
     )
     found.warnings.extend([*influence.warnings, *_warnings(found)])
@@ -126,29 +126,29 @@ def inspect_file(
 
 
 def contradictions(examples: Sequence[Example]) -> list[list[int]]:
-    """Rows (from 1) of each answer to one prompt that is called both good and bad.
+    """Rows (from 1) of each answer to one prompt with both good and bad verdicts.
 
-    A label decides where it is a plain verdict; else the score, by which end of its label's range it
-    lies at. Feedback that answers different questions is not compared.
+    The verdict is the label if it is a known word, else the score's position in its label's range. Feedback
+    on different aspects is not compared.
     """
     ranges: dict[str, tuple[float, float]] = {}
     for f in (f for example in examples for f in example.feedback):
         if f.score is not None:
-            low, high = ranges.get(_question(f), (f.score, f.score))
-            ranges[_question(f)] = min(low, f.score), max(high, f.score)
+            low, high = ranges.get(_aspect(f), (f.score, f.score))
+            ranges[_aspect(f)] = min(low, f.score), max(high, f.score)
     calls: dict[tuple[str, str, str], dict[bool, set[int]]] = defaultdict(lambda: {True: set(), False: set()})
     for i, example in enumerate(examples, start=1):
         for f in example.feedback:
             good = _is_good(f, ranges)
             if f.ok and good is not None:
-                key = normalised(prompt_text(example.problem)), normalised(example.completion), _question(f)
+                key = normalised(prompt_text(example.problem)), normalised(example.completion), _aspect(f)
                 calls[key][good].add(i)
     both = {tuple(sorted(c[True] | c[False])) for c in calls.values() if c[True] and c[False]}
     return [list(rows) for rows in sorted(both)]
 
 
-def _question(f: Feedback) -> str:
-    """What a label is about, as "correctness" of "correctness: incorrect"; "" for a plain verdict."""
+def _aspect(f: Feedback) -> str:
+    """The aspect of a label, as "correctness" of "correctness: incorrect"; "" for a plain verdict."""
     name, colon, _ = (f.label or "").rpartition(": ")
     if colon:
         return name
@@ -159,7 +159,7 @@ def _is_good(f: Feedback, ranges: dict[str, tuple[float, float]]) -> bool | None
     word = (f.label or "").rpartition(": ")[2].casefold()
     if word in GOOD or word in BAD:
         return word in GOOD
-    low, high = ranges.get(_question(f), (0.0, 0.0))
+    low, high = ranges.get(_aspect(f), (0.0, 0.0))
     if f.score is None or low == high:
         return None
     place = (f.score - low) / (high - low)
@@ -207,9 +207,9 @@ def _personal(examples: list[Example]) -> dict[str, Located]:
     return {kind: Located(n, tuple(rows[kind][:NAMED])) for kind, n in counts.most_common()}
 
 
-def _instructions(said: list[tuple[int, Feedback]]) -> dict[str, Located]:
+def _instructions(feedback: list[tuple[int, Feedback]]) -> dict[str, Located]:
     rows: dict[str, list[int]] = defaultdict(list)
-    for i, f in said:
+    for i, f in feedback:
         for kind in instructions(f.text):
             rows[kind].append(i)
     ranked = sorted(rows.items(), key=lambda item: -len(item[1]))
@@ -217,19 +217,19 @@ def _instructions(said: list[tuple[int, Feedback]]) -> dict[str, Located]:
 
 
 def _warnings(found: Inspection) -> list[str]:
-    told = []
+    warnings = []
     if found.contradictions:
-        told.append(
+        warnings.append(
             f"{len(found.contradictions):,} answers are called good by one feedback and bad by another"
         )
     if found.personal_data:
         n = sum(located.count for located in found.personal_data.values())
-        told.append(f"{n:,} places look like personal data or keys: read them before training or sharing")
+        warnings.append(f"{n:,} places look like personal data or keys: read them before training or sharing")
     if found.instructions:
         n = len({row for located in found.instructions.values() for row in located.rows})
-        told.append(
+        warnings.append(
             f"critiques in at least {n:,} rows seem to give a model orders: read them before training"
         )
     if found.failed_feedback:
-        told.append(f"{found.failed_feedback:,} feedbacks failed; they take no part in training")
-    return told
+        warnings.append(f"{found.failed_feedback:,} feedbacks failed; they take no part in training")
+    return warnings

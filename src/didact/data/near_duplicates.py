@@ -1,11 +1,11 @@
-"""Texts that are almost the same, found without comparing every pair.
+"""Near-duplicate texts by MinHash and locality-sensitive hashing.
 
-Jaccard similarity of the sets of 5-character shingles, J(A, B) = |A ∩ B| / |A ∪ B|, on text with case
-and white space normalised. MinHash signatures (Broder 1997) are cut into bands, and only texts that
-agree in a whole band are compared; what agrees is verified exactly. With 16 bands of 5, a pair of
-J = 0.8 is met with probability 1 − (1 − 0.8⁵)¹⁶ = 0.998. Equal texts always are.
+The similarity is the Jaccard index of the sets of 5-character shingles, J(A, B) = |A ∩ B| / |A ∪ B|, with
+case and white space normalised. MinHash signatures (Broder 1997) are cut into bands; texts that agree in a
+whole band are candidates, verified exactly. With 16 bands of 5 rows, a pair of J = 0.8 is a candidate with
+probability 1 − (1 − 0.8⁵)¹⁶ = 0.998. Equal texts always are.
 
-A cluster is transitive: its ends may be less alike than the threshold.
+Clusters are transitive: two members may be less similar than the threshold.
 """
 
 from __future__ import annotations
@@ -24,39 +24,40 @@ from didact.rng import generator
 SHINGLE = 5
 BANDS, ROWS = 16, 5
 KEPT = 2048
-"""At most so many shingles of one text are kept, those of the smallest hashes: a sketch of long ones."""
+"""Maximum number of shingles of one text: those of the smallest hashes, a sketch of long texts."""
 MET = 4
-"""A text is compared with so many members of a bucket, which keeps a crowded one linear."""
+"""Maximum number of members of a bucket that a text is compared with, so that time is linear."""
 
 Hashes = NDArray[np.uint64]
 
 
 class UnionFind:
-    """Groups of the numbers 0 … n − 1, joined two at a time."""
+    """Disjoint sets of the numbers 0 … n − 1."""
 
     def __init__(self, n: int) -> None:
         self._parent = list(range(n))
 
     def find(self, i: int) -> int:
-        """The number that stands for the group of i: the smallest in it."""
+        """The representative of i's set: its smallest member."""
         while self._parent[i] != i:
             self._parent[i] = self._parent[self._parent[i]]
             i = self._parent[i]
         return i
 
     def join(self, i: int, j: int) -> None:
+        """Merge the sets of i and j."""
         a, b = self.find(i), self.find(j)
         self._parent[max(a, b)] = min(a, b)
 
     def join_equal(self, keys: Sequence[Hashable | None]) -> None:
-        """Join all numbers of one key; None is no key."""
+        """Merge the sets of numbers with equal keys; None is no key."""
         first: dict[Hashable, int] = {}
         for i, key in enumerate(keys):
             if key is not None:
                 self.join(first.setdefault(key, i), i)
 
     def groups(self) -> list[list[int]]:
-        """All groups, members in order, in the order of their first members."""
+        """All sets, sorted, in the order of their first members."""
         found: dict[int, list[int]] = defaultdict(list)
         for i in range(len(self._parent)):
             found[self.find(i)].append(i)
@@ -64,7 +65,7 @@ class UnionFind:
 
 
 def normalised(text: str) -> str:
-    """Text without differences that nobody would call a difference: case, width, white space.
+    """Text with case, width and white space normalised.
 
     >>> normalised("Où  est\\nLE colis ?")
     'où est le colis ?'
@@ -73,18 +74,18 @@ def normalised(text: str) -> str:
 
 
 def similarity(a: str, b: str) -> float:
-    """Jaccard similarity of two texts' shingles, in [0, 1]; exact up to `KEPT` shingles."""
+    """Jaccard index of two texts' shingles, in [0, 1]; exact up to `KEPT` shingles."""
     return _alike(normalised(a), normalised(b))
 
 
 def join_near(union: UnionFind, texts: Sequence[str], *, threshold: float = 0.8, min_chars: int = 0) -> None:
-    """Join the numbers of texts that are equal or near-duplicates.
+    """Merge the sets of equal and near-duplicate texts.
 
     Args:
-        union: Groups of `len(texts)` numbers; what is joined already is not compared.
+        union: Disjoint sets of `len(texts)` numbers; members of one set are not compared.
         texts: The texts.
-        threshold: The similarity from which two texts are near-duplicates, in (0, 1].
-        min_chars: Shorter texts are left alone: many answers are "Yes." without being copies.
+        threshold: The minimum similarity of near-duplicates, in (0, 1].
+        min_chars: The minimum length of a text to compare, in characters.
     """
     places: dict[str, list[int]] = defaultdict(list)
     for i, text in enumerate(texts):
@@ -114,7 +115,7 @@ def _join_similar(union: UnionFind, items: list[tuple[str, int]], threshold: flo
                     continue
                 # The signatures' agreement estimates J, within 0.15 in 999 of 1000 pairs of J = 0.8.
                 agree = np.count_nonzero(signatures[k] == signatures[other]) / (BANDS * ROWS)
-                # Shingles are made again rather than kept: a pair that comes so far is rare.
+                # Shingles are computed again rather than stored: few pairs get this far.
                 if agree >= threshold - 0.15 and _alike(items[k][0], items[other][0]) >= threshold:
                     union.join(i, j)
                 else:
@@ -128,14 +129,14 @@ def _multipliers() -> Hashes:
     return draw.astype(np.uint64) * np.uint64(2) + np.uint64(1)
 
 
-@lru_cache(maxsize=1024)  # the few members of crowded buckets are compared again and again
+@lru_cache(maxsize=1024)  # members of crowded buckets are compared repeatedly
 def _shingles(plain: str) -> Hashes:
     """Sorted distinct hashes of a normalised text's shingles, at most `KEPT`."""
     return np.unique(_hashes(plain))[:KEPT]
 
 
 def _hashes(plain: str) -> Hashes:
-    """Hashes of a normalised text's shingles, in the text's order."""
+    """Hashes of a normalised text's shingles, in order."""
     codes = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
     if len(codes) <= SHINGLE:
         digest = hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -152,7 +153,7 @@ def _hashes(plain: str) -> Hashes:
 def _signature(plain: str, multipliers: Hashes) -> NDArray[np.uint32]:
     """Per hash function, the smallest value over the shingles (multiply-shift, upper 32 bits)."""
     hashes = _hashes(plain)
-    # A minimum does not mind doubles, so only a long text is sorted.
+    # Duplicates do not change the minimum, so only long texts are sorted.
     product = np.multiply.outer(multipliers, hashes if len(hashes) <= KEPT else _shingles(plain))
     lowest: NDArray[np.uint64] = product.min(axis=1)
     return (lowest >> np.uint64(32)).astype(np.uint32)
@@ -163,7 +164,7 @@ def _alike(a: str, b: str) -> float:
 
 
 def _jaccard(a: Hashes, b: Hashes) -> float:
-    if len(a) == KEPT or len(b) == KEPT:  # sketches: compare what both would have kept
+    if len(a) == KEPT or len(b) == KEPT:  # sketches: compare up to the smaller bound
         limit = min(a[-1] if len(a) == KEPT else _TOP, b[-1] if len(b) == KEPT else _TOP)
         a, b = a[a <= limit], b[b <= limit]
     shared = len(np.intersect1d(a, b, assume_unique=True))

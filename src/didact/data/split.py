@@ -1,8 +1,8 @@
-"""`didact data split`: a training and a test side that share no prompt, no near-copy and no user.
+"""`didact data split`: a train/test split without shared prompts, near-duplicates or users.
 
 Rows that must stay together form groups: equal or near-duplicate prompts, near-duplicate long answers,
-and, by user, all rows of one user. Groups are ranked by a hash of what they hold and the seed, and go to
-the test side in that order until it has its share. Nothing depends on the order of rows.
+and, by user, all rows of one user. Groups are ranked by a hash of their prompts and the seed, and go to the
+test side in that order until it has its share. The split does not depend on the order of rows.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from didact.rng import derive_seed
 from didact.types import Example, Problem
 
 LONG_ANSWER = 80
-"""Answers of so many characters are not alike by chance; shorter ones, as "Yes.", may be."""
+"""Minimum length of answers to compare, in characters; shorter ones, as "Yes.", are alike by chance."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where the rows went."""
+    """The counts of a split."""
 
     train: Path
     test: Path
@@ -34,7 +34,7 @@ class Split:
     test_groups: int
     largest_group: int
     without_user: int
-    """Rows without a user, kept together by their prompt alone; 0 where users do not matter."""
+    """Rows without a user in a split by user; they are grouped by prompt alone."""
 
     def render(self) -> str:
         total = self.train_rows + self.test_rows
@@ -62,11 +62,11 @@ def split_file(
 
     Args:
         path: The data file.
-        by: What may not be on both sides: prompts, or prompts and users.
+        by: "problem" keeps prompts on one side, "user" prompts and users.
         test: The test side's share of the rows, in (0, 1).
-        seed: Another seed is another split.
-        folder: Where the two files go; beside the data file by default.
-        threshold: The similarity from which texts are near-duplicates, in (0, 1]; 1 is equal texts.
+        seed: The seed of the split.
+        folder: The folder of the two files; that of the data file by default.
+        threshold: The minimum similarity of near-duplicates, in (0, 1]; 1 compares for equality.
 
     Raises:
         UsageError: a setting out of range, or one of the files exists.
@@ -102,14 +102,13 @@ def split_file(
 def prompt_text(problem: Problem) -> str:
     """The conversation as one text, for comparing prompts.
 
-    Without the system's part: under other instructions it is the same question, and a long text that
-    all prompts share would make all of them alike.
+    System messages are left out: a long one that all prompts share would make all of them near-duplicates.
     """
     return "\n".join(m.content for m in problem.messages if m.role != "system")
 
 
 def group_rows(examples: list[Example], *, by: str, threshold: float = 0.8) -> list[list[int]]:
-    """Indices of the rows that must stay on one side, group by group."""
+    """Groups of indices of rows that must stay on one side."""
     union = UnionFind(len(examples))
     if by == "user":
         union.join_equal([example.user or None for example in examples])
@@ -123,10 +122,10 @@ def group_rows(examples: list[Example], *, by: str, threshold: float = 0.8) -> l
 def choose_test(
     examples: list[Example], groups: list[list[int]], *, test: float, seed: int, where: str, by: str
 ) -> set[int]:
-    """Indices of the test side: whole groups, in the order of their hashes, up to the share.
+    """Indices of the test side: whole groups in the order of their hashes, up to the share.
 
     Raises:
-        DataError: all rows hang together, or the share cannot be met even roughly.
+        DataError: there is only one group, or the share cannot be met even roughly.
     """
     n, target = len(examples), test * len(examples)
     if len(groups) < 2:

@@ -1,4 +1,4 @@
-"""`didact data validate`: is every row usable, and if not, where, why, and how is it mended?"""
+"""`didact data validate`: checks every row of a data file and reports all faults."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from didact.data.files import (
 )
 
 SHOWN = 20
-"""At most so many faults are printed; the file of rejected rows has all of them."""
+"""Maximum number of faults that are printed; the file of rejected rows has all."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What came of checking a file."""
+    """The outcome of checking a file."""
 
     file: Path
     ok: int
     rejected: tuple[Rejected, ...]
     rejected_file: Path | None
-    """Where the rejected rows are; None when there are none."""
+    """The file of the rejected rows; None if there are none."""
 
     @property
     def rows(self) -> int:
@@ -44,7 +44,7 @@ class Validation:
 
 
 def fault_lines(rejected: tuple[Rejected, ...]) -> list[str]:
-    """The first faults as indented lines, and how many more there are."""
+    """The first faults as indented lines, and the number of further ones."""
     several = len({row.file for row in rejected}) > 1
     messages = [message for row in rejected for message in row.messages(name_file=several)]
     lines = [f"  {message}" for message in messages[:SHOWN]]
@@ -61,7 +61,7 @@ def validate_file(path: Path, *, out: Path | None = None) -> Validation:
 
     Raises:
         DataError: the file cannot be read, or has no rows.
-        UsageError: `out` exists, or a file that is not ours has the name of the rejected rows'.
+        UsageError: `out` exists, or the file for rejected rows holds something else.
     """
     aside = beside(path, "rejected")
     refuse_foreign(aside)

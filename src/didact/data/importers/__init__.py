@@ -1,4 +1,4 @@
-"""Importers by the name that `didact data import` knows them by."""
+"""Importers of `didact data import`, by name."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ IMPORTERS: dict[str, tuple[Importer, Form, tuple[str, ...]]] = {
     "mlflow": (import_mlflow, "auto", LOG_TARGETS),
     "weave": (import_weave, "auto", LOG_TARGETS),
 }
-"""The importer, the form of its files, and what `--map` can name."""
+"""The importer, the form of its files, and the targets of `--map`."""
 
 __all__ = ["IMPORTERS", "import_rows", "parse_map"]
 
 
 def import_rows(kind: str, files: Sequence[Path], mapping: Mapping[str, str]) -> Iterator[Outcome]:
-    """Examples, rejected rows and rows passed over, of all files together.
+    """Examples, rejected and skipped rows of all files together.
 
     Args:
         kind: A name in `IMPORTERS`.
         files: The files of one export; logs may have answers in one and feedback in another.
-        mapping: Where a target is, as {"prompt": "question"}.
+        mapping: Columns by target, as {"prompt": "question"}.
 
     Raises:
         UsageError: an unknown kind or target.
@@ -57,7 +57,7 @@ def import_rows(kind: str, files: Sequence[Path], mapping: Mapping[str, str]) ->
 
 
 def parse_map(text: str | None) -> dict[str, str]:
-    """The `--map` of a command line.
+    """Parse `--map`.
 
     >>> parse_map("prompt=question,completion=answer")
     {'prompt': 'question', 'completion': 'answer'}

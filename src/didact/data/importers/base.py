@@ -1,8 +1,7 @@
-"""What importers share: outcomes, reading what was asked and answered out of a log's values.
+"""Functions shared by the importers.
 
-An importer turns rows of somebody's export into examples. It yields an outcome for every row that it
-is given: examples, a rejection that says why, or, for a row that is neither an answer nor feedback,
-that it was passed over. Nothing disappears.
+An importer turns the rows of an export into examples. It yields an outcome for every row: examples, a
+`Rejected` with its faults, or a `Skipped` for a row that holds neither an answer nor feedback.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from didact.data.faults import RawRow, Rejected, RowError, Skipped, expected, row_error, shown
-from didact.data.feedback_parser import SOURCES
+from didact.data.feedback_parser import SOURCES, qualified_label
 from didact.data.files import stem
 from didact.data.record import prompt_id
 from didact.data.rows import json_fault
-from didact.types import Example, Feedback, FeedbackSourceName, Message, Problem
+from didact.types import Example, Feedback, FeedbackSourceName, Message, Problem, Provenance
 
 Outcome: TypeAlias = Example | Rejected | Skipped
 Importer: TypeAlias = Callable[[Iterable[RawRow | Rejected], Mapping[str, str]], Iterator[Outcome]]
@@ -27,10 +26,10 @@ TARGETS = (
     "prompt", "messages", "completion", "feedback", "id", "user", "score", "label", "reference", "author",
     "source", "created_at",
 )  # fmt: skip
-"""What `--map` can name."""
+"""The targets of `--map`."""
 
 LOG_TARGETS = ("prompt", "completion", "user", "reference")
-"""What `--map` can name for logs, as a path such as inputs.question."""
+"""The targets of `--map` for logs, each a path such as inputs.question."""
 
 ROLES = {
     "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
@@ -54,7 +53,7 @@ DOWN = {"down", "thumbs_down", "thumbs-down", "thumbsdown", "👎", "dislike", "
 def by_row(
     rows: Iterable[RawRow | Rejected], convert: Callable[[RawRow], Iterable[Example | RowError]]
 ) -> Iterator[Outcome]:
-    """Convert rows one by one. A row may give several examples, and faults beside them."""
+    """Convert rows one by one. A row may give several examples and several faults."""
     row_of: dict[str, RawRow] = {}
     for row in rows:
         if isinstance(row, Rejected):
@@ -77,7 +76,7 @@ def by_row(
 
 
 def row_id(row: RawRow) -> str:
-    """The row's own id, else the file's name and the row's number."""
+    """The row's id, or the file's name and the row's number."""
     found = row.value.get("id")
     if isinstance(found, str | int) and not isinstance(found, bool) and found != "":
         return str(found)
@@ -94,22 +93,43 @@ def make_example(
     reference: str | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Example:
-    """An example whose problem has an id that equal prompts share.
+    """An example whose problem id is `prompt_id`.
 
     Raises:
-        RowError: the answer is empty, or the prompt cannot be used.
+        RowError: the answer is empty, or the prompt does not end with the user's message.
     """
     if not completion.strip():
         raise row_error("completion", "the answer is empty; remove the row, or map another column")
     if not messages or messages[-1].role != "user":
         raise row_error("prompt", "the conversation does not end with the user's message")
-    problem = Problem(
-        id=prompt_id(messages, reference),
-        messages=messages,
-        reference=reference,
-        metadata={k: v for k, v in (metadata or {}).items() if v is not None},
-    )
+    kept = {k: v for k, v in (metadata or {}).items() if v is not None}
+    shared = prompt_id(messages, reference)
+    problem = Problem(id=shared, messages=messages, reference=reference, metadata=kept)
     return Example(id=identity, problem=problem, completion=completion, feedback=tuple(feedback), user=user)
+
+
+def make_feedback(
+    column: str,
+    *,
+    source: FeedbackSourceName,
+    author: str,
+    text: str | None = None,
+    score: float | None = None,
+    label: str | None = None,
+    name: str | None = None,
+    created_at: Any = None,
+) -> Feedback:
+    """Feedback that did not see the reference, its label qualified by its name.
+
+    Raises:
+        RowError: it has no text, score or label; the error names `column`.
+    """
+    if not (text or "").strip() and score is None and label is None:
+        raise row_error(column, "says nothing: no text, score or label; remove it")
+    return Feedback(
+        text=text or "", score=score, label=qualified_label(name, label), name=name or None, source=source,
+        saw_reference=False, provenance=Provenance(author=author, created_at=iso_time(created_at)),
+    )  # fmt: skip
 
 
 def log_example(
@@ -119,32 +139,32 @@ def log_example(
     feedback: Iterable[Feedback],
     *,
     asked: tuple[str, Any],
-    said: tuple[str, Any],
+    answered: tuple[str, Any],
     user: Any = None,
     reference: Any = None,
     metadata: dict[str, Any] | None = None,
 ) -> Example:
-    """An example out of a log's row.
+    """An example from a log's row.
 
     Args:
         value: The row.
-        mapping: What `--map` names: a path in the row goes before what the importer found.
+        mapping: The `--map`: paths in the row that override what the importer found.
         identity: The example's id.
-        feedback: What was said about the answer.
-        asked: (column, value) of what the importer takes for the input.
-        said: (column, value) of what it takes for the output.
-        user: Whose conversation it is.
-        reference: The private gold answer.
-        metadata: Where it came from.
+        feedback: Its feedback.
+        asked: (column, value) of the input.
+        answered: (column, value) of the output.
+        user: The user.
+        reference: The private reference answer.
+        metadata: The problem's metadata.
 
     Raises:
-        RowError: the question or the answer cannot be told for certain.
+        RowError: the question or the answer is ambiguous or missing.
     """
     found = {target: (path, dig(value, path)) for target, path in mapping.items()}
     where, prompt = found.get("prompt", asked)
     messages = conversation(prompt, where)
-    where, completion = found.get("completion", said)
-    text = answer(completion, where)
+    where, completion = found.get("completion", answered)
+    text = answer_text(completion, where)
     return make_example(
         identity,
         messages,
@@ -159,7 +179,7 @@ def log_example(
 def dig(value: Any, path: str) -> Any:
     """The value at a path such as "inputs.messages" or "output.choices.0", or None.
 
-    Keys that hold dots themselves are found, and texts that hold JSON are looked into.
+    Keys may contain dots, and JSON texts are parsed on the way.
 
     >>> dig({"a.b": {"c": [5]}}, "a.b.c.0")
     5
@@ -185,7 +205,7 @@ def dig(value: Any, path: str) -> Any:
 
 
 def unpacked(value: Any) -> Any:
-    """A text that holds a JSON object or list, parsed; anything else as it is."""
+    """The parsed value of a JSON text of an object or list; any other value unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
             found = json.loads(value)
@@ -196,10 +216,10 @@ def unpacked(value: Any) -> Any:
 
 
 def conversation(value: Any, column: str) -> tuple[Message, ...]:
-    """Chat messages out of what a log calls the input.
+    """Chat messages from a log's input.
 
     Raises:
-        RowError: no question can be told for certain.
+        RowError: the question is ambiguous or missing.
     """
     value = unpacked(value)
     if isinstance(value, str) and value.strip():
@@ -223,25 +243,27 @@ def conversation(value: Any, column: str) -> tuple[Message, ...]:
     raise RowError(expected(column, "what was asked", value, "say where it is with --map prompt=PATH"))
 
 
-def answer(value: Any, column: str) -> str:
-    """The answer's text out of what a log calls the output.
+def answer_text(value: Any, column: str) -> str:
+    """The answer's text from a log's output.
 
     Raises:
-        RowError: no text can be told for certain.
+        RowError: the answer is ambiguous or missing.
     """
     found = unpacked(value)
     if isinstance(value, str) and isinstance(found, str | list) and not _is_chat(found):
         return value  # a text, or an answer that is a JSON list
     if isinstance(found, list) and found and (_is_chat(found) or len(found) == 1):
-        return answer(found[-1], f"{column}[-1]")
+        return answer_text(found[-1], f"{column}[-1]")
     if isinstance(found, dict):
         if "choices" in found and isinstance(found["choices"], list) and found["choices"]:
-            return answer(dig(found, "choices.0.message") or dig(found, "choices.0"), f"{column}.choices[0]")
+            return answer_text(
+                dig(found, "choices.0.message") or dig(found, "choices.0"), f"{column}.choices[0]"
+            )
         if isinstance(found.get("content"), list):
             return _content(found["content"], f"{column}.content")
         texts = [key for key in COMPLETION_KEYS if found.get(key) not in (None, "", [], {})]
         if texts:
-            return answer(found[texts[0]], f"{column}.{texts[0]}")
+            return answer_text(found[texts[0]], f"{column}.{texts[0]}")
         if isinstance(value, str):
             return value  # an answer that is a JSON object
         filled = [key for key, inner in found.items() if isinstance(inner, str) and inner.strip()]
@@ -256,7 +278,7 @@ def answer(value: Any, column: str) -> str:
 
 
 def iso_time(value: Any) -> str | None:
-    """A time in ISO 8601 with an offset; UTC where none is given. Numbers are milliseconds since 1970.
+    """A time in ISO 8601 with an offset, UTC by default; None if it is none. Numbers are ms since 1970.
 
     >>> iso_time("2024-05-29 13:46:19.963000"), iso_time(1745402400000), iso_time("soon")
     ('2024-05-29T13:46:19.963000+00:00', '2025-04-23T10:00:00+00:00', None)
@@ -272,13 +294,13 @@ def iso_time(value: Any) -> str | None:
 
 
 def annotator(kind: Any, default: FeedbackSourceName = "human") -> FeedbackSourceName:
-    """Who an export's annotator kind is: HUMAN, LLM or CODE, and what vendors call these."""
+    """The source of an annotator kind: HUMAN, LLM, CODE and vendors' names of them."""
     known = {**SOURCES, "annotation": "human", "eval": "judge", "llm_judge": "judge", "ai_judge": "judge"}
     return known.get(str(kind).casefold(), default)
 
 
 def verdict(value: Any, column: str) -> tuple[float | None, str | None]:
-    """(score, label) of a value that may be a number, a yes or no, or a category.
+    """(score, label) of a number, a yes or no, or a category.
 
     >>> verdict(True, "value"), verdict("thumbs_down", "value"), verdict(0.5, "value")
     ((1.0, 'true'), (0.0, 'thumbs_down'), (0.5, None))
@@ -306,7 +328,7 @@ def verdict(value: Any, column: str) -> tuple[float | None, str | None]:
 
 
 def maybe_text(value: Any, column: str) -> str | None:
-    """A text or a number as text; None where there is none.
+    """A text or a number as text; None if empty.
 
     Raises:
         RowError: it is something else.
@@ -331,11 +353,11 @@ def _message(item: Any, where: str) -> Message:
         raise RowError(
             expected(where, "a chat message", item, "say where the chat is with --map prompt=PATH")
         )
-    said = str(item.get("role") or item.get("type"))
-    role = ROLES.get(said.casefold())
+    name = str(item.get("role") or item.get("type"))
+    role = ROLES.get(name.casefold())
     if role is None:
         cure = "name another input with --map prompt=PATH"
-        raise row_error(f"{where}.role", f"a message of the role {shown(said)} cannot be trained on; {cure}")
+        raise row_error(f"{where}.role", f"a message of the role {shown(name)} cannot be trained on; {cure}")
     content = item.get("content")
     if not content and item.get("tool_calls"):
         raise row_error(where, "a message that only calls tools cannot be trained on")
@@ -343,7 +365,7 @@ def _message(item: Any, where: str) -> Message:
 
 
 def _content(value: Any, where: str) -> str:
-    """A message's text, also where it is a list of parts."""
+    """A message's text, or the joined texts of its parts."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):

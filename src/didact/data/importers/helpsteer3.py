@@ -5,7 +5,7 @@ a row with `domain`, `language`, `context` (chat messages), `response1`, `respon
 `feedback2`: up to three critiques of each response, by different annotators, opening with "The response
 is {not|slightly|partially|mostly|perfectly} helpful". That opening becomes the label.
 
-The card names no annotators. `helpsteer3:annotator-1` is a place in the list, not a person.
+The card names no annotators: `helpsteer3:annotator-1` is a position in the list, not a person.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
-from didact.data.importers.base import Outcome, by_row, conversation, make_example, row_id
-from didact.types import Example, Feedback, Provenance
+from didact.data.importers.base import Outcome, by_row, conversation, make_example, make_feedback, row_id
+from didact.types import Example, Feedback
 
 OPENING = re.compile(r"\s*The response is (\w+(?: \w+)?) helpful", re.IGNORECASE)
 
@@ -49,11 +49,10 @@ def _feedback(value: Any, column: str) -> Iterator[Feedback]:
     if not isinstance(critiques, list) or not critiques:
         raise RowError(expected(column, "a list of critiques", value, "complete the row"))
     for i, text in enumerate(critiques, start=1):
-        if not isinstance(text, str) or not text.strip():
-            raise RowError(expected(f"{column}[{i - 1}]", "text", text, "remove the critique"))
+        where = f"{column}[{i - 1}]"
+        if not isinstance(text, str):
+            raise RowError(expected(where, "text", text, "remove the critique"))
         opening = OPENING.match(text)
-        yield Feedback(
-            text=text, source="human", saw_reference=False,
-            label=f"{opening[1].lower()} helpful" if opening else None,
-            provenance=Provenance(author=f"helpsteer3:annotator-{i}"),
-        )  # fmt: skip
+        label = f"{opening[1].lower()} helpful" if opening else None
+        author = f"helpsteer3:annotator-{i}"
+        yield make_feedback(where, text=text, label=label, source="human", author=author)

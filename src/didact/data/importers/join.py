@@ -1,112 +1,122 @@
-"""Answers and what was said about them, when the two stand in different rows or files of an export."""
+"""Joins answers with feedback from other rows or files of an export."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from didact.data.faults import RawRow, RowError, row_error
+from didact.data.faults import RawRow, Rejected, RowError, row_error
 from didact.data.importers.base import Outcome, unpacked
 from didact.types import Example, Feedback
 
+Make: TypeAlias = Callable[[tuple[Feedback, ...]], Example]
+"""Builds an example from its feedback, or raises RowError."""
+
 
 @dataclass
-class Answer:
+class PendingExample:
     """A row that may become an example."""
 
     row: RawRow
-    make: Callable[[tuple[Feedback, ...]], Example]
-    """Builds it, or raises RowError."""
-    wanted: bool
-    """Does it become an example also without feedback?"""
+    make: Make
+    keep: bool
+    """Keep it without feedback."""
     feedback: list[Feedback] = field(default_factory=list)
     feedback_rows: list[RawRow] = field(default_factory=list)
-    """Other rows whose feedback it holds, and which are lost with it if it cannot be made."""
+    """Other rows whose feedback it holds; they are rejected with it."""
 
 
-def inside(row: RawRow, held: Any, **ids: Any) -> list[RawRow]:
-    """The objects of a list that a row holds, as rows of their own; what is no object has nothing to read.
+def nested_rows(row: RawRow, value: Any, **ids: Any) -> list[RawRow]:
+    """The objects of a list inside a row, as rows at the same place.
 
     Args:
-        row: Whose place in the file they have.
-        held: The list, or a text that holds one as JSON.
-        ids: What each says as well, where it does not say so itself.
+        row: The row.
+        value: The list, or its JSON text; anything else holds no rows.
+        ids: Values for keys that an object does not have.
     """
-    items = unpacked(held)
+    items = unpacked(value)
     if not isinstance(items, list):
         return []
     return [RawRow(row.file, row.row, {**ids, **item}) for item in items if isinstance(item, dict)]
 
 
 class Join:
-    """Collects answers by the ids that feedback calls them by, then feedback, then makes examples."""
+    """Collects answers by their ids, attaches feedback, and builds the examples.
+
+    Args:
+        what: The kind of an answer's row, for messages.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._answers: list[Answer] = []
-        self._of: dict[str, Answer] = {}
+        self._pending: list[PendingExample] = []
+        self._by_id: dict[str, PendingExample] = {}
         self._outcomes: list[Outcome] = []
 
-    def outcome(self, outcome: Outcome) -> None:
-        """Add an outcome that needs no joining."""
-        self._outcomes.append(outcome)
+    def readable(self, rows: Iterable[RawRow | Rejected]) -> Iterator[RawRow]:
+        """The rows that could be read; the others become outcomes."""
+        for row in rows:
+            if isinstance(row, Rejected):
+                self._outcomes.append(row)
+            else:
+                yield row
 
-    def answer(self, answer: Answer, *ids: str) -> None:
-        """Add an answer; an id that another answer has already is refused."""
-        taken = next((i for i in ids if i in self._of), None)
+    def skip(self, row: RawRow, reason: str) -> None:
+        """Skip a row."""
+        self._outcomes.append(row.skipped(reason))
+
+    def add_answer(self, row: RawRow, make: Make, *ids: str, keep: bool) -> None:
+        """Add an answer with the ids that feedback refers to; a repeated id is rejected."""
+        taken = next((i for i in ids if i in self._by_id), None)
         if taken is not None:
-            first = self._of[taken].row
+            first = self._by_id[taken].row
             message = f"{taken!r} is already the id of row {first.row} of {first.file.name}; remove one"
-            self.outcome(answer.row.rejected(row_error("id", message)))
+            self._outcomes.append(row.rejected(row_error("id", message)))
             return
-        self._answers.append(answer)
-        self._of.update(dict.fromkeys(ids, answer))
+        answer = PendingExample(row, make, keep)
+        self._pending.append(answer)
+        self._by_id.update(dict.fromkeys(ids, answer))
 
-    def find(self, *ids: str | None) -> Answer | None:
-        """The answer of the first id that is known."""
-        return next((self._of[i] for i in ids if i is not None and i in self._of), None)
+    def has(self, identity: str) -> bool:
+        """Is there an answer of this id?"""
+        return identity in self._by_id
 
-    def attach(self, row: RawRow, feedback: Feedback, *ids: str | None) -> None:
-        """Give feedback from a row of its own to the answer of the first id that is known."""
-        answer = self.find(*ids)
-        if answer is None:
-            known = next((i for i in ids if i), "without an id").rpartition(":")[2]
-            message = f"no {self._what} {known!r} is in these files; name the file that has it too"
-            self.outcome(row.rejected(row_error(None, message)))
-            return
-        if feedback in answer.feedback:
-            self.outcome(
-                row.rejected(row_error(None, "says what another row says of the same answer; remove one"))
-            )
-            return
-        answer.feedback.append(feedback)
-        answer.feedback_rows.append(row)
-
-    def hear(
-        self, row: RawRow, read: Callable[[dict[str, Any]], Feedback | list[Feedback]], *ids: str | None
+    def add_feedback(
+        self, row: RawRow, parse: Callable[[dict[str, Any]], Feedback | list[Feedback]], *ids: str | None
     ) -> None:
-        """Read feedback from a row of its own, and attach each; a row that cannot be read is rejected."""
+        """Parse a row's feedback and attach it to the answer of the first known id, or reject the row."""
+        answer = next((self._by_id[i] for i in ids if i is not None and i in self._by_id), None)
         try:
-            told = read(row.value)
+            found = parse(row.value)
+            if answer is None:
+                known = next((i for i in ids if i), "without an id").rpartition(":")[2]
+                message = f"no {self._what} {known!r} is in these files; name the file that has it too"
+                raise row_error(None, message)
         except RowError as error:
-            self.outcome(row.rejected(error))
+            self._outcomes.append(row.rejected(error))
             return
-        for feedback in [told] if isinstance(told, Feedback) else told:
-            self.attach(row, feedback, *ids)
+        for feedback in [found] if isinstance(found, Feedback) else found:
+            if feedback in answer.feedback:
+                fault = row_error(None, "says what another row says of the same answer; remove one")
+                self._outcomes.append(row.rejected(fault))
+            else:
+                answer.feedback.append(feedback)
+                answer.feedback_rows.append(row)
 
     def outcomes(self) -> Iterator[Outcome]:
-        """All of them, answers in the order of their rows."""
+        """All outcomes, answers in the order of their rows."""
         yield from self._outcomes
-        for answer in self._answers:
-            if not answer.wanted and not answer.feedback:
+        for answer in self._pending:
+            if not answer.keep and not answer.feedback:
                 yield answer.row.skipped("part of a trace, without feedback of its own")
                 continue
             try:
                 yield answer.make(tuple(answer.feedback))
             except RowError as error:
                 yield answer.row.rejected(error)
-                where = f"row {answer.row.row} of {answer.row.file.name}"
-                for row in answer.feedback_rows:
-                    if row is not answer.row:
-                        yield row.rejected(row_error(None, f"its answer, {where}, cannot be used: {error}"))
+                message = (
+                    f"its answer, row {answer.row.row} of {answer.row.file.name}, cannot be used: {error}"
+                )
+                lost = [row for row in answer.feedback_rows if row is not answer.row]
+                yield from (row.rejected(row_error(None, message)) for row in lost)

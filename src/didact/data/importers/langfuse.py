@@ -10,8 +10,7 @@ Reference" (undated copies), and the score schema of its public API:
 Scores are joined to the observation that they name, else to their trace; give the files together:
 `didact data import langfuse traces.jsonl scores.jsonl`. A score has `name`, `value`, `string_value`,
 `data_type` (NUMERIC, BOOLEAN, CATEGORICAL, TEXT), `comment` and `source`: ANNOTATION is a person, EVAL a
-judge. API is whatever the SDK sent: a person where the name says so (user-feedback, thumbs, rating),
-a program otherwise.
+judge, and API a person if its name suggests one (user-feedback, thumbs, rating), else a program.
 
 A trace is an example, with or without scores; an observation is one if it has scores of its own, or if
 its trace is not in the files and it is the trace's root or a GENERATION without a root.
@@ -24,11 +23,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from didact.data.faults import RawRow, Rejected, row_error
+from didact.data.faults import RawRow, Rejected
 from didact.data.feedback_parser import qualified_label
-from didact.data.importers.base import Outcome, annotator, iso_time, log_example, maybe_text, verdict
-from didact.data.importers.join import Answer, Join, inside
-from didact.types import Feedback, Provenance
+from didact.data.importers.base import Outcome, annotator, log_example, make_feedback, maybe_text, verdict
+from didact.data.importers.join import Join, Make, nested_rows
+from didact.types import Feedback
 
 PEOPLE = re.compile(r"user|human|thumb|customer|rating|feedback|review", re.IGNORECASE)
 
@@ -37,27 +36,28 @@ def import_langfuse(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str
     """Traces and scored observations, with their scores as feedback."""
     join = Join("trace or observation")
     traces, observations, scores = list[RawRow](), list[RawRow](), list[RawRow]()
-    for row in rows:
-        if isinstance(row, Rejected):
-            join.outcome(row)
-        elif _is_score(row.value):
+    for row in join.readable(rows):
+        if _is_score(row.value):
             scores.append(row)
         elif _get(row.value, "trace_id"):
             observations.append(row)
         else:
             traces.append(row)
-            observations += _inside(row, "observations")
-            scores += _inside(row, "scores")
-    roots = _trace_inputs(observations)
+            trace = _get(row.value, "id")
+            observations += nested_rows(row, row.value.get("observations"), traceId=trace)
+            scores += nested_rows(row, row.value.get("scores"), traceId=trace)
+    roots = _root_observations(observations)
     for row in traces:
         identity = str(_get(row.value, "id") or f"langfuse/{row.row}")
-        filled = RawRow(row.file, row.row, {**roots.get(identity, {}), **_filled(row.value)})
-        join.answer(Answer(row, _maker(filled, identity, mapping), wanted=True), f"trace:{identity}")
+        value = {**roots.get(identity, {}), **_filled(row.value)}
+        join.add_answer(row, _maker(value, identity, mapping), f"trace:{identity}", keep=True)
     known = {str(_get(row.value, "id")) for row in traces}
     for row in observations:
         _add_observation(join, row, known, mapping, roots)
     for row in scores:
-        _add_score(join, row)
+        observation, trace = _get(row.value, "observation_id"), _get(row.value, "trace_id")
+        ids = (f"observation:{observation}" if observation else None, f"trace:{trace}" if trace else None)
+        join.add_feedback(row, _feedback, *ids)
     yield from join.outcomes()
 
 
@@ -66,25 +66,23 @@ def _add_observation(
 ) -> None:
     trace = str(_get(row.value, "trace_id"))
     identity = str(_get(row.value, "id") or f"langfuse/{row.row}")
-    stands_for_trace = trace not in traces and roots.get(trace, {}).get("_root") == identity
-    ids = [f"observation:{identity}", *([f"trace:{trace}"] if stands_for_trace else [])]
-    # Where nothing can stand for the trace, its generations are made, and say why they cannot be.
+    is_root = trace not in traces and roots.get(trace, {}).get("_root") == identity
+    ids = [f"observation:{identity}", *([f"trace:{trace}"] if is_root else [])]
+    # Without a trace and a root, generations are kept, so that they report why they cannot be used.
     lost = trace not in traces and trace not in roots and str(row.value.get("type")).upper() == "GENERATION"
-    join.answer(Answer(row, _maker(row, identity, mapping), wanted=stands_for_trace or lost), *ids)
+    join.add_answer(row, _maker(row.value, identity, mapping), *ids, keep=is_root or lost)
 
 
-def _add_score(join: Join, row: RawRow) -> None:
-    observation, trace = _get(row.value, "observation_id"), _get(row.value, "trace_id")
-    names = (f"observation:{observation}" if observation else None, f"trace:{trace}" if trace else None)
-    join.hear(row, _feedback, *names)
-
-
-def _maker(row: RawRow, identity: str, mapping: Mapping[str, str]) -> Any:
-    value = row.value
-    metadata = {"langfuse_trace": _get(value, "trace_id") or identity, "name": value.get("name")}
-    asked, said, user = ("input", value.get("input")), ("output", value.get("output")), _get(value, "user_id")
+def _maker(value: dict[str, Any], identity: str, mapping: Mapping[str, str]) -> Make:
     return partial(
-        log_example, value, mapping, identity, asked=asked, said=said, user=user, metadata=metadata
+        log_example,
+        value,
+        mapping,
+        identity,
+        asked=("input", value.get("input")),
+        answered=("output", value.get("output")),
+        user=_get(value, "user_id"),
+        metadata={"langfuse_trace": _get(value, "trace_id") or identity, "name": value.get("name")},
     )
 
 
@@ -94,30 +92,24 @@ def _feedback(score: dict[str, Any]) -> Feedback:
     text = maybe_text(score.get("comment"), "comment") or ""
     word = maybe_text(_get(score, "string_value"), "string_value")
     number, label = verdict(score.get("value"), "value")
-    if kind == "TEXT":  # its value is always 0 and means nothing
+    if kind == "TEXT":  # its value is always 0 and has no meaning
         number, label, text = None, None, "\n".join(part for part in (word, text) if part)
     elif kind == "CATEGORICAL":  # its value is the category's index
         number, label = None, word or label
     elif kind == "BOOLEAN" and number is not None:
         label = "true" if number else "false"
     source = str(score.get("source") or "API")
-    default = "human" if PEOPLE.search(name or "") else "program"
     author = maybe_text(_get(score, "author_user_id"), "author_user_id")
-    label = qualified_label(name, label)
-    if not text.strip() and number is None and label is None:
-        raise row_error("value", "the score says nothing: no value, string value or comment; remove it")
-    return Feedback(
-        text=text, score=number, label=label, name=name or None, saw_reference=False,
-        source=annotator(source, "human" if default == "human" else "program"),
-        provenance=Provenance(
-            author=author or f"langfuse:{name or source}",
-            created_at=iso_time(_get(score, "created_at") or score.get("timestamp")),
-        ),
+    return make_feedback(
+        "value", text=text, score=number, label=qualified_label(name, label), name=name,
+        source=annotator(source, "human" if PEOPLE.search(name or "") else "program"),
+        author=author or f"langfuse:{name or source}",
+        created_at=_get(score, "created_at") or score.get("timestamp"),
     )  # fmt: skip
 
 
 def _get(value: Mapping[str, Any], key: str) -> Any:
-    """The value under a snake_case key or its camelCase twin; an empty text is none."""
+    """The value of a snake_case key or its camelCase twin; None for an empty text."""
     head, *rest = key.split("_")
     found = value.get(key)
     if found in (None, ""):
@@ -130,21 +122,16 @@ def _is_score(value: dict[str, Any]) -> bool:
     return "name" in value and has_value and "input" not in value and "output" not in value
 
 
-def _inside(row: RawRow, key: str) -> list[RawRow]:
-    """Rows inside a trace; those that are ids alone have nothing to read."""
-    return inside(row, row.value.get(key), traceId=_get(row.value, "id"))
-
-
 def _filled(value: dict[str, Any]) -> dict[str, Any]:
     return {key: inner for key, inner in value.items() if inner not in (None, "", [], {})}
 
 
-def _trace_inputs(observations: list[RawRow]) -> dict[str, dict[str, Any]]:
-    """By trace: input and output of the observation that stands for it."""
+def _root_observations(observations: list[RawRow]) -> dict[str, dict[str, Any]]:
+    """Input and output of each trace's root observation, or else of its first GENERATION."""
     best: dict[str, tuple[int, RawRow]] = {}
     for row in observations:
         value = row.value
-        if not _filled({"input": value.get("input")}) or not _filled({"output": value.get("output")}):
+        if not {"input", "output"} <= _filled(value).keys():
             continue
         generation = str(value.get("type")).upper() == "GENERATION"
         rank = 2 if not _get(value, "parent_observation_id") else int(generation)

@@ -10,30 +10,30 @@ interface, so not all of it is confirmed), "Trace Data Model" and
   (HUMAN, LLM_JUDGE, CODE) and `source_id`, `feedback.value` or `expectation.value`, `rationale`,
   `create_time` or `create_time_ms`, `valid`.
 
-A feedback with an `error` is a failed feedback, never a score of 0. One that was overridden (`valid` is
-false) is passed over. An expectation named expected_response, expected_output, ground_truth or answer is
-the private reference; others are kept in the metadata.
+A feedback with an `error` is a failed feedback, never a score of 0. An overridden one (`valid` is false) is
+skipped. An expectation named expected_response, expected_output, ground_truth or answer is the private
+reference; others are kept in the metadata.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
-from didact.data.feedback_parser import qualified_label
 from didact.data.importers.base import (
     Outcome,
     annotator,
     dig,
-    iso_time,
     log_example,
+    make_feedback,
     maybe_text,
     unpacked,
     verdict,
 )
-from didact.data.importers.join import Answer, Join, inside
-from didact.types import Example, Feedback, Provenance
+from didact.data.importers.join import Join, Make, nested_rows
+from didact.types import Example, Feedback
 
 GOLD = ("expected_response", "expected_output", "ground_truth", "answer", "reference")
 
@@ -43,28 +43,31 @@ def import_mlflow(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str])
     join = Join("trace")
     assessments: list[RawRow] = []
     expectations: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if isinstance(row, Rejected):
-            join.outcome(row)
-        elif _is_assessment(row.value):
+    for row in join.readable(rows):
+        if _is_assessment(row.value):
             assessments.append(row)
-        else:
-            trace = unpacked(row.value.get("trace"))
-            row = RawRow(row.file, row.row, {**row.value, **(trace if isinstance(trace, dict) else {})})
-            identity = str(_trace_id(row.value) or f"mlflow/{row.row}")
-            wanted = expectations.setdefault(identity, {})
-            join.answer(Answer(row, _maker(row, identity, mapping, wanted), wanted=True), identity)
-            assessments += _inside(row, identity)
+            continue
+        trace = unpacked(row.value.get("trace"))
+        row = RawRow(row.file, row.row, {**row.value, **(trace if isinstance(trace, dict) else {})})
+        identity = str(_first(row.value, *TRACE_IDS) or f"mlflow/{row.row}")
+        expected_values = expectations.setdefault(identity, {})
+        join.add_answer(row, _maker(row.value, identity, mapping, expected_values), identity, keep=True)
+        held = dig(row.value, "info.assessments") or row.value.get("assessments")
+        for note in nested_rows(row, held):
+            assessments.append(RawRow(row.file, row.row, {**note.value, "trace_id": identity}))
     for row in assessments:
         identity = str(row.value.get("trace_id"))
-        if row.value.get("expectation") is not None and join.find(identity) is not None:
+        if row.value.get("expectation") is not None and join.has(identity):
             name = str(row.value.get("assessment_name") or row.value.get("name"))
             expectations[identity][name] = _value(row.value["expectation"])
         elif row.value.get("valid") is False:
-            join.outcome(row.skipped("an assessment that was overridden by another"))
+            join.skip(row, "an assessment that was overridden by another")
         else:
-            join.hear(row, _feedback, identity)
+            join.add_feedback(row, _feedback, identity)
     yield from join.outcomes()
+
+
+TRACE_IDS = ("info.trace_id", "info.request_id", "trace_id", "request_id")
 
 
 def _is_assessment(value: dict[str, Any]) -> bool:
@@ -72,25 +75,14 @@ def _is_assessment(value: dict[str, Any]) -> bool:
     return named and ("feedback" in value or "expectation" in value or "error" in value)
 
 
-def _trace_id(value: dict[str, Any]) -> Any:
-    return next(
-        (
-            found
-            for path in ("info.trace_id", "info.request_id", "trace_id", "request_id")
-            if (found := dig(value, path))
-        ),
-        None,
-    )
+def _first(value: dict[str, Any], *paths: str) -> Any:
+    """The first value at these paths that is neither missing nor empty."""
+    return next((found for path in paths if (found := dig(value, path)) not in (None, "")), None)
 
 
-def _inside(row: RawRow, identity: str) -> list[RawRow]:
-    notes = inside(row, dig(row.value, "info.assessments") or row.value.get("assessments"))
-    return [RawRow(row.file, row.row, {**note.value, "trace_id": identity}) for note in notes]
-
-
-def _maker(row: RawRow, identity: str, mapping: Mapping[str, str], expectations: dict[str, Any]) -> Any:
-    value = row.value
-
+def _maker(
+    value: dict[str, Any], identity: str, mapping: Mapping[str, str], expectations: dict[str, Any]
+) -> Make:
     def make(feedback: tuple[Feedback, ...]) -> Example:
         rest = {name: inner for name, inner in expectations.items() if name not in GOLD}
         return log_example(
@@ -98,8 +90,11 @@ def _maker(row: RawRow, identity: str, mapping: Mapping[str, str], expectations:
             mapping,
             identity,
             feedback,
-            asked=("request", None if "prompt" in mapping else _said(value, "Inputs", "request")),
-            said=("response", None if "completion" in mapping else _said(value, "Outputs", "response")),
+            asked=("request", None if "prompt" in mapping else _content(value, "Inputs", "request")),
+            answered=(
+                "response",
+                None if "completion" in mapping else _content(value, "Outputs", "response"),
+            ),
             user=_metadata(value, "mlflow.trace.user"),
             reference=next((str(expectations[name]) for name in GOLD if name in expectations), None),
             metadata={"mlflow_trace": identity, "expectations": rest or None},
@@ -116,18 +111,17 @@ def _metadata(value: dict[str, Any], key: str) -> Any:
     return None
 
 
-def _said(value: dict[str, Any], side: str, name: str) -> Any:
-    """The whole input or output: of the trace, else of its root span, else what the metadata kept."""
-    for path in (f"data.{name}", name, side.lower()):
-        if (found := dig(value, path)) not in (None, ""):
-            return _decoded(found)
+def _content(value: dict[str, Any], side: str, name: str) -> Any:
+    """The whole input or output: the trace's, else its root span's, else that in the metadata."""
+    if (found := _first(value, f"data.{name}", name, side.lower())) is not None:
+        return _decoded(found)
     spans = unpacked(dig(value, "data.spans") or value.get("spans"))
+    plain = "input.value" if side == "Inputs" else "output.value"
+    paths = (f"attributes.mlflow.span{side}", f"attributes.{plain}", side.lower())
     for span in spans if isinstance(spans, list) else []:
-        if isinstance(span, dict) and not (span.get("parent_span_id") or span.get("parent_id")):
-            plain = "input.value" if side == "Inputs" else "output.value"
-            for path in (f"attributes.mlflow.span{side}", f"attributes.{plain}", side.lower()):
-                if (found := dig(span, path)) not in (None, ""):
-                    return _decoded(found)
+        is_root = isinstance(span, dict) and not (span.get("parent_span_id") or span.get("parent_id"))
+        if is_root and (found := _first(span, *paths)) is not None:
+            return _decoded(found)
     kept = _metadata(value, f"mlflow.trace{side}")
     if isinstance(kept, str) and kept.endswith("..."):
         raise row_error(name, "only a truncated preview is in this file; export the trace with its spans")
@@ -135,10 +129,8 @@ def _said(value: dict[str, Any], side: str, name: str) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """Attributes are JSON: a text stands in quotes there."""
+    """The text of a JSON string; any other value unchanged."""
     if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == '"':
-        import json
-
         try:
             return json.loads(value)
         except ValueError:
@@ -147,7 +139,7 @@ def _decoded(value: Any) -> Any:
 
 
 def _value(held: Any) -> Any:
-    """What an expectation or a feedback holds."""
+    """The value of an expectation or a feedback."""
     if isinstance(held, dict) and isinstance(held.get("serialized_value"), dict):
         return unpacked(held["serialized_value"].get("value"))
     return held.get("value") if isinstance(held, dict) else held
@@ -159,27 +151,17 @@ def _feedback(note: dict[str, Any]) -> Feedback:
     if not isinstance(source, dict):
         raise RowError(expected("source", "an object", source, 'write {"source_type": …, "source_id": …}'))
     error = note.get("error") or dig(note, "feedback.error")
-    text = maybe_text(note.get("rationale"), "rationale") or ""
-    provenance = Provenance(
+    score, label = (None, name) if error else verdict(_value(note.get("feedback")), "feedback.value")
+    feedback = make_feedback(
+        "feedback.value", text=maybe_text(note.get("rationale"), "rationale"), score=score, label=label,
+        name=name, source=annotator(source.get("source_type"), "program"),
         author=str(source.get("source_id") or f"mlflow:{name}"),
-        created_at=iso_time(note.get("create_time") or note.get("create_time_ms")),
-    )
-    kind = annotator(source.get("source_type"), "program")
-    if error:
-        code = dig(error, "error_code") or "failed"
-        why = (
-            f"{code}: {dig(error, 'error_message') or 'no message'}"
-            if isinstance(error, dict)
-            else str(error)
-        )
-        return Feedback(
-            source=kind, status="failed", error=why, saw_reference=False, provenance=provenance,
-            label=qualified_label(name, None), name=name or None, text=text,
-        )  # fmt: skip
-    score, label = verdict(_value(note.get("feedback")), "feedback.value")
-    if not text.strip() and score is None and label is None:
-        raise row_error("feedback.value", "the assessment says nothing: no value or rationale; remove it")
-    return Feedback(
-        text=text, score=score, label=qualified_label(name, label), name=name or None, source=kind,
-        saw_reference=False, provenance=provenance,
+        created_at=note.get("create_time") or note.get("create_time_ms"),
     )  # fmt: skip
+    if not error:
+        return feedback
+    why = str(error)
+    if isinstance(error, dict):
+        code = dig(error, "error_code") or "failed"
+        why = f"{code}: {dig(error, 'error_message') or 'no message'}"
+    return feedback.model_copy(update={"status": "failed", "error": why})

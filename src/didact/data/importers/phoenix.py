@@ -20,20 +20,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from didact.data.faults import RawRow, Rejected, row_error
-from didact.data.feedback_parser import qualified_label
+from didact.data.faults import RawRow, Rejected
 from didact.data.importers.base import (
     Outcome,
     annotator,
     dig,
-    iso_time,
     log_example,
+    make_feedback,
     maybe_text,
     unpacked,
     verdict,
 )
-from didact.data.importers.join import Answer, Join, inside
-from didact.types import Example, Feedback, Provenance
+from didact.data.importers.join import Join, Make, nested_rows
+from didact.types import Example, Feedback
 
 FLAT_MESSAGE = re.compile(r"(?:attributes\.)?llm\.(input|output)_messages\.(\d+)\.message\.(role|content)")
 
@@ -42,58 +41,45 @@ def import_phoenix(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str]
     """Annotated spans and roots, with their annotations as feedback."""
     join = Join("span")
     annotations: list[RawRow] = []
-    for row in rows:
-        if isinstance(row, Rejected):
-            join.outcome(row)
-        elif _is_annotation(row.value):
+    for row in join.readable(rows):
+        if _is_annotation(row.value):
             annotations.append(row)
-        else:
-            spans = _spans(row)
-            if not spans:
-                join.outcome(row.skipped("a trace without spans"))
-            for span in spans:
-                identity = str(_span_id(span.value) or f"phoenix/{span.row}")
-                join.answer(
-                    Answer(span, _maker(span, identity, mapping), wanted=_is_root(span.value)), identity
-                )
-                annotations += inside(span, span.value.get("annotations"), span_id=identity)
+            continue
+        nested = unpacked(row.value.get("spans"))
+        spans = nested_rows(row, nested) if isinstance(nested, list) else [row]
+        if not spans:
+            join.skip(row, "a trace without spans")
+        for span in spans:
+            value = span.value
+            identity = str(_span_id(value) or f"phoenix/{span.row}")
+            is_root = not (value.get("parent_id") or value.get("parentId"))
+            join.add_answer(span, _maker(value, identity, mapping), identity, keep=is_root)
+            annotations += nested_rows(span, value.get("annotations"), span_id=identity)
     for row in annotations:
-        join.hear(row, _feedback, str(_span_id(row.value)))
+        join.add_feedback(row, _feedback, str(_span_id(row.value)))
     yield from join.outcomes()
-
-
-def _spans(row: RawRow) -> list[RawRow]:
-    """The spans of a trace, or the row itself where it is a span."""
-    spans = unpacked(row.value.get("spans"))
-    return inside(row, spans) if isinstance(spans, list) else [row]
 
 
 def _is_annotation(value: dict[str, Any]) -> bool:
     if {"annotator_kind", "result", "result.label", "result.score", "result.explanation"} & set(value):
         return True
-    told = {"label", "score", "explanation"} & set(value)
-    return bool(told) and _span_id(value) is not None and "attributes" not in value
+    verdicts = {"label", "score", "explanation"} & set(value)
+    return bool(verdicts) and _span_id(value) is not None and "attributes" not in value
 
 
 def _span_id(value: dict[str, Any]) -> Any:
     return dig(value, "context.span_id") or value.get("span_id") or value.get("spanId")
 
 
-def _is_root(value: dict[str, Any]) -> bool:
-    return not (value.get("parent_id") or value.get("parentId"))
-
-
-def _maker(row: RawRow, identity: str, mapping: Mapping[str, str]) -> Any:
-    value = row.value
-
+def _maker(value: dict[str, Any], identity: str, mapping: Mapping[str, str]) -> Make:
     def make(feedback: tuple[Feedback, ...]) -> Example:
         return log_example(
             value,
             mapping,
             identity,
             feedback,
-            asked=("attributes.input", _said(value, "input")),
-            said=("attributes.output", _said(value, "output")),
+            asked=("attributes.input", _content(value, "input")),
+            answered=("attributes.output", _content(value, "output")),
             user=_attribute(value, "user.id"),
             metadata={"phoenix_trace": dig(value, "context.trace_id"), "name": value.get("name")},
         )
@@ -101,8 +87,8 @@ def _maker(row: RawRow, identity: str, mapping: Mapping[str, str]) -> Any:
     return make
 
 
-def _said(value: dict[str, Any], side: str) -> Any:
-    """Messages of an LLM span where it has them, else its input or output value."""
+def _content(value: dict[str, Any], side: str) -> Any:
+    """The messages of an LLM span, or else its input or output value."""
     flat: dict[int, dict[str, Any]] = {}
     attributes = unpacked(value.get("attributes"))
     for key, inner in {**value, **(attributes if isinstance(attributes, dict) else {})}.items():
@@ -118,20 +104,15 @@ def _attribute(value: dict[str, Any], path: str) -> Any:
 
 
 def _feedback(note: dict[str, Any]) -> Feedback:
-    def told(key: str) -> Any:
+    def result(key: str) -> Any:
         found = dig(note, f"result.{key}")
         return note.get(key) if found is None else found
 
     name = maybe_text(note.get("name") or note.get("annotation_name"), "name")
-    text = maybe_text(told("explanation"), "result.explanation") or ""
-    label = maybe_text(told("label"), "result.label")
-    score = verdict(told("score"), "result.score")[0]
-    if not text.strip() and label is None and score is None:
-        raise row_error("result", "the annotation says nothing: no label, score or explanation; remove it")
-    kind = note.get("annotator_kind") or "LLM"  # evaluation dataframes are what judges write
+    kind = note.get("annotator_kind") or "LLM"  # evaluation dataframes are written by judges
     author = note.get("identifier") or note.get("user_id") or f"phoenix:{name or str(kind).lower()}"
-    return Feedback(
-        text=text, score=score, label=qualified_label(name, label), name=name or None,
-        source=annotator(kind, "program"), saw_reference=False,
-        provenance=Provenance(author=str(author), created_at=iso_time(note.get("created_at"))),
+    return make_feedback(
+        "result", text=maybe_text(result("explanation"), "result.explanation"),
+        score=verdict(result("score"), "result.score")[0], label=maybe_text(result("label"), "result.label"),
+        name=name, source=annotator(kind, "program"), author=str(author), created_at=note.get("created_at"),
     )  # fmt: skip

@@ -15,9 +15,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from didact.data.faults import RawRow, Rejected, row_error
-from didact.data.importers.base import Outcome, by_row, make_example, maybe_text, row_id
+from didact.data.importers.base import (
+    Outcome,
+    by_row,
+    make_example,
+    make_feedback,
+    maybe_text,
+    row_id,
+)
 from didact.errors import did_you_mean
-from didact.types import Example, Feedback, Message, Provenance
+from didact.types import Example, Message
 
 TAKEN = ("id", "summary_prompt", "title", "post", "generated_summary_for_feedback", "feedback",
          "feedback_class", "ideal_human_summary")  # fmt: skip
@@ -44,14 +51,14 @@ def _examples(row: RawRow) -> Iterator[Example]:
         prompt = f"Title: {title or ''}\nText: {post or ''}\nTL;DR:"
     text = maybe_text(value["feedback"], "feedback") or ""
     label = maybe_text(value.get("feedback_class"), "feedback_class")
-    said = Feedback(
-        text=text, source="human", label=label, saw_reference=False, provenance=Provenance(author="slf5k")
-    )
+    has_feedback = bool(text.strip() or label)
     yield make_example(
         row_id(row),
         (Message(role="user", content=prompt),),
         maybe_text(value["generated_summary_for_feedback"], "generated_summary_for_feedback") or "",
-        (said,) if text.strip() or label else (),
+        [make_feedback("feedback", text=text, label=label, source="human", author="slf5k")]
+        if has_feedback
+        else [],
         reference=maybe_text(value.get("ideal_human_summary"), "ideal_human_summary"),
         metadata={key: inner for key, inner in value.items() if key not in TAKEN},
     )

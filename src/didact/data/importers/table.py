@@ -1,11 +1,11 @@
-"""CSV and JSON lines of one's own: any columns, named by `--map`.
+"""CSV and JSON lines with any columns, named by `--map`.
 
     didact data import csv tickets.csv --map prompt=question,completion=answer,feedback=comment
 
-A target that is not mapped is looked for under its own name; feedback also under critique, rationale,
-explanation and comment. Several such columns are several feedbacks. Rows with one id, prompt and answer
-become one example with the feedback of all of them. Columns that stand for nothing go into the
-problem's metadata. An answer without feedback is kept: somebody may criticise it later.
+A target without a mapping is read from the column of its name; feedback also from critique, rationale,
+explanation and comment. Several such columns are several pieces of feedback. Rows with the same id, prompt
+and answer become one example with all their feedback. Other columns go into the problem's metadata. An
+answer without feedback is kept.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from didact.types import Example
 
 
 def import_csv(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str]) -> Iterator[Outcome]:
-    """Cells are texts: an empty one says nothing, and only `score` and `messages` are parsed."""
+    """Cells are texts; empty ones are missing, and `score`, `messages` and `metadata` are parsed."""
     return _merged(rows, mapping, cells=True)
 
 
 def import_jsonl(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str]) -> Iterator[Outcome]:
-    """Values keep their types; a feedback may be a text, an object, or a list of them."""
+    """Values keep their types; feedback may be a text, an object, or a list of them."""
     return _merged(rows, mapping, cells=False)
 
 
@@ -70,7 +70,7 @@ def _joined(first: RawRow, known: Example, new: Example) -> Example:
 
 
 def _record(value: dict[str, Any], mapping: Mapping[str, str], *, cells: bool) -> dict[str, Any]:
-    """The row in the plain form, under the names of the plain form."""
+    """The row in the plain form."""
     record = dict(value)
     for target, column in mapping.items():
         if column not in value:
@@ -102,7 +102,7 @@ def _into_metadata(record: dict[str, Any], column: str) -> dict[str, Any]:
 
 
 def _typed(record: dict[str, Any]) -> dict[str, Any]:
-    """Cells as values: an empty cell is none, a score is a number, messages are JSON."""
+    """Cells as values: empty ones removed, scores as numbers, messages as JSON."""
     keep = ("prompt", "completion")  # an empty one is a fault of its own
     typed = {key: value for key, value in record.items() if value != "" or key in keep}
     if isinstance(score := typed.get("score"), str):

@@ -3,7 +3,7 @@
 Shape as the set's own scripts and its users read it (2023–2026): a row has `source`, `instruction` and
 `completions`, each with `response`, `model`, `critique`, `overall_score`, `fine-grained_score`, and
 `annotations`: helpfulness, honesty, truthfulness and instruction_following with `Rating` ("1"–"5" or
-"N/A"), `Rationale` and, where types are told, `Rationale For Rating`. The nesting could only be
+"N/A"), `Rationale` and, where types are given, `Rationale For Rating`. The nesting is only
 confirmed in part, so every key but `instruction` and `response` may be missing.
 
 Pin a revision: scores were corrected after the release (an `overall_score` of 10 that its critique
@@ -16,8 +16,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
-from didact.data.importers.base import Outcome, by_row, make_example, maybe_text, row_id, verdict
-from didact.types import Example, Feedback, Message, Provenance
+from didact.data.importers.base import (
+    Outcome,
+    by_row,
+    make_example,
+    make_feedback,
+    maybe_text,
+    row_id,
+    verdict,
+)
+from didact.types import Example, Feedback, Message
 
 JUDGE = "gpt-4"
 
@@ -57,10 +65,9 @@ def _examples(row: RawRow) -> Iterator[Example | RowError]:
 
 
 def _feedback(completion: dict[str, Any], where: str) -> Iterator[Feedback]:
-    text = maybe_text(completion.get("critique"), f"{where}.critique") or ""
+    text = maybe_text(completion.get("critique"), f"{where}.critique")
     score = _rating(completion.get("overall_score"), f"{where}.overall_score")
-    if text.strip() or score is not None:
-        yield _said(text, score, None)
+    yield from _judged(text, score, None)
     annotations = completion.get("annotations")
     if annotations is None:
         return
@@ -72,16 +79,14 @@ def _feedback(completion: dict[str, Any], where: str) -> Iterator[Feedback]:
                 continue
             column = f"{where}.annotations.{aspect}"
             why = maybe_text(item.get("Rationale For Rating") or item.get("Rationale"), f"{column}.Rationale")
-            score = _rating(item.get("Rating"), f"{column}.Rating")
-            if (why or "").strip() or score is not None:
-                yield _said(why or "", score, aspect)
+            yield from _judged(why, _rating(item.get("Rating"), f"{column}.Rating"), aspect)
 
 
-def _said(text: str, score: float | None, aspect: str | None) -> Feedback:
-    return Feedback(
-        text=text, source="judge", score=score, label=aspect, name=aspect, saw_reference=False,
-        provenance=Provenance(author=JUDGE),
-    )  # fmt: skip
+def _judged(text: str | None, score: float | None, aspect: str | None) -> Iterator[Feedback]:
+    if (text or "").strip() or score is not None:
+        yield make_feedback(
+            "critique", text=text, score=score, label=aspect, name=aspect, source="judge", author=JUDGE
+        )
 
 
 def _rating(value: Any, column: str) -> float | None:

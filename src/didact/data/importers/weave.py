@@ -21,18 +21,17 @@ from functools import partial
 from typing import Any
 
 from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
-from didact.data.feedback_parser import qualified_label
 from didact.data.importers.base import (
     Outcome,
     dig,
-    iso_time,
     log_example,
+    make_feedback,
     maybe_text,
     unpacked,
     verdict,
 )
-from didact.data.importers.join import Answer, Join, inside
-from didact.types import Feedback, FeedbackSourceName, Provenance
+from didact.data.importers.join import Join, Make, nested_rows
+from didact.types import Feedback, FeedbackSourceName
 
 TEXT_KEYS = ("note", "comment", "reason", "rationale", "explanation", "text", "feedback", "critique")
 
@@ -40,27 +39,24 @@ TEXT_KEYS = ("note", "comment", "reason", "rationale", "explanation", "text", "f
 def import_weave(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str]) -> Iterator[Outcome]:
     """Calls, with their feedback."""
     join = Join("call")
-    said: list[tuple[RawRow, str]] = []
-    for row in rows:
-        if isinstance(row, Rejected):
-            join.outcome(row)
-        elif "feedback_type" in row.value:
-            said.append((row, _call_of(row.value)))
-        else:
-            value = _nested(row.value)
-            identity = str(value.get("id") or f"weave/{row.row}")
-            call = RawRow(row.file, row.row, value)
-            root = not value.get("parent_id")
-            join.answer(Answer(call, _maker(call, identity, mapping), wanted=root), identity)
-            held = dig(value, "summary.weave.feedback") or value.get("feedback")
-            said += [(item, identity) for item in inside(call, held)]
-    for row, identity in said:
-        join.hear(row, _feedback, identity)
+    feedback: list[tuple[RawRow, str]] = []
+    for row in join.readable(rows):
+        if "feedback_type" in row.value:
+            feedback.append((row, _call_of(row.value)))
+            continue
+        value = _nested(row.value)
+        identity = str(value.get("id") or f"weave/{row.row}")
+        call = RawRow(row.file, row.row, value)
+        join.add_answer(call, _maker(value, identity, mapping), identity, keep=not value.get("parent_id"))
+        held = dig(value, "summary.weave.feedback") or value.get("feedback")
+        feedback += [(item, identity) for item in nested_rows(call, held)]
+    for row, identity in feedback:
+        join.add_feedback(row, _feedback, identity)
     yield from join.outcomes()
 
 
 def _nested(value: dict[str, Any]) -> dict[str, Any]:
-    """CSV columns such as inputs.question gathered under inputs; cells without a value left out."""
+    """Nest CSV columns such as inputs.question under inputs; empty cells are left out."""
     made: dict[str, Any] = {}
     gathered: dict[str, dict[str, Any]] = {}
     for key, inner in value.items():
@@ -80,15 +76,20 @@ def _call_of(value: dict[str, Any]) -> str:
     return str(value.get("call_id") or str(value.get("weave_ref") or "").rstrip("/").rpartition("/")[2])
 
 
-def _maker(row: RawRow, identity: str, mapping: Mapping[str, str]) -> Any:
-    value = row.value
-    asked, said = ("inputs", _inputs(value.get("inputs"))), ("output", value.get("output"))
-    metadata = {"weave_trace": value.get("trace_id"), "op_name": value.get("op_name")}
-    return partial(log_example, value, mapping, identity, asked=asked, said=said, metadata=metadata)
+def _maker(value: dict[str, Any], identity: str, mapping: Mapping[str, str]) -> Make:
+    return partial(
+        log_example,
+        value,
+        mapping,
+        identity,
+        asked=("inputs", _inputs(value.get("inputs"))),
+        answered=("output", value.get("output")),
+        metadata={"weave_trace": value.get("trace_id"), "op_name": value.get("op_name")},
+    )
 
 
 def _inputs(value: Any) -> Any:
-    """Inputs without what is the program's own: the object that was called, and its settings."""
+    """Inputs without the called object and its settings."""
     value = unpacked(value)
     if not isinstance(value, dict):
         return value
@@ -98,36 +99,34 @@ def _inputs(value: Any) -> Any:
 
 
 def _feedback(item: dict[str, Any]) -> list[Feedback]:
-    """What an entry says: one feedback, or one a field where its payload has several."""
+    """The feedback of an entry: one, or one for each field of its payload."""
     kind = str(item.get("feedback_type"))
     payload = unpacked(item.get("payload"))
     if not isinstance(payload, dict):
         raise RowError(expected("payload", "an object", payload, "export the feedback with its payload"))
-    name, source = _what(kind)
+    name, source = _name_and_source(kind)
     if kind.startswith("wandb.reaction."):
-        emoji = maybe_text(payload.get("emoji"), "payload.emoji")
-        told = [("", *verdict((emoji or "").rstrip("\ufe0f🏻🏼🏽🏾🏿") or None, "payload.emoji"), "")]
+        emoji = (maybe_text(payload.get("emoji"), "payload.emoji") or "").rstrip("\ufe0f🏻🏼🏽🏾🏿")
+        values = [("", *verdict(emoji or None, "payload.emoji"), "")]
     else:
         key = next((key for key in ("value", "output") if key in payload), None)
-        told = _told(payload if key is None else payload[key])
+        values = _values(payload if key is None else payload[key])
     author = str(item.get("creator") or item.get("wb_user_id") or f"weave:{name or kind}")
-    provenance = Provenance(author=author, created_at=iso_time(item.get("created_at")))
-    told = [(text, score, label, ".".join(filter(None, (name, field)))) for text, score, label, field in told]
-    made = [
-        Feedback(
-            text=text, score=score, label=qualified_label(about, label), name=about or None, source=source,
-            saw_reference=False, provenance=provenance,
+    found = [
+        make_feedback(
+            "payload", text=text, score=score, label=label, source=source, author=author,
+            name=".".join(filter(None, (name, field))), created_at=item.get("created_at"),
         )
-        for text, score, label, about in told
+        for text, score, label, field in values
         if text.strip() or score is not None or label is not None
     ]  # fmt: skip
-    if not made:
+    if not found:
         raise row_error("payload", "the feedback says nothing; remove it")
-    return made
+    return found
 
 
-def _what(kind: str) -> tuple[str | None, FeedbackSourceName]:
-    """(name, source) of a type. A scorer may be a judge, but the export does not say so."""
+def _name_and_source(kind: str) -> tuple[str | None, FeedbackSourceName]:
+    """(name, source) of a feedback type. A scorer may be a judge, but the export does not record it."""
     if kind.startswith("wandb.annotation."):
         return kind.removeprefix("wandb.annotation."), "human"
     if kind.startswith("wandb.runnable."):
@@ -135,8 +134,8 @@ def _what(kind: str) -> tuple[str | None, FeedbackSourceName]:
     return (None if kind.startswith("wandb.") else kind), "human"
 
 
-def _told(held: Any) -> list[tuple[str, float | None, str | None, str]]:
-    """(text, score, label, field) of all that a payload says; its text goes with the first."""
+def _values(held: Any) -> list[tuple[str, float | None, str | None, str]]:
+    """(text, score, label, field) of each value of a payload; its text belongs to the first."""
     held = unpacked(held)
     if not isinstance(held, dict):
         score, label = verdict(held, "payload.value")
