@@ -33,7 +33,7 @@ def test_given_answers_are_first_turns_without_logprobs(tmp_path: Path) -> None:
     assert isinstance(task, OfflineAnswers)
     problem = task.train_problem(0)
     assert task.answers(problem) == ("7", "4")
-    ctx = context(ScriptedEngine(lambda text, j: "4"), CountingCritic(), task=task, recorded=task)
+    ctx = context(ScriptedEngine(lambda text, j: "4"), CountingCritic(), task=task, offline=task)
     rollouts = two_turn(ctx, [problem], 3)
     assert [r.turns[0].text for r in rollouts] == ["7", "4", "7"]
     assert [r.turns[0].correct for r in rollouts] == [False, True, False]

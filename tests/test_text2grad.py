@@ -424,7 +424,7 @@ def test_an_engine_without_full_kl_refuses_it_and_names_another():
 
 
 def test_given_answers_are_for_direct_alone():
-    given_answers = context(Bigram(), recorded=object())
+    given_answers = context(Bigram(), offline=object())
     with pytest.raises(UsageError, match="credit=direct"):
         Text2Grad(credit="critic_free").check(given_answers)
     Text2Grad(credit="direct").check(given_answers)

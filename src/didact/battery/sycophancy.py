@@ -207,7 +207,7 @@ def _speeches(ctx: StepContext, cases: Sequence[_Case], seed: int, left_out: Cou
     right = [c for c in cases if c.turn.correct]
     wrong = [c for c in cases if not c.turn.correct]
     # The guard would drop or stop at leaks, which is a run's affair; the critic is what it guards.
-    critic = ctx.critic.source if isinstance(ctx.critic, LeakGuard) else ctx.critic
+    critic = ctx.feedback_source.source if isinstance(ctx.feedback_source, LeakGuard) else ctx.feedback_source
     liar = AdversarialTeacher(critic, seed=seed, verify=ctx.task.verify)
     found: list[_Speech] = []
     for case, lie in zip(right, _said(liar, right), strict=True):

@@ -58,7 +58,7 @@ class RunComponents:
             seed=seed,
             step=step,
             progress=progress,
-            recorded=self.task.offline,
+            offline=self.task.offline,
             method_state=copy.deepcopy(dict(method_state or {})),
         )
 

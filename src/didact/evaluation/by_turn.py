@@ -197,7 +197,7 @@ def by_turn(
     temperature = settings.temperature
     if protocol == "resample" and temperature == 0:
         temperature = 1.0  # a greedy answer given twice is one answer
-    ctx = dataclasses.replace(ctx.with_temperature(temperature), recorded=None)
+    ctx = dataclasses.replace(ctx.with_temperature(temperature), offline=None)
     if protocol == "didactic":
         rollouts = tutored_dialogues(ctx, problems, 1, turns=settings.turns, window=settings.window)
     else:

@@ -44,7 +44,7 @@ from didact.methods.advantage_estimators import (
 from didact.methods.base import LossTerm, Method
 from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import criticise
-from didact.rollouts.single_turn import recorded_turn, single_turn
+from didact.rollouts.single_turn import first_turns
 from didact.types import Problem, Rollout, Row, Turn
 
 KL_COEF = "kl_coef"
@@ -107,8 +107,7 @@ class TokenLevelPolicyGradient(Method):
             UsageError: the answers come from a dataset, and the estimator needs samples.
         """
         self.check(ctx)
-        first = single_turn if ctx.recorded is None else recorded_turn
-        rollouts = first(ctx, problems, self.samples)
+        rollouts = first_turns(ctx, problems, self.samples)
         if self.needs_feedback:
             criticise(ctx, rollouts, 0, early_stop=False)
         return rollouts
@@ -126,7 +125,7 @@ class TokenLevelPolicyGradient(Method):
                 "kl=full needs the probabilities of the whole vocabulary, which this engine does not give: "
                 "take kl=k1 or kl=k3_loss"
             )
-        if ctx.recorded is not None and not self.credit.supports_off_policy:
+        if ctx.offline is not None and not self.credit.supports_off_policy:
             raise UsageError(
                 "this task's answers come from a dataset, and advantages that look ahead need answers that "
                 "the policy sampled: take credit=direct"

@@ -1,4 +1,4 @@
-"""What a rollout needs, and the step that all rollouts share: sample answers and verify them."""
+"""The context of a step, and the operation that all rollouts share: sample answers and verify them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ MethodState: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class StepContext:
-    """Everything that one step of a method may use.
+    """What one step of a method may use.
 
     Attributes:
-        engine: Where the weights live.
+        engine: Samples, scores and trains.
         renderer: Messages ⇄ ids for the engine's tokenizer.
         task: Verifies answers.
-        feedback: Criticises answers; None where no source was configured.
-        sampling: How the policy is sampled.
-        seed: This step's own seed; every draw of the step derives from it.
-        step: Steps done so far; names the rollouts.
-        progress: The share of the run that is done, in [0, 1]; ramps follow it.
-        weights: Which weights are sampled.
-        recorded: Answers that were given already; where they are known, first turns are not sampled.
-        method_state: The method's own state between steps, as an adaptive coefficient or running statistics:
+        feedback: Criticises answers; None if no source is configured.
+        sampling: Sampling parameters of the policy.
+        seed: The step's seed; every draw of the step derives from it.
+        step: Number of steps done; part of the rollouts' ids.
+        progress: Share of the run that is done, in [0, 1]; ramps follow it.
+        weights: The weights that are sampled.
+        offline: Answers of a dataset, which replace sampled first answers; None if they are sampled.
+        method_state: The method's state between steps, as an adaptive coefficient or running statistics:
             floats and numpy arrays, part of a checkpoint. A 0-d float64 array is restored as a float.
         metrics: The method's own numbers for this step's line of metrics.jsonl.
     """
@@ -48,7 +48,7 @@ class StepContext:
     step: int = 0
     progress: float = 0.0
     weights: Weights = POLICY
-    recorded: OfflineAnswers | None = None
+    offline: OfflineAnswers | None = None
     method_state: MethodState = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -57,16 +57,16 @@ class StepContext:
         return fits_context(self.engine, len(prompt_ids) + self.sampling.max_tokens)
 
     def with_temperature(self, temperature: float) -> StepContext:
-        """The same for an evaluation: the whole distribution at a temperature, without top-p and top-k."""
+        """The same context with this temperature, and without top-p and top-k, as for evaluation."""
         sampling = dataclasses.replace(self.sampling, temperature=temperature, top_p=1.0, top_k=0)
         return dataclasses.replace(self, sampling=sampling)
 
     @property
-    def critic(self) -> FeedbackSource:
-        """The feedback source, for those who cannot do without.
+    def feedback_source(self) -> FeedbackSource:
+        """The feedback source.
 
         Raises:
-            UsageError: none was configured.
+            UsageError: none is configured.
         """
         if self.feedback is None:
             raise UsageError(
@@ -76,13 +76,8 @@ class StepContext:
         return self.feedback
 
 
-def answer_text(ctx: StepContext, sample: Sample) -> str:
-    """A sampled completion's text. It ends before the stop string, which is no part of the answer."""
-    return completion_text(ctx.renderer, ctx.sampling, sample)
-
-
 def completion_text(renderer: Renderer, sampling: SamplingParams, sample: Sample) -> str:
-    """The same for a renderer and the settings that it was sampled with."""
+    """The text of a completion, up to its stop string."""
     text = renderer.text(sample.ids)
     if sample.stop_reason == "stop":
         ends = [place for stop in sampling.stop if (place := text.find(stop)) >= 0]
@@ -90,21 +85,8 @@ def completion_text(renderer: Renderer, sampling: SamplingParams, sample: Sample
     return text
 
 
-def sampled_turn(prompt_ids: Ids, sample: Sample, text: str, verdict: Verdict) -> Turn:
-    """A sampled and verified completion as a turn; its ids keep the stop string."""
-    return Turn(
-        prompt_ids=prompt_ids,
-        completion_ids=sample.ids,
-        logprobs=sample.logprobs,
-        text=text,
-        stop_reason=sample.stop_reason,
-        reward=verdict.reward,
-        correct=verdict.correct,
-    )
-
-
 def dataset_turn(ctx: StepContext, problem: Problem, prompt_ids: Ids, text: str) -> Turn:
-    """An answer that was given, not sampled, as a turn: no log-probs, verified all the same."""
+    """An answer of a dataset as a turn: verified, without log-probs."""
     verdict = ctx.task.verify(problem, text)
     return Turn(
         prompt_ids=prompt_ids,
@@ -120,27 +102,39 @@ def dataset_turn(ctx: StepContext, problem: Problem, prompt_ids: Ids, text: str)
 def sample_turns(
     ctx: StepContext, problems: Sequence[Problem], prompts: Sequence[Ids], n: int, *, seed: int
 ) -> list[list[Turn]]:
-    """n turns for each prompt, verified against the original problems."""
+    """n turns for each prompt, verified against the original problems. Their ids keep a stop string."""
     if not prompts:
         return []
     samples = ctx.engine.sample(prompts, n, ctx.sampling, seed=seed, weights=ctx.weights)
-    texts = [[answer_text(ctx, sample) for sample in completions] for completions in samples]
-    asked = [(problem, text) for problem, own in zip(problems, texts, strict=True) for text in own]
-    verdicts = iter(verify_all(ctx.task, asked))
+    texts = [[completion_text(ctx.renderer, ctx.sampling, s) for s in group] for group in samples]
+    answers = [(problem, text) for problem, group in zip(problems, texts, strict=True) for text in group]
+    verdicts = iter(verify_all(ctx.task, answers))
     return [
-        [sampled_turn(prompt, s, text, next(verdicts)) for s, text in zip(completions, own, strict=True)]
-        for prompt, completions, own in zip(prompts, samples, texts, strict=True)
+        [_sampled_turn(prompt, s, text, next(verdicts)) for s, text in zip(group, own, strict=True)]
+        for prompt, group, own in zip(prompts, samples, texts, strict=True)
     ]
+
+
+def _sampled_turn(prompt_ids: Ids, sample: Sample, text: str, verdict: Verdict) -> Turn:
+    return Turn(
+        prompt_ids=prompt_ids,
+        completion_ids=sample.ids,
+        logprobs=sample.logprobs,
+        text=text,
+        stop_reason=sample.stop_reason,
+        reward=verdict.reward,
+        correct=verdict.correct,
+    )
 
 
 def add_answers(ctx: StepContext, rollouts: list[Rollout], prompts: Mapping[int, Ids], *, seed: int) -> None:
     """Sample one more turn for some of the rollouts, in place.
 
     Args:
-        ctx: This step's context.
-        rollouts: All of them.
-        prompts: By its place in `rollouts`, the prompt of each that is to be answered.
-        seed: Of the draws.
+        ctx: The step's context.
+        rollouts: All rollouts.
+        prompts: The prompts to be answered, by index in `rollouts`.
+        seed: Seed of the draws.
     """
     problems = [rollouts[i].problem for i in prompts]
     answers = sample_turns(ctx, problems, list(prompts.values()), 1, seed=seed)

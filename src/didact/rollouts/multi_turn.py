@@ -13,7 +13,7 @@ from didact.feedback_source import FeedbackRequest
 from didact.rendering.renderer import revision_messages
 from didact.rng import derive_seed
 from didact.rollouts.base import StepContext, add_answers
-from didact.rollouts.single_turn import recorded_turn, single_turn
+from didact.rollouts.single_turn import first_turns
 from didact.types import Ids, Problem, Rollout
 
 
@@ -34,7 +34,7 @@ def multi_turn(
 ) -> list[Rollout]:
     """n dialogues for each problem, of at most `turns` answers.
 
-    First answers are sampled, or taken from `ctx.recorded`.
+    First answers are sampled, or taken from `ctx.offline`.
 
     Args:
         ctx: The step's context, with a feedback source.
@@ -47,8 +47,7 @@ def multi_turn(
         P·n rollouts. Fewer turns where the dialogue stopped early, the feedback source failed (the failed
         feedback is kept) or a revision's prompt leaves no room for an answer.
     """
-    first = single_turn if ctx.recorded is None else recorded_turn
-    rollouts = first(ctx, problems, n)
+    rollouts = first_turns(ctx, problems, n)
     for h in range(turns - 1):
         revise(ctx, rollouts, criticise(ctx, rollouts, h, early_stop=early_stop), h)
     return rollouts
@@ -60,7 +59,7 @@ def criticise(ctx: StepContext, rollouts: list[Rollout], h: int, *, early_stop: 
     Returns:
         The indices of the rollouts that now have a usable critique of turn h.
     """
-    source = ctx.critic
+    source = ctx.feedback_source
     open_ = [
         i for i, r in enumerate(rollouts) if len(r.turns) == h + 1 and not (early_stop and r.turns[h].correct)
     ]

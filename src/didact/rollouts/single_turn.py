@@ -10,33 +10,28 @@ from didact.types import Problem, Rollout, Turn
 
 
 def single_turn(ctx: StepContext, problems: Sequence[Problem], n: int) -> list[Rollout]:
-    """n answers to each problem, grouped by problem.
+    """n sampled answers to each problem, grouped by problem.
 
     Args:
-        ctx: This step's context.
+        ctx: The step's context.
         problems: P problems.
         n: Answers a problem, ≥ 1.
 
     Returns:
-        P·n rollouts of one turn, the n of one problem side by side.
+        P·n rollouts of one turn; those of one problem are adjacent.
     """
     prompts = [ctx.renderer.prompt(problem.messages) for problem in problems]
     turns = sample_turns(ctx, problems, prompts, n, seed=derive_seed(ctx.seed, "turn", 0))
     return _rollouts(ctx, problems, turns)
 
 
-def recorded_turn(ctx: StepContext, problems: Sequence[Problem], n: int) -> list[Rollout]:
-    """Like `single_turn`, with the answers that were given to each problem, over again up to n.
-
-    Args:
-        ctx: This step's context, with `recorded` answers.
-        problems: P of its task's training problems.
-        n: Rollouts a problem, ≥ 1.
-    """
-    assert ctx.recorded is not None, "the context has no recorded answers"
+def first_turns(ctx: StepContext, problems: Sequence[Problem], n: int) -> list[Rollout]:
+    """`single_turn`, or with `ctx.offline` the dataset's answers to each problem, repeated up to n."""
+    if ctx.offline is None:
+        return single_turn(ctx, problems, n)
     turns = []
     for problem in problems:
-        prompt, texts = ctx.renderer.prompt(problem.messages), ctx.recorded.answers(problem)
+        prompt, texts = ctx.renderer.prompt(problem.messages), ctx.offline.answers(problem)
         turns.append([dataset_turn(ctx, problem, prompt, texts[j % len(texts)]) for j in range(n)])
     return _rollouts(ctx, problems, turns)
 

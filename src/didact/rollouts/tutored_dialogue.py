@@ -24,7 +24,7 @@ from didact.engines.base import reuse_prefix_cache
 from didact.feedback_source import Exchange, FeedbackRequest, critiques_correct_answers
 from didact.rng import derive_seed
 from didact.rollouts.base import StepContext, add_answers
-from didact.rollouts.single_turn import recorded_turn, single_turn
+from didact.rollouts.single_turn import first_turns
 from didact.types import Ids, Message, Problem, Rollout
 
 NOTICE = "\n\n[… {number} earlier {attempts} left out …]"
@@ -50,7 +50,7 @@ def tutored_dialogues(
 ) -> list[Rollout]:
     """n dialogues for each problem, of at most `turns` answers in one conversation.
 
-    First answers are sampled, or taken from `ctx.recorded`.
+    First answers are sampled, or taken from `ctx.offline`.
 
     Args:
         ctx: The step's context; with more than one turn, its feedback source is the teacher.
@@ -64,9 +64,8 @@ def tutored_dialogues(
         P·n rollouts. Fewer turns where the answer was correct, the teacher failed (the failed feedback is
         kept) or not even the latest exchange leaves room for an answer.
     """
-    first = single_turn if ctx.recorded is None else recorded_turn
     with reuse_prefix_cache(ctx.engine):
-        rollouts = first(ctx, problems, n)
+        rollouts = first_turns(ctx, problems, n)
         views = [View(0, rollout.turns[0].prompt_ids) for rollout in rollouts]
         for h in range(turns - 1):
             continuing = _criticise(ctx, rollouts, views, h, early_stop=early_stop)
@@ -78,7 +77,7 @@ def _criticise(
     ctx: StepContext, rollouts: list[Rollout], views: Sequence[View], h: int, *, early_stop: bool
 ) -> list[int]:
     """Add critiques of turn h, in place; the indices of the rollouts that continue."""
-    ends = early_stop and not critiques_correct_answers(ctx.critic)
+    ends = early_stop and not critiques_correct_answers(ctx.feedback_source)
     open_ = [i for i, r in enumerate(rollouts) if len(r.turns) == h + 1 and not (ends and r.turns[h].correct)]
     if not open_:
         return []
@@ -89,7 +88,7 @@ def _criticise(
         for i in open_
     ]
     continuing = []
-    for i, feedback in zip(open_, ctx.critic.critique(requests), strict=True):
+    for i, feedback in zip(open_, ctx.feedback_source.critique(requests), strict=True):
         done = early_stop and rollouts[i].turns[h].correct
         if feedback.ok or not done:  # without a critique of a correct answer the dialogue ends as usual
             rollouts[i] = rollouts[i].model_copy(update={"feedback": (*rollouts[i].feedback, feedback)})

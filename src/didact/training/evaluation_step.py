@@ -78,7 +78,7 @@ def find_evaluation(run: RunDir, step: int) -> dict[str, Any] | None:
 def eval_context(parts: RunComponents, step: int) -> StepContext:
     """The context of an evaluation: true critiques, and draws that are the same for every run."""
     ctx = parts.context(seed=derive_seed(0, "eval"), step=step, progress=0.0)
-    return dataclasses.replace(ctx, feedback=parts.critic, recorded=None)
+    return dataclasses.replace(ctx, feedback=parts.critic, offline=None)
 
 
 def eval_problems(parts: RunComponents, n: int | None = None, task: Task | None = None) -> Sequence[Problem]:
