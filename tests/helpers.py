@@ -202,6 +202,6 @@ def mixture_task(parts, held_out=None, *, seed=0):
     return make_task("mixture", {"parts": parts, "held_out": held_out or {}}, seed=seed)
 
 
-code_task, math_task, prompts_task, offline_task, writing_task = (
-    partial(task_of, name) for name in ("code", "math", "prompts", "offline", "writing")
+code_task, math_task, prompts_task, offline_task, writing_task, annotated_task = (
+    partial(task_of, name) for name in ("code", "math", "prompts", "offline", "writing", "annotated")
 )

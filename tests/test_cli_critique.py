@@ -272,7 +272,7 @@ def test_failing_programs_are_told_which_case_they_fail(tmp_path: Path) -> None:
     task = code_task(problems, eval_fraction=0.2)
     made = [
         Example(id=p.metadata["entry_point"], problem=p, completion=wrong[p.metadata["entry_point"]])
-        for p in task.problems()
+        for p in task.all_problems()
     ]
     file = examples(tmp_path / "programs.jsonl", *made)
     words = ("critique", "run", file.path, "--task", "code", "--feedback", "program")

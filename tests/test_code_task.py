@@ -332,14 +332,14 @@ def test_a_long_answer_is_read_in_linear_time():
 def test_the_shipped_set_is_large_split_and_asks_with_examples_but_not_with_hidden_tests(file_only):
     tasks = [code_task(seed=seed) for seed in (0, 1)]
     first, second = tasks
-    assert len(first.problems()) >= 40
-    assert {p.metadata["level"] for p in first.problems()} == {"easy", "medium"}
+    assert len(first.all_problems()) >= 40
+    assert {p.metadata["level"] for p in first.all_problems()} == {"easy", "medium"}
     assert [p.id for p in first.eval_problems(99)] == [p.id for p in second.eval_problems(99)]
     train = {first.train_problem(i).id for i in range(first.train_size)}
     assert train == {second.train_problem(i).id for i in range(second.train_size)}
     assert train.isdisjoint(p.id for p in first.eval_problems(99))
     assert [first.train_problem(i).id for i in range(9)] != [second.train_problem(i).id for i in range(9)]
-    for problem in first.problems():
+    for problem in first.all_problems():
         meta = problem.metadata
         assert 1 <= len(meta["examples"]) <= 2
         assert len(meta["tests"]) >= 3
@@ -386,7 +386,7 @@ SHIPPED = [json.loads(line) for line in shipped().read_text(encoding="utf-8").sp
 @needs_sandbox
 @pytest.mark.parametrize("identity", [row["id"] for row in SHIPPED])
 def test_a_shipped_reference_is_right_and_a_mutated_one_is_not(task, identity):
-    problem = next(p for p in task.problems() if p.id == identity)
+    problem = next(p for p in task.all_problems() if p.id == identity)
     validate_problem(task, problem)
     tried = 0
     for program in mutants(problem.reference):
@@ -471,7 +471,7 @@ def test_the_cache_is_bounded_and_knows_its_problem(write, monkeypatch):
     other = {**ROW, "prompt": "Three.", "examples": [], "tests": ["double(1) == 3"],
              "reference": "def double(x): return 3"}  # fmt: skip
     task = code_task(write(ROW, other))
-    by_name = {p.question[:5]: p for p in task.problems()}
+    by_name = {p.question[:5]: p for p in task.all_problems()}
     assert task.verify(by_name["Three"], "def double(x): return 3").correct
     assert not task.verify(by_name["Doubl"], "def double(x): return 3").correct
     for n in range(3):
@@ -719,7 +719,7 @@ MBPP_SANITIZED = {"task_id": 901, "prompt": "Write a function to find the square
 @needs_sandbox
 def test_humaneval_and_mbpp_rows_are_told_by_their_columns_and_verify(write):
     task = code_task(write(HUMANEVAL, MBPP, MBPP_SANITIZED, ROW))
-    by_id = {p.id: p for p in task.problems()}
+    by_id = {p.id: p for p in task.all_problems()}
     assert set(by_id) == {"HumanEval/900", "900", "901", "rows/4"}
     for problem in by_id.values():
         validate_problem(task, problem)
@@ -739,7 +739,7 @@ def test_what_cannot_be_verified_outside_is_refused_or_left_out_by_name(file_onl
     with pytest.raises(DataError, match=r"2 of 4 .*'HumanEval/901'.*unconvertible=skip"):
         code_task(path)
     task = code_task(path, unconvertible="skip")
-    assert {p.id for p in task.problems()} == {"HumanEval/900", "900"}
+    assert {p.id for p in task.all_problems()} == {"HumanEval/900", "900"}
     assert task.left_out == {
         "HumanEval/901": "line 2 of its test is no assert but a statement (for)",
         "902": "the first test calls nothing that the reference defines",
@@ -795,7 +795,10 @@ def test_files_that_cannot_be_split_or_that_overlap_are_refused(file_only, write
         code_task(train, eval_path=held_out)
     held_out = write({**ROW, "id": "y", "prompt": "Twice."}, name="eval.jsonl")
     task = code_task(train, eval_path=held_out)
-    assert ([p.id for p in task.train_problems()], [p.id for p in task.eval_problems(5)]) == (["x"], ["y"])
+    assert ([p.id for p in task.all_train_problems()], [p.id for p in task.eval_problems(5)]) == (
+        ["x"],
+        ["y"],
+    )
     assert task.files == (train, held_out)
 
 

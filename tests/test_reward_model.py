@@ -20,11 +20,12 @@ from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatReply, ChatRequest
 from didact.methods.text2grad import SpanRewards, span_rewards
 from didact.rendering.renderer import Renderer
-from didact.reward_model import AnnotatedTask, Card, Prompter, RewardModel, find_model
+from didact.reward_model import Card, Prompter, RewardModel, find_model
 from didact.rollouts.engine_chat import EngineChat
 from didact.run_dir import read_jsonl
+from didact.tasks.base import PolicyLimits
 from didact.types import Example, Message, Problem, Rollout, Turn
-from tests.helpers import didact
+from tests.helpers import annotated_task, didact
 from tests.models import byte_tokenizer, save_model
 from tests.test_judge import PROBLEM, ScriptedChat, about
 
@@ -146,7 +147,7 @@ def test_a_model_that_cannot_be_asked_is_a_failure() -> None:
 
 
 def test_annotated_answers_are_split_by_question_and_verified(data: Path) -> None:
-    task = AnnotatedTask(data, format="lines_v1")
+    task = annotated_task(data, format="lines_v1")
     sides = [{item.problem.id for item in side} for side in (task.trained_on, task.held_out)]
     assert sides[0] | sides[1] == set(WORDS)
     assert not sides[0] & sides[1]
@@ -164,20 +165,21 @@ def test_annotated_answers_are_split_by_question_and_verified(data: Path) -> Non
 def test_what_is_not_marked_or_does_not_fit_is_left_out(data: Path, tmp_path: Path) -> None:
     two = tmp_path / "two.jsonl"
     two.write_text("".join(example(w).model_dump_json() + "\n" for w in ("gnu", "plant")), encoding="utf-8")
-    task = AnnotatedTask(two, eval_path=data, format="lines_v1")
-    assert [p.id for p in task.train_problems()] == ["gnu#0", "plant#0"]
-    task.bind(characters, len, limit=None, max_tokens=len(task.train_problems()[0].reference or ""))
-    assert [p.id for p in task.train_problems()] == ["gnu#0"]
+    task = annotated_task(two, eval_path=data, format="lines_v1")
+    assert [p.id for p in task.all_train_problems()] == ["gnu#0", "plant#0"]
+    longest = len(task.all_train_problems()[0].reference or "")
+    task.bind_policy(PolicyLimits(characters, len, None, longest, {}))
+    assert [p.id for p in task.all_train_problems()] == ["gnu#0"]
     assert sum(task.left_out.values()) == 1
     with pytest.raises(DataError, match="max_tokens"):
-        task.bind(characters, len, limit=20, max_tokens=10)
+        task.bind_policy(PolicyLimits(characters, len, 20, 10, {}))
     bare = tmp_path / "bare.jsonl"
     rows = [example(w).model_copy(update={"feedback": ()}) for w in WORDS]
     bare.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(DataError, match="--spans"):
-        AnnotatedTask(bare)
+        annotated_task(bare)
     with pytest.raises(DataError, match="trained on"):
-        AnnotatedTask(data, eval_path=data)
+        annotated_task(data, eval_path=data)
 
 
 def test_what_was_drawn_before_some_were_left_out_is_drawn_anew(data: Path, tmp_path: Path) -> None:
@@ -185,9 +187,10 @@ def test_what_was_drawn_before_some_were_left_out_is_drawn_anew(data: Path, tmp_
     two = tmp_path / "two.jsonl"
     two.write_text("".join(example(w).model_dump_json() + "\n" for w in ("gnu", "plant")), encoding="utf-8")
     for seed in range(6):
-        task = AnnotatedTask(two, eval_path=data, format="lines_v1", seed=seed)
+        task = annotated_task(two, eval_path=data, format="lines_v1", seed=seed)
         task.train_problem(0)
-        task.bind(characters, len, limit=None, max_tokens=len(task.train_problems()[0].reference or ""))
+        longest = len(task.all_train_problems()[0].reference or "")
+        task.bind_policy(PolicyLimits(characters, len, None, longest, {}))
         assert {task.train_problem(i).id for i in range(3)} == {"gnu#0"}
 
 
@@ -286,7 +289,7 @@ def test_train_then_eval_then_a_step_of_rl(
     capsys.readouterr()
     assert didact("reward-model", "eval", trained, "--json", "--draws", "2", "--set", "model.device=cpu") == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["answers"] == len(AnnotatedTask(data).held_out)
+    assert record["answers"] == len(annotated_task(data).held_out)
     assert record["format"] == "lines_v1"
     assert record["calibration"]["good"]["ece"]["value"] is not None
     out = tmp_path / "rl"

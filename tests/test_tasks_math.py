@@ -47,7 +47,7 @@ def task():
 
 @pytest.fixture(scope="module")
 def by_id(task):
-    return {p.id: p for p in task.problems()}
+    return {p.id: p for p in task.all_problems()}
 
 
 def fib_like(n):
@@ -172,7 +172,7 @@ def test_every_shipped_answer_is_computed_again(by_id):
 def test_the_shipped_problems_are_a_task_that_accepts_its_own_references(task):
     checked: Task = task
     validate_task(checked, 100)
-    train, held_out = task.train_problems(), task.eval_problems(1000)
+    train, held_out = task.all_train_problems(), task.eval_problems(1000)
     assert not {p.question for p in train} & {p.question for p in held_out}
     assert len(held_out) >= 8
     assert all(task.verify(p, f"So it is {p.reference}.").correct for p in train[:10])
@@ -438,7 +438,7 @@ SHAPED = {
 def test_every_public_shape_is_told_by_its_columns(name):
     shape, answers = SHAPED[name]
     task = math_task(fixture(name))
-    problems = sorted(task.problems(), key=lambda p: answers.index(p.metadata["answer"]))
+    problems = sorted(task.all_problems(), key=lambda p: answers.index(p.metadata["answer"]))
     assert [p.metadata["answer"] for p in problems] == answers
     assert {p.metadata["shape"] for p in problems} == {shape}
     assert [p.reference for p in problems] == [rf"\boxed{{{answer}}}" for answer in answers]
@@ -448,7 +448,7 @@ def test_every_public_shape_is_told_by_its_columns(name):
 
 def test_the_own_instruction_of_dapo_gives_way_to_ours():
     for name in ("dapo.jsonl", "dapo_processed.jsonl"):
-        for problem in math_task(fixture(name)).problems():
+        for problem in math_task(fixture(name)).all_problems():
             assert "Answer:" not in problem.question
             assert problem.question.count("step by step") == 1
 
@@ -470,13 +470,13 @@ def test_a_repeated_question_counts_once_and_a_contradiction_is_refused(tmp_path
         {"problem": "2+1?", "answer": 3}, {"problem": "4+1?", "answer": 5},
     ]  # fmt: skip
     task = math_task(write(tmp_path / "r.jsonl", *rows))
-    assert len(task.problems()) == 3
+    assert len(task.all_problems()) == 3
     assert list(task.left_out.values()) == ["repeats row 1"]
     bad = write(tmp_path / "c.jsonl", *rows, {"problem": "2+1?", "answer": 4})
     with pytest.raises(DataError, match=r"row 5: .*row 3"):
         math_task(bad)
     left = math_task(bad, conflicts="skip")
-    assert {p.metadata["answer"] for p in left.problems()} == {"2", "5"}
+    assert {p.metadata["answer"] for p in left.all_problems()} == {"2", "5"}
     assert len(left.left_out) == 3
 
 
@@ -514,7 +514,7 @@ def test_ids_are_unique(tmp_path):
 def test_a_box_or_dollars_around_a_gold_answer_are_taken_off(tmp_path):
     rows = [{"problem": "a", "answer": r"$\frac{1}{2}$"}, {"problem": "b", "answer": r"\boxed{7}"}]
     task = math_task(write(tmp_path / "wrapped.jsonl", *rows))
-    assert {p.metadata["answer"] for p in task.problems()} == {r"\frac{1}{2}", "7"}
+    assert {p.metadata["answer"] for p in task.all_problems()} == {r"\frac{1}{2}", "7"}
 
 
 # ── what critics make of it ───────────────────────────────────────────────────────────────────────

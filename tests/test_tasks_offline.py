@@ -8,7 +8,6 @@ import pytest
 
 from didact.errors import DataError, UsageError
 from didact.rollouts.multi_turn import two_turn
-from didact.tasks.offline import OfflineAnswers
 from didact.types import Example, Feedback, Problem, Provenance
 from tests.helpers import CountingCritic, ScriptedEngine, context, offline_task
 
@@ -30,7 +29,7 @@ def save(path: Path, rows: list[Example]) -> Path:
 
 def test_given_answers_are_first_turns_without_logprobs(tmp_path: Path) -> None:
     task = offline_task(save(tmp_path / "fb.jsonl", [row(i, a) for i in range(6) for a in ("7", "4")]))
-    assert isinstance(task, OfflineAnswers)
+    assert task.offline is task
     problem = task.train_problem(0)
     assert task.answers(problem) == ("7", "4")
     ctx = context(ScriptedEngine(lambda text, j: "4"), CountingCritic(), task=task, offline=task)
@@ -54,18 +53,18 @@ def test_training_and_evaluation_ask_different_questions(tmp_path: Path) -> None
 def test_a_reference_of_any_row_of_a_question_counts(tmp_path: Path) -> None:
     rows = [row(1, "7", reference=None), row(1, "8"), *(row(i) for i in range(2, 4))]
     task = offline_task(save(tmp_path / "fb.jsonl", rows))
-    assert all(p.reference == "4" for p in task.problems())
+    assert all(p.reference == "4" for p in task.all_problems())
 
 
 def test_only_words_by_the_named_sources_are_trained_on(tmp_path: Path) -> None:
     rows = [row(i, by="judge") for i in range(3)] + [row(i, "8") for i in range(3)]
     file = save(tmp_path / "fb.jsonl", rows)
-    assert {a for p in offline_task(file).train_problems() for a in offline_task(file).answers(p)} == {
+    assert {a for p in offline_task(file).all_train_problems() for a in offline_task(file).answers(p)} == {
         "7",
         "8",
     }
     people = offline_task(file, critique_sources=["human"])
-    assert {a for p in people.train_problems() for a in people.answers(p)} == {"8"}
+    assert {a for p in people.all_train_problems() for a in people.answers(p)} == {"8"}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from didact.prompts import load_prompt
 from didact.rng import generator
 from didact.tasks import make_task
 from didact.tasks.base import Task, validate_task
-from didact.tasks.writing import JudgeScoredTask
 from didact.types import Problem, Turn
 from tests.helpers import writing_task
 
@@ -84,32 +83,32 @@ PAIRS = [Pair(PROBLEM, f"{i} a", f"{j} b") for i, j in [(3, 1), (1, 2), (5, 5), 
 
 def test_the_shipped_prompts_are_a_task_with_an_evaluation_set_of_its_own():
     task: Task = writing_task()
-    problems = task.problems()
+    problems = task.all_problems()
     assert len(problems) >= 40
     assert len({p.question for p in problems}) == len(problems)
     assert len({p.metadata["kind"] for p in problems}) >= 6
     held_out = {p.id for p in task.eval_problems(99)}
     assert len(held_out) >= 4
-    assert not held_out & {p.id for p in task.train_problems()}
+    assert not held_out & {p.id for p in task.all_train_problems()}
     validate_task(task, 99)
 
 
 def test_the_registry_makes_it_and_it_says_what_it_lacks():
     task = make_task("writing", {"eval_fraction": 0.5}, seed=2)
-    assert isinstance(task, JudgeScoredTask)
-    assert not task.bound
+    assert task.needs_judge
+    assert task.judge is None
     with pytest.raises(UsageError, match="no judge was bound"):
         task.verify(PROBLEM, "Snow.")
     judge, _ = rubric(lambda text: rated(10))
-    task.bind(judge)
-    assert task.bound
+    task.bind_judge(judge)
+    assert task.judge is judge
     assert task.verify(PROBLEM, "Snow.") == (1.0, True, None)
 
 
 def test_answers_are_judged_as_one_batch_and_equal_ones_once():
     judge, chat = rubric(lambda text: rated(4))
     task = writing_task()
-    task.bind(judge)
+    task.bind_judge(judge)
     verdicts = task.verify_many([(PROBLEM, "Snow."), (PROBLEM, "Ice."), (PROBLEM, "Snow.")])
     assert [v.reward for v in verdicts] == [pytest.approx(3 / 9)] * 3
     assert chat.batches == [2]
@@ -120,7 +119,7 @@ def test_answers_are_judged_as_one_batch_and_equal_ones_once():
 def test_an_own_file_of_prompts_is_read_like_any_other(tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text("".join(json.dumps({"story": f"Write {i}."}) + "\n" for i in range(5)))
-    assert len(writing_task(path, prompt_column="story").problems()) == 5
+    assert len(writing_task(path, prompt_column="story").all_problems()) == 5
     with pytest.raises(DataError, match="column 'prompt'"):
         writing_task(path)
 

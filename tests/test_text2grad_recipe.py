@@ -86,7 +86,7 @@ def test_references_pass_and_a_foreign_line_is_the_poor_span(tmp_path: Path) -> 
     files = {"path": str(tmp_path / "train.jsonl"), "eval_path": str(tmp_path / "eval.jsonl")}
     task = make_task("code", files)
     assert isinstance(task, CodeTask)
-    problem = next(p for p in task.train_problems() if "trimmed" in p.question)
+    problem = next(p for p in task.all_train_problems() if "trimmed" in p.question)
     right = f"```python\n{problem.reference}```"
     assert task.verify(problem, right).correct
     wrong = right.replace("s.strip()", "s.trim()")

@@ -95,7 +95,9 @@ TASKS: Registry[Any] = Registry(
         "math": Entry("didact.tasks.math:MathTaskConfig", "mathematics, verified by math-verify"),
         "writing": Entry("didact.tasks.writing:WritingTaskConfig", "texts that a judge scores"),
         "mixture": Entry("didact.tasks.mixture:MixtureTaskConfig", "several generators"),
-        "annotated": Entry("didact.reward_model.task:AnnotatedTask", "annotated answers, for a reward model"),
+        "annotated": Entry(
+            "didact.reward_model.task:AnnotatedTaskConfig", "annotated answers, for a reward model"
+        ),
     },
     more=_generators,
     prefixes={"reasoning_gym": _generator},

@@ -145,8 +145,8 @@ def load_class(spec: str, owner: str) -> Callable[..., Any]:
     module = load_module(place, owner)
     found = getattr(module, name, None)
     if not callable(found):
-        names = [n for n, value in vars(module).items() if isinstance(value, type)]
-        raise UsageError(f"{owner}: no class {name!r} in {place}: {did_you_mean(name, names)}")
+        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise UsageError(f"{owner}: no {name!r} in {place}: {did_you_mean(name, names)}")
     kind: Callable[..., Any] = found
     return kind
 

@@ -19,17 +19,14 @@ from didact.feedback_source import FeedbackSource
 from didact.llm.cache import ChatCache
 from didact.llm.chat import ChatModel
 from didact.rendering.renderer import Renderer
-from didact.reward_model import AnnotatedTask, Card, Prompter, RewardModel, find_model
+from didact.reward_model import Card, Prompter, RewardModel, find_model
 from didact.reward_model.card import CARD
 from didact.rollouts.engine_chat import EngineChat
-from didact.settings import validate_kwargs
 from didact.tasks import make_task
 from didact.tasks.base import BaseTask, as_base_task
 from didact.types import Message
 
 LOG = logging.getLogger("didact")
-ANNOTATED = "annotated"
-"""The task that a reward model is trained on."""
 
 
 class RewardModelSource(Source):
@@ -134,9 +131,4 @@ def run_task(config: RunConfig) -> BaseTask:
     Raises:
         UsageError, DataError: as `make_task`.
     """
-    if config.task.name != ANNOTATED:
-        return as_base_task(make_task(config.task.name, config.task.settings, seed=config.seed))
-    settings = validate_kwargs(AnnotatedTask.__init__, config.task.settings, f"task {ANNOTATED!r}")
-    if "path" not in settings:
-        raise UsageError(f"task {ANNOTATED!r} needs the setting 'path': the annotated answers")
-    return AnnotatedTask(**settings, seed=config.seed)
+    return as_base_task(make_task(config.task.name, config.task.settings, seed=config.seed))

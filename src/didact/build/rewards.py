@@ -189,7 +189,7 @@ def check_reward(config: RunConfig, task: BaseTask) -> None:
             raise UsageError(
                 f"task {task.name!r} has no verifier, and no judge scores its answers: name one, as with "
                 "--set reward.source=judge:local or --set reward.source=judge:openai "
-                "--set reward.settings.base_url=URL; in Python also task.bind(RubricJudge(chat_model))"
+                "--set reward.settings.base_url=URL; in Python also task.bind_judge(RubricJudge(chat_model))"
             )
     elif config.reward is not None:
         raise UsageError(

@@ -24,7 +24,7 @@ from didact.evaluation.stats import wilson
 from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import multi_turn
 from didact.rollouts.single_turn import single_turn
-from didact.tasks.writing import JudgeScoredTask
+from didact.tasks.base import as_base_task
 from didact.types import Problem, Rollout, Turn
 
 MAX_MISSING = 0.1
@@ -142,7 +142,7 @@ def evaluate(
         )
     missing = sum(critic_failed(r) for r in rollouts)
     whole = _whole(rollouts)
-    judged = isinstance(ctx.task, JudgeScoredTask)
+    judged = as_base_task(ctx.task).needs_judge
     first = np.array([turn.correct for turn in firsts], dtype=np.bool_)
     if not (feedback and whole and missing <= MAX_MISSING * len(rollouts)):
         return Evaluation(rollouts, first, None, judged=judged)

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from didact.annotation.targets import is_run, open_answers
 from didact.errors import DataError
 from didact.reward_model.card import Card, Prompter, make_format
 from didact.spans import locate
-from didact.tasks.base import PolicyLimits, Verdict
-from didact.tasks.dataset_task import DatasetTask, check_fraction, held_out_keys
+from didact.tasks.base import BaseTaskConfig, PolicyLimits, Verdict
+from didact.tasks.dataset_task import DatasetTask, EvalFraction, held_out_keys
 from didact.types import Feedback, Message, Problem, Span
 
 LOG = logging.getLogger("didact")
@@ -35,6 +35,26 @@ class Annotated(NamedTuple):
     feedback: Feedback
 
 
+class AnnotatedTaskConfig(BaseTaskConfig):
+    """Answers with marked passages."""
+
+    path: Path
+    """A data file or run directory."""
+    eval_path: Path | None = None
+    """A second one to evaluate on; then all of `path` is for training."""
+    format: str = "json_v1"
+    """The format of the targets; see reward_model/format.py."""
+    reasoning: bool = True
+    """A critique comes before the passages."""
+    unmarked: bool = False
+    """Also use feedback without spans, for annotators who were asked for passages."""
+    eval_fraction: EvalFraction = 0.2
+
+    def build(self, seed: int) -> AnnotatedTask:
+        """See `AnnotatedTask`."""
+        return AnnotatedTask(self, seed=seed)
+
+
 class AnnotatedTask(DatasetTask):
     """Answers with marked passages, from a data file or a run directory.
 
@@ -42,95 +62,57 @@ class AnnotatedTask(DatasetTask):
     part of the questions for evaluation, so that a question is in one split only.
 
     Args:
-        path: The data file or run directory.
-        eval_path: A second one for evaluation; then all of `path` is for training.
-        format: The format of the targets; see reward_model/format.py.
-        reasoning: A critique comes before the passages.
-        unmarked: Also use feedback without spans, for annotators who were asked for passages.
-        eval_fraction: The approximate share of questions held out, in (0, 1).
-        seed: Seed of the order of the training answers, which differs between epochs.
+        config: The settings.
+        seed: Seeds the order of the training answers.
 
     Attributes:
-        held_out: The annotated answers of the evaluation split, whether or not they fit the model.
+        card: The format of prompts and replies, saved beside the trained model.
+        trained_on: The annotated answers of the training split, whether or not they fit the model.
+        held_out: The same of the evaluation split.
         left_out: The number of training answers that are not used, by reason.
 
     Raises:
         DataError: a file or row cannot be used, or there is nothing to train on.
-        UsageError: an unknown format or a setting out of range.
+        UsageError: an unknown format.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        eval_path: str | Path | None = None,
-        format: str = "json_v1",
-        reasoning: bool = True,
-        unmarked: bool = False,
-        eval_fraction: float = 0.2,
-        seed: int = 0,
-    ) -> None:
-        check_fraction(eval_fraction, "task 'annotated': ")
-        make_format(format)
-        self.name = Path(path).stem
-        self.card = Card(format=format, reasoning=reasoning)
+    def __init__(self, config: AnnotatedTaskConfig, *, seed: int = 0) -> None:
+        path, eval_path = config.path, config.eval_path
+        make_format(config.format)
+        self.name = path.stem
+        self.card = Card(format=config.format, reasoning=config.reasoning)
         self.left_out: Counter[str] = Counter()
-        found = read_annotated(Path(path), unmarked=unmarked)
+        found = read_annotated(path, unmarked=config.unmarked)
         if eval_path is None:
             keys = (item.problem.question_key for item in found)
-            kept = set(held_out_keys(Path(path), keys, eval_fraction, "annotated-split"))
+            kept = set(held_out_keys(path, keys, config.eval_fraction, "annotated-split"))
             self.held_out = [item for item in found if item.problem.question_key in kept]
             self.trained_on = [item for item in found if item.problem.question_key not in kept]
         else:
-            self.trained_on, self.held_out = found, read_annotated(Path(eval_path), unmarked=unmarked)
+            self.trained_on, self.held_out = found, read_annotated(eval_path, unmarked=config.unmarked)
             self.refuse_seen(self.held_out, str(eval_path))
-        files = [f for p in (path, eval_path) if p is not None for f in answer_files(Path(p))]
+        files = [file for p in (path, eval_path) if p is not None for file in answer_files(p)]
         super().__init__([], [], files=files, seed=seed, stream="annotated-order")
         self._fill(lambda messages: 0, None, None)
 
-    def bind(
-        self,
-        length: Callable[[Sequence[Message]], int],
-        target_length: Callable[[str], int],
-        *,
-        limit: int | None,
-        max_tokens: int,
-        chat_template: Mapping[str, Any] | None = None,
-    ) -> None:
+    def bind_policy(self, limits: PolicyLimits) -> None:
         """Build prompts that leave `max_tokens` for the reply, and leave out longer targets.
-
-        Args:
-            length: The number of tokens of a rendered conversation.
-            target_length: The number of tokens of a target, its end-of-turn token included.
-            limit: The model's context in tokens; None for no limit.
-            max_tokens: The longest reply.
-            chat_template: Settings of the chat template.
 
         Raises:
             DataError: no training answer is left.
         """
-        prompt_tokens = None if limit is None else max(0, limit - max_tokens)
+        room = None if limits.context is None else max(0, limits.context - limits.max_tokens)
         self.card = self.card.model_copy(
             update={
-                "max_tokens": max_tokens,
-                "prompt_tokens": prompt_tokens,
-                "chat_template": dict(chat_template or {}),
+                "max_tokens": limits.max_tokens,
+                "prompt_tokens": room,
+                "chat_template": dict(limits.chat_template),
             }
         )
-        self._fill(length, target_length, max_tokens)
+        self._fill(limits.prompt_tokens, limits.answer_tokens, limits.max_tokens)
         if self.left_out:
             reasons = ", ".join(f"{count} {why}" for why, count in sorted(self.left_out.items()))
             LOG.warning("%s: left out of training: %s", self.name, reasons)
-
-    def bind_policy(self, limits: PolicyLimits) -> None:
-        """See `bind`."""
-        self.bind(
-            limits.prompt_tokens,
-            limits.answer_tokens,
-            limit=limits.context,
-            max_tokens=limits.max_tokens,
-            chat_template=limits.chat_template,
-        )
 
     def write_beside(self, folder: Path) -> None:
         """Write the card that tells how the trained model is prompted."""

@@ -11,8 +11,7 @@ from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights,
 from didact.errors import UsageError
 from didact.feedback_source import FeedbackSource
 from didact.rendering.renderer import Renderer
-from didact.tasks.base import Task, Verdict, verify_all
-from didact.tasks.offline import OfflineAnswers
+from didact.tasks.base import OfflineAnswers, Task, Verdict, verify_all
 from didact.types import Ids, Problem, Rollout, Turn
 
 MethodState: TypeAlias = dict[str, Any]

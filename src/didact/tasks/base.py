@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 from didact.errors import DataError
 from didact.settings import Section
@@ -61,7 +61,6 @@ class Scorer(Protocol):
         ...
 
 
-@runtime_checkable
 class OfflineAnswers(Protocol):
     """Answers to training problems that were recorded earlier."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from didact.errors import DataError, UsageError
+from didact.errors import DataError
 from didact.rng import derive_seed, generator
 from didact.tasks.base import BaseTask
 from didact.tasks.rows import SourceLocation
@@ -55,8 +55,6 @@ class DatasetTask(BaseTask):
     def all_problems(self) -> Sequence[Problem]:
         """All problems, those for training first."""
         return [*self._train, *self._eval]
-
-    train_problems, problems = all_train_problems, all_problems
 
     def train_problem(self, index: int) -> Problem:
         """The index-th training problem; an index ≥ `train_size` continues with the next epoch."""
@@ -154,12 +152,6 @@ def held_out_keys(source: str | Path, keys: Iterable[str], fraction: float, stre
             "evaluation. Add rows, or give eval_path. Nothing was written."
         )
     return ranked[: min(max(wanted, 1), len(ranked) - 1)]
-
-
-def check_fraction(eval_fraction: float, owner: str = "") -> None:
-    """Raise a UsageError unless 0 < eval_fraction < 1; `owner` starts the message, as "task 'code': "."""
-    if not 0 < eval_fraction < 1:
-        raise UsageError(f"{owner}eval_fraction must lie between 0 and 1, not {eval_fraction}")
 
 
 def _check_ids(loaded: LoadedFile) -> None:

@@ -13,12 +13,10 @@ from typing import Any
 
 from didact.data.files import read_examples, stem
 from didact.errors import DataError, UsageError
-from didact.tasks.base import BaseTaskConfig, OfflineAnswers, Verdict
+from didact.tasks.base import BaseTaskConfig, Verdict
 from didact.tasks.dataset_task import DatasetTask, EvalFraction, held_out_keys
 from didact.tasks.verifiers import make_verifier
 from didact.types import Example, Feedback, Problem
-
-__all__ = ["OfflineAnswers", "OfflineTask", "OfflineTaskConfig"]
 
 
 class OfflineTaskConfig(BaseTaskConfig):

@@ -93,7 +93,7 @@ class FileRow(NamedTuple):
 
 
 def read_file(path: Path) -> Iterator[FileRow]:
-    """Every row of a file; the name's ending says whether it is JSON, CSV (.csv, .tsv) or Parquet.
+    """Every row of a file: Parquet or CSV (.csv, .tsv) by the ending of its name, else JSON.
 
     Raises:
         DataError: the file or a row cannot be read.

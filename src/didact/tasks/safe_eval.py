@@ -1,7 +1,7 @@
-"""Answers to generated problems are data: what a third party's scorers would run as Python is not run.
+"""Protection against scorers of reasoning-gym that evaluate an answer as Python.
 
-reasoning-gym 0.1.25 scores some answers by running them: `eval` in four generators, sympy's `parse_expr`,
-which evaluates, in five. Here the former read literals only, and the latter get no text but plain arithmetic.
+reasoning-gym 0.1.25 calls `eval` in four generators, and sympy's `parse_expr`, which evaluates, in five. Here
+the former read literals only, and the latter receive nothing but plain arithmetic.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ _CHAIN = re.compile(r"\)\s*(?:\*\*|\^)|(?:\*\*|\^)\s*(?:\w+|\([^()]*\))\s*(?:\*\
 
 
 def reject_code(name: str, data_set: Any) -> None:
-    """Give a generator's module a harmless `eval`, which hides the builtin for all its users in this process.
+    """Replace `eval` in a generator's module by `read_literal`, for the whole process.
 
     Args:
         name: The generator.
-        data_set: One that it made.
+        data_set: A data set of it.
     """
     if name in EVALUATED:
         vars(sys.modules[type(data_set).__module__])["eval"] = read_literal
 
 
 def may_score(name: str, answer: str, reference: str | None) -> bool:
-    """May a generator's scorer be given this text?"""
+    """The generator's scorer may read this answer."""
     return name not in PARSED or answer == reference or is_arithmetic(answer)
 
 
 def read_literal(text: str) -> Any:
-    """The value of a Python literal: what a scorer may use in place of `eval`.
+    """The value of a Python literal.
 
     Raises:
-        ValueError: it is no literal, or too long.
+        ValueError: the text is no literal, or too long.
     """
     if len(text) > MAX_LITERAL_CHARS or text.count("[") + text.count("(") + text.count("{") > 200:
         raise ValueError(f"a literal of {len(text)} characters is too long")
@@ -60,7 +60,7 @@ def read_literal(text: str) -> Any:
 
 
 def is_arithmetic(text: str) -> bool:
-    """Is a text plain arithmetic, safe to be evaluated in a short time?
+    """The text is plain arithmetic that is safe and fast to evaluate.
 
     >>> is_arithmetic("(8 - 2)*4"), is_arithmetic("x**2/2 + sin(x) + C")
     (True, True)

@@ -1,6 +1,6 @@
-"""How an answer from a JSONL file is verified: exact, regex, numeric, a user's function, or not at all.
+"""Verifiers of the tasks prompts and offline: exact, regex, numeric, a function of your own, or none.
 
-A verifier is written in a config as its name, or as a mapping with its settings:
+In a config a verifier is a name, or a mapping with its settings:
 
     verifier: numeric
     verifier: {name: numeric, tolerance: 0.01}
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, SupportsFloat
 
 from didact.errors import UsageError, did_you_mean
-from didact.settings import load_module, validate_kwargs
+from didact.settings import load_class, validate_kwargs
 from didact.tasks.base import Verdict
 
 VerifyFn = Callable[[str, str, Mapping[str, Any]], Verdict]
@@ -26,17 +26,17 @@ VerifyFn = Callable[[str, str, Mapping[str, Any]], Verdict]
 
 
 class Verifier(NamedTuple):
-    """A way to verify answers, and what it needs from a row."""
+    """A function that verifies answers, and what it needs from a row."""
 
     verify: VerifyFn
     needs_reference: bool
-    """Must every row have a reference?"""
+    """Every row must have a reference."""
     reference_is_answer: bool = True
-    """Is the reference an answer that could be given (and compared with), or only a pattern?"""
+    """The reference is an answer that a critic can compare with, not a pattern."""
     check_reference: Callable[[str], str | None] = lambda reference: None
     """What is wrong with a reference, or None."""
     file: Path | None = None
-    """The user's own code, where it is a file."""
+    """The file of a user's function."""
 
 
 def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
@@ -64,10 +64,10 @@ def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
 
 
 def exact(*, casefold: bool = False) -> Verifier:
-    """Right when answer and reference are the same text, white space around them aside.
+    """Right if answer and reference are the same text, apart from white space around them.
 
     Args:
-        casefold: Ignore the difference between upper and lower case.
+        casefold: Ignore case.
     """
 
     def normal(text: str) -> str:
@@ -80,7 +80,7 @@ def exact(*, casefold: bool = False) -> Verifier:
 
 
 def regex(*, pattern: str | None = None) -> Verifier:
-    """Right when a pattern is found in the answer (`re.search`: anchor it with ^ and $ if you mean all).
+    """Right if `re.search` finds a pattern in the answer; anchor it with ^ and $ to match all of it.
 
     Args:
         pattern: One pattern for all rows; without it each row's reference is its pattern.
@@ -97,12 +97,12 @@ def regex(*, pattern: str | None = None) -> Verifier:
 
 
 def numeric(*, tolerance: float = 1e-6) -> Verifier:
-    """Right when the last number in the answer is the reference's last number.
+    """Right if the last number in the answer is the last number in the reference.
 
     Args:
         tolerance: Largest absolute difference that still counts, ≥ 0.
     """
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance >= 0:
+    if not tolerance >= 0:
         raise UsageError(f"verifier 'numeric': tolerance must be a number of 0 or above, not {tolerance!r}")
 
     def verify(answer: str, reference: str, row: Mapping[str, Any]) -> Verdict:
@@ -117,27 +117,20 @@ def numeric(*, tolerance: float = 1e-6) -> Verifier:
 
 
 def none() -> Verifier:
-    """Nothing verifies: every reward is None. For learning from critiques alone."""
+    """No verification: every reward is None. For learning from critiques alone."""
     return Verifier(lambda answer, reference, row: Verdict(None, False), needs_reference=False)
 
 
 def user_function(spec: str) -> Verifier:
     """A function (answer, row) -> bool or float, as "file.py:function" or "package.module:function".
 
-    `row` is the row of the file as a dict, with its reference as text. True and scores of 1 or more
-    are right. A function that raises leaves that answer without a reward: it leaves every baseline
-    and every loss, for a failed verifier is not a wrong answer.
+    `row` is the row of the file as a dict, with its reference as text. True and scores of 1 or more are
+    right. If the function raises, the answer has no reward and enters no baseline and no loss.
 
     Raises:
-        UsageError: the module or function is not there; or, when verifying, what it returned is
-            neither a bool nor a finite number.
+        UsageError: no such module or function; when verifying, a result that is no bool or finite number.
     """
-    place, _, name = spec.rpartition(":")
-    module = load_module(place, f"verifier {spec!r}")
-    function = getattr(module, name, None)
-    if not callable(function):
-        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise UsageError(f"verifier {spec!r}: no function {name!r} in {place}: {did_you_mean(name, names)}")
+    function = load_class(spec, f"verifier {spec!r}")
 
     def verify(answer: str, reference: str, row: Mapping[str, Any]) -> Verdict:
         try:
@@ -148,6 +141,7 @@ def user_function(spec: str) -> Verifier:
             raise UsageError(f"verifier {spec!r} returned {score!r}: return True, False or a finite number")
         return Verdict(float(score), float(score) >= 1)
 
+    place = spec.rpartition(":")[0]
     file = Path(place) if place.endswith(".py") else None
     return Verifier(verify, needs_reference=False, file=file)
 
@@ -167,7 +161,7 @@ _NUMBER = re.compile(
 
 
 def last_number(text: str) -> float | None:
-    """The last number in a text, or None where there is none or it is not finite.
+    """The last number in a text; None if there is none, or it is not finite.
 
     >>> last_number("about 1,250.5 apples"), last_number("5-3 = 2."), last_number("-4e2"), last_number("?")
     (1250.5, 2.0, -400.0, None)

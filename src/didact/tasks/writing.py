@@ -9,28 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from didact.errors import UsageError
-from didact.tasks.base import Scorer, Verdict
+from didact.tasks.base import Verdict
 from didact.tasks.dataset_task import DatasetTask
 from didact.tasks.prompts import PromptSource, load_prompts
 from didact.tasks.verifiers import none
 from didact.types import Problem
-
-
-@runtime_checkable
-class JudgeScoredTask(Protocol):
-    """A task whose rewards come from a scorer, which has to be bound to it before it verifies."""
-
-    @property
-    def bound(self) -> bool:
-        """Has it a scorer?"""
-        ...
-
-    def bind(self, scorer: Scorer) -> None:
-        """Take this scorer from now on."""
-        ...
 
 
 def shipped() -> Path:
@@ -66,15 +51,6 @@ class WritingTask(DatasetTask):
     def __init__(self, config: WritingTaskConfig, *, seed: int = 0) -> None:
         split, _ = load_prompts(config, none())
         super().__init__(split.train, split.evaluation, files=split.files, seed=seed, stream="jsonl-order")
-
-    @property
-    def bound(self) -> bool:
-        """Has it a scorer?"""
-        return self.judge is not None
-
-    def bind(self, scorer: Scorer) -> None:
-        """The same as `bind_judge`."""
-        self.bind_judge(scorer)
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Score one answer; `verify_many` is faster for several."""

@@ -1,7 +1,7 @@
 """The program in an answer.
 
-Only lines are looked at. A model's text is never parsed or compiled outside the sandbox: CPython's
-own compiler can be crashed by a text that is nested deep enough.
+Only lines are matched. A model's text is never parsed or compiled outside the sandbox, because deeply nested
+text can crash CPython's compiler.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ _PYTHON = {"", "python", "py", "python3", "py3"}
 
 
 def program_in(answer: str, entry_point: str, prefix: str = "") -> str | None:
-    """The program that an answer gives, or None where it gives none.
+    """The program in an answer, or None if there is none.
 
-    Of several fenced blocks the last one that defines the function counts, else the last in Python. A
-    block that is not closed goes to the end. Without a fence the text from the first line that looks
-    like code is taken.
+    Of several fenced blocks it is the last that defines the function, else the last in Python. An unclosed
+    block extends to the end. Without a fence it is the text from the first line that looks like code.
 
     Args:
-        answer: What the model wrote.
-        entry_point: The function that was asked for.
-        prefix: What the answer continues, where it may be the rest of a function only: put before an
-            answer that does not define the function itself.
+        answer: The model's text.
+        entry_point: The requested function.
+        prefix: Put before an answer that only continues the function, and does not define it itself.
     """
     blocks = _blocks(answer)
     if blocks:
@@ -42,14 +40,14 @@ def program_in(answer: str, entry_point: str, prefix: str = "") -> str | None:
 
 
 def defines(text: str, name: str) -> bool:
-    """Does a line at the left margin define or assign this name?"""
+    """A line at the left margin defines or assigns this name."""
     quoted = re.escape(name)
     pattern = rf"^(?:(?:async[ \t]+)?def[ \t]+{quoted}[ \t]*\(|class[ \t]+{quoted}\b|{quoted}[ \t]*=[^=])"
     return re.search(pattern, text, re.MULTILINE) is not None
 
 
 def _blocks(answer: str) -> list[str]:
-    """The texts of fenced blocks that are Python or say no language."""
+    """The texts of fenced blocks in Python or without a language."""
     found, lines, fence, wanted = list[str](), list[str](), "", False
     for line in answer.split("\n"):
         match = _FENCE.match(line)

@@ -190,7 +190,7 @@ def _asserts(body: list[ast.stmt], setup: list[str], entry_point: str) -> list[s
         if isinstance(node, ast.Import | ast.ImportFrom):
             setup.append(ast.unparse(node))
         elif isinstance(node, ast.Assert):
-            if convert(node.test, entry_point):  # `assert True` says nothing
+            if convert(node.test, entry_point):  # `assert True` is no test
                 tests.append(ast.unparse(node.test))
         elif not _is_no_test(node):
             kind = type(node).__name__.lower()

@@ -1,6 +1,6 @@
-r"""The final answer in a text: what stands in the last \boxed{…}, or the last number.
+r"""The final answer in a model's text: the content of the last \boxed{…}, or the last number.
 
-A model wrote the text, so reading it takes a time that grows with its length alone, and never raises.
+Reading never raises and takes time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 
 MAX_ANSWER_CHARS = 400
-"""A final answer longer than this is none."""
+"""A longer text is no final answer."""
 READ_CHARS = 20_000
-"""So much of a text's end is searched for its final answer."""
+"""Characters at the end of a text that are searched for the final answer."""
 
 BOX = re.compile(r"\\f?boxed[ \t]*\{|\\fbox[ \t]*\{")
 _NUMBER = re.compile(
@@ -21,7 +21,7 @@ _INTEGER = re.compile(r"[-+]?[0-9]{1,200}")
 
 
 def boxed(text: str) -> str | None:
-    r"""What stands in the last \boxed{…} (or \fbox{…}), or None where there is no whole one.
+    r"""The content of the last \boxed{…} (or \fbox{…}); None if there is no complete one.
 
     >>> boxed(r"First \boxed{1}, no: \boxed{\frac{1}{2}}."), boxed("42"), boxed(r"\boxed{4")
     ('\\frac{1}{2}', None, None)
@@ -44,7 +44,7 @@ def boxed(text: str) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    """The last number, as it is written: an integer, a decimal or a fraction a/b; None where there is none.
+    """The last number as written, an integer, decimal or fraction a/b; None if there is none.
 
     >>> last_number("about 1,250.5 apples"), last_number("5-3 = 2."), last_number("-3/4"), last_number("?")
     ('1250.5', '2', '-3/4', None)
@@ -56,7 +56,7 @@ def last_number(text: str) -> str | None:
 
 
 def integer(text: str) -> int | None:
-    """The value of a text that is an integer and nothing else, else None.
+    """The value of a text that is only an integer, else None.
 
     >>> integer("033"), integer("-7"), integer("1/2"), integer("3.0")
     (33, -7, None, None)

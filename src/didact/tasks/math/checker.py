@@ -1,6 +1,6 @@
-"""Asks the process in which math-verify runs (`worker`) whether two answers are the same.
+"""Client of the process in which math-verify compares answers (`worker`).
 
-One process serves all tasks of a Python process. It starts at the first question and ends with us.
+One process serves all tasks of a Python process. It starts at the first comparison and ends with its parent.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from typing import Any, NamedTuple
 from didact.errors import UsageError, install_command
 
 START_SECONDS = 120.0
-"""So long may the process import math-verify and sympy."""
+"""Time limit for importing math-verify and sympy."""
 GRACE_SECONDS = 15.0
-"""So much later than the comparison's own limit is the process given up."""
+"""Extra time after a comparison's own limit before the process is killed."""
 _KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
 
 
 class Compared(NamedTuple):
-    """How a comparison ended."""
+    """The result of a comparison."""
 
     equal: bool
     why: str | None = None
-    """Why they are not the same, where more is known than that."""
+    """The reason of a difference, if known."""
     error: str | None = None
-    """Why nobody could say; then `equal` says nothing."""
+    """Why the comparison failed; `equal` is then meaningless."""
 
 
 class MathChecker:
     """Compares expressions with math-verify in a process of its own.
 
     Args:
-        cpu_seconds: CPU time of one comparison, whole seconds ≥ 1; who needs more is wrong.
-        wall_seconds: Wall-clock time of the same, > 0. Reaching it says that the machine stands
-            still rather than that the answer is wrong, so the comparison then has an error.
+        cpu_seconds: CPU time of one comparison, whole seconds ≥ 1; an answer that needs more is wrong.
+        wall_seconds: Wall-clock time of the same, > 0; reaching it is an error of the comparison, because it
+            points to a stalled machine rather than to a wrong answer.
         memory_mb: Address space of one comparison in MiB, ≥ 256.
 
     Attributes:
-        started: How many processes were started so far.
+        started: The number of processes started so far.
     """
 
     def __init__(self, *, cpu_seconds: int = 3, wall_seconds: float = 60.0, memory_mb: int = 1024) -> None:
@@ -58,26 +58,26 @@ class MathChecker:
         atexit.register(self.close)
 
     def compare(self, gold: str, answer: str, *, loose: bool = False) -> Compared:
-        """Is the answer the same mathematics as the gold one?
+        """Compare an answer with the reference as mathematics.
 
         Args:
             gold: The reference, in LaTeX or as a plain number.
-            answer: What a model gave; anything at all.
-            loose: Where the reference is a number, also accept an expression that is not worked out.
+            answer: Any text of a model.
+            loose: If the reference is a number, also accept an unevaluated expression.
 
         Raises:
             UsageError: math-verify is not installed.
         """
         line = json.dumps({"gold": gold, "answer": answer, "loose": loose, **self.limits}) + "\n"
         with self._lock:
-            for _ in range(2):  # a process that somebody killed is started once more
+            for _ in range(2):  # a process that was killed is started once more
                 try:
                     reply = self._ask(line.encode())
                 except OSError as error:
                     self._kill()
                     failed = f"the process of math-verify failed ({error})"
                 except BaseException:
-                    self._kill()  # or the next question would read this one's reply
+                    self._kill()  # or the next comparison would read this one's reply
                     raise
                 else:
                     return _read(reply)
@@ -104,7 +104,7 @@ class MathChecker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for us; it ends when its input does
+            start_new_session=True,  # it ignores Ctrl-C and ends when its input does
             env={name: os.environ[name] for name in _KEPT if name in os.environ},
         )
         self._owner = os.getpid()
@@ -131,7 +131,7 @@ class MathChecker:
 
 @cache
 def shared_checker() -> MathChecker:
-    """The checker that all tasks of this process use."""
+    """The checker shared by all tasks of this process."""
     return MathChecker()
 
 

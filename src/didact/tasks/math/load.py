@@ -1,4 +1,4 @@
-r"""Mathematical problems from JSON lines, of four public shapes and one of our own.
+r"""Math problems of five shapes, told apart by their columns.
 
     own        {"problem", "answer"}, and optionally "id", "level", "topic"
     math500    {"problem", "solution", "answer", "subject", "level", "unique_id"}
@@ -36,10 +36,9 @@ _DAPO_TAIL = 'Remember to put your answer on its own line after "Answer:".'
 
 
 class Shape(NamedTuple):
-    """Where a data set keeps what."""
+    """The columns of a data set; of several names the first that a row has."""
 
     question: tuple[str, ...]
-    """The question's column; the first that is there."""
     answer: tuple[str, ...]
     identity: tuple[str, ...] = ()
 
@@ -62,12 +61,12 @@ _DISTINCTIVE: dict[str, tuple[set[str], ...]] = {
 
 
 class Wording(NamedTuple):
-    """How a problem is asked."""
+    """The wording of prompts and references."""
 
     instruction: str
     """Follows the question; empty for none."""
     reference: str
-    """Template of the reference, with one %s for the gold answer."""
+    """Template with one %s for the gold answer."""
 
 
 def load(path: Path, shape: str, wording: Wording, *, skip_conflicts: bool = False) -> LoadedFile:

@@ -1,12 +1,11 @@
-r"""Mathematical problems with one right answer, verified as mathematics by `math-verify`.
+r"""Math problems with one right answer, compared as expressions by `math-verify`.
 
-An answer is right when the expression in its last \boxed{…} (or its last number) is the same as the gold
-one: 1/2, 0.5 and \frac{1}{2} are. An expression that is not worked out, as \boxed{5+5} for 10, is wrong
-where the gold answer is a number: it would be right for repeating the question.
+An answer is right if the expression in its last \boxed{…} (or its last number) equals the reference: 1/2, 0.5
+and \frac{1}{2} are equal. If the reference is a number, an unevaluated expression, as \boxed{5+5} for 10, is
+wrong, because repeating the question would otherwise be right.
 
-What a model wrote can neither raise nor hang: it is cut to its end and to a length, and compared in a
-process with limits (`worker`). Who exceeds them is wrong. Only where that process itself fails has the
-verdict no reward, and an error.
+No text of a model raises or hangs: it is truncated and compared in a process with limits (`worker`). An
+answer that exceeds them is wrong. If that process itself fails, the verdict has no reward and an error.
 """
 
 from __future__ import annotations
@@ -84,11 +83,8 @@ class MathTask(DatasetTask):
     packages = ("math-verify",) if find_spec("math_verify") else ()
 
     def __init__(self, config: MathTaskConfig, *, seed: int = 0) -> None:
-        self.form, self.format_penalty, self.unevaluated = (
-            config.form,
-            config.format_penalty,
-            config.unevaluated,
-        )
+        self.form, self.format_penalty = config.form, config.format_penalty
+        self.unevaluated = config.unevaluated
         self.checker: MathChecker = shared_checker()
         instruction = INSTRUCTIONS[self.form] if config.instruction is None else config.instruction.strip()
         wording = Wording(instruction, "%s" if self.form == "number" else r"\boxed{%s}")
@@ -104,7 +100,7 @@ class MathTask(DatasetTask):
             _check_numbers(self.all_problems())
 
     def final_answer(self, answer: str) -> str | None:
-        """What counts as the answer in a text, by the task's form; None where nothing does."""
+        """The answer in a text, by the task's form; None if there is none."""
         if self.form == "number":
             return last_number(answer)
         found = boxed(answer)
@@ -112,7 +108,7 @@ class MathTask(DatasetTask):
 
     @on_main_process
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """Score one answer: 1 for right and 0 for wrong, less the penalty where it has not the form.
+        """Score one answer: 1 if right, else 0, minus the penalty if it has not the form.
 
         Raises:
             UsageError: math-verify is not installed, and an answer cannot be compared without it.
@@ -131,7 +127,7 @@ class MathTask(DatasetTask):
         return Verdict(float(right) - penalty, right)
 
     def _same(self, gold: str, final: str) -> tuple[bool, str | None]:
-        """(is it right, why nobody could say)."""
+        """(equal, the error of a failed comparison)."""
         if " ".join(gold.split()) == " ".join(final.split()):
             return True, None
         wanted, given = integer(gold), integer(final)
@@ -147,7 +143,7 @@ def shipped() -> Path:
 
 
 def _check_numbers(problems: Sequence[Problem]) -> None:
-    """Refuse gold answers that no last number could be."""
+    """Raise a DataError for a reference that is not a plain number."""
     for problem in problems:
         gold = str(problem.metadata[ANSWER])
         if last_number(gold) is None or last_number(gold) != gold.replace(",", "").replace(" ", ""):

@@ -3,11 +3,11 @@ r"""The process in which math-verify runs: `python worker.py`, one JSON line in,
     in    {"gold": "1/2", "answer": "0.5", "loose": false, "cpu_s": 3, "wall_s": 60.0, "memory_mb": 1024}
     out   {"equal": true}, {"equal": false, "why": …}, {"stopped": "cpu" or "wall"} or {"error": …}
 
-sympy can be made to compute for ever by a short text, as 5^{5^{5^5}}, in C code that no signal handler
-of Python interrupts. So every comparison is a child of this process, made by fork after the slow
-imports, with a limit on CPU time and memory, and killed at the end of its wall-clock time.
+A short text, as 5^{5^{5^5}}, can keep sympy busy for ever, in C code that no Python signal handler
+interrupts. So every comparison runs in a child, forked after the slow imports, with limits on CPU time and
+memory, and killed at the end of its wall-clock time.
 
-Only math-verify's LaTeX reader is used: it builds expressions from a grammar. Its reader of plain
+Only math-verify's LaTeX parser is used, which builds expressions from a grammar; its parser of plain
 expressions evaluates text as Python. This file imports nothing of the project, so that it starts fast.
 """
 
@@ -26,14 +26,14 @@ import sys
 import time
 from typing import Any
 
-# sympy works some of these out while it reads them, so that the expression no longer tells.
+# sympy evaluates some of these while parsing, so that the expression no longer shows them.
 _WORK = re.compile(
     r"!|\\(?:[dt]?binom|choose|sum|prod|int|lim|sqrt|log|ln|exp|sin|cos|tan|gcd|lcm|max|min|l?floor|l?ceil)"
 )
 
 
 def equal(gold: str, answer: str, loose: bool) -> dict[str, Any]:
-    """Are two expressions the same mathematics? The reply to one request."""
+    """The reply to one request: are the two expressions equal?"""
     verify = importlib.import_module("math_verify").verify
     wanted, given = _parsed(gold), _parsed(answer)
     if not wanted:
@@ -58,14 +58,14 @@ def _is_number(expression: Any) -> bool:
 
 
 def _is_evaluated(expression: Any) -> bool:
-    """Is it a number as one writes it: 5, 1/2, 0.5, 50 %, 3·10⁸? The last side of an equation counts."""
+    """A number in final form: 5, 1/2, 0.5, 50 %, 3·10⁸. Of an equation the last side counts."""
     sympy = importlib.import_module("sympy")
     if type(expression).__name__ == "And":  # a = b = 5, in math-verify's own class
         expression = getattr(expression, "_unsorted_args", expression.args)[-1]
     if isinstance(expression, sympy.Rel):
         expression = expression.rhs
     if not isinstance(expression, sympy.Expr) or not expression.is_number:
-        return True  # no number at all: to be compared, and to be found different
+        return True  # no number: the comparison finds it different
     factors = [factor for factor in sympy.Mul.make_args(expression) if factor != -1]
     numbers = [factor for factor in factors if factor.is_Number]
     scales = [factor for factor in factors if not factor.is_Number]
@@ -91,7 +91,7 @@ def _is_power_of_ten(factor: Any) -> bool:
 
 
 def answer_one(request: dict[str, Any]) -> dict[str, Any]:
-    """Compare in a child with limits, and say how it ended."""
+    """Compare in a child process with limits; the reply."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -150,7 +150,7 @@ def _wait(child: int, read: int, wall_s: float) -> dict[str, Any]:
 def main() -> None:
     """Serve until the input ends."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no reply
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a library's prints are no replies
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         importlib.import_module("math_verify")

@@ -1,8 +1,8 @@
-"""An OS sandbox for programs that a model wrote.
+"""An OS sandbox for programs written by a model.
 
-Bubblewrap where it is installed and holds, else Linux namespaces of our own; else nothing is run.
-No network, no home directory, no environment, no other program, limits on CPU and wall time, memory,
-processes, output and files, and an end that takes every descendant along. `probe` proves that once
+It uses bubblewrap if that is installed and passes the probe, else Linux namespaces directly, else it runs
+nothing. A program has no network, home directory, environment or other programs, and limits on CPU and wall
+time, memory, processes, output and files. At the end every descendant is killed. `probe` verifies this once,
 before the first program runs.
 """
 

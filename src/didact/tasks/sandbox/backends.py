@@ -1,4 +1,4 @@
-"""How a sandbox is started: the command of each backend, and what of the file system it shows."""
+"""The command line of each sandbox backend, and the part of the file system that it shows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from didact.tasks.sandbox.limits import MIB, Limits
 
 BACKENDS = ("bubblewrap", "namespaces")
-"""In the order in which they are tried."""
+"""In the order of preference."""
 UNSAFE = "unsafe"
-"""No sandbox: a bare process with limits. Only for programs that are trusted."""
+"""No sandbox: a plain process with limits, for trusted programs only."""
 
-# Stubs keep `import didact.tasks.sandbox.…` from importing the parents, which are slow and not shown.
+# Stubs keep `import didact.tasks.sandbox.…` from importing the parents, which are slow and not visible.
 _BOOT = (
     "import sys\n"
     "for name in ('didact','didact.tasks','didact.tasks.sandbox'):\n"
@@ -28,7 +28,7 @@ _BOOT = (
 )
 _HERE = str(Path(__file__).resolve().parent)
 _INSIDE = "/didact"
-"""Where bubblewrap shows this folder; the namespaces backend has read it before it leaves."""
+"""Where bubblewrap mounts this folder; the namespaces backend imports it before it changes the root."""
 _SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _NOBODY = 65534
@@ -36,11 +36,11 @@ _NOBODY = 65534
 
 @dataclass(frozen=True)
 class Command:
-    """A process to be started.
+    """A process to start.
 
     Attributes:
         words: The command line.
-        user: The user and group to start it as; None for our own.
+        user: The user and group id of the process; None for the current ones.
     """
 
     words: tuple[str, ...]
@@ -49,14 +49,14 @@ class Command:
 
 @cache
 def interpreter(python: str | None = None) -> str:
-    """The interpreter's own file, behind virtual environments: the current one's without `python`."""
+    """The real path of an interpreter, behind virtual environments; by default of the current one."""
     base: str = getattr(sys, "_base_executable", None) or sys.executable
     return str(Path(python or base).resolve())
 
 
 @cache
 def shown_paths(python: str | None = None) -> tuple[tuple[str, str], ...]:
-    """(source, destination) of all that the interpreter needs to read, and nothing else.
+    """(source, destination) of all paths that the interpreter has to read.
 
     Args:
         python: Another interpreter, of a system installation: /usr/bin/python3.
@@ -79,9 +79,9 @@ def command(name: str, limits: Limits, channel: int, info: int, python: str | No
 
     Args:
         name: "bubblewrap", "namespaces" or "unsafe".
-        limits: What the program may use.
-        channel: The descriptor over which the program is asked, to be inherited.
-        info: The descriptor to which process 1's id is written, to be inherited.
+        limits: The resource limits.
+        channel: The inherited descriptor for requests and answers.
+        info: The inherited descriptor to which the id of process 1 is written.
         python: Another interpreter than the current one.
 
     Raises:
@@ -97,7 +97,7 @@ def command(name: str, limits: Limits, channel: int, info: int, python: str | No
     if found is None:
         raise FileNotFoundError("bwrap is not installed")
     wall = (*_bubblewrap_words(found, limits, info), *_bubblewrap_view(python, limits))
-    # As root it is started as nobody: the kernel holds root to no number of processes.
+    # Root starts it as user nobody: the kernel enforces no limit of processes for root.
     user = _NOBODY if os.geteuid() == 0 else None
     return Command((*wall, "--", *run, _INSIDE, *arguments), user)
 

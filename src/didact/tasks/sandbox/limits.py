@@ -1,4 +1,4 @@
-"""What one program may use. Imports nothing heavy: it is also read inside the sandbox."""
+"""Resource limits of one program. Imports nothing heavy, because it is also imported inside the sandbox."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ MIB = 1 << 20
 
 
 class Limits:
-    """The bounds of one program run, from loading it to its last answer.
+    """Resource limits of one program, from loading it to its last answer.
 
-    Memory and CPU time bind each process, because Linux keeps those limits by process; together the
-    processes may use `processes` times as much, and the wall time bounds them all.
+    Memory and CPU time are limits of each process, as Linux enforces them: together the processes may use
+    `processes` times as much, within the wall time.
 
     Args:
-        cpu_s: CPU seconds, whole, ≥ 1. The measure that does not depend on how busy the machine is.
-        wall_s: Wall-clock seconds, > 0: for a program that sleeps.
+        cpu_s: CPU time in whole seconds, ≥ 1, which does not depend on the load of the machine.
+        wall_s: Wall-clock time in seconds, > 0, for a program that sleeps.
         memory_mb: Address space in MiB, ≥ 64.
         processes: Processes and threads at once, the first one included, ≥ 1.
-        disk_mb: Size in MiB of the only place that can be written, and of any one file there.
-        output_kb: KiB that may be printed, and KiB that one returned value may have.
+        disk_mb: Size in MiB of the only writable folder, and of any one file in it.
+        output_kb: KiB that may be printed, and KiB of one returned value.
 
     Raises:
-        ValueError: a bound out of range.
+        ValueError: a limit out of range.
     """
 
     __slots__ = ("cpu_s", "disk_mb", "memory_mb", "output_kb", "processes", "wall_s")
@@ -45,7 +45,7 @@ class Limits:
             raise ValueError(f"wall_s must be a finite number above 0, not {wall_s}")
 
     def words(self) -> list[str]:
-        """As arguments of a command; `from_words` reads them again."""
+        """The limits as command-line arguments; `from_words` parses them."""
         return [str(getattr(self, name)) for name in sorted(self.__slots__)]
 
     @classmethod

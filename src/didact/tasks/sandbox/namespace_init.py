@@ -1,13 +1,13 @@
-"""Runs on the far side, before any line of the program does: builds the walls, then serves.
+"""Init process of the sandbox: creates the namespaces, drops privileges, then runs `serve`.
 
-    supervisor (this process)  ── waits, says how it ended
+    supervisor (this process)  ── waits, exits with the status of process 1
         └─ process 1 of its own user, mount, pid, network, ipc and uts namespaces
               root: a read-only tmpfs with the interpreter's files, and /tmp that can be written
               no capability, no way to gain one, limits, a seccomp filter
               then `serve`, which runs the program
 
-When process 1 ends, the kernel ends every process of its namespace, daemons too. When the supervisor
-ends, process 1 does. Imports little, because its start is part of every run.
+When process 1 ends, the kernel kills every process of its namespace, daemons too. When the supervisor ends,
+process 1 does too. Imports little, because its start is part of every run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from didact.tasks.sandbox.serve import serve
 
 NOBODY = 65534
 BROKEN = 97
-"""Exit code of a sandbox that could not be built."""
+"""Exit code of a sandbox that could not be set up."""
 _PDEATHSIG, _NO_NEW_PRIVS = 1, 38
 _SIGKILL = 9
 # clone(2): NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
@@ -41,9 +41,9 @@ def main(arguments: list[str]) -> None:
     """Never returns.
 
     Args:
-        arguments: "namespaces", "bubblewrap" or "unsafe"; the supervisor's parent; the channel's
-            file descriptor; the descriptor for process 1's id (or -1); the limits; then the paths
-            to show, each as source and destination.
+        arguments: "namespaces", "bubblewrap" or "unsafe"; the supervisor's parent; the channel's file
+            descriptor; the descriptor for the id of process 1 (or -1); the limits; then the visible paths,
+            each as source and destination.
     """
     try:
         mode, parent, channel, info = arguments[0], *map(int, arguments[1:4])
@@ -63,10 +63,10 @@ def main(arguments: list[str]) -> None:
 
 
 def _isolate(parent: int, channel: int, info: int, limits: Limits, shown: list[tuple[str, str]]) -> None:
-    """Go on as process 1 of new namespaces; the process that called becomes its supervisor."""
+    """Continue as process 1 of new namespaces; the calling process becomes its supervisor."""
     _die_with_parent()
     if os.getppid() != parent:
-        os._exit(BROKEN)  # it died before we could ask to follow it
+        os._exit(BROKEN)  # the parent died before PDEATHSIG was set
     as_root = os.geteuid() == 0
     _enter_namespaces(as_root)
     alive, held = os.pipe()
@@ -79,13 +79,13 @@ def _isolate(parent: int, channel: int, info: int, limits: Limits, shown: list[t
         os._exit(code if code >= 0 else 128 - code)
     os.close(held)
     os.close(info)
-    os.setsid()  # or kill(0, …) would reach the supervisor, whose group it was born in
+    os.setsid()  # or kill(0, …) would reach the supervisor, which is in the same group
     _build_root(limits, shown)
     if as_root:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    _die_with_parent()  # again, because changing users forgets it
+    _die_with_parent()  # again, because a change of user resets it
     os.set_blocking(alive, False)
     try:
         os.read(alive, 1)
@@ -95,11 +95,11 @@ def _isolate(parent: int, channel: int, info: int, limits: Limits, shown: list[t
 
 
 def _enter_namespaces(as_root: bool) -> None:
-    """New namespaces, in which root keeps its number only until the root directory is built.
+    """Create namespaces, in which root keeps its user id only until the root directory is built.
 
-    The kernel never holds user 0 to a number of processes, so a program must not run as user 0, not
-    even as one that is 0 outside and another inside: root maps a second user and later becomes it.
-    Only a process outside may write such a map.
+    The kernel enforces no limit of processes for user 0, so a program must not run as user 0, not even as one
+    that is 0 outside and another inside: root maps a second user and later becomes it. Only a process outside
+    may write such a map.
     """
     uid, gid, me = os.geteuid(), os.getegid(), os.getpid()
     if not as_root:
@@ -126,7 +126,7 @@ def _enter_namespaces(as_root: bool) -> None:
 
 
 def _build_root(limits: Limits, shown: list[tuple[str, str]]) -> None:
-    """A root directory with nothing but what is shown, read-only, and /tmp."""
+    """A read-only root directory with the visible paths, and a writable /tmp."""
     _mount(None, "/", None, _REC | _PRIVATE, None)
     trees = [(_open_tree(source), target, os.path.isdir(source)) for source, target in shown]
     _mount("tmpfs", "/tmp", "tmpfs", _NOSUID | _NODEV, "size=1m,nr_inodes=4k,mode=755")
@@ -151,7 +151,7 @@ def _build_root(limits: Limits, shown: list[tuple[str, str]]) -> None:
 
 
 def _confine(limits: Limits, *, locked: bool) -> None:
-    """Limits, and, where `locked`, no capability, no new privilege and the seccomp filter."""
+    """Set the limits, and if `locked` drop all capabilities and install the seccomp filter."""
     bounds = {
         resource.RLIMIT_AS: limits.memory_mb * MIB,
         resource.RLIMIT_CPU: limits.cpu_s,
@@ -184,7 +184,7 @@ def _open_tree(path: str) -> int:
 
 
 def _set_attributes(fd: int, path: bytes, flags: int, *, device: bool = False) -> None:
-    """Read-only, no set-user-id files and, but for the few devices that are shown, no devices."""
+    """Make a mount read-only, without set-user-id files and, except for `device`, without devices."""
     wanted = _ATTR_RDONLY | _ATTR_NOSUID | (0 if device else _ATTR_NODEV)
     attributes = (ctypes.c_uint64 * 4)(wanted, 0, 0, 0)
     done = _libc.syscall(_MOUNT_SETATTR, fd, path, flags, ctypes.byref(attributes), 32)

@@ -1,4 +1,4 @@
-"""Which sandbox works here: each is tried once with a program that tries to get out."""
+"""Which sandbox works on this machine: each runs a program once that tries to break out."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ stay, _held = os.pipe()
 
 
 def choose_backend(wanted: str = "auto", *, unsafe_local_exec: bool = False) -> str:
-    """The name of a backend that holds here.
+    """The name of a backend that passes the probe.
 
     Args:
-        wanted: "auto" for the first that holds, or one of `BACKENDS`.
-        unsafe_local_exec: Where none holds, and "auto" is wanted, do without: "unsafe".
+        wanted: "auto" for the first that passes, or one of `BACKENDS`.
+        unsafe_local_exec: With "auto", return "unsafe" if none passes.
 
     Raises:
-        UsageError: none holds, with what is wrong with each, and the cure.
+        UsageError: none passes, with the reason of each, and the cure.
     """
     if wanted not in ("auto", *BACKENDS):
         raise UsageError(f"sandbox must be auto, {' or '.join(BACKENDS)}, not {wanted!r}")
@@ -96,7 +96,7 @@ def choose_backend(wanted: str = "auto", *, unsafe_local_exec: bool = False) -> 
 
 @cache
 def what_is_wrong(name: str, python: str | None = None) -> str | None:
-    """Run the probe in a backend: None where it holds, else what is wrong. Asked once a process.
+    """Run the probe in a backend, once a process: None if it passes, else what is wrong.
 
     Args:
         name: One of `BACKENDS`.

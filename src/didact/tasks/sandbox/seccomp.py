@@ -1,9 +1,9 @@
-"""Which system calls a program may not make, as a seccomp filter.
+"""The seccomp filter: system calls that a program may not make.
 
-The namespaces take away what can be reached; the filter takes away the ways to get out of them, or
-around the limits: new namespaces and mounts, other programs, memory that no limit counts, kernel
-interfaces with a history, sockets that no namespace holds (as those to a virtual machine's host).
-Runs inside the sandbox, so it imports little.
+Namespaces limit what a program can reach. The filter blocks the ways out of them and around the limits: new
+namespaces and mounts, other programs, memory that no limit counts, kernel interfaces with known exploits, and
+sockets outside of network namespaces (as those to a virtual machine's host). Runs inside the sandbox, so it
+imports little.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def filter_program(machine: str) -> bytes:
 
 
 def _on_argument(number: int, tests: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
-    """For one call: look at its first argument, and allow what the tests do not refuse."""
+    """Instructions for one call: allow it unless the tests on its first argument refuse."""
     body = [(_LOAD, 0, 0, _FIRST_ARGUMENT), *tests, (_RETURN, 0, 0, ALLOW)]
     return [(_EQUAL, 0, len(body), number), *body]
 
 
 def install(libc: ctypes.CDLL) -> None:
-    """Put the filter on this process and all its children, for good.
+    """Install the filter on this process and all its children, irrevocably.
 
     Raises:
         OSError: the kernel refused, or the machine is not known.

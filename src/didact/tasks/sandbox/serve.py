@@ -1,8 +1,8 @@
-"""Runs the program inside the sandbox and answers what calls of it return.
+"""Runs the program inside the sandbox and returns the values of its calls.
 
-Everything from here on shares its process with the program, which may patch or forge all of it. So
-nothing here knows what is right: it is sent one call at a time and says what came back, as plain data.
-A program that takes over this module can only say "it returned v", and v still has to be right.
+This code shares its process with the program, which may patch or forge all of it. So it knows no expected
+value: it receives one call at a time and returns the value as plain data. A program that takes over this
+module can only claim that a call returned v, and v still has to be right.
 
     → 12\\nprogram text      one request: its length in bytes, then its UTF-8 text
     ← {"raised": …} or {"value": …}, one line of ASCII JSON
@@ -23,17 +23,17 @@ _DEEPEST = 80
 
 
 def serve(channel: int, *, longest: int) -> None:
-    """Load what is asked to be loaded, evaluate what is asked to be evaluated, until the channel ends.
+    """Execute and evaluate requests until the channel ends.
 
-    A request that opens with "!" is run as a part of the program's module, one that opens with "?" is
-    an expression whose value is wanted.
+    A request that starts with "!" is executed in the program's module; one that starts with "?" is an
+    expression to evaluate.
 
     Args:
         channel: The socket's file descriptor.
-        longest: Bytes that an answer may have.
+        longest: The largest answer in bytes.
     """
     module = type(sys)("program")
-    sys.modules["program"] = module  # where dataclasses look for their module
+    sys.modules["program"] = module  # dataclasses look up their module there
     os.write(channel, READY)
     while (request := _receive(channel)) is not None:
         kind, text = request[:1], request[1:]
@@ -50,10 +50,10 @@ def serve(channel: int, *, longest: int) -> None:
 
 
 def encode(value: Any, longest: int) -> str:
-    """A value as JSON: null, true, small integers and strings as they are, all else as [tag, …].
+    """A value as JSON: null, booleans, small integers and strings directly, all others as [tag, …].
 
     l list, t tuple, s set, z frozenset, d dict of pairs, f float, i integer, c complex, b bytes, and
-    o (type, repr) for whatever is no plain data.
+    o (type, repr) for any other type.
 
     >>> encode((1, [2.5, {"a": None}]), 1000)
     '["t",1,["l",["f","0x1.4000000000000p+1"],["d",["a",null]]]]'
@@ -102,7 +102,7 @@ def _encode_group(value: Any, deep: int, left: list[int]) -> str:
 
 
 def _raised(error: BaseException) -> str:
-    """[type, message, line of the program or 0, function or ""], of the last frame in the program."""
+    """[type, message, line of the program or 0, function or ""] at the last frame in the program."""
     line, function = 0, ""
     if isinstance(error, SyntaxError) and error.filename == FILE:
         line = error.lineno or 0

@@ -1,4 +1,4 @@
-"""One program's life in a sandbox, seen from outside: asked over a channel, bounded, ended whole."""
+"""Runs one program in a sandbox: sends requests over a channel, enforces the limits, ends all processes."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from didact.tasks.sandbox.limits import Limits
 from didact.tasks.sandbox.serve import READY
 
 START_S = 20.0
-"""Longest time for a sandbox to be built, on a machine that is busy."""
+"""Time limit for starting a sandbox, on a busy machine."""
 _KEPT_OUTPUT = 2000
 
 
 class SandboxError(Exception):
-    """The sandbox itself could not be started or did not hold: nobody knows what the program does."""
+    """The sandbox could not be started, so the program was not judged."""
 
 
 class Stop(StrEnum):
-    """Why a program was ended, or ended itself, before its answer."""
+    """Why a program ended before its answer."""
 
     TIME = "time"
     """The wall-clock limit."""
     CPU = "cpu"
-    """The limit of CPU time; also whatever else made the kernel kill it."""
+    """The limit of CPU time, or another reason for which the kernel killed it."""
     OUTPUT = "output"
-    """It printed more than it may."""
+    """It printed more than the limit."""
     ANSWER = "answer"
-    """What came over the channel is longer than a value may be."""
+    """The line on the channel is longer than a value may be."""
     EXIT = "exit"
-    """Its process ended by itself: `os._exit`, a crash, a closed channel."""
+    """Its process ended: `os._exit`, a crash, a closed channel."""
 
 
 class Stopped(Exception):
-    """The program gave no answer and will give none.
+    """The program ended without an answer.
 
     Attributes:
         why: The reason.
@@ -57,7 +57,7 @@ class Stopped(Exception):
 
 
 class Session:
-    """A context manager: on entering, a sandbox with no program yet; on leaving, nothing is left of it.
+    """A context manager that starts a sandbox without a program, and ends all its processes.
 
     >>> with Session("unsafe", Limits()) as session:
     ...     (session.run("def f(x): return x + 1"), session.evaluate("f(1)"))
@@ -65,17 +65,17 @@ class Session:
 
     Args:
         backend: "bubblewrap", "namespaces", or "unsafe" for none.
-        limits: What the program may use. The wall time starts when the sandbox is ready.
+        limits: The resource limits. The wall time starts when the sandbox is ready.
         python: Another interpreter than the current one.
 
     Raises:
-        SandboxError: on entering, when the sandbox cannot be started.
+        SandboxError: on entering, if the sandbox cannot be started.
     """
 
     def __init__(self, backend: str, limits: Limits, *, python: str | None = None) -> None:
         self.backend, self.limits, self.python = backend, limits, python
         self.printed = b""
-        """The last of what was printed."""
+        """The end of the printed output."""
         self._pending, self._printed_bytes = b"", 0
         self._deadline = time.monotonic() + START_S
         self._first: int | None = None  # pidfd of process 1
@@ -86,12 +86,12 @@ class Session:
             self._start()
             with contextlib.suppress(Stopped):
                 if self._read_line() == READY.decode().strip():
-                    self._know_first_process()
+                    self._open_first_process()
                     self._deadline = time.monotonic() + self.limits.wall_s
                     return self
             self._drain()
-            said = self.printed.decode(errors="replace").strip()
-            raise SandboxError(f"the {self.backend} sandbox did not start: {said or 'no reason was given'}")
+            reason = self.printed.decode(errors="replace").strip() or "no reason was given"
+            raise SandboxError(f"the {self.backend} sandbox did not start: {reason}")
         except BaseException:
             self.close()
             raise
@@ -102,22 +102,22 @@ class Session:
         self.close()
 
     def run(self, text: str) -> str:
-        """Run a piece of a module; its names stay for what follows.
+        """Execute a part of the program's module.
 
         Returns:
             One JSON line of `serve`, which the program may have forged.
 
         Raises:
-            Stopped: there is no answer.
+            Stopped: the program ended without an answer.
         """
         return self._ask("!" + text)
 
     def evaluate(self, expression: str) -> str:
-        """The value of an expression among the names of what ran before; see `run`."""
+        """Evaluate an expression in the program's module; see `run`."""
         return self._ask("?" + expression)
 
     def close(self) -> None:
-        """End every process of the sandbox and wait until they are gone."""
+        """Kill every process of the sandbox and wait for their end."""
         process: subprocess.Popen[bytes] | None = getattr(self, "_process", None)
         if process is None:
             return
@@ -171,8 +171,8 @@ class Session:
         self._channel.setblocking(False)
         self._output.setblocking(False)
 
-    def _know_first_process(self) -> None:
-        """Hold process 1 by a descriptor, while it surely lives: it has been sent no program yet."""
+    def _open_first_process(self) -> None:
+        """Open a pidfd of process 1 while it certainly lives, because it has received no program yet."""
         if self.backend == UNSAFE:
             return
         try:
@@ -196,7 +196,7 @@ class Session:
                 raise self._ended() from None
 
     def _read_line(self) -> str:
-        # An answer is ASCII JSON: at most six characters for one of a text.
+        # An answer is ASCII JSON: at most six characters for one character of a text.
         longest = 6 * self.limits.output_kb * 1024 + 1024
         while b"\n" not in self._pending:
             if len(self._pending) > longest:
@@ -215,7 +215,7 @@ class Session:
         return line.decode("ascii", errors="replace")
 
     def _wait(self, event: int) -> None:
-        """Until the channel is ready; meanwhile what is printed is read and counted."""
+        """Wait for the channel, while the printed output is read and counted."""
         poll = select.poll()
         poll.register(self._channel, event)
         poll.register(self._output, select.POLLIN)
@@ -232,7 +232,7 @@ class Session:
                 raise Stopped(Stop.TIME, f"{self.limits.wall_s:g} s")
 
     def _drain(self) -> bool:
-        """Read what was printed; False at its end."""
+        """Read the printed output; False at its end."""
         with contextlib.suppress(BlockingIOError):
             part = self._output.recv(1 << 16)
             self._printed_bytes += len(part)
@@ -241,7 +241,7 @@ class Session:
         return True
 
     def _ended(self) -> Stopped:
-        """The channel is closed: why?"""
+        """The reason of a closed channel."""
         try:
             code = self._process.wait(1)
         except subprocess.TimeoutExpired:
@@ -253,6 +253,6 @@ class Session:
 
 
 def _environment() -> dict[str, str]:
-    """What the interpreter starts with; the program sees less."""
+    """The environment of the interpreter; the program's own is smaller."""
     kept = {k: v for k in ("LD_LIBRARY_PATH",) if (v := os.environ.get(k))}
     return {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8", **kept}
