@@ -97,7 +97,7 @@ class StructuredJudge(ModelCritic, Generic[V]):
         raise NotImplementedError
 
 
-class Quote(StrictReply):
+class JudgeQuote(StrictReply):
     """A passage of the answer that the judge calls good or poor."""
 
     quote: Annotated[str, Field(min_length=1)]
@@ -115,7 +115,7 @@ class JudgeVerdict(StrictReply):
     critique: NotBlank
     score: Score
     label: Grade
-    spans: Annotated[list[Quote], Field(max_length=64)]
+    spans: Annotated[list[JudgeQuote], Field(max_length=64)]
 
 
 class Judge(StructuredJudge[JudgeVerdict]):

@@ -39,7 +39,7 @@ class Mistake(NamedTuple):
     places: Sequence[Place] = ()
 
 
-class Reading(NamedTuple):
+class Diagnosis(NamedTuple):
     """The mistakes and the right parts of an answer."""
 
     mistakes: list[Mistake]
@@ -99,12 +99,12 @@ class PuzzleCritic:
             found += spans(answer, _moved(places, start), "poor", sentence)
         return in_order(found)
 
-    def _read(self, problem: Problem, answer: str) -> Reading:
+    def _read(self, problem: Problem, answer: str) -> Diagnosis:
         if self.level is Level.VERDICT:
-            return Reading([])
+            return Diagnosis([])
         final = self.task.final_answer(answer)
         if final is None:
-            return Reading([Mistake(NO_BOX)])
+            return Diagnosis([Mistake(NO_BOX)])
         found = MISTAKES[self.task.name](problem.metadata, final, self.level is Level.REVEAL)
         return found._replace(mistakes=found.mistakes[:MAX_MISTAKES])
 
@@ -122,7 +122,7 @@ def _moved(places: Sequence[Place], by: int) -> list[Place]:
     return [(start + by, end + by) for start, end in places]
 
 
-def _knights(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
+def _knights(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Diagnosis:
     terms = puzzle["knight_knave_terms"]
     found, right = [], []
     for name, honest in zip(puzzle["names"], puzzle["solution"], strict=True):
@@ -138,9 +138,9 @@ def _knights(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
             sentence = f"The role of {name} is wrong." if role else f"The role of {name} is missing."
         found.append(Mistake(sentence, places))
     if found:
-        return Reading(found, right)
+        return Diagnosis(found, right)
     form = f'Write it as "{puzzle["names"][0]} is {terms["a_knight"]}", for every person once.'
-    return Reading([Mistake(form)])
+    return Diagnosis([Mistake(form)])
 
 
 def role_of(name: str, terms: Mapping[str, str], answer: str) -> re.Match[str] | None:
@@ -150,12 +150,12 @@ def role_of(name: str, terms: Mapping[str, str], answer: str) -> re.Match[str] |
     return stated[-1] if stated else None
 
 
-def _matrix(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
+def _matrix(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Diagnosis:
     wanted = puzzle["solution"]
     rows = _cells(answer)
     places = [[cell.span() for cell in row] for row in rows]
     if odd := [cell.span() for row in rows for cell in row if not cell[0].isdigit()]:
-        return Reading([Mistake("Write only numbers with spaces between them, one row a line.", odd)])
+        return Diagnosis([Mistake("Write only numbers with spaces between them, one row a line.", odd)])
     found: list[Mistake] = []
     right: list[Place] = []
     if len(rows) != len(wanted):
@@ -177,8 +177,8 @@ def _matrix(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
             elif c < len(got):
                 found.append(Mistake(f"Row {r + 1}, column {c + 1} is wrong.", at[c : c + 1]))
     if found:
-        return Reading(found, right)
-    return Reading([Mistake("Write one row a line, with single spaces between the numbers.")])
+        return Diagnosis(found, right)
+    return Diagnosis([Mistake("Write one row a line, with single spaces between the numbers.")])
 
 
 def _cells(answer: str) -> list[list[re.Match[str]]]:
@@ -190,7 +190,7 @@ def _cells(answer: str) -> list[list[re.Match[str]]]:
     return rows
 
 
-def _path(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
+def _path(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Diagnosis:
     best = puzzle["solution"]
     steps = answer.split()
     places = [m.span() for m in re.finditer(r"\S+", answer)]
@@ -198,14 +198,14 @@ def _path(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Reading:
     shown = [Mistake(f"A shortest path is: {' '.join(best)}.")] if reveal and best else []
     if not best:
         sentence = "There is no path: the answer is infeasible." if reveal else "No open cells lead there."
-        return Reading([Mistake(sentence, everything)])
+        return Diagnosis([Mistake(sentence, everything)])
     if steps == ["infeasible"]:
-        return Reading([Mistake("There is a path.", everything), *shown])
+        return Diagnosis([Mistake("There is a path.", everything), *shown])
     if unknown := [i for i, step in enumerate(steps) if step not in _STEPS]:
         sentence = f"{steps[unknown[0]][:20]!r} is no direction: write only right, down, left and up."
-        return Reading([Mistake(sentence, [places[unknown[0]]]), *shown])
+        return Diagnosis([Mistake(sentence, [places[unknown[0]]]), *shown])
     sentence, failed = _walked(puzzle["matrix"], steps, len(best))
-    return Reading([Mistake(sentence, [] if failed is None else [places[failed]]), *shown])
+    return Diagnosis([Mistake(sentence, [] if failed is None else [places[failed]]), *shown])
 
 
 def _walked(grid: Sequence[Sequence[str]], steps: Sequence[str], shortest: int) -> tuple[str, int | None]:
@@ -229,9 +229,9 @@ def _place(grid: Sequence[Sequence[str]], cell: str) -> tuple[int, int]:
     return next((r, c) for r, row in enumerate(grid) for c, found in enumerate(row) if found == cell)
 
 
-MISTAKES: dict[str, Callable[[Mapping[str, Any], str, bool], Reading]] = {
+MISTAKES: dict[str, Callable[[Mapping[str, Any], str, bool], Diagnosis]] = {
     "knights_knaves": _knights,
     "binary_matrix": _matrix,
     "shortest_path": _path,
 }
-"""The parser of an answer by generator: (metadata, answer, reveal) -> Reading."""
+"""The parser of an answer by generator: (metadata, answer, reveal) -> Diagnosis."""

@@ -99,12 +99,12 @@ def _in_runs(query: LeakQuery, reference: Text) -> Leak:
 
 def _matching(run: list[_Piece], wanted: str, known: str) -> list[_Piece]:
     """The pieces of a run that spell the reference or most of it."""
-    told = "".join(p.text for p in run)
-    at = told.find(wanted)
+    given = "".join(p.text for p in run)
+    at = given.find(wanted)
     if at < 0:
         # Only the whole run may be a part: a run of spelling is short.
-        most = len(told) >= 3 and told in wanted and len(told) / len(wanted) >= PARTIAL_SHARE
-        return run if most and told not in known else []
+        most = len(given) >= 3 and given in wanted and len(given) / len(wanted) >= PARTIAL_SHARE
+        return run if most and given not in known else []
     if wanted in known:
         return []
     ends = list(accumulate(len(p.text) for p in run))
@@ -149,15 +149,15 @@ def _in_quotes(query: LeakQuery, reference: Text) -> Leak:
     if len(wanted) < 3:
         return Leak.none()
     text = query.critique
-    told: list[Word] = []
+    given: list[Word] = []
     for m in _QUOTED.finditer(text.text):
         group = 1 if m[1] is not None else 2
         start = m.start(group)
-        told += [Word(w.text, start + w.start, start + w.end) for w in Text(m[group]).content]
-    found = places(wanted, told)
+        given += [Word(w.text, start + w.start, start + w.end) for w in Text(m[group]).content]
+    found = places(wanted, given)
     if not found or query.is_known(wanted):
         return Leak.none()
-    return Leak.at("spelled", text.source, text.spans((told[i].start, told[j - 1].end) for i, j in found))
+    return Leak.at("spelled", text.source, text.spans((given[i].start, given[j - 1].end) for i, j in found))
 
 
 _COUNT = {**{w: i for w, i in UNITS.items() if i}, **TENS}
@@ -215,11 +215,11 @@ def _claimed(query: LeakQuery, unit: _Unit) -> Leak:
         return Leak.none()
     unknown = set(range(n)) - _right_already(query.answer.source, wanted, unit)
     new = [c for c in claims if c.position % n in unknown]
-    told = {c.position % n for c in new}
-    if not told:
+    given = {c.position % n for c in new}
+    if not given:
         return Leak.none()
-    share = len(told) / len(unknown)
-    if share < PARTIAL_SHARE or (len(told) == 1 < len(unknown) and n > 2):
+    share = len(given) / len(unknown)
+    if share < PARTIAL_SHARE or (len(given) == 1 < len(unknown) and n > 2):
         return Leak.none(share)
     text = query.critique
     return Leak.at("spelled", text.source, text.spans((c.start, c.end) for c in new), share)

@@ -89,7 +89,7 @@ def _word(query: LeakQuery, word: Word) -> list[Place]:
 
 
 def _letters(critique: Text, letter: str) -> list[Place]:
-    """Assertions of an option's letter, which is a capital or stands in brackets or quotes."""
+    """Assertions of an option's letter, which is a capital or in brackets or quotes."""
     found = []
     for w in critique.words:
         if w.text != letter or not alone(critique.text, w.start, w.end):
@@ -239,10 +239,10 @@ def _date(query: LeakQuery, form: Reference) -> Leak:
     for date in dates(query.critique.text):
         named = {name for name, _ in date.parts}
         contradicts = date.parts - {part for part in wanted.parts if part[0] in named}
-        told = date.parts & unknown
-        if told and not contradicts and len(date.parts) / len(wanted.parts) >= PARTIAL_SHARE:
+        new = date.parts & unknown
+        if new and not contradicts and len(date.parts) / len(wanted.parts) >= PARTIAL_SHARE:
             found.append((date.start, date.end))
-            best = max(best, len(told) / len(unknown))
+            best = max(best, len(new) / len(unknown))
     if not found:
         return Leak.none()
     return Leak.at("number", query.critique.source, query.critique.spans(found), best)

@@ -35,17 +35,17 @@ def _ngrams(query: LeakQuery, form: Reference) -> Leak:
         return Leak.none()
     n = 3 if len(words) >= 8 else 2
     known = {gram for side in query.known for gram in _telling(side.content, n)}
-    told = _telling(query.critique.content, n) - known
+    given = _telling(query.critique.content, n) - known
     ours = _grams(words, n)
     unknown = set(range(len(words))) - {i + k for i, g in enumerate(ours) if g in known for k in range(n)}
-    new = {i + k for i, g in enumerate(ours) if g in told for k in range(n)} & unknown
+    new = {i + k for i, g in enumerate(ours) if g in given for k in range(n)} & unknown
     if not new:
         return Leak.none()
     share = len(new) / len(unknown)
     if share < PARTIAL_SHARE or len(new) < min(_LEAST, len(unknown)):
         return Leak.none(share)
     content = query.critique.content
-    wanted = told.intersection(ours)
+    wanted = given.intersection(ours)
     spans = [
         (content[i].start, content[i + n - 1].end)
         for i, gram in enumerate(_grams(content, n))
@@ -69,7 +69,7 @@ def _items(query: LeakQuery, form: Reference) -> Leak:
     items = re.split(r"[,;\n]|\band\b", form.text.text)
     if not 3 <= len(items) <= 500:
         return Leak.none()
-    critique, told, unknown = query.critique, 0, 0
+    critique, given, unknown = query.critique, 0, 0
     spans: list[tuple[int, int]] = []
     for item in items:
         words = [w for w in Text(item).content if w.text not in JOINERS]
@@ -80,12 +80,12 @@ def _items(query: LeakQuery, form: Reference) -> Leak:
         unknown += 1
         if critique.vocabulary.issuperset(w.text for w in words):
             found = places(words, critique.content)
-            told += bool(found)
+            given += bool(found)
             spans += [(critique.content[i].start, critique.content[j - 1].end) for i, j in found]
-    if unknown < 2 or not told:
+    if unknown < 2 or not given:
         return Leak.none()
-    share = told / unknown
-    if told < 2 or share < PARTIAL_SHARE:
+    share = given / unknown
+    if given < 2 or share < PARTIAL_SHARE:
         return Leak.none(share)
     return Leak.at("partial", critique.source, critique.spans(spans), share)
 

@@ -1,27 +1,24 @@
-"""What judges, teachers and self-critics are asked: one file a prompt, its version in its name.
+"""The prompts of judges, teachers and self-critics: one file per prompt, with its version in its name.
 
-    critique_v1             a free-text critique, no private input (the policy's own template)
-    judge_v1                a verdict in JSON, no private input
-    judge_private_v1        a verdict in JSON, by a reference that must not be told
-    judge_text_private_v1   a free-text critique, by a reference that must not be told
-    spans_v1                a critique, then good and poor passages in JSON, no private input
-    spans_private_v1        the same, by a reference that must not be told
-    spans_only_v1           good and poor passages in JSON without a critique, no private input
-    spans_only_private_v1   the same, by a reference that must not be told
-    teacher_v1              guidance towards a solution that must not be told
+    critique_v1             a free-text critique (the policy's own template)
+    judge_v1                a critique, score, label and quotes in JSON
+    spans_v1                a critique, then good and poor passages in JSON
+    spans_only_v1           good and poor passages in JSON without a critique
+    *_private_v1            these with the reference, which must not be revealed
+    teacher_v1              guidance towards a solution that must not be revealed
     teacher_dialogue_v1     the same in a dialogue, with the conversation so far and private notes
-    repair_v1               what was wrong with a reply in JSON
+    repair_v1               the faults of an invalid JSON reply
     leak_v1                 whether a critique gives the answer away, in JSON
-    marks_v1                a critique, then marked passages a line each, for a small reward model
+    marks_v1                a critique, then one marked passage per line, for a small reward model
     marks_only_v1           the marked passages alone
     writing_rubric_v1       a piece of writing: a score from 1 to 10 and a critique, in JSON
     writing_pair_v1         which of two pieces is better, in JSON
     descent_v1              a better instruction, from critiques of answers under the present one
 
-A released file never changes; a new wording is a new version, so that a label names one text for ever.
+A released file never changes; a new wording is a new version, so that a label always names the same text.
 
-What others wrote enters a prompt as data. `fill` knows no braces inside a value, and `Prompt.fenced`
-stands every value between lines with a mark that none of the values holds.
+Text of other authors enters a prompt as data. `fill` ignores braces inside a value, and `Prompt.fenced` puts
+every value between lines with a mark that none of the values contains.
 """
 
 from __future__ import annotations
@@ -43,7 +40,7 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 
 def fill(template: str, **values: str) -> str:
-    """Put values into {slots} as data: braces and slot names inside a value stay what they are.
+    """Fill {slots} with values as data: braces and slot names inside a value are kept.
 
     >>> fill("{a} and {b}", a="{b}", b="two")
     '{b} and two'
@@ -53,10 +50,10 @@ def fill(template: str, **values: str) -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One released prompt.
+    """A released prompt.
 
     Attributes:
-        name: The file's name without its suffix, version included.
+        name: The file name without its suffix, with the version.
         text: Its text, with {slots}.
     """
 
@@ -65,14 +62,13 @@ class Prompt:
 
     @property
     def label(self) -> str:
-        """Names this text and no other, as "judge_v1@0c1d2e3f"; stands in a feedback's provenance."""
+        """Identifies this text in a feedback's provenance, as "judge_v1@0c1d2e3f"."""
         return f"{self.name}@{hashlib.sha256(self.text.encode()).hexdigest()[:8]}"
 
     def fenced(self, **values: str) -> str:
-        """The prompt with values as data, each between lines with a mark that no value holds.
+        """The prompt with values as data, each between lines with a mark that no value contains.
 
-        The mark is a hash of the values: whoever writes one of them would have to write text that
-        holds its own hash.
+        The mark is a hash of the values, so that a value would have to contain its own hash to forge it.
         """
         return fill(self.text, mark=_mark(values), **values)
 
@@ -87,7 +83,7 @@ def load_prompt(name: str) -> Prompt:
     """A prompt of the package.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: unknown name.
     """
     folder = resources.files("didact.prompts")
     file = folder / f"{name}.md"
@@ -98,12 +94,12 @@ def load_prompt(name: str) -> Prompt:
 
 
 def read_prompt(path: Path, slots: Iterable[str]) -> Prompt:
-    """Somebody's own wording of a prompt, from a text file; it need not use every slot, but `{answer}`.
+    """A user's prompt from a text file, with some of the slots, among them `{answer}`.
 
-    Only a value between lines with `{mark}` cannot pretend to be a part of the prompt.
+    A value can pose as a part of the prompt unless it is between lines with `{mark}`.
 
     Raises:
-        UsageError: there is no such file, it is not UTF-8, it has a slot that nobody fills, or no `{answer}`.
+        UsageError: there is no such file, it is not UTF-8, it has an unknown slot, or no `{answer}`.
     """
     try:
         text = path.read_text(encoding="utf-8").removesuffix("\n")
@@ -123,7 +119,7 @@ CRITIQUE_REQUEST = load_prompt("critique_v1").text
 
 
 def critique_messages(problem: Problem, attempt: str) -> tuple[Message, ...]:
-    """f(x, y): ask a model that has no private input to criticise an attempt, in training and after it."""
+    """f(x, y): the request for a critique of an attempt without private input, in training and inference."""
     return (
         *problem.messages,
         Message(role="assistant", content=attempt),
@@ -132,14 +128,14 @@ def critique_messages(problem: Problem, attempt: str) -> tuple[Message, ...]:
 
 
 def conversation_text(problem: Problem) -> str:
-    """A problem's messages as one text: the question alone, or every message under its role."""
+    """A problem's messages as one text: the question alone, or all messages with their roles."""
     if len(problem.messages) == 1:
         return problem.question
     return "\n\n".join(f"({message.role})\n{message.content}" for message in problem.messages)
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters of a text's beginning and end, and a notice of what is left out.
+    """The beginning and the end of a text, `limit` characters in all, with a notice of the cut between them.
 
     >>> shorten("abcdefgh", 4)
     'ab\\n[… 4 of 8 characters left out …]\\ngh'

@@ -1,12 +1,12 @@
-"""Messages → token ids. The only place that knows chat templates, and the texts of every prompt.
+"""Messages → token ids. The only module that applies chat templates.
 
 Three prompts are built from one problem (RLTF, arXiv:2602.02482, A.2 and the critique template):
 
     x₀ = question            x₁ = revision(question, y₀, c₀)         f(x₀, y₀) = critique request
     one user turn            one *fresh* user turn, not a chat       x₀, y₀ and a request, as a chat
 
-What a message says is data. A control token spelt in it, as "<|im_end|>", is encoded as the text that it
-is; only the template's own control tokens are control tokens.
+The content of a message is data: a control token that it spells, as "<|im_end|>", is encoded as text. Only
+the template adds control tokens.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Renderer:
     Args:
         tokenizer: A transformers tokenizer. Without a chat template, messages are joined as
             "role: content" lines, so that a base model can be trained too.
-        template_settings: Handed to the chat template, as {"enable_thinking": False}.
-        end_ids: Ids that end an answer of the model beside the tokenizer's eos, as Gemma's <end_of_turn>.
+        template_settings: Arguments of the chat template, as {"enable_thinking": False}.
+        end_ids: Ids that end an answer of the model besides the tokenizer's eos, as Gemma's <end_of_turn>.
 
     Raises:
         UsageError: the tokenizer cannot end an answer, or there is no template for the settings.
@@ -82,7 +82,7 @@ class Renderer:
                 "never end: set `eos_token` in its tokenizer_config.json"
             )
         self.eos_id: int = tokenizer.eos_token_id
-        """Ends a given answer: what the chat template puts there, where the model can end with it."""
+        """The id that ends an answer of a dataset: that of the template if the model can end with it."""
         if tokenizer.chat_template is not None and not set(end_ids) <= {self.eos_id}:
             chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
             ids = self._render(chat, add_generation_prompt=False)
@@ -92,57 +92,56 @@ class Renderer:
         self._answered = SafeTokenizer(tokenizer)
 
     def prompt(self, messages: Sequence[Message]) -> Ids:
-        """The ids of a conversation, ready for the assistant's next words."""
+        """The ids of a conversation, ready for the assistant's reply."""
         chat = [m.model_dump() for m in messages]
-        inert = self._asked
-        if not any(inert.needed(m["content"]) for m in chat):
+        safe = self._asked
+        if not any(safe.needed(m["content"]) for m in chat):
             return self._prompt_ids(chat)
-        brackets = inert.brackets(str(self.tokenizer.chat_template), *(m["content"] for m in chat))
-        marked = [{**m, "content": inert.marked(m["content"], brackets)} for m in chat]
-        ids = inert.encode(self._prompt_text(marked), brackets)
-        return tuple(inert.between_ends(ids) if self.tokenizer.chat_template is None else ids)
+        brackets = safe.brackets(str(self.tokenizer.chat_template), *(m["content"] for m in chat))
+        marked = [{**m, "content": safe.marked(m["content"], brackets)} for m in chat]
+        ids = safe.encode(self._prompt_text(marked), brackets)
+        return tuple(safe.between_ends(ids) if self.tokenizer.chat_template is None else ids)
 
     def follow_up(self, content: str, *, ended: bool = True) -> Ids:
-        """The ids that a further user message adds behind an answer, ready for the assistant's next words.
+        """The ids that a further user message adds after an answer, ready for the assistant's reply.
 
-        A prompt's ids, those that were sampled after it, and these are the conversation so far: what was
-        sampled is never encoded again. So what a template strips from earlier answers, as Qwen3's does with
-        thinking, stays in the context.
+        The conversation is the prompt's ids, the sampled ids, and these: sampled ids are never encoded again.
+        Text that a template strips from earlier answers, as Qwen3's does with thinking, stays in context.
 
         Args:
             content: The user's message, as data.
-            ended: The answer's ids close with its end-of-turn id; an answer that was cut off gets one here.
+            ended: The answer's ids end with the end-of-turn id. If not, it is added here.
 
         Raises:
-            UsageError: the chat template has no place for a second message of the user's.
+            UsageError: the chat template does not render a second user message.
         """
-        inert = self._asked
-        brackets = inert.brackets(str(self.tokenizer.chat_template), content)
-        stand_in = brackets.start + brackets.end  # nothing that is marked is empty
-        said = (("user", "a"), ("assistant", stand_in), ("user", inert.marked(content, brackets)))
-        text = self._prompt_text([{"role": role, "content": words} for role, words in said])
+        safe = self._asked
+        brackets = safe.brackets(str(self.tokenizer.chat_template), content)
+        stand_in = brackets.start + brackets.end  # marked text is never empty
+        chat = (("user", "a"), ("assistant", stand_in), ("user", safe.marked(content, brackets)))
+        text = self._prompt_text([{"role": role, "content": words} for role, words in chat])
         _, found, behind = text.rpartition(stand_in)
         if not found:
             raise UsageError(
-                f"the chat template of {self.tokenizer.name_or_path!r} leaves out what the assistant said "
-                "before, so no dialogue can be held with it: take another model or template"
+                f"the chat template of {self.tokenizer.name_or_path!r} leaves out earlier messages of the "
+                "assistant, so it cannot render dialogues: take another model or template"
             )
-        ids = inert.encode(behind, brackets)
+        ids = safe.encode(behind, brackets)
         return tuple(ids[1:] if ended and ids and ids[0] in self._ends else ids)
 
     def answer(self, text: str) -> Ids:
-        """The ids of a given assistant answer with its end-of-turn id (for supervised rows).
+        """The ids of an answer from a dataset with its end-of-turn id, for supervised rows.
 
-        Special tokens in it are text. Added tokens that a model writes itself, as <think>, are tokens.
+        Special tokens in it are text. Added tokens that a model may write, as <think>, are tokens.
         """
-        inert = self._answered
-        if not inert.needed(text):
+        safe = self._answered
+        if not safe.needed(text):
             return (*self.tokenizer.encode(text, add_special_tokens=False), self.eos_id)
-        brackets = inert.brackets(text)
-        return (*inert.encode(inert.marked(text, brackets), brackets), self.eos_id)
+        brackets = safe.brackets(text)
+        return (*safe.encode(safe.marked(text, brackets), brackets), self.eos_id)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Decode sampled ids, without special tokens."""
+        """The text of sampled ids, without special tokens."""
         decoded: str = self.tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -168,7 +167,7 @@ class Renderer:
         chat = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
         try:
             return set(self._render(chat, add_generation_prompt=False))
-        except Exception:  # a template may want other roles, and refuses in its own way
+        except Exception:  # a template may require other roles, and raises its own errors
             return ()
 
     def _render(self, chat: list[dict[str, Any]], *, add_generation_prompt: bool) -> Ids:

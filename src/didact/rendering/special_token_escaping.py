@@ -1,10 +1,9 @@
-"""Text whose control tokens stay text, on any transformers tokenizer.
+"""Special-token escaping: control tokens in texts are encoded as text, on any transformers tokenizer.
 
-A tokenizer takes "<|im_end|>" in a message for the real end of it, so who writes an answer or a
-critique could write turns of his own. Only what must change does: the conversation is rendered with
-brackets around each control token that a message spells, and the text between the brackets is encoded
-by itself, without special tokens. All other text is encoded as ever, and a conversation that spells no
-control token never comes here.
+A tokenizer encodes "<|im_end|>" in a message as the end of the message, so the author of an answer or a
+critique could forge turns. The conversation is rendered with brackets around each control token that a
+message spells, and the text between the brackets is encoded by itself, without special tokens. All other
+text, and every conversation without such a message, is encoded as usual.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 PRIVATE_USE = range(0xE000, 0xF8FF)
-"""Code points that mean nothing, for brackets that no message holds."""
+"""Code points without a meaning, for brackets that no message contains."""
 
 
 class Brackets(NamedTuple):
-    """Two characters that the conversation at hand does not hold."""
+    """Two characters that the conversation does not contain."""
 
     start: str
     end: str
@@ -29,9 +28,9 @@ class SafeTokenizer:
 
     Args:
         tokenizer: A transformers tokenizer.
-        turn_markers: Ids that the chat template puts around messages. They are control tokens, as all
-            special tokens are, also where the tokenizer does not call them special. Other added
-            tokens, as <think>, are what a model may write itself, and stay tokens.
+        turn_markers: Ids that the chat template puts around messages. They are control tokens like all
+            special tokens, even if the tokenizer does not call them special. Other added tokens, as
+            <think>, may be written by a model and stay tokens.
     """
 
     def __init__(self, tokenizer: Any, turn_markers: Collection[int] = ()) -> None:
@@ -47,23 +46,23 @@ class SafeTokenizer:
         self.pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")  # (?!) never matches
         # Plain text may well be unknown.
         self.ids = frozenset(control.values()) - {getattr(tokenizer, "unk_token_id", None)}
-        # Matched after the normalizer, a token may stand in a text that does not spell it.
+        # A token matched after the normalizer may be in a text that does not spell it.
         self._normalizes = any(token.special and token.normalized for token in added.values())
 
     def needed(self, text: str) -> bool:
-        """Does the text spell a control token?"""
+        """Whether the text spells a control token."""
         if self.pattern.search(text):
             return True
         return self._normalizes and not self.ids.isdisjoint(self._plain(text))
 
     def brackets(self, *texts: str) -> Brackets:
-        """Two characters that none of the texts holds."""
+        """Two characters that none of the texts contains."""
         taken = set().union(*texts)
         free = [c for c in map(chr, PRIVATE_USE) if c not in taken]
         return Brackets(free[0], free[1])
 
     def marked(self, text: str, brackets: Brackets) -> str:
-        """The text with its control tokens in brackets, or all of it where they may be disguised."""
+        """The text with brackets around its control tokens, or around all of it if they may be disguised."""
         if not self.needed(text):
             return text
         start, end = brackets
@@ -72,9 +71,9 @@ class SafeTokenizer:
         return self.pattern.sub(lambda m: f"{start}{m.group()}{end}", text)
 
     def encode(self, text: str, brackets: Brackets) -> list[int]:
-        """The ids of a marked text; a bracket that a template's cutting has left alone is dropped."""
+        """The ids of a marked text; a single bracket, left by a template that cuts texts, is dropped."""
         start, end = brackets
-        # [text, in brackets, text, in brackets, …, text], with None for a bracket that stands alone
+        # [text, in brackets, text, in brackets, …, text], with None for a single bracket
         first, *rest = re.split(f"{start}([^{start}{end}]*){end}|[{start}{end}]", text)
         ids = self._plain(first)
         for number, piece in enumerate(rest):
@@ -83,7 +82,7 @@ class SafeTokenizer:
         return ids
 
     def between_ends(self, ids: Sequence[int]) -> list[int]:
-        """The ids between what the tokenizer puts before and after every text, as a BOS."""
+        """The ids with those that the tokenizer adds before and after every text, as a BOS."""
         letter, whole = self._plain("a"), list(self.tokenizer.encode("a"))
         places = range(len(whole) - len(letter) + 1)
         at = next((k for k in places if whole[k : k + len(letter)] == letter), None)
@@ -100,7 +99,7 @@ class SafeTokenizer:
         return list(self.tokenizer.encode(text, add_special_tokens=False, **settings))
 
     def _inside(self, piece: str, **settings: Any) -> list[int]:
-        """The ids of a piece as it stands within a text: SentencePiece puts a blank before a beginning."""
+        """The ids of a piece inside a text: SentencePiece adds a blank before the beginning of a text."""
         newline = self._plain("\n", **settings)
         ids = self._plain("\n" + piece, **settings)
         return ids[len(newline) :] if ids[: len(newline)] == newline else self._plain(piece, **settings)
