@@ -1,4 +1,4 @@
-"""Replies kept on disk and budgets: a replay is exact and free, and no limit is exceeded."""
+"""Cached replies and budgets: a replay is exact and free, and no limit is exceeded."""
 
 import contextlib
 import hashlib
@@ -56,7 +56,7 @@ def asked(*texts, schema=None):
 # ── cache ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_replay_is_exact_and_asks_nobody(tmp_path):
+def test_a_replay_is_exact_and_sends_no_request(tmp_path):
     first = CountingChat()
     replies = ChatCache(first, tmp_path / "a" / "b").complete(asked("x", "y"))
     second = CountingChat()
@@ -86,7 +86,7 @@ def test_only_what_is_missing_is_asked_and_equal_requests_once(tmp_path):
     assert [r.text for r in replies] == ["reply 1", "reply 0", "reply 1", "reply 2"]
 
 
-def test_failures_are_not_kept(tmp_path):
+def test_failures_are_not_cached(tmp_path):
     model = CountingChat()
     cache = ChatCache(model, tmp_path)
     for _ in range(2):

@@ -172,7 +172,7 @@ class _Handler(Handler):
         except Exception as error:  # as vLLM, which answers 500
             status, reply = 500, {"error": repr(error)}
         content = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
-        if fault == "lost":  # done, but nobody hears of it
+        if fault == "lost":  # executed, but the reply is lost
             return self.hang_up()
         if fault == "cut":
             return self.send(status, content[: len(content) // 2], claimed=len(content))

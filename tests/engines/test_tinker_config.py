@@ -88,7 +88,7 @@ def test_a_server_that_is_not_there_is_named():
         tinker_wire._reachable(URL)
 
 
-def test_a_failing_check_is_told_with_what_was_measured():
+def test_a_failed_check_is_reported_with_its_measurement():
     good, bad = ProbeResult("twice the weights", 2.0, 2.0, 0.1), ProbeResult("two calls", 1.0, 2.0, 0.1)
     require_passed("fake", [good])
     with pytest.raises(TrainingGuard, match=r"fake fails.*FAILS  two calls: 1, expected 2"):

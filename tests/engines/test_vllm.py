@@ -1,4 +1,4 @@
-"""VLLMEngine against vLLM's endpoints with a real tiny model behind them; nothing of vLLM itself runs."""
+"""VLLMEngine against vLLM's endpoints with a tiny model behind them; vLLM itself does not run."""
 
 import asyncio
 import dataclasses
@@ -80,7 +80,7 @@ def test_what_the_server_samples_is_of_the_trained_weights(lora):
         step(engine)
 
 
-def test_a_request_says_everything_that_a_server_would_else_take_from_its_defaults(lora):
+def test_a_request_sets_every_parameter_that_has_a_server_default(lora):
     engine, server = lora()
     engine.sample([PROMPTS[0]], 2, SamplingParams(8, 0.5, 0.9, 5, ("ab",)), seed=[7])
     body = next(body for path, body in server.bodies if path == COMPLETIONS)
@@ -111,7 +111,7 @@ def test_equal_seeds_give_equal_samples_and_a_prompt_does_not_depend_on_its_plac
     assert twice[0] != twice[1]
 
 
-def test_stop_reasons_are_told_apart(lora, tokenizer):
+def test_stop_reasons_are_distinguished(lora, tokenizer):
     engine, _ = lora()
     params = SamplingParams(max_tokens=40, temperature=1.5)
     own = engine.sample(PROMPTS, 8, params, seed=0)
@@ -279,7 +279,7 @@ def test_after_a_failure_it_goes_on_with_new_weights(lora):
     assert engine.sample([PROMPTS[0]], 1, PARAMS, seed=1)
 
 
-def test_a_server_that_says_nothing_is_not_waited_for_for_ever(serve):
+def test_a_silent_server_runs_into_the_timeout(serve):
     server = serve(script={"/v1/models": ["hang"]})
     client = vllm_server(server.url, timeout=0.2, retries=RetryPolicy(0))
     with pytest.raises(ServerError, match=r"no reply within 0.2 s"):
@@ -452,7 +452,7 @@ def test_a_url_with_a_password_is_refused_and_not_repeated():
     assert "hunter2" not in str(refused.value)
 
 
-def test_the_key_is_sent_to_this_machine_and_never_told(serve, monkeypatch):
+def test_the_key_is_sent_to_this_machine_only_and_never_shown(serve, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "sesame-1234567")
     server = serve(key="sesame-1234567")
     assert get_models(vllm_server(server.url + "/v1/"))
@@ -481,7 +481,7 @@ def test_a_run_saves_itself_before_it_stops_for_an_error(kind):
     assert str(type(kind("why"))("why, and where it is saved")) == "why, and where it is saved"
 
 
-def test_it_says_what_its_trainer_can(make_engine, tmp_path):
+def test_its_capabilities_are_its_trainer_s(make_engine, tmp_path):
     trainer = make_engine(lora=LoraSettings(rank=2))
     engine = VLLMEngine(trainer, HttpServer("http://127.0.0.1:9"), AdapterPublisher(tmp_path))
     assert engine.capabilities == trainer.capabilities

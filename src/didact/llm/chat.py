@@ -1,7 +1,6 @@
-"""A language model that is asked for text: what judges, teachers and self-critics have in common.
+"""The interface of chat models: a model server, or an engine in this process.
 
-A chat model may be a server or an engine in this process; who asks need not know. Text goes in and
-text comes out: a reply is data, and a failure is a reply with an error, never an exception.
+A failed request is a reply with an error, not an exception.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from didact.types import ErrorKind, Message
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One conversation that waits for the assistant's next words.
+    """A conversation to continue.
 
     Attributes:
         messages: The conversation; the last message is the user's.
@@ -29,15 +28,15 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What came back.
+    """The reply to a request.
 
     Attributes:
-        text: The reply; empty where it failed, unless a model keeps what was cut off.
+        text: The reply; empty if the request failed, unless the model returns a truncated reply.
         tokens: Tokens that the model generated.
-        cost_usd: What producing it cost, also where a cache answered.
-        request_hash: sha256 of the whole request, the model's name and its settings included.
-        error: Why there is no reply; None when there is one.
-        error_kind: The kind of `error`; None without one, or for another kind.
+        cost_usd: Cost of generating the reply, also if it comes from a cache.
+        request_hash: sha256 of the request, including the model's name and settings.
+        error: Why the request failed; None if it succeeded.
+        error_kind: The kind of `error`; None for a success, or a failure of another kind.
     """
 
     text: str = ""
@@ -49,16 +48,16 @@ class ChatReply:
 
 
 class ChatModel(Protocol):
-    """Answers conversations, in batches; concurrent inside where that helps."""
+    """Continues conversations, in batches."""
 
     name: str
-    """Named in the provenance of what it wrote."""
+    """Recorded in the provenance of feedback."""
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        """One reply a request, in order.
+        """One reply per request, in order.
 
         Raises:
-            UsageError: no request can ever succeed, as with a key that the server refuses.
+            UsageError: no request can succeed, as with a key that the server rejects.
         """
         ...
 
@@ -67,7 +66,7 @@ class MainProcessChat:
     """Sends requests from rank 0 alone; every rank gets the replies. See `didact.distributed`.
 
     Args:
-        model: A chat model outside of this process.
+        model: A chat model outside this process.
     """
 
     def __init__(self, model: ChatModel) -> None:
@@ -76,5 +75,5 @@ class MainProcessChat:
 
     @on_main_process
     def complete(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        """One reply a request, in order."""
+        """One reply per request, in order."""
         return self.model.complete(requests)

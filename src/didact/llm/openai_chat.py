@@ -283,13 +283,13 @@ class _Batch:
         return ChatReply(request_hash=self.chat.request_hash(request), error=error, error_kind="server")
 
 
-class _Message(BaseModel):
+class _ReplyMessage(BaseModel):
     content: str | None = None
     refusal: str | None = None
 
 
 class _Choice(BaseModel):
-    message: _Message
+    message: _ReplyMessage
     finish_reason: str | None = None
 
 

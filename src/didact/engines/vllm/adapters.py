@@ -53,7 +53,7 @@ class AdapterPublisher:
             self._unload(server, before)
 
     def _load(self, server: HttpServer, name: str, target: Path) -> None:
-        """Safe to repeat: a name always stands for the same files."""
+        """Safe to repeat: a name never changes its files."""
         cure = (
             "Start the server with --enable-lora, a --max-lora-rank of the adapter's rank and "
             f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and let it see {self.directory}"
