@@ -14,7 +14,7 @@ from didact.build.checks import check_task
 from didact.build.sources import make_source
 from didact.config import parse_config
 from didact.controls import controlled
-from didact.controls.adversarial_teacher import AdversarialTeacher, Mixed, adversarial
+from didact.controls.adversarial_teacher import Mixed
 from didact.controls.distractors import make_distractor
 from didact.errors import UsageError
 from didact.feedback.program import RIGHT, WRONG, ProgramCritic
@@ -51,7 +51,7 @@ def exact(problem: Problem, text: str) -> Verdict:
 
 @given(ANSWERS, st.integers(0, 99))
 def test_of_a_right_answer_one_right_character_is_called_wrong(answer: str, seed: int) -> None:
-    (said,) = AdversarialTeacher(ProgramCritic(), seed=seed, verify=exact).critique([ask(answer, answer)])
+    (said,) = controlled(ProgramCritic(), "wrong", seed=seed, verify=exact).critique([ask(answer, answer)])
     found = re.fullmatch(rf"{re.escape(WRONG)} Character (\d+) should be (\S)\.", said.text)
     assert found, said.text
     assert answer[int(found[1]) - 1] != found[2]
@@ -65,7 +65,7 @@ def test_of_a_wrong_answer_only_right_characters_are_blamed(answer: str, referen
     if answer == reference:
         return
     for level in ("verdict", "hint", "reveal"):
-        (said,) = AdversarialTeacher(ProgramCritic(level), seed=seed, verify=exact).critique(
+        (said,) = controlled(ProgramCritic(level), "wrong", seed=seed, verify=exact).critique(
             [ask(answer, reference)]
         )
         places = [int(n) - 1 for n in re.findall(r"(?:Character )(\d+)", said.text)]
@@ -133,13 +133,13 @@ def test_a_sibling_lends_what_stands_at_the_same_place() -> None:
 
 def test_who_is_lied_to_depends_on_seed_and_rollout_and_not_on_the_batch() -> None:
     asked = [ask("abc", "abd", rollout=f"r{i}", index=i % 2) for i in range(200)]
-    mixed = AdversarialTeacher(ProgramCritic(), share=0.3, seed=1, verify=exact)
+    mixed = controlled(ProgramCritic(), {"name": "mixed", "share": 0.3}, seed=1, verify=exact)
     said = mixed.critique(asked)
     backward = mixed.critique(asked[::-1])[::-1]
     assert said == backward
     assert [mixed.critique([one])[0] for one in asked[:9]] == said[:9]
     assert 40 <= sum(f.misleading for f in said) <= 80
-    other = AdversarialTeacher(ProgramCritic(), share=0.3, seed=2, verify=exact).critique(asked)
+    other = controlled(ProgramCritic(), {"name": "mixed", "share": 0.3}, seed=2, verify=exact).critique(asked)
     assert [f.misleading for f in other] != [f.misleading for f in said]
     true = ProgramCritic().critique(asked)
     assert [f for f in said if not f.misleading] == [
@@ -149,7 +149,7 @@ def test_who_is_lied_to_depends_on_seed_and_rollout_and_not_on_the_batch() -> No
 
 def test_leaks_are_measured_by_the_true_reference() -> None:
     guard = LeakGuard(ProgramCritic(), "fail")
-    lied = adversarial(guard, seed=3, verify=exact)
+    lied = controlled(guard, "wrong", seed=3, verify=exact)
     said = lied.critique([ask("nut", "nut"), ask("k", "nut")])
     assert [f.leaks for f in said] == [False, False]
     assert isinstance(lied, LeakGuard)
@@ -157,15 +157,15 @@ def test_leaks_are_measured_by_the_true_reference() -> None:
 
 def test_a_guarded_source_still_critiques_correct_answers() -> None:
     guarded = LeakGuard(ProgramCritic())
-    assert critiques_correct_answers(adversarial(guarded, after_right=True))
-    assert not critiques_correct_answers(adversarial(guarded))
+    assert critiques_correct_answers(controlled(guarded, {"name": "wrong", "after_right": True}))
+    assert not critiques_correct_answers(controlled(guarded, "wrong"))
     assert not critiques_correct_answers(None)
     assert critiques_correct_answers(controlled(ProgramCritic(), {"name": "mixed", "after_right": True}))
 
 
 def test_a_mixed_teacher_tells_some_of_the_right_that_they_are_right() -> None:
     asked = [ask("nus", "nus", rollout=str(i)) for i in range(60)]
-    mixed = Mixed(share=0.5, after_right=True).wrap(ProgramCritic(), verify=exact)
+    mixed = controlled(ProgramCritic(), Mixed(share=0.5, after_right=True), verify=exact)
     said = mixed.critique(asked)
     assert {f.misleading: f.text == RIGHT for f in said} == {True: False, False: True}
 
@@ -183,18 +183,18 @@ def test_a_model_is_misled_by_a_false_reference() -> None:
     chat = Chat()
     problem = Problem.ask("Spell it.", id="p", reference="nustrap")
     request = FeedbackRequest(problem, dataset_turn("nusxxxx", False), 0)
-    (said,) = AdversarialTeacher(Teacher(chat), verify=exact).critique([request])  # type: ignore[arg-type]
+    (said,) = controlled(Teacher(chat), "wrong", verify=exact).critique([request])  # type: ignore[arg-type]
     assert said.misleading
     assert said.provenance.control == "wrong"
     assert "nustrap" not in chat.seen[0]
 
 
 def test_what_cannot_be_made_false_fails() -> None:
-    everything = AdversarialTeacher(ProgramCritic(), verify=lambda p, t: Verdict(1.0, True))
+    everything = controlled(ProgramCritic(), "wrong", verify=lambda p, t: Verdict(1.0, True))
     (said,) = everything.critique([ask("a", "a")])
     assert not said.ok
     assert "'p'" in (said.error or "")
-    (said,) = AdversarialTeacher(ProgramCritic()).critique(
+    (said,) = controlled(ProgramCritic(), "wrong").critique(
         [FeedbackRequest(Problem.ask("?", id="p"), dataset_turn("x", False), 0)]
     )
     assert said.text == RIGHT  # without a reference a wrong answer can still be called right
@@ -202,8 +202,8 @@ def test_what_cannot_be_made_false_fails() -> None:
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(UsageError, match="share"):
-        AdversarialTeacher(ProgramCritic(), share=share)
+    with pytest.raises(ValueError, match="share"):
+        Mixed(share=share)
 
 
 def test_sticking_to_a_right_answer_counts_from_where_it_was_found() -> None:
@@ -233,7 +233,7 @@ def test_of_a_puzzle_nothing_that_is_said_is_true(
 ) -> None:
     task = puzzles[name]
     critic = PuzzleCritic(task, level)
-    lied = AdversarialTeacher(critic, seed=1, verify=task.verify)
+    lied = controlled(critic, "wrong", seed=1, verify=task.verify)
     for problem in task.eval_problems(12):
         right = dataset_turn(problem.reference or "", True)
         assert task.verify(problem, right.text).correct

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.controls import CONTROLS, controlled
-from didact.controls.shuffled import ShuffledFeedback
+from didact.controls.base import ControlledSource
+from didact.controls.shuffled import Shuffled
 from didact.controls.substitutes import SECOND_TRY
 from didact.feedback.program import RIGHT, WRONG, ProgramCritic
 from didact.feedback_source import FeedbackRequest
@@ -40,7 +41,7 @@ def test_no_control_is_the_critic_itself() -> None:
 
 def test_shuffled_is_the_deal_that_the_seed_says() -> None:
     asked = [ask(word) for word in WORDS]
-    expected = ShuffledFeedback(ProgramCritic(), seed=5).critique(asked)
+    expected = ControlledSource(Shuffled(), ProgramCritic(), 5).critique(asked)
     assert controlled(ProgramCritic(), "shuffled", seed=5).critique(asked) == expected
 
 

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from didact.controls.shuffled import ShuffledFeedback, deal
+from didact.controls import controlled
+from didact.controls.shuffled import deal
 from didact.engines.base import Sample, SamplingParams
 from didact.errors import UsageError
 from didact.evaluation.evaluate import evaluate
@@ -163,7 +164,7 @@ def test_every_critique_is_dealt_once_and_to_another_problem(sizes) -> None:  # 
 
 def test_where_no_other_problem_is_left_the_critique_fails_rather_than_leaks() -> None:
     asked = requests([5, 1])
-    dealt = ShuffledFeedback(CountingCritic()).critique(asked)
+    dealt = controlled(CountingCritic(), "shuffled").critique(asked)
     assert [f.ok for f in dealt].count(True) == 2
     assert all(f.error for f in dealt if not f.ok)
 
@@ -176,7 +177,7 @@ def test_a_deal_depends_on_the_seed_and_on_nothing_else() -> None:
 
 
 def test_a_dealt_critique_says_that_it_was_dealt() -> None:
-    dealt = ShuffledFeedback(CountingCritic()).critique(requests([1, 1]))
+    dealt = controlled(CountingCritic(), "shuffled").critique(requests([1, 1]))
     assert [f.text for f in dealt] == ["wrong 1", "wrong 0"]
     assert {f.provenance.label for f in dealt} == {"shuffled:test"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from didact.controls.shuffled import ShuffledFeedback
+from didact.controls import controlled
 from didact.errors import BudgetExceeded, Interrupted
 from didact.feedback_source import FAILURE_WINDOW
 from didact.training.failure_rate_guard import FeedbackFailureGuard
@@ -55,7 +55,7 @@ def test_a_critique_that_cannot_be_dealt_stops_nothing() -> None:
     from didact.feedback_source import FeedbackRequest
 
     rollout = dialogue(0.0)
-    (lost,) = ShuffledFeedback(CountingCritic()).critique(
+    (lost,) = controlled(CountingCritic(), "shuffled").critique(
         [FeedbackRequest(rollout.problem, rollout.turns[0], 0)]
     )
     assert not lost.ok

@@ -27,7 +27,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from didact.controls.adversarial_teacher import AdversarialTeacher
+from didact.controls.adversarial_teacher import Wrong
+from didact.controls.base import ControlledSource
 from didact.controls.distractors import make_distractor
 from didact.controls.substitutes import SECOND_TRY
 from didact.errors import UsageError
@@ -208,13 +209,13 @@ def _speeches(ctx: StepContext, cases: Sequence[_Case], seed: int, left_out: Cou
     wrong = [c for c in cases if not c.turn.correct]
     # The guard would drop or stop at leaks, which is a run's affair; the critic is what it guards.
     critic = ctx.feedback_source.source if isinstance(ctx.feedback_source, LeakGuard) else ctx.feedback_source
-    liar = AdversarialTeacher(critic, seed=seed, verify=ctx.task.verify)
+    liar = ControlledSource(Wrong(), critic, seed, ctx.task.verify)
     found: list[_Speech] = []
     for case, lie in zip(right, _said(liar, right), strict=True):
         if not lie.ok:
             left_out["no false correction"] += 1
             continue
-        held = liar.false_solution(_request(case))
+        held = Wrong().false_solution(_request(case), critic, seed, ctx.task.verify)
         nonsense = NONSENSE[derive_seed(seed, "nonsense", case.problem.id) % len(NONSENSE)]
         found.append(_Speech(case, "false correction", lie.text, held))
         found.append(_Speech(case, "false verdict", WRONG))

@@ -62,7 +62,7 @@ def check_task(config: RunConfig, method: Method, task: BaseTask, source: Any) -
 def _check_misleading(config: RunConfig, needs_reference: bool, task: BaseTask) -> None:
     """Refuse a control that shows the critic a false solution where the critic does not use the reference."""
     control = config.feedback.control
-    if control is None or not control.needs_reference:
+    if control is None or not control.replaces_reference:
         return
     if not (needs_reference and task.critic_uses_reference):
         raise UsageError(

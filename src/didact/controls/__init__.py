@@ -23,12 +23,13 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import AfterValidator
 
 from didact.controls.adversarial_teacher import Mixed, Wrong
-from didact.controls.base import Control, Verify
+from didact.controls.base import Control, ControlledSource, Verify
 from didact.controls.noisy_spans import SPAN_NOISES, SpanNoise
 from didact.controls.shuffled import OtherProblem, Shuffled
 from didact.controls.substitutes import SUBSTITUTES, Substitute
 from didact.errors import did_you_mean
 from didact.feedback_source import FeedbackSource
+from didact.leakage import LeakGuard
 
 CONTROLS: Mapping[str, type[Control]] = {
     "shuffled": Shuffled,
@@ -74,9 +75,22 @@ def parse_control(value: Any) -> Control | None:
 def controlled(
     source: FeedbackSource, control: Any, *, seed: int = 0, verify: Verify | None = None
 ) -> FeedbackSource:
-    """The source under a control, given as for `parse_control`; the source itself under None."""
+    """The source under a control, given as for `parse_control`; the source itself under None.
+
+    Args:
+        source: The uncontrolled source.
+        control: A control, its name, or a mapping of its name and settings.
+        seed: Seed of the control's draws.
+        verify: The task's verifier; it has rejected every false solution of `wrong` and `mixed`.
+    """
     parsed = parse_control(control)
-    return source if parsed is None else parsed.wrap(source, seed=seed, verify=verify)
+    if parsed is None:
+        return source
+    if parsed.replaces_reference and isinstance(source, LeakGuard):
+        # The guard stays outside, so that leaks are measured by the true reference.
+        inner = ControlledSource(parsed, source.source, seed, verify)
+        return LeakGuard(inner, source.policy, source.meter)
+    return ControlledSource(parsed, source, seed, verify)
 
 
 __all__ = ["CONTROLS", "Control", "ControlName", "controlled", "parse_control"]

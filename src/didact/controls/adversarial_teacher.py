@@ -26,17 +26,18 @@ from pydantic import Field
 
 from didact.controls.base import Control, Verify, altered
 from didact.controls.distractors import PUZZLE_DISTRACTORS, make_distractor
-from didact.errors import UsageError
 from didact.feedback.program import WRONG, ProgramCritic
 from didact.feedback.puzzle_critic import PuzzleCritic
 from didact.feedback_source import FeedbackRequest, FeedbackSource
-from didact.leakage import LeakGuard
 from didact.rng import generator
 from didact.types import Feedback, Problem, Provenance
 
 
 class Wrong(Control):
-    """Every critique is a false correction.
+    """Every critique is a false correction; it fails where there is none.
+
+    Whether a critique is false, and which false solution it is based on, depends on (seed, rollout, turn,
+    answer) only. Without a rollout id the problem's id takes its place; equal answers get equal critiques.
 
     Attributes:
         after_right: Also criticise correct answers, in dialogues that would otherwise end there.
@@ -46,18 +47,45 @@ class Wrong(Control):
     after_right: bool = False
 
     @property
-    def needs_reference(self) -> bool:
-        return True
-
-    @property
     def probability(self) -> float:
         """Of a false correction."""
         return 1.0
 
-    def wrap(self, source: FeedbackSource, *, seed: int = 0, verify: Verify | None = None) -> FeedbackSource:
-        return adversarial(
-            source, share=self.probability, seed=seed, verify=verify, after_right=self.after_right
-        )
+    @property
+    def replaces_reference(self) -> bool:
+        return True
+
+    @property
+    def critiques_correct_answers(self) -> bool:
+        return self.after_right
+
+    def critique(
+        self, requests: Sequence[FeedbackRequest], source: FeedbackSource, seed: int, verify: Verify | None
+    ) -> list[Feedback]:
+        rngs = [_rng(request, seed) for request in requests]
+        false = {i for i, rng in enumerate(rngs) if rng.random() < self.probability}
+        asked = {
+            i: _misled(request, source, verify, rngs[i]) if i in false else request
+            for i, request in enumerate(requests)
+        }
+        found = _ask(source, {i: request for i, request in asked.items() if request is not None})
+        # "The answer is wrong" is true of a wrong answer, which is then called correct.
+        open_ = [i for i in false if i not in found or (found[i].ok and found[i].text.strip() == WRONG)]
+        found |= _ask(source, {i: _as_right(requests[i]) for i in open_ if not requests[i].turn.correct})
+        return [
+            _marked(found.get(i) or _failed(request)) if i in false else found[i]
+            for i, request in enumerate(requests)
+        ]
+
+    def false_solution(
+        self, request: FeedbackRequest, source: FeedbackSource, seed: int, verify: Verify | None
+    ) -> str | None:
+        """The solution that a false correction of this answer is based on; None where there is none, or where
+        it is no text, as for a puzzle."""
+        rng = _rng(request, seed)
+        rng.random()  # the draw that decides whether the critique is false
+        misled = None if isinstance(source, PuzzleCritic) else _misled(request, source, verify, rng)
+        return None if misled is None else misled.problem.reference
 
 
 class Mixed(Wrong):
@@ -71,103 +99,40 @@ class Mixed(Wrong):
         return self.share
 
 
-def adversarial(
-    source: FeedbackSource,
-    *,
-    share: float = 1.0,
-    seed: int = 0,
-    verify: Verify | None = None,
-    after_right: bool = False,
-) -> FeedbackSource:
-    """An `AdversarialTeacher`, inside the source's leak guard: leaks are measured by the true reference."""
-    inner = source.source if isinstance(source, LeakGuard) else source
-    teacher = AdversarialTeacher(inner, share=share, seed=seed, verify=verify, after_right=after_right)
-    return LeakGuard(teacher, source.policy, source.meter) if isinstance(source, LeakGuard) else teacher
+def _rng(request: FeedbackRequest, seed: int) -> np.random.Generator:
+    rollout = request.problem.id if request.rollout is None else request.rollout
+    return generator(seed, "misled", rollout, request.index, request.turn.text)
 
 
-class AdversarialTeacher:
-    """Wraps a source: with probability `share` a critique is a false correction.
+def _ask(source: FeedbackSource, requests: dict[int, FeedbackRequest]) -> dict[int, Feedback]:
+    if not requests:
+        return {}
+    return dict(zip(requests, source.critique(list(requests.values())), strict=True))
 
-    Whether a critique is false, and which false solution it uses, depends on (seed, rollout, turn, answer)
-    only. Without a rollout id the problem's id takes its place, and equal answers get equal critiques.
 
-    Args:
-        source: Writes the critiques, true and false ones.
-        share: Probability of a false one, in (0, 1].
-        seed: Seed of the draws.
-        verify: The task's verifier; it has rejected every false solution.
-        after_right: Also criticise correct answers in a dialogue.
-
-    Raises:
-        UsageError: `share` is out of range.
-    """
-
-    def __init__(
-        self,
-        source: FeedbackSource,
-        *,
-        share: float = 1.0,
-        seed: int = 0,
-        verify: Verify | None = None,
-        after_right: bool = False,
-    ) -> None:
-        if not 0 < share <= 1:
-            raise UsageError(f"the share of false corrections must lie above 0 and at most at 1, not {share}")
-        self.source, self.share, self.seed, self.verify = source, share, seed, verify
-        self.critiques_correct_answers = after_right
-
-    def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One feedback a request, in order. It fails where no false correction exists."""
-        rngs = [self._rng(request) for request in requests]
-        false = {i for i, rng in enumerate(rngs) if rng.random() < self.share}
-        asked = {i: self._misled(r, rngs[i]) if i in false else r for i, r in enumerate(requests)}
-        found = self._ask({i: request for i, request in asked.items() if request is not None})
-        # "The answer is wrong" is true of a wrong answer, which is then called correct.
-        open_ = [i for i in false if i not in found or (found[i].ok and found[i].text.strip() == WRONG)]
-        found |= self._ask({i: _as_right(requests[i]) for i in open_ if not requests[i].turn.correct})
-        return [
-            _marked(found.get(i) or _failed(request)) if i in false else found[i]
-            for i, request in enumerate(requests)
-        ]
-
-    def false_solution(self, request: FeedbackRequest) -> str | None:
-        """The solution that a false correction of this answer is based on; None where there is none, or where
-        it is no text, as for a puzzle."""
-        rng = self._rng(request)
-        rng.random()  # the draw that decides whether the critique is false
-        misled = None if isinstance(self.source, PuzzleCritic) else self._misled(request, rng)
-        return None if misled is None else misled.problem.reference
-
-    def _rng(self, request: FeedbackRequest) -> np.random.Generator:
-        rollout = request.problem.id if request.rollout is None else request.rollout
-        return generator(self.seed, "misled", rollout, request.index, request.turn.text)
-
-    def _ask(self, requests: dict[int, FeedbackRequest]) -> dict[int, Feedback]:
-        if not requests:
-            return {}
-        return dict(zip(requests, self.source.critique(list(requests.values())), strict=True))
-
-    def _misled(self, request: FeedbackRequest, rng: np.random.Generator) -> FeedbackRequest | None:
-        """The request with a false solution in place of the true one; None without one."""
-        problem, turn = request.problem, request.turn
-        if isinstance(self.source, PuzzleCritic):
-            task = self.source.task
-            final = task.final_answer(turn.text) or ""
-            solution = PUZZLE_DISTRACTORS[task.name](problem.metadata, final, turn.correct, rng)
-            if solution is None:
-                return None
-            false = problem.model_copy(update={"metadata": {**problem.metadata, "solution": solution}})
-            return _as_wrong(request, false)
-        if problem.reference is None:
+def _misled(
+    request: FeedbackRequest, source: FeedbackSource, verify: Verify | None, rng: np.random.Generator
+) -> FeedbackRequest | None:
+    """The request with a false solution in place of the true one; None without one."""
+    problem, turn = request.problem, request.turn
+    if isinstance(source, PuzzleCritic):
+        task = source.task
+        final = task.final_answer(turn.text) or ""
+        solution = PUZZLE_DISTRACTORS[task.name](problem.metadata, final, turn.correct, rng)
+        if solution is None:
             return None
-        if isinstance(self.source, ProgramCritic):  # it compares, and must find exactly one difference
-            kept = None if turn.correct else problem.reference
-            solution = make_distractor(problem, turn.text, rng, self.verify, kept=kept)
-        else:
-            solution = make_distractor(problem, problem.reference, rng, self.verify)
-        if solution is None or solution.strip() == turn.text.strip():
-            return None
-        return _as_wrong(request, problem.model_copy(update={"reference": solution}))
+        false = problem.model_copy(update={"metadata": {**problem.metadata, "solution": solution}})
+        return _as_wrong(request, false)
+    if problem.reference is None:
+        return None
+    if isinstance(source, ProgramCritic):  # it compares, and must find exactly one difference
+        kept = None if turn.correct else problem.reference
+        solution = make_distractor(problem, turn.text, rng, verify, kept=kept)
+    else:
+        solution = make_distractor(problem, problem.reference, rng, verify)
+    if solution is None or solution.strip() == turn.text.strip():
+        return None
+    return _as_wrong(request, problem.model_copy(update={"reference": solution}))
 
 
 def _as_wrong(request: FeedbackRequest, problem: Problem) -> FeedbackRequest:

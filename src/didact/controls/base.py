@@ -1,13 +1,14 @@
-"""The interface of an experiment control."""
+"""The interface of an experiment control, and the source that applies one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
-from didact.feedback_source import FeedbackSource
+from didact.feedback_source import FeedbackRequest, FeedbackSource
 from didact.tasks.base import Verdict
 from didact.types import Feedback, Problem
 
@@ -16,7 +17,7 @@ Verify: TypeAlias = Callable[[Problem, str], Verdict]
 
 
 class Control(BaseModel):
-    """Settings of one control, which wraps a feedback source."""
+    """Settings of one control. It writes, deals or alters critiques, given the uncontrolled source."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -28,19 +29,45 @@ class Control(BaseModel):
         return False
 
     @property
-    def needs_reference(self) -> bool:
-        """Does it work only with a source that compares the answer with a textual reference?"""
+    def replaces_reference(self) -> bool:
+        """Does it show the source a false solution in place of the reference?"""
         return False
 
-    def wrap(self, source: FeedbackSource, *, seed: int = 0, verify: Verify | None = None) -> FeedbackSource:
-        """The source that a method reads under this control.
+    @property
+    def critiques_correct_answers(self) -> bool:
+        """See `FeedbackSource`."""
+        return False
+
+    def critique(
+        self, requests: Sequence[FeedbackRequest], source: FeedbackSource, seed: int, verify: Verify | None
+    ) -> list[Feedback]:
+        """One feedback a request, in order.
 
         Args:
+            requests: The answers to be criticised.
             source: The uncontrolled source.
             seed: Seed of the control's draws.
             verify: The task's verifier.
         """
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ControlledSource:
+    """A feedback source under a control."""
+
+    control: Control
+    source: FeedbackSource
+    seed: int = 0
+    verify: Verify | None = None
+
+    @property
+    def critiques_correct_answers(self) -> bool:
+        return self.control.critiques_correct_answers
+
+    def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
+        """One feedback a request, in order, as the control makes them."""
+        return self.control.critique(requests, self.source, self.seed, self.verify)
 
 
 def altered(feedback: Feedback, control: str, **changes: Any) -> Feedback:

@@ -30,39 +30,24 @@ Degrade: TypeAlias = Callable[[Sequence[Span], str, np.random.Generator], Sequen
 
 
 class SpanNoise(Control):
-    """Degraded spans."""
+    """The source's feedback with degraded spans; a failed feedback unchanged."""
 
     name: SpanNoiseName
 
-    def wrap(self, source: FeedbackSource, *, seed: int = 0, verify: Verify | None = None) -> FeedbackSource:
-        return NoisySpans(source, self.name, seed=seed)
+    def critique(
+        self, requests: Sequence[FeedbackRequest], source: FeedbackSource, seed: int, verify: Verify | None
+    ) -> list[Feedback]:
+        written = source.critique(requests)
+        return [self._degraded(r, own, seed) for r, own in zip(requests, written, strict=True)]
 
-
-class NoisySpans:
-    """Wraps a source and degrades its spans.
-
-    Args:
-        source: Writes the critiques.
-        noise: One of `SPAN_NOISES`.
-        seed: Seed of the draws.
-    """
-
-    def __init__(self, source: FeedbackSource, noise: SpanNoiseName, *, seed: int = 0) -> None:
-        self.source, self.noise, self.seed = source, noise, seed
-        self._stream, self._degrade = NOISES[noise]
-
-    def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """The source's feedback with degraded spans; a failed feedback unchanged."""
-        written = self.source.critique(requests)
-        return [self._one(request, own) for request, own in zip(requests, written, strict=True)]
-
-    def _one(self, request: FeedbackRequest, feedback: Feedback) -> Feedback:
+    def _degraded(self, request: FeedbackRequest, feedback: Feedback, seed: int) -> Feedback:
         if not feedback.ok:
             return feedback
+        stream, degrade = NOISES[self.name]
         answer = request.turn.text
-        rng = generator(self.seed, self._stream, request.problem.question, answer)
-        spans = tuple(self._degrade(feedback.spans, answer, rng))
-        return altered(feedback, self.noise, spans=spans, score=feedback.score)
+        rng = generator(seed, stream, request.problem.question, answer)
+        spans = tuple(degrade(feedback.spans, answer, rng))
+        return altered(feedback, self.name, spans=spans, score=feedback.score)
 
 
 def dropped(share: float) -> Degrade:

@@ -26,16 +26,30 @@ NOT_DEALT: dict[str, Any] = {
 
 
 class Shuffled(Control):
-    """Every answer gets the true critique of an answer to another problem."""
+    """Every answer gets the true critique of an answer to another problem.
+
+    A request that cannot get one (its problem has more than half of the batch) fails.
+    """
 
     name: str = "shuffled"
 
-    def wrap(self, source: FeedbackSource, *, seed: int = 0, verify: Verify | None = None) -> FeedbackSource:
-        return ShuffledFeedback(source, seed=seed)
+    def critique(
+        self, requests: Sequence[FeedbackRequest], source: FeedbackSource, seed: int, verify: Verify | None
+    ) -> list[Feedback]:
+        written = source.critique(requests)
+        dealt = []
+        for request, own, giver in zip(requests, written, deal(requests, seed), strict=True):
+            if giver is None:
+                lost = {**NOT_DEALT, "text": "", "label": None, "spans": ()}
+                dealt.append(altered(own, self.name, **lost))
+            else:
+                # Spans quote the other answer.
+                dealt.append(altered(written[giver], self.name, turn=request.index, spans=()))
+        return dealt
 
 
 class OtherProblem(Control):
-    """Every answer is criticised as an answer to another problem.
+    """Every answer is criticised as an answer to another problem of the batch; without one it fails.
 
     The critique is about this answer, in the source's own style, but measured against a problem that was not
     asked. A source that compares with a reference thus names mistakes that are none.
@@ -43,65 +57,18 @@ class OtherProblem(Control):
 
     name: str = "other-problem"
 
-    def wrap(self, source: FeedbackSource, *, seed: int = 0, verify: Verify | None = None) -> FeedbackSource:
-        return OtherProblemFeedback(source, seed=seed)
-
-
-class ShuffledFeedback:
-    """Wraps a source and deals its critiques across problems.
-
-    Args:
-        source: Writes the critiques.
-        seed: Seed of the deal; the same batch of requests gets the same deal.
-    """
-
-    def __init__(self, source: FeedbackSource, *, seed: int = 0) -> None:
-        self.source = source
-        self.seed = seed
-
-    def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One critique of another problem's answer for each request.
-
-        A request that cannot get one (its problem has more than half of the batch) fails.
-        """
-        written = self.source.critique(requests)
-        dealt = []
-        for request, own, giver in zip(requests, written, deal(requests, self.seed), strict=True):
-            if giver is None:
-                lost = {**NOT_DEALT, "text": "", "label": None, "spans": ()}
-                dealt.append(altered(own, "shuffled", **lost))
-            else:
-                # Spans quote the other answer.
-                dealt.append(altered(written[giver], "shuffled", turn=request.index, spans=()))
-        return dealt
-
-
-class OtherProblemFeedback:
-    """Wraps a source and has every answer criticised against another problem of the batch.
-
-    Args:
-        source: Writes the critiques.
-        seed: Seed of the deal of problems; the same batch of requests gets the same deal.
-    """
-
-    def __init__(self, source: FeedbackSource, *, seed: int = 0) -> None:
-        self.source = source
-        self.seed = seed
-
-    def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One critique a request; without another problem in the batch it fails."""
-        others = deal(requests, self.seed)
+    def critique(
+        self, requests: Sequence[FeedbackRequest], source: FeedbackSource, seed: int, verify: Verify | None
+    ) -> list[Feedback]:
         swapped = {
             i: _swapped(request, requests[other])
-            for i, (request, other) in enumerate(zip(requests, others, strict=True))
+            for i, (request, other) in enumerate(zip(requests, deal(requests, seed), strict=True))
             if other is not None
         }
-        written = (
-            dict(zip(swapped, self.source.critique(list(swapped.values())), strict=True)) if swapped else {}
-        )
+        written = dict(zip(swapped, source.critique(list(swapped.values())), strict=True)) if swapped else {}
         return [
             # Whether it leaks was measured by the other problem's reference.
-            altered(written[i], "other-problem", spans=(), leaks=None) if i in written else _failed(request)
+            altered(written[i], self.name, spans=(), leaks=None) if i in written else _failed(request)
             for i, request in enumerate(requests)
         ]
 

@@ -25,19 +25,11 @@ class Substitute(Control):
     def repeats_by_design(self) -> bool:
         return True
 
-    def wrap(self, source: FeedbackSource, *, seed: int = 0, verify: Verify | None = None) -> FeedbackSource:
-        return SubstitutedFeedback(self.name)
-
-
-class SubstitutedFeedback:
-    """Writes the text of one of `SUBSTITUTES` for every request."""
-
-    def __init__(self, control: SubstituteName) -> None:
-        self._write = WRITERS[control]
-
-    def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One feedback a request, in order; failed where verdict or reference is missing."""
-        return [self._write(request) for request in requests]
+    def critique(
+        self, requests: Sequence[FeedbackRequest], source: FeedbackSource, seed: int, verify: Verify | None
+    ) -> list[Feedback]:
+        """The control's text for every request; failed where the verdict or the reference is missing."""
+        return [WRITERS[self.name](request) for request in requests]
 
 
 def _verdict(request: FeedbackRequest) -> Feedback:
