@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.annotation.batch import criticise
+from didact.annotation.batch import criticise_answers
 from didact.annotation.human import HumanFeedback
 from didact.annotation.io import TableImport, choose_answers, export_answers, import_critiques
 from didact.annotation.table import escape_csv_formula, read_table, unescape_csv_formula, write_table
@@ -576,31 +576,33 @@ def test_criticising_is_kept_batch_by_batch_and_resumed(data: ExampleFile) -> No
             return super().critique(requests)
 
     with pytest.raises(KeyboardInterrupt):
-        criticise(data, Dies(), batch_size=1)
+        criticise_answers(data, Dies(), batch_size=1)
     assert [len(e.feedback) for e in data.read()] == [1, 1, 0]
     told: list[tuple[int, int]] = []
-    done = criticise(data, CountingCritic(), author="test", batch_size=2, progress=lambda *d: told.append(d))
+    done = criticise_answers(
+        data, CountingCritic(), author="test", batch_size=2, progress=lambda *d: told.append(d)
+    )
     assert (done.asked, done.skipped, done.failed) == (1, 2, 0)
     assert told == [(2, 3), (3, 3)]
     assert [len(e.feedback) for e in data.read()] == [1, 1, 1]
 
 
 def test_an_author_nobody_knows_yet_is_learned_from_the_first_reply(data: ExampleFile) -> None:
-    criticise(data, CountingCritic())
+    criticise_answers(data, CountingCritic())
     before = data.path.read_bytes()
     source = CountingCritic()
     source.asked = 7  # so that it says something else now
-    done = criticise(data, source, batch_size=2)
+    done = criticise_answers(data, source, batch_size=2)
     assert (source.asked, done.asked, done.skipped) == (8, 1, 2)
     assert data.path.read_bytes() == before
 
 
 def test_failures_are_kept_and_asked_for_again(data: ExampleFile) -> None:
     ticks = iter(range(100))
-    done = criticise(data, CountingCritic(fails=[1]), batch_size=3, clock=lambda: float(next(ticks)))
+    done = criticise_answers(data, CountingCritic(fails=[1]), batch_size=3, clock=lambda: float(next(ticks)))
     assert (done.asked, done.failed, done.error, done.seconds) == (3, 1, "scripted", 2.0)
     assert [e.feedback[0].ok for e in data.read()] == [True, False, True]
-    again = criticise(data, CountingCritic(), author="test")
+    again = criticise_answers(data, CountingCritic(), author="test")
     assert (again.asked, again.skipped) == (1, 2)
     assert [f.ok for f in data.read()[1].feedback] == [False, True]
 
@@ -610,7 +612,7 @@ def test_a_source_criticises_a_runs_answers(tmp_path: Path) -> None:
     run.add_rollouts([rollout("1", turns=2), rollout("2")], step=1)
     store = RunAnswers(run.path)
     wrong = choose_answers(store.answers(), only_wrong=True)
-    assert criticise(store, ProgramCritic(), answers=wrong[:2]).asked == 2
+    assert criticise_answers(store, ProgramCritic(), answers=wrong[:2]).asked == 2
     assert [[f.label for f in a.feedback] for a in store.answers()] == [["wrong"], ["wrong"], []]
     (first, _) = run.read_rollouts()
     assert [f.turn for f in first.feedback] == [0, 1]
@@ -622,7 +624,7 @@ def test_a_source_that_forgets_an_answer_is_found_out(data: ExampleFile) -> None
             return super().critique(requests)[:-1]
 
     with pytest.raises(ValueError, match="shorter"):
-        criticise(data, Forgets(), author="test")
+        criticise_answers(data, Forgets(), author="test")
     assert all(not e.feedback for e in data.read())
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.annotation.quality import interval_alpha, measure, nominal_alpha, verdict
+from didact.annotation.quality import interval_alpha, is_right, measure_quality, nominal_alpha
 from didact.annotation.targets import AnnotatedAnswer
 from didact.types import Problem, Provenance, Turn
 from tests.test_store import by
@@ -109,12 +109,12 @@ def answer(number: int, correct: bool | None, *feedback) -> AnnotatedAnswer:  # 
     ],
 )  # fmt: skip
 def test_a_critique_says_right_wrong_or_neither(said: dict, right: bool | None) -> None:
-    assert verdict(by("ann", **said)) is right
+    assert is_right(by("ann", **said)) is right
 
 
 def test_does_wrong_mean_wrong() -> None:
     wrong, right = {"label": "wrong"}, {"label": "right"}
-    found = measure(
+    found = measure_quality(
         [
             answer(1, False, by("ann", **wrong)),  # hit
             answer(2, False, by("ann", **wrong), by("bob", **right)),  # hit, miss
@@ -138,7 +138,7 @@ def test_the_latest_version_is_judged_and_everything_is_paid_for() -> None:
     paid = {"source": "judge", "provenance": Provenance(author="judge", tokens=10, cost_usd=0.5)}
     failed = {**paid, "status": "failed", "error": "down", "text": ""}
     said = [by("", label="right", **paid), by("", label="wrong", **paid), by("", **failed)]
-    (judge,) = measure([answer(1, False, *said), answer(2, False, by("", **failed))]).authors
+    (judge,) = measure_quality([answer(1, False, *said), answer(2, False, by("", **failed))]).authors
     assert (judge.critiques, judge.failed, judge.tokens, judge.cost_usd) == (4, 0.5, 40, 2.0)
     assert (judge.judged, judge.precision, judge.recall) == (1, 1.0, 1.0)
 
@@ -149,18 +149,20 @@ def test_what_is_judged_by_name_is_compared_by_name_and_never_outvotes_the_whole
         return [by(author, label="wrong"), *named]
 
     answers = [answer(i, False, *rated("ann", i, 5 - i), *rated("bob", i, 5 - i)) for i in range(4)]
-    found = measure(answers)
+    found = measure_quality(answers)
     assert (found.scores.alpha, found.scores.answers, found.scores.annotators) == (1.0, 4, 2)
     assert [(a.judged, a.recall) for a in found.authors] == [(4, 1.0), (4, 1.0)]
-    changed = measure([answer(1, False, by("ann", label="right"), by("ann", "", label="wrong"))])
+    changed = measure_quality([answer(1, False, by("ann", label="right"), by("ann", "", label="wrong"))])
     assert changed.authors[0].recall == 1.0
-    strangers = measure([answer(1, False, by("unknown", label="right"), by("unknown", label="wrong"))])
+    strangers = measure_quality(
+        [answer(1, False, by("unknown", label="right"), by("unknown", label="wrong"))]
+    )
     assert (strangers.authors[0].judged, strangers.authors[0].recall) == (2, 0.5)
 
 
 def test_a_failure_is_no_verdict() -> None:
     failed = by("judge", "", status="failed", error="down", source="judge", score=0.0)
-    found = measure([answer(1, False, failed)])
+    found = measure_quality([answer(1, False, failed)])
     assert (found.authors[0].judged, found.criticised) == (0, 0)
 
 
@@ -175,7 +177,7 @@ def test_agreement_is_measured_over_answers_with_two_annotators() -> None:
             if row[i] != "."
         ]
         answers.append(answer(i, None, *said, by("judge", source="judge", label=" V1 ", score=1.0)))
-    found = measure(answers)
+    found = measure_quality(answers)
     assert found.people_labels.alpha == pytest.approx(0.743, abs=5e-4)
     assert found.people_scores.alpha == pytest.approx(0.849, abs=5e-4)
     assert (found.people_labels.annotators, found.people_labels.answers) == (4, 11)
@@ -186,6 +188,6 @@ def test_agreement_is_measured_over_answers_with_two_annotators() -> None:
 
 
 def test_without_critiques_there_is_nothing_to_say() -> None:
-    found = measure([answer(1, True)])
+    found = measure_quality([answer(1, True)])
     assert (found.authors, found.criticised, found.labels.alpha) == ((), 0, None)
-    assert measure([]).answers == 0
+    assert measure_quality([]).answers == 0

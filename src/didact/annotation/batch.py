@@ -56,7 +56,7 @@ class CritiqueRunReport:
         self.cost_usd += sum(f.provenance.cost_usd for f in replies)
 
 
-def criticise(
+def criticise_answers(
     store: AnswerStore,
     source: FeedbackSource,
     *,

@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from didact.annotation.targets import AnnotatedAnswer, open_answers, sha256
+from didact.annotation.targets import AnnotatedAnswer, open_answers, text_sha256
 from didact.errors import DataError, UsageError
 from didact.feedback_source import FeedbackRequest
 from didact.feedback_store import UNKNOWN_AUTHOR, latest
@@ -85,7 +85,7 @@ class HumanFeedback:
         return [self._one(request) for request in requests]
 
     def _one(self, request: FeedbackRequest) -> Feedback:
-        key = _key(request.problem, sha256(request.turn.text))
+        key = _key(request.problem, text_sha256(request.turn.text))
         recorded = self._recorded.get(key)
         if not recorded:
             return Feedback(

@@ -30,7 +30,7 @@ from didact.annotation.table import (
     table_bytes,
     write_table,
 )
-from didact.annotation.targets import AnnotatedAnswer, AnswerStore, sha256
+from didact.annotation.targets import AnnotatedAnswer, AnswerStore, text_sha256
 from didact.data.faults import RawRow, Rejected, RowError, row_error, shown
 from didact.data.files import refuse_existing
 from didact.errors import UsageError, did_you_mean
@@ -221,7 +221,7 @@ def _check_unchanged(cells: Mapping[str, Any], answer: AnnotatedAnswer) -> None:
         raise row_error("answer_sha256", "the answer on file is another one: export the answers again")
     if text is None:
         return
-    if sha is None and sha256(str(text)) != answer.sha256:
+    if sha is None and text_sha256(str(text)) != answer.sha256:
         raise row_error("answer", "differs from the answer on file: put it back as it was exported")
     # Spreadsheets may change line ends; with the right hash that is no other answer.
     if _unix_newlines(str(text)) != _unix_newlines(answer.text):

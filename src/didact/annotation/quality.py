@@ -69,7 +69,7 @@ class Quality(Record):
     people_scores: Agreement
 
 
-def measure(answers: Sequence[AnnotatedAnswer], *, threshold: float = 0.5) -> Quality:
+def measure_quality(answers: Sequence[AnnotatedAnswer], *, threshold: float = 0.5) -> Quality:
     """Measure all critiques of a set of answers.
 
     An author's latest version counts, except for failures, tokens and cost. Agreement is measured per aspect
@@ -93,13 +93,13 @@ def measure(answers: Sequence[AnnotatedAnswer], *, threshold: float = 0.5) -> Qu
     )
 
 
-def verdict(feedback: Feedback, *, threshold: float = 0.5) -> bool | None:
+def is_right(feedback: Feedback, *, threshold: float = 0.5) -> bool | None:
     """The verdict of a critique: right (True), wrong (False) or neither (None).
 
     >>> from didact.types import Provenance
     >>> f = Feedback(label="Wrong", score=1.0, source="human", saw_reference=False,
     ...              provenance=Provenance(author="ann"))
-    >>> verdict(f)
+    >>> is_right(f)
     False
     """
     label = _label(feedback)
@@ -207,7 +207,7 @@ def _verdicts(
     found: dict[tuple[Any, ...], tuple[bool, bool]] = {}
     # A verdict on the whole answer, which comes last, takes precedence over one on an aspect.
     for number, (answer, f) in enumerate(sorted(final, key=lambda said: said[1].name is None)):
-        right = verdict(f, threshold=threshold)
+        right = is_right(f, threshold=threshold)
         if answer.turn.reward is not None and right is not None:
             author = f.provenance.label
             one = number if author == UNKNOWN_AUTHOR else None

@@ -61,7 +61,7 @@ class AnnotatedAnswer:
     @property
     def sha256(self) -> str:
         """The hash of the answer's exact text."""
-        return sha256(self.turn.text)
+        return text_sha256(self.turn.text)
 
 
 class AnswerStore(Protocol):
@@ -273,7 +273,7 @@ def is_run(path: Path) -> bool:
     return (path / "rollouts.jsonl").is_file()
 
 
-def sha256(text: str) -> str:
+def text_sha256(text: str) -> str:
     """The hex digest of a text in UTF-8, lone surrogates included."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -164,7 +164,7 @@ def _criticise(
     spans: bool,
 ) -> None:
     """Ask the source that the settings make about the chosen answers, and say what came of it."""
-    from didact.annotation.batch import criticise
+    from didact.annotation.batch import criticise_answers
     from didact.annotation.io import choose_answers
     from didact.annotation.targets import cache_folder, open_answers
     from didact.build.components import make_critic
@@ -176,7 +176,7 @@ def _criticise(
     if spans:
         config = with_spans(config)
     critic = make_critic(config, made, None, cache_folder(run_or_file))
-    done = criticise(
+    done = criticise_answers(
         store,
         critic,
         answers=answers,
@@ -206,10 +206,10 @@ def quality(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure critiques: is what they call wrong wrong, do annotators agree, what did they cost?"""
-    from didact.annotation.quality import measure
+    from didact.annotation.quality import measure_quality
     from didact.annotation.targets import open_answers
 
-    found = measure(open_answers(run_or_file).answers(), threshold=threshold)
+    found = measure_quality(open_answers(run_or_file).answers(), threshold=threshold)
     if json_:
         typer.echo(found.model_dump_json(indent=1))
         return

@@ -7,16 +7,16 @@ inspect   lengths, authors, near-duplicates, personal data, prompt injection
 """
 
 from didact.data.files import read_examples
-from didact.data.importing import Imported, import_files
+from didact.data.importing import ImportReport, import_files
 from didact.data.inspection import Inspection, inspect_file
-from didact.data.split import Split, split_file
-from didact.data.validate import Validation, validate_file
+from didact.data.split import SplitReport, split_file
+from didact.data.validate import ValidationReport, validate_file
 
 __all__ = [
-    "Imported",
+    "ImportReport",
     "Inspection",
-    "Split",
-    "Validation",
+    "SplitReport",
+    "ValidationReport",
     "import_files",
     "inspect_file",
     "read_examples",

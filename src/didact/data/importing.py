@@ -15,7 +15,7 @@ from didact.errors import DataError
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportReport:
     """The outcome of an import."""
 
     out: Path
@@ -43,7 +43,7 @@ class Imported:
         return "\n".join([*lines, *fault_lines(self.rejected)])
 
 
-def import_files(kind: str, files: Sequence[Path], out: Path, mapping: Mapping[str, str]) -> Imported:
+def import_files(kind: str, files: Sequence[Path], out: Path, mapping: Mapping[str, str]) -> ImportReport:
     """Import an export. Valid rows are written even if others are rejected.
 
     Args:
@@ -75,7 +75,9 @@ def import_files(kind: str, files: Sequence[Path], out: Path, mapping: Mapping[s
         written = write_rejected(aside, rejected)
         if not writer.rows:
             raise DataError(_nothing(files, rejected, skipped, written))
-    return Imported(out, writer.rows, feedback, text_free, without, tuple(rejected), written, dict(skipped))
+    return ImportReport(
+        out, writer.rows, feedback, text_free, without, tuple(rejected), written, dict(skipped)
+    )
 
 
 def _nothing(

@@ -23,7 +23,7 @@ LONG_ANSWER = 80
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitReport:
     """The counts of a split."""
 
     train: Path
@@ -57,8 +57,8 @@ def split_file(
     seed: int = 0,
     folder: Path | None = None,
     threshold: float = 0.8,
-) -> Split:
-    """Split a data file into NAME.train.jsonl and NAME.test.jsonl.
+) -> SplitReport:
+    """SplitReport a data file into NAME.train.jsonl and NAME.test.jsonl.
 
     Args:
         path: The data file.
@@ -88,7 +88,7 @@ def split_file(
             (test_file if i in chosen else train_file).add(example)
     in_test = sum(group[0] in chosen for group in groups)
     without = sum(not example.user for example in examples) if by == "user" else 0
-    return Split(
+    return SplitReport(
         *files,
         len(examples) - len(chosen),
         len(chosen),

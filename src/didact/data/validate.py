@@ -21,7 +21,7 @@ SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationReport:
     """The outcome of checking a file."""
 
     file: Path
@@ -52,7 +52,7 @@ def fault_lines(rejected: tuple[Rejected, ...]) -> list[str]:
     return [*lines, f"  … and {more:,} more"] if more > 0 else lines
 
 
-def validate_file(path: Path, *, out: Path | None = None) -> Validation:
+def validate_file(path: Path, *, out: Path | None = None) -> ValidationReport:
     """Check every row of a data file, and write those that fail to FILE.rejected.jsonl.
 
     Args:
@@ -77,4 +77,4 @@ def validate_file(path: Path, *, out: Path | None = None) -> Validation:
             ok += 1
             if writer is not None:
                 writer.add(outcome)
-    return Validation(path, ok, tuple(rejected), write_rejected(aside, rejected))
+    return ValidationReport(path, ok, tuple(rejected), write_rejected(aside, rejected))

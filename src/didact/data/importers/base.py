@@ -162,7 +162,7 @@ def log_example(
     """
     found = {target: (path, dig(value, path)) for target, path in mapping.items()}
     where, prompt = found.get("prompt", asked)
-    messages = conversation(prompt, where)
+    messages = log_messages(prompt, where)
     where, completion = found.get("completion", answered)
     text = answer_text(completion, where)
     return make_example(
@@ -215,7 +215,7 @@ def unpacked(value: Any) -> Any:
     return value
 
 
-def conversation(value: Any, column: str) -> tuple[Message, ...]:
+def log_messages(value: Any, column: str) -> tuple[Message, ...]:
     """Chat messages from a log's input.
 
     Raises:
@@ -235,7 +235,7 @@ def conversation(value: Any, column: str) -> tuple[Message, ...]:
             raise row_error(
                 column, f"which of {shown(sorted(value))} is the question? Say with --map prompt=PATH"
             )
-        return conversation(filled[key], f"{column}.{key}")
+        return log_messages(filled[key], f"{column}.{key}")
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
         value = value[0]  # LangChain logs a batch of one
     if isinstance(value, list) and value:
@@ -299,10 +299,10 @@ def annotator(kind: Any, default: FeedbackSourceName = "human") -> FeedbackSourc
     return known.get(str(kind).casefold(), default)
 
 
-def verdict(value: Any, column: str) -> tuple[float | None, str | None]:
+def score_and_label(value: Any, column: str) -> tuple[float | None, str | None]:
     """(score, label) of a number, a yes or no, or a category.
 
-    >>> verdict(True, "value"), verdict("thumbs_down", "value"), verdict(0.5, "value")
+    >>> score_and_label(True, "value"), score_and_label("thumbs_down", "value"), score_and_label(0.5, "value")
     ((1.0, 'true'), (0.0, 'thumbs_down'), (0.5, None))
     """
     value = None if value == "" else value

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
-from didact.data.importers.base import Outcome, by_row, conversation, make_example, make_feedback, row_id
+from didact.data.importers.base import Outcome, by_row, log_messages, make_example, make_feedback, row_id
 from didact.types import Example, Feedback
 
 OPENING = re.compile(r"\s*The response is (\w+(?: \w+)?) helpful", re.IGNORECASE)
@@ -30,7 +30,7 @@ def _examples(row: RawRow) -> Iterator[Example | RowError]:
     value = row.value
     if "overall_preference" in value or "individual_preference" in value:
         raise row_error(None, 'this is the config "preference"; import the config "feedback"')
-    messages = conversation(value.get("context"), "context")
+    messages = log_messages(value.get("context"), "context")
     identity = row_id(row)
     metadata = {key: value.get(key) for key in ("domain", "language")}
     for side in (1, 2):

@@ -25,7 +25,14 @@ from typing import Any
 
 from didact.data.faults import RawRow, Rejected
 from didact.data.feedback_parser import qualified_label
-from didact.data.importers.base import Outcome, annotator, log_example, make_feedback, maybe_text, verdict
+from didact.data.importers.base import (
+    Outcome,
+    annotator,
+    log_example,
+    make_feedback,
+    maybe_text,
+    score_and_label,
+)
 from didact.data.importers.join import Join, Make, nested_rows
 from didact.types import Feedback
 
@@ -91,7 +98,7 @@ def _feedback(score: dict[str, Any]) -> Feedback:
     kind = str(_get(score, "data_type") or "").upper()
     text = maybe_text(score.get("comment"), "comment") or ""
     word = maybe_text(_get(score, "string_value"), "string_value")
-    number, label = verdict(score.get("value"), "value")
+    number, label = score_and_label(score.get("value"), "value")
     if kind == "TEXT":  # its value is always 0 and has no meaning
         number, label, text = None, None, "\n".join(part for part in (word, text) if part)
     elif kind == "CATEGORICAL":  # its value is the category's index

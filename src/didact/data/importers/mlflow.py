@@ -29,8 +29,8 @@ from didact.data.importers.base import (
     log_example,
     make_feedback,
     maybe_text,
+    score_and_label,
     unpacked,
-    verdict,
 )
 from didact.data.importers.join import Join, Make, nested_rows
 from didact.types import Example, Feedback
@@ -151,7 +151,7 @@ def _feedback(note: dict[str, Any]) -> Feedback:
     if not isinstance(source, dict):
         raise RowError(expected("source", "an object", source, 'write {"source_type": …, "source_id": …}'))
     error = note.get("error") or dig(note, "feedback.error")
-    score, label = (None, name) if error else verdict(_value(note.get("feedback")), "feedback.value")
+    score, label = (None, name) if error else score_and_label(_value(note.get("feedback")), "feedback.value")
     feedback = make_feedback(
         "feedback.value", text=maybe_text(note.get("rationale"), "rationale"), score=score, label=label,
         name=name, source=annotator(source.get("source_type"), "program"),

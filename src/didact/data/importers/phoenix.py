@@ -28,8 +28,8 @@ from didact.data.importers.base import (
     log_example,
     make_feedback,
     maybe_text,
+    score_and_label,
     unpacked,
-    verdict,
 )
 from didact.data.importers.join import Join, Make, nested_rows
 from didact.types import Example, Feedback
@@ -113,6 +113,7 @@ def _feedback(note: dict[str, Any]) -> Feedback:
     author = note.get("identifier") or note.get("user_id") or f"phoenix:{name or str(kind).lower()}"
     return make_feedback(
         "result", text=maybe_text(result("explanation"), "result.explanation"),
-        score=verdict(result("score"), "result.score")[0], label=maybe_text(result("label"), "result.label"),
-        name=name, source=annotator(kind, "program"), author=str(author), created_at=note.get("created_at"),
+        score=score_and_label(result("score"), "result.score")[0],
+        label=maybe_text(result("label"), "result.label"), name=name, source=annotator(kind, "program"),
+        author=str(author), created_at=note.get("created_at"),
     )  # fmt: skip

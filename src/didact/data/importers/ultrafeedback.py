@@ -23,7 +23,7 @@ from didact.data.importers.base import (
     make_feedback,
     maybe_text,
     row_id,
-    verdict,
+    score_and_label,
 )
 from didact.types import Example, Feedback, Message
 
@@ -90,4 +90,4 @@ def _judged(text: str | None, score: float | None, aspect: str | None) -> Iterat
 
 
 def _rating(value: Any, column: str) -> float | None:
-    return None if value in (None, "", "N/A") else verdict(value, column)[0]
+    return None if value in (None, "", "N/A") else score_and_label(value, column)[0]

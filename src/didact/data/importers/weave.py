@@ -27,8 +27,8 @@ from didact.data.importers.base import (
     log_example,
     make_feedback,
     maybe_text,
+    score_and_label,
     unpacked,
-    verdict,
 )
 from didact.data.importers.join import Join, Make, nested_rows
 from didact.types import Feedback, FeedbackSourceName
@@ -107,7 +107,7 @@ def _feedback(item: dict[str, Any]) -> list[Feedback]:
     name, source = _name_and_source(kind)
     if kind.startswith("wandb.reaction."):
         emoji = (maybe_text(payload.get("emoji"), "payload.emoji") or "").rstrip("\ufe0f🏻🏼🏽🏾🏿")
-        values = [("", *verdict(emoji or None, "payload.emoji"), "")]
+        values = [("", *score_and_label(emoji or None, "payload.emoji"), "")]
     else:
         key = next((key for key in ("value", "output") if key in payload), None)
         values = _values(payload if key is None else payload[key])
@@ -138,7 +138,7 @@ def _values(held: Any) -> list[tuple[str, float | None, str | None, str]]:
     """(text, score, label, field) of each value of a payload; its text belongs to the first."""
     held = unpacked(held)
     if not isinstance(held, dict):
-        score, label = verdict(held, "payload.value")
+        score, label = score_and_label(held, "payload.value")
         words = label is not None and score is None and len(label.split()) > 3
         return [(str(label), None, None, "") if words else ("", score, label, "")]
     key = next((key for key in TEXT_KEYS if isinstance(held.get(key), str) and held[key]), None)
@@ -148,6 +148,6 @@ def _values(held: Any) -> list[tuple[str, float | None, str | None, str]]:
         return [(text, None, None, "")]
     several = len(fields) > 1
     return [
-        (text if i == 0 else "", *verdict(inner, f"payload.{name}"), name if several else "")
+        (text if i == 0 else "", *score_and_label(inner, f"payload.{name}"), name if several else "")
         for i, (name, inner) in enumerate(fields)
     ]
