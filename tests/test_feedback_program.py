@@ -66,7 +66,7 @@ def one(level, answer, reference, **more):
         ),
     ],
 )
-def test_what_each_level_says(answer, reference, verdict, hint, reveal):
+def test_the_critique_of_each_level(answer, reference, verdict, hint, reveal):
     said = [one(level, answer, reference).text for level in (Level.VERDICT, Level.HINT, Level.REVEAL)]
     assert said == [WRONG, f"{WRONG} {hint}", f"{WRONG} {reveal}"]
 
@@ -82,7 +82,7 @@ def test_what_each_level_says(answer, reference, verdict, hint, reveal):
         ("02 a", "2 b", "Words 1 and 2 are wrong."),
     ],
 )
-def test_a_direction_says_whether_a_number_is_too_low_or_too_high(answer, reference, direction):
+def test_a_direction_is_too_low_or_too_high(answer, reference, direction):
     assert one(Level.DIRECTION, answer, reference).text == f"{WRONG} {direction}"
 
 
@@ -114,7 +114,7 @@ def apply_corrections(critique, answer, reference):
 @given(st.one_of(words, sentences, st.just("")), st.one_of(words, sentences))
 @example("", "a b")
 @example("a b", "ab")
-def test_doing_what_reveal_says_gives_the_reference(answer, reference):
+def test_applying_reveal_gives_the_reference(answer, reference):
     assume(answer != reference)
     critique = ProgramCritic("reveal").text(answer, reference)
     assert apply_corrections(critique, answer, reference) == reference
@@ -148,7 +148,7 @@ def test_a_right_answer_is_called_right_at_every_level(level):
 
 
 @pytest.mark.parametrize("level", list(Level))
-def test_every_feedback_says_who_wrote_it_and_that_it_saw_the_reference(level):
+def test_every_feedback_has_an_author_and_saw_the_reference(level):
     feedback = one(level, "sun", "nus", index=2)
     assert (feedback.source, feedback.saw_reference, feedback.turn) == ("program", True, 2)
     assert feedback.provenance.author == f"program:{level.value}"

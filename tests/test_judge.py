@@ -140,7 +140,7 @@ def test_what_is_no_verdict_is_asked_for_once_more_and_then_fails_without_a_scor
     assert (repaired.provenance.tokens, repaired.provenance.cost_usd) == (14, 0.5)
 
 
-def test_the_repair_request_says_what_was_wrong():
+def test_the_repair_request_names_the_faults():
     _, judge = judged([spoilt("extra_key", GOOD), GOOD])
     assert "confidence: Extra inputs are not permitted" in judge.model.requests[1].messages[-1].content
     _, judge = judged([spoilt("score_text", GOOD), GOOD])
@@ -352,7 +352,7 @@ def test_shortened_text_keeps_its_ends(text, limit):
 
 
 @pytest.mark.parametrize("output", ["json", "text"])
-def test_a_privileged_judge_sees_the_reference_is_told_to_keep_it_and_says_so(output):
+def test_a_privileged_judge_sees_the_reference_and_marks_its_feedback(output):
     feedback, judge = judged([GOOD], privileged=True, output=output)
     content = judge.model.requests[0].messages[0].content
     assert "FOUR" in content

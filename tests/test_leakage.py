@@ -129,13 +129,13 @@ def test_a_letter_leaks_only_where_it_is_called_right(critique, leaks):
     assert leak(critique, "B", question=OPTIONS, answer="A").leaks is leaks
 
 
-def test_a_letter_is_told_by_its_text_and_a_text_by_its_letter():
+def test_a_letter_is_given_away_by_its_text_and_a_text_by_its_letter():
     assert leak("Go with B.", "bat", question=OPTIONS, answer="trout").leaks
     assert leak("Go with B.", "B) bat", question=OPTIONS, answer="A").leaks
     assert not leak("Go with B.", "B", question=OPTIONS, answer="B) bat").leaks
 
 
-def test_what_question_or_answer_hold_leaks_only_where_it_is_said_to_be_the_answer():
+def test_what_question_or_answer_hold_leaks_only_if_it_is_asserted_to_be_the_answer():
     question = "Which is larger, 9.11 or 9.9?"
     assert not leak("Compare the digits of 9.11 and 9.9.", "9.9", question=question, answer="9.11").leaks
     assert leak("The answer is 9.9.", "9.9", question=question, answer="9.11").leaks
@@ -241,7 +241,7 @@ pieces = st.lists(
 
 
 @given(pieces, pieces, pieces, pieces)
-def test_evidence_is_where_it_says_it_is(critique, reference, question, answer):
+def test_evidence_quotes_the_critique(critique, reference, question, answer):
     found = leak(critique, reference, question=question, answer=answer)
     assert found.leaks == bool(found.evidence) == (found.kind is not None)
     assert 0 <= found.overlap <= 1
@@ -348,9 +348,7 @@ def test_drop_fails_the_feedback_and_names_the_kind_but_not_the_answer():
 
 
 def test_fail_names_problem_and_evidence():
-    with pytest.raises(
-        TrainingGuard, match=r"'p/1'.*\(number\): 'twelve hundred'.*redact, drop or keep"
-    ) as caught:
+    with pytest.raises(TrainingGuard, match=r"'p/1'.*number.*twelve hundred.*redact") as caught:
         guarded("fail", "It is twelve hundred.", "1200")
     assert caught.value.exit_code == 4
     assert guarded("fail", "Look again.", "1200")[0].leaks is False
@@ -373,7 +371,7 @@ def test_a_batch_keeps_its_order_and_is_counted():
 
 
 def test_an_unknown_policy_is_a_usage_error():
-    with pytest.raises(UsageError, match="did you mean 'redact'"):
+    with pytest.raises(UsageError, match="'redact'"):
         LeakGuard(Script("x"), "redcat")
 
 
@@ -500,7 +498,7 @@ def run(*arguments):
     return done.stdout
 
 
-def test_the_benchmark_is_what_its_script_writes_and_its_figure_what_it_says():
+def test_the_committed_benchmark_and_its_figures_are_reproduced():
     run(BENCHMARK / "build.py", "--check")
     rows = [json.loads(line) for line in (BENCHMARK / "leaks.jsonl").read_text().splitlines()]
     dev = [json.loads(line) for line in (BENCHMARK / "leaks_dev.jsonl").read_text().splitlines()]

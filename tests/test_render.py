@@ -111,7 +111,7 @@ def test_a_given_answer_ends_with_the_end_of_turn_and_has_no_other_special_token
 def test_a_tokenizer_that_cannot_end_an_answer_is_refused():
     tokenizer = CharTokenizer()
     tokenizer.eos_token_id = None
-    with pytest.raises(UsageError, match=r"'char' has no eos_token.*set `eos_token`"):
+    with pytest.raises(UsageError, match=r"'char'.*eos_token"):
         Renderer(tokenizer)
 
 
@@ -121,9 +121,9 @@ def test_settings_of_the_chat_template_reach_it():
 
 
 def test_settings_that_no_template_reads_are_refused():
-    with pytest.raises(UsageError, match="has no chat template"):
+    with pytest.raises(UsageError, match="chat_template"):
         Renderer(CharTokenizer(chat_template=None), {"enable_thinking": False})
-    with pytest.raises(UsageError, match="'tokenize' is set by Didact"):
+    with pytest.raises(UsageError, match="'tokenize'"):
         Renderer(CharTokenizer(), {"tokenize": False})
 
 

@@ -313,10 +313,10 @@ def test_settings_that_do_not_fit_are_refused(trained: Path, tmp_path: Path) -> 
     )
     with pytest.raises(UsageError, match="max_tokens"):
         make_source("reward-model", {"model": str(trained), "max_tokens": 1000}).build(at)
-    with pytest.raises(UsageError, match="no reward model"):
+    with pytest.raises(UsageError, match=r"reward_model\.json"):
         make_source("reward-model", {"model": str(tmp_path)}).build(at)
     (tmp_path / "reward_model.json").write_text('{"format": "prose"}')
-    with pytest.raises(DataError, match="knows no format"):
+    with pytest.raises(DataError, match="prose"):
         find_model(tmp_path)
 
 

@@ -31,7 +31,7 @@ def about(answer="tiger", problem=PROBLEM, index=0):
 # ── teacher and self-critique ─────────────────────────────────────────────────────────────────────
 
 
-def test_a_teacher_sees_the_solution_and_is_told_to_keep_it():
+def test_a_teacher_sees_the_solution_with_the_instruction_to_keep_it():
     teacher = Teacher(ScriptedChat(["Read it from the end.\n"]))
     (f,) = teacher.critique([about(index=2)])
     (request,) = teacher.model.requests
@@ -55,7 +55,7 @@ def test_hostile_text_stays_inside_of_a_teacher_s_data(hostile):
     assert outside == sections(tame.content)[0]
 
 
-def test_a_teacher_may_be_asked_in_somebody_s_own_words(tmp_path):
+def test_a_teacher_takes_a_prompt_of_the_user(tmp_path):
     file = tmp_path / "short.md"
     file.write_text("{answer} or {reference}?\n")
     teacher = Teacher(ScriptedChat(["Look again."]), prompt=read_prompt(file, TEACHER_SLOTS))
@@ -68,7 +68,7 @@ def test_a_teacher_may_be_asked_in_somebody_s_own_words(tmp_path):
     assert other.critique([about()])[0].provenance.author != f.provenance.author
 
 
-def test_whoever_words_a_prompt_is_told_what_it_lacks(tmp_path):
+def test_a_faulty_prompt_is_refused_with_its_fault(tmp_path):
     file = tmp_path / "mine.md"
     with pytest.raises(UsageError, match=r"mine\.md"):
         read_prompt(file, TEACHER_SLOTS)
@@ -83,7 +83,7 @@ def test_whoever_words_a_prompt_is_told_what_it_lacks(tmp_path):
         read_prompt(file, TEACHER_SLOTS)
 
 
-def test_without_a_solution_nobody_teaches():
+def test_without_a_solution_a_teacher_fails():
     teacher = Teacher(ScriptedChat([]))
     (f,) = teacher.critique([about(problem=Problem.ask("2 + 2?", id="bare"))])
     assert "'bare' has no reference" in f.error

@@ -26,7 +26,7 @@ from didact.llm.chat import ChatModel, ChatReply
 from didact.llm.structured import Parsed, StrictReply, request_json
 from didact.prompts import conversation_text, load_prompt, shorten
 from didact.tasks.base import Verdict
-from didact.types import ErrorKind, Feedback, Message, Problem, Provenance
+from didact.types import Feedback, Message, Problem, Provenance
 
 LOWEST, HIGHEST = 1, 10
 """The rubric's scale."""
@@ -45,6 +45,10 @@ class RubricVerdict(StrictReply):
     score: Annotated[int, Field(ge=LOWEST, le=HIGHEST)]
 
 
+EMPTY = RubricVerdict(critique="The piece is empty: write what was asked for.", score=LOWEST)
+"""The verdict on an empty piece."""
+
+
 class PairVerdict(StrictReply):
     """A pairwise judge's reply.
 
@@ -56,38 +60,15 @@ class PairVerdict(StrictReply):
     winner: Literal["first", "second", "tie"]
 
 
-@dataclass(frozen=True)
-class Rating:
-    """A rubric judge's verdict on one piece.
-
-    Attributes:
-        score: From 1 to 10; None if the verdict failed.
-        critique: Empty if the verdict failed.
-        error: Why there is no score; None if there is one.
-        error_kind: The kind of `error`.
-        provenance: The judge, its prompt and the cost.
-    """
-
-    score: int | None
-    critique: str
-    error: str | None
-    provenance: Provenance
-    error_kind: ErrorKind | None = None
-
-    @property
-    def reward(self) -> float | None:
-        """(score − 1) / 9, in [0, 1]; None if the verdict failed."""
-        return None if self.score is None else (self.score - LOWEST) / (HIGHEST - LOWEST)
-
-
 class RubricJudge:
     """Scores pieces of writing with a chat model; a scorer for `WritingTask` and a feedback source.
 
-    An empty piece has the lowest score, without a request.
+    A rating is a feedback: its score is (s − 1) / 9 of the rubric's score s. An empty piece has the lowest
+    score, without a request.
 
     Args:
         model: The judge.
-        good: The lowest score of a correct piece, which ends a two-turn dialogue early.
+        good: The lowest rubric score of a correct piece, which ends a two-turn dialogue early.
         max_chars: Longer texts are cut in the middle, with a notice.
 
     Raises:
@@ -101,9 +82,9 @@ class RubricJudge:
             raise UsageError(f"max_chars must be at least 1, not {max_chars}")
         self.model, self.good, self.max_chars = model, good, max_chars
         self.prompt = load_prompt("writing_rubric_v1")
-        self._kept = OrderedDict[str, Rating]()
+        self._kept = OrderedDict[str, Feedback]()
 
-    def rate(self, asked: Sequence[tuple[Problem, str]]) -> list[Rating]:
+    def rate(self, asked: Sequence[tuple[Problem, str]]) -> list[Feedback]:
         """One rating per (problem, piece), in order; equal pairs are requested once.
 
         Raises:
@@ -111,17 +92,18 @@ class RubricJudge:
         """
         keys = [_key(problem, piece) for problem, piece in asked]
         new = {
-            key: self._request(problem, piece)
+            key: self.prompt.messages(self.max_chars, question=conversation_text(problem), answer=piece)
             for key, (problem, piece) in zip(keys, asked, strict=True)
             if key not in self._kept and piece.strip()
         }
         parsed = request_json(self.model, list(new.values()), RubricVerdict)
         fresh = {key: self._rating(one) for key, one in zip(new, parsed, strict=True)}
-        self._kept.update({key: rating for key, rating in fresh.items() if rating.error is None})
+        self._kept.update({key: rating for key, rating in fresh.items() if rating.ok})
         for key in keys:
             if key in self._kept:
                 self._kept.move_to_end(key)
-        ratings = [fresh.get(key) or self._kept.get(key) or self._empty() for key in keys]
+        empty = self._rating(Parsed(EMPTY, ChatReply(), None))
+        ratings = [fresh.get(key) or self._kept.get(key) or empty for key in keys]
         while len(self._kept) > KEPT_RATINGS:  # the least recently used go first
             self._kept.popitem(last=False)
         return ratings
@@ -130,53 +112,43 @@ class RubricJudge:
         """One verdict per (problem, piece), in order; no reward if the judge failed."""
         return [self.verdict(rating) for rating in self.rate(asked)]
 
-    def verdict(self, rating: Rating) -> Verdict:
+    def verdict(self, rating: Feedback) -> Verdict:
         """A rating as a verifier's verdict."""
-        good = rating.score is not None and rating.score >= self.good
-        return Verdict(rating.reward, good, rating.error)
+        good = rating.score is not None and rating.score >= _reward(self.good)
+        return Verdict(rating.score, good, rating.error)
 
     def knows(self, problem: Problem, piece: str) -> bool:
         """Whether the rating of this piece is kept, so that it costs no request."""
         return _key(problem, piece) in self._kept
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One feedback per request, in order: the critique of the piece's rating."""
+        """One feedback per request, in order: the rating of the piece."""
         ratings = self.rate([(request.problem, request.turn.text) for request in requests])
-        return [
-            Feedback(
-                turn=request.index,
-                text=rating.critique,
-                source="judge",
-                score=rating.reward,
-                status="ok" if rating.error is None else "failed",
-                error=rating.error,
-                error_kind=rating.error_kind,
-                saw_reference=False,
-                provenance=rating.provenance,
-            )
-            for request, rating in zip(requests, ratings, strict=True)
-        ]
+        pairs = zip(requests, ratings, strict=True)
+        return [rating.model_copy(update={"turn": request.index}) for request, rating in pairs]
 
-    def _request(self, problem: Problem, piece: str) -> tuple[Message, ...]:
-        return self.prompt.messages(self.max_chars, question=conversation_text(problem), answer=piece)
-
-    def _rating(self, parsed: Parsed[RubricVerdict]) -> Rating:
-        by = self._provenance(parsed.reply)
-        if parsed.value is None:
-            return Rating(None, "", parsed.error, by, failure_kind(parsed.reply))
-        return Rating(parsed.value.score, shorten(parsed.value.critique.strip(), self.max_chars), None, by)
-
-    def _empty(self) -> Rating:
-        words = "The piece is empty: write what was asked for."
-        return Rating(LOWEST, words, None, self._provenance(ChatReply()))
-
-    def _provenance(self, reply: ChatReply) -> Provenance:
-        return Provenance(
-            author=f"{self.model.name}:{self.prompt.label}",
-            prompt_hash=reply.request_hash,
-            tokens=reply.tokens,
-            cost_usd=reply.cost_usd,
+    def _rating(self, parsed: Parsed[RubricVerdict]) -> Feedback:
+        verdict, reply = parsed.value, parsed.reply
+        return Feedback(
+            text="" if verdict is None else shorten(verdict.critique.strip(), self.max_chars),
+            source="judge",
+            score=None if verdict is None else _reward(verdict.score),
+            status="failed" if verdict is None else "ok",
+            error=parsed.error,
+            error_kind=failure_kind(reply) if verdict is None else None,
+            saw_reference=False,
+            provenance=Provenance(
+                author=f"{self.model.name}:{self.prompt.label}",
+                prompt_hash=reply.request_hash,
+                tokens=reply.tokens,
+                cost_usd=reply.cost_usd,
+            ),
         )
+
+
+def _reward(score: int) -> float:
+    """A rubric score in [0, 1]."""
+    return (score - LOWEST) / (HIGHEST - LOWEST)
 
 
 class Pair(NamedTuple):
