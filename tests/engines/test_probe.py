@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from didact.engines.base import AdamParams, Loss, Sample
+from didact.engines.base import AdamParams, Loss, Sample, TopLogprobs
 from didact.engines.local import LoraSettings
 from didact.engines.probe import ProbeResult, probe
 from didact.types import Row
@@ -19,7 +19,7 @@ def failures(engine):
 def test_the_local_engine_holds(make_engine, shape, lora):
     results = probe(make_engine(shape, lora=lora))
     assert [str(r) for r in results if not r.holds] == []
-    assert len(results) == 13
+    assert len(results) == 17
 
 
 def test_the_probe_leaves_the_engine_as_it_found_it(make_engine, rows):
@@ -147,6 +147,23 @@ class SaysThatItComparesAndDoesNot(Broken):
         return self.engine.forward_backward(rows, loss)._replace(metrics={})
 
 
+class RanksTheUnlikeliestFirst(Broken):
+    def top_logprobs(self, rows, k, **kwargs):
+        tops = self.engine.top_logprobs(rows, k, **kwargs)
+        return [TopLogprobs(top.ids[:, ::-1], top.logprobs[:, ::-1]) for top in tops]
+
+
+class TemperedTopLogprobs(Broken):
+    def top_logprobs(self, rows, k, **kwargs):
+        tops = self.engine.top_logprobs(rows, k, **kwargs)
+        return [TopLogprobs(top.ids, top.logprobs / 0.7) for top in tops]
+
+
+class SwapsTheDecay(Broken):
+    def update_snapshot(self, name, decay):
+        self.engine.update_snapshot(name, 1 - decay)
+
+
 @pytest.mark.parametrize(
     ("kind", "caught"),
     [
@@ -164,6 +181,9 @@ class SaysThatItComparesAndDoesNot(Broken):
         (ReportsTheNormAfterClipping, {"finite difference over |gradient|²"}),
         (ReportsTwiceTheNorm, {"norms and cosine of two calls over |gradient|²"}),
         (ComparesWithItself, {"norms and cosine of two calls over |gradient|²"}),
+        (RanksTheUnlikeliestFirst, {"top_logprobs has the likeliest token first"}),
+        (TemperedTopLogprobs, {"log-probs of top_logprobs and logprobs"}),
+        (SwapsTheDecay, {"an average with decay 1 against the old weights"}),
         (SaysThatItComparesAndDoesNot, {"norms and cosine of two calls over |gradient|²"}),
     ],
 )

@@ -275,6 +275,22 @@ def test_there_is_no_value_head(make_tinker, rows):
         engine.full_kl(rows)
 
 
+def test_top_logprobs_and_named_snapshots_are_refused_with_the_reason(make_tinker, rows):
+    engine = make_tinker()
+    assert not engine.capabilities.top_logprobs
+    assert not engine.capabilities.named_snapshots
+    assert engine.snapshot_names == frozenset()
+    with pytest.raises(CapabilityError, match="top_logprobs"):
+        engine.top_logprobs(rows, 3)
+    for call in (
+        lambda: engine.snapshot("average"),
+        lambda: engine.update_snapshot("average", 0.5),
+        lambda: engine.drop_snapshot("average"),
+    ):
+        with pytest.raises(CapabilityError, match="named snapshots"):
+            call()
+
+
 def test_clipping_is_refused_where_the_server_ignores_it(make_tinker, rows):
     engine = make_tinker(replace(MEAN, clips=False), clips=False)
     engine.forward_backward(only(rows), Loss("cross_entropy"))

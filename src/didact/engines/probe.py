@@ -1,12 +1,12 @@
-"""The conformance probe: does an engine's gradient mean what the contract says?
+"""The conformance probe: does an engine follow the interface of `base.py`?
 
-It works through the contract alone, so it fits a server as well as a local engine. AdamW whose ε is
-far above every gradient, with β₁ = β₂ = 0, takes a step of −(lr/ε)·g: plain gradient descent. What
-the step does to log-probs then tells how the gradient was summed. A server that divides each row by
-its weight sum, which one public server did, answers twice the weights with the same step.
+It uses the interface alone, so it works on a server as well as on a local engine. AdamW with β₁ = β₂ = 0 and
+an ε far above every gradient takes a step of −(lr/ε)·g: plain gradient descent. The change of log-probs shows
+how the gradient was summed. A server that divides each row by its weight sum, as one public server did, takes
+the same step for twice the weights.
 
-Most checks compare two ways to the *same* step, as twice the weights at half the step size, so they
-hold to rounding however curved the loss is. Shapes: T tokens.
+Most checks compare two ways to the *same* step, as twice the weights at half the step size, so they hold to
+rounding for any curvature of the loss. Shapes: T tokens.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from didact.types import Ids, Row
 
 TEXT = "Spell this word backward: sun. The answer is nus."
 EPS = 1e8
+SNAPSHOT = "probe"
+"""The name of a snapshot while the probe runs."""
 CROSS_ENTROPY = Loss("cross_entropy")
 POLICY_GRADIENT = Loss("policy_gradient")
 
@@ -54,19 +56,19 @@ class ProbeResult:
 
 
 def probe(engine: Engine, *, change: float = 0.1, logprob_tolerance: float = 0.05) -> list[ProbeResult]:
-    """Measure that sampling, log-probs, gradients and steps agree, and leave the engine as found.
+    """Measure that sampling, log-probs, gradients and steps agree; the engine's state is restored.
 
-    A gradient that waits for `optim_step` is lost, so probe before training or between steps.
+    An accumulated gradient is lost, so probe before training or between steps.
 
     Args:
         engine: Any engine. It is saved to a temporary directory and loaded after every measurement.
-        change: How far a step should move the log-prob of the probe row, in nats. Raise it for an
-            engine whose arithmetic is coarse.
-        logprob_tolerance: How far the log-probs of `sample` and `logprobs` may be apart, in nats; they
-            may come from different kernels.
+        change: The change of the probe row's log-prob that a step aims at, in nats. Raise it for an engine
+            with coarse arithmetic.
+        logprob_tolerance: The largest difference in nats between log-probs of `sample`, `logprobs` and
+            `top_logprobs`, which may come from different kernels.
 
     Returns:
-        One result a check; where the weights do not move at all, only that one about the step.
+        One result for each check; if no step moves the weights, the checks of gradients are left out.
     """
     with tempfile.TemporaryDirectory() as directory:
         engine.save(Path(directory))
@@ -80,12 +82,12 @@ def probe(engine: Engine, *, change: float = 0.1, logprob_tolerance: float = 0.0
 class _Probe:
     engine: Engine
     start: Path
-    """Where the engine's state lies."""
+    """The directory with the engine's state."""
     change: float
     grad_norm: float | None = None
-    """As the last step reported it."""
+    """Of the last step."""
     calls: list[dict[str, float]] = field(default_factory=list)
-    """What the calls before the last step reported."""
+    """Metrics of the calls before the last step."""
 
     def __post_init__(self) -> None:
         ids = tuple(self.engine.tokenizer.encode(TEXT))
@@ -95,11 +97,11 @@ class _Probe:
         self.before_T = self.engine.logprobs([self.row])[0]
 
     def results(self, logprob_tolerance: float) -> list[ProbeResult]:
-        sampling = self._sampling_agrees(logprob_tolerance)
+        scores = [self._sampling_agrees(logprob_tolerance), *self._top_agrees(logprob_tolerance)]
         size = self._step_size()
         if size is None:
             moved = ProbeResult("a step raises the log-probs it trains (sign)", 0.0, 1.0, 0.0)
-            return [sampling, moved]
+            return [*scores, moved]
         row, w_T = self.row, self.row.fields["weights"]
         once = self._gain([[row]], size)
         norm = self.grad_norm
@@ -115,7 +117,7 @@ class _Probe:
         in_parts = relative_to_once([parts[0]], [parts[1]], step=size)
         compared = self._norms_add_up()
         results = [
-            sampling,
+            *scores,
             ProbeResult("a step raises the log-probs it trains (sign)", float(np.sign(once)), 1.0, 0.0),
             ProbeResult("twice the weights", 2 * relative_to_once([twice], step=size / 2), 2.0, 0.1),
             ProbeResult("two equal rows", 2 * relative_to_once([row, row], step=size / 2), 2.0, 0.1),
@@ -124,6 +126,7 @@ class _Probe:
             ProbeResult("a negative weight", relative_to_once([weighted(row, -w_T)], step=size), -1.0, 0.3),
             self._advantages_are_weights(first_T, size),
             *self._policy_losses(size),
+            *self._averages(size),
         ]
         if norm is not None:
             # −ΔL = (lr/ε)·|g|² to first order, and here L = −Σ w log π.
@@ -142,8 +145,39 @@ class _Probe:
         ]
         return ProbeResult("log-probs of sample and logprobs", float(max(gaps)), 0.0, tolerance)
 
+    def _top_agrees(self, tolerance: float) -> list[ProbeResult]:
+        """The log-prob of the likeliest token is the one that `logprobs` has for it."""
+        if not self.engine.capabilities.top_logprobs:
+            return []
+        [top] = self.engine.top_logprobs([self.row], 2)
+        [scored_T] = self.engine.logprobs([replace(self.row, target_ids=top.ids[:, 0])])
+        gap = float(np.abs(scored_T - top.logprobs[:, 0]).max())
+        sorted_ = float((top.logprobs[:, 0] >= top.logprobs[:, 1]).all())
+        return [
+            ProbeResult("log-probs of top_logprobs and logprobs", gap, 0.0, tolerance),
+            ProbeResult("top_logprobs has the likeliest token first", sorted_, 1.0, 0.0),
+        ]
+
+    def _averages(self, size: float) -> list[ProbeResult]:
+        """A named snapshot keeps its weights with decay 1 and takes the current ones with decay 0."""
+        if not self.engine.capabilities.named_snapshots:
+            return []
+        average = self.engine.snapshot(SNAPSHOT)
+        self._step([[self.row]], CROSS_ENTROPY, size)
+        gaps = []
+        for decay, expected_T in ((1.0, self.before_T), (0.0, self.engine.logprobs([self.row])[0])):
+            self.engine.update_snapshot(SNAPSHOT, decay)
+            found_T = self.engine.logprobs([self.row], weights=average)[0]
+            gaps.append(float(np.abs(found_T - expected_T).max()))
+        self.engine.drop_snapshot(SNAPSHOT)
+        self.engine.load(self.start)
+        return [
+            ProbeResult("an average with decay 1 against the old weights", gaps[0], 0.0, 0.05 * self.change),
+            ProbeResult("an average with decay 0 against the current ones", gaps[1], 0.0, 0.05 * self.change),
+        ]
+
     def _norms_add_up(self) -> list[ProbeResult]:
-        """|a|² + |b|² + 2 cos |a||b| = |a + b|², for an engine that compares the gradients of two calls."""
+        """|a|² + |b|² + 2 cos |a||b| = |a + b|² for the gradients a and b of two calls."""
         if not self.engine.capabilities.compares_gradients:
             return []
         a, b = (call.get("grad_norm", float("nan")) for call in self.calls)
@@ -153,7 +187,7 @@ class _Probe:
         return [ProbeResult("norms and cosine of two calls over |gradient|²", found, 1.0, 0.02)]
 
     def _advantages_are_weights(self, only_T: NDArray[np.float32], size: float) -> ProbeResult:
-        """An advantage on one token trains what a cross-entropy weight on it alone trains."""
+        """An advantage on one token has the gradient of a cross-entropy weight on that token alone."""
         weight_T = self._shift([[weighted(self.row, only_T)]], CROSS_ENTROPY, size)
         advantages = replace(self.row, fields={**self.row.fields, "advantages": only_T})
         advantage_T = self._shift([[advantages]], POLICY_GRADIENT, size)
@@ -161,7 +195,7 @@ class _Probe:
         return ProbeResult("an advantage on one token against a weight on it", float(gap), 0.0, 0.05)
 
     def _policy_losses(self, size: float) -> list[ProbeResult]:
-        """Each loss that has a name is, off policy and clipped, what its function differentiates to.
+        """Each built-in loss has the gradient of its function, off policy and clipped.
 
         Ratios are e^½ and e^−½ by turns, outside the clip, and every other pair of advantages is negative.
         """
@@ -189,20 +223,24 @@ class _Probe:
         return None
 
     def _gain(self, calls: Sequence[Sequence[Row]], size: float) -> float:
-        """What a cross-entropy step on these calls adds to the row's log-prob, in nats."""
+        """The change of the row's log-prob by a cross-entropy step on these calls, in nats."""
         weights_T = self.row.fields["weights"]
         return float((weights_T * self._shift(calls, CROSS_ENTROPY, size)).sum(dtype=np.float64))
 
     def _shift(self, calls: Sequence[Sequence[Row]], loss: Loss, size: float) -> NDArray[np.float32]:
         """The change of the row's log-probs [T] by one step of plain gradient descent."""
-        self.calls = [self.engine.forward_backward(rows, loss).metrics for rows in calls]
-        adam = AdamParams(lr=size * EPS, beta1=0.0, beta2=0.0, eps=EPS, max_grad_norm=float("inf"))
-        self.grad_norm = self.engine.optim_step(adam).metrics.get("grad_norm")
+        self._step(calls, loss, size)
         after_T = self.engine.logprobs([self.row])[0]
         self.engine.load(self.start)
         return after_T - self.before_T
 
+    def _step(self, calls: Sequence[Sequence[Row]], loss: Loss, size: float) -> None:
+        """One step of plain gradient descent."""
+        self.calls = [self.engine.forward_backward(rows, loss).metrics for rows in calls]
+        adam = AdamParams(lr=size * EPS, beta1=0.0, beta2=0.0, eps=EPS, max_grad_norm=float("inf"))
+        self.grad_norm = self.engine.optim_step(adam).metrics.get("grad_norm")
+
 
 def weighted(row: Row, weights_T: NDArray[np.float32]) -> Row:
-    """The row with other weights."""
+    """The row with these weights."""
     return replace(row, fields={**row.fields, "weights": weights_T})
