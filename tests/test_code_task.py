@@ -17,12 +17,12 @@ from didact.feedback import code as code_feedback
 from didact.feedback.code import RIGHT, CodeCritic
 from didact.feedback_source import FeedbackRequest
 from didact.tasks.base import validate_problem, validate_task
-from didact.tasks.code import Outcome
+from didact.tasks.code import CodeTaskConfig, Outcome
 from didact.tasks.code import task as task_module
 from didact.tasks.code.extract import program_in
 from didact.tasks.code.load import load
 from didact.tasks.code.report import CodeReport
-from didact.tasks.code.task import shipped, unit_tests_of
+from didact.tasks.code.task import unit_tests_of
 from didact.tasks.code.unit_tests import Unconvertible, UnitTest, parse_test
 from didact.tasks.code.values import Plain, Raised, plain, read_value, same, shown
 from didact.tasks.registry import make_task
@@ -380,7 +380,7 @@ def mutants(source):
         yield ast.unparse(changed)
 
 
-SHIPPED = [json.loads(line) for line in shipped().read_text(encoding="utf-8").splitlines()]
+SHIPPED = [json.loads(line) for line in CodeTaskConfig().path.read_text(encoding="utf-8").splitlines()]
 
 
 @needs_sandbox

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -126,6 +127,18 @@ def split_problems(train: LoadedFile, evaluation: LoadedFile | None, fraction: f
         {**train.left_out, **evaluation.left_out},
         train.files + evaluation.files,
     )
+
+
+def split_files(
+    read: Callable[[Path], LoadedFile], path: Path, eval_path: Path | None, fraction: float
+) -> Split:
+    """`split_problems` of one file or two; `read` loads a file."""
+    return split_problems(read(path), None if eval_path is None else read(eval_path), fraction)
+
+
+def shipped(package: str, file: str) -> Path:
+    """A data file that is installed with a package."""
+    return Path(str(resources.files(package) / file))
 
 
 def held_out_keys(source: str | Path, keys: Iterable[str], fraction: float, stream: str) -> list[str]:

@@ -7,26 +7,20 @@ over any chat model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 from didact.errors import UsageError
 from didact.tasks.base import Verdict
-from didact.tasks.dataset_task import DatasetTask
+from didact.tasks.dataset_task import DatasetTask, shipped
 from didact.tasks.prompts import PromptSource, load_prompts
 from didact.tasks.verifiers import none
 from didact.types import Problem
 
 
-def shipped() -> Path:
-    """The file of the prompts that ship with Didact."""
-    return Path(str(resources.files("didact.tasks") / "writing_prompts.jsonl"))
-
-
 class WritingTaskConfig(PromptSource):
     """Prompts to write to."""
 
-    path: str | Path = shipped()
+    path: str | Path = shipped("didact.tasks", "writing_prompts.jsonl")
     """A file or dataset of prompts; by default the set that ships with Didact."""
 
     def build(self, seed: int) -> WritingTask:

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,7 +30,7 @@ from didact.tasks.code.load import load
 from didact.tasks.code.report import CodeReport, UnitTestResult
 from didact.tasks.code.unit_tests import UnitTest, parse_test
 from didact.tasks.code.values import Plain, Raised, read_value
-from didact.tasks.dataset_task import DatasetTask, EvalFraction, split_problems
+from didact.tasks.dataset_task import DatasetTask, EvalFraction, shipped, split_files
 from didact.tasks.sandbox import Limits, SandboxError, Session, Stop, Stopped, choose_backend
 from didact.types import Problem
 
@@ -42,8 +41,8 @@ CACHED_REPORTS = 4096
 class CodeTaskConfig(BaseTaskConfig):
     """Python functions to write."""
 
-    path: Path | None = None
-    """A file of problems, in one of the shapes of tasks/code/load.py; null for the set that ships with
+    path: Path = shipped("didact.tasks.code", "problems.jsonl")
+    """A file of problems, in one of the shapes of tasks/code/load.py; by default the set that ships with
     Didact."""
     eval_path: Path | None = None
     """A second one to evaluate on; then all of `path` is for training."""
@@ -100,11 +99,7 @@ class CodeTask(DatasetTask):
         self.dense = config.dense
         self.workers = config.workers or min(os.cpu_count() or 1, 8)
         read = partial(load, shape=config.shape, skip=config.unconvertible == "skip")
-        split = split_problems(
-            read(config.path or shipped()),
-            None if config.eval_path is None else read(config.eval_path),
-            config.eval_fraction,
-        )
+        split = split_files(read, config.path, config.eval_path, config.eval_fraction)
         super().__init__(split.train, split.evaluation, files=split.files, seed=seed, stream="code-order")
         self.left_out = split.left_out
         self.sandbox = choose_backend(config.sandbox, unsafe_local_exec=config.unsafe_local_exec)
@@ -183,11 +178,6 @@ def _prepare(session: Session, setup: str) -> str | None:
     if isinstance(found, Raised):
         return f"the problem's own setup raised {found.kind}: {found.message}"
     return None
-
-
-def shipped() -> Path:
-    """The file of the problems that ship with Didact."""
-    return Path(str(resources.files("didact.tasks.code") / "problems.jsonl"))
 
 
 def unit_tests_of(problem: Problem) -> tuple[tuple[UnitTest, ...], int]:

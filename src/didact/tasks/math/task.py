@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,7 +21,7 @@ from pydantic import Field
 from didact.distributed import on_main_process
 from didact.errors import DataError
 from didact.tasks.base import BaseTaskConfig, Verdict
-from didact.tasks.dataset_task import DatasetTask, EvalFraction, split_problems
+from didact.tasks.dataset_task import DatasetTask, EvalFraction, shipped, split_files
 from didact.tasks.math.answers import boxed, integer, last_number
 from didact.tasks.math.checker import MathChecker, shared_checker
 from didact.tasks.math.load import ANSWER, Wording, load
@@ -39,8 +38,8 @@ INSTRUCTIONS = {
 class MathTaskConfig(BaseTaskConfig):
     """Math problems with a final answer."""
 
-    path: Path | None = None
-    """A file of problems, in one of the shapes of tasks/math/load.py; null for the set that ships with
+    path: Path = shipped("didact.tasks.math", "problems.jsonl")
+    """A file of problems, in one of the shapes of tasks/math/load.py; by default the set that ships with
     Didact."""
     eval_path: Path | None = None
     """A second one to evaluate on, as MATH-500 for DAPO; then all of `path` is for training."""
@@ -89,11 +88,7 @@ class MathTask(DatasetTask):
         instruction = INSTRUCTIONS[self.form] if config.instruction is None else config.instruction.strip()
         wording = Wording(instruction, "%s" if self.form == "number" else r"\boxed{%s}")
         read = partial(load, shape=config.shape, wording=wording, skip_conflicts=config.conflicts == "skip")
-        split = split_problems(
-            read(config.path or shipped()),
-            None if config.eval_path is None else read(config.eval_path),
-            config.eval_fraction,
-        )
+        split = split_files(read, config.path, config.eval_path, config.eval_fraction)
         super().__init__(split.train, split.evaluation, files=split.files, seed=seed, stream="math-order")
         self.left_out = split.left_out
         if self.form == "number":
@@ -135,11 +130,6 @@ class MathTask(DatasetTask):
             return wanted == given, None
         compared = self.checker.compare(gold, final, loose=self.unevaluated)
         return compared.equal, compared.error
-
-
-def shipped() -> Path:
-    """The file of the problems that ship with Didact."""
-    return Path(str(resources.files("didact.tasks.math") / "problems.jsonl"))
 
 
 def _check_numbers(problems: Sequence[Problem]) -> None:
