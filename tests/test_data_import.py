@@ -523,13 +523,13 @@ def test_the_command_imports_counts_and_keeps_what_it_rejects(tmp_path):
 
 def test_nothing_to_import_is_a_data_error_and_makes_no_file(tmp_path):
     path = make(tmp_path, "t.csv", "prompt,completion\nQ,\n")
-    with pytest.raises(DataError, match=r"none of 1 rows could be imported(?s:.*)row 2, column 'completion'"):
+    with pytest.raises(DataError, match=r"row 2(?s:.*)'completion'"):
         import_files("csv", [path], tmp_path / "fb.jsonl", {})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fb.rejected.jsonl", "t.csv"]
     with pytest.raises(DataError, match="there are no rows"):
         import_files("csv", [make(tmp_path, "u.csv", "prompt,completion\n")], tmp_path / "fb.jsonl", {})
     row = {"id": "o", "trace_id": "t", "type": "TOOL", "input": "a", "parent_observation_id": "x"}
-    with pytest.raises(DataError, match="export the traces or spans too"):
+    with pytest.raises(DataError, match="traces or spans"):
         import_files("langfuse", [make(tmp_path, "o.json", json.dumps(row))], tmp_path / "fb.jsonl", {})
 
 

@@ -147,13 +147,13 @@ def test_a_torn_last_line_is_passed_over_and_swallows_nothing(tmp_path: Path) ->
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
     file = tmp_path / "x.jsonl"
     file.write_text('{"a": 1}\n{"a": \n{"a": 3}\n')
-    with pytest.raises(DataError, match="line 2 is not JSON"):
+    with pytest.raises(DataError, match="line 2"):
         list(read_jsonl(file))
 
 
 def test_a_directory_with_another_run_is_refused_with_both_ways_out(tmp_path: Path) -> None:
     RunDir.create(tmp_path / "run", "", "")
-    with pytest.raises(UsageError, match=r"--resume .*or name a new directory with --out"):
+    with pytest.raises(UsageError, match=r"--resume.*--out"):
         RunDir.create(tmp_path / "run", "", "")
 
 

@@ -104,15 +104,15 @@ def test_what_is_said_twice_counts_once():
 
 
 def test_a_span_of_another_answer_is_an_error():
-    with pytest.raises(DataError, match=r"quotes 'sum' at \[4, 7\), where the answer has 'of '"):
+    with pytest.raises(DataError, match=r"'sum'.*\[4, 7\)"):
         token_labels([span(4, 7)], [(0, 12)], "All of them.")
-    with pytest.raises(DataError, match="where the answer has ''"):
+    with pytest.raises(DataError, match="''"):
         token_labels([Span(start=90, end=93, quote="sum", label="good")], OFFSETS, TEXT)
     # The same place counted in UTF-16 units.
     with pytest.raises(DataError, match="code points"):
         token_labels([Span(start=2, end=3, quote="b", label="good")], [(0, 2)], "🙂b")
     for wrong in [(0, 14), (-1, 2), (5, 3)]:
-        with pytest.raises(DataError, match="sampled id 1 lies at"):
+        with pytest.raises(DataError, match="id 1"):
             token_labels([span(0, 3)], [(0, 3), wrong], TEXT)
 
 

@@ -156,7 +156,7 @@ def test_half_a_surrogate_pair_does_not_stop_a_run(store: FeedbackStore) -> None
 def test_a_key_that_is_not_known_is_refused_with_its_place(store: FeedbackStore) -> None:
     store.append([said("ann")])
     append_jsonl(store.path, [{**said("bob").to_json(), "mood": "good"}])
-    with pytest.raises(DataError, match=r"feedback\.jsonl, line 2, key 'mood'"):
+    with pytest.raises(DataError, match=r"feedback\.jsonl.*2.*'mood'"):
         store.read()
     with pytest.raises(DataError, match="nothing was changed"):
         store.remove_author("ann")
@@ -406,19 +406,17 @@ def test_critiques_go_into_the_line_of_their_answer(tmp_path: Path) -> None:
     assert [[f.text for f in e.feedback] for e in file.read()] == [["Too short."], ["Too short.", "More."]]
     assert file.merge(new[:1]) == MergeResult(0, 0, 1)
     assert file.path.read_bytes().splitlines()[0] != raw[0]
-    with pytest.raises(DataError, match="no answer '9' any more"):
+    with pytest.raises(DataError, match="'9'"):
         file.merge([said("bob", rollout="9")])
 
 
 def test_a_data_file_names_what_is_wrong_with_it(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text('{"prompt": "q", "completin": "a"}\n')
-    with pytest.raises(
-        DataError, match=r"data\.jsonl, row 1.*did you mean 'completin'.*`didact data validate"
-    ):
+    with pytest.raises(DataError, match=r"row 1.*'completin'"):
         open_answers(path).answers()
     twice = examples(path, example("1"), example("1"))
-    with pytest.raises(DataError, match=r"row 2.*'1' is already the id of row 1"):
+    with pytest.raises(DataError, match=r"row 2.*'1'.*row 1"):
         twice.read()
     with pytest.raises(UsageError, match="there is no"):
         open_answers(tmp_path / "none")
@@ -466,7 +464,7 @@ def test_other_forms_are_read_and_adding_to_them_says_how(tmp_path: Path, form: 
     path.write_bytes(gzip.compress(data) if form == "gzip" else data)
     raw = path.read_bytes()
     assert [e.id for e in ExampleFile(path).read()] == ["1"]
-    with pytest.raises(DataError, match=r"`didact data validate .*--out NEW\.jsonl` writes it so"):
+    with pytest.raises(DataError, match="--out NEW"):
         ExampleFile(path).merge([said("bob", rollout="1")])
     assert path.read_bytes() == raw
 
@@ -479,7 +477,7 @@ def test_whatever_a_source_says_the_file_can_be_read_again(tmp_path: Path) -> No
     file.merge([said("ann", "broken \ud83d end", rollout="1")])
     assert file.merge([said("ann", "broken \ud83d end", rollout="1")]) == MergeResult(0, 0, 1)
     raw = file.path.read_bytes()
-    with pytest.raises(DataError, match=r"data\.jsonl.*'1'.*feedback\[4\]"):
+    with pytest.raises(DataError, match=r"'1'.*feedback\[4\]"):
         file.merge([said("bob", "", rollout="1")])
     assert file.path.read_bytes() == raw
     (read,) = file.read()
@@ -621,7 +619,7 @@ def test_forgetting_finds_the_plain_form_and_names_what_it_could_not_search(tmp_
     assert "gzipped" in unsearched[packed]
     assert broken.path.read_bytes() == raw
     assert report.still == (broken.path,)
-    with pytest.raises(UsageError, match=r"no run directory and no data file.*metrics\.jsonl is none: row 1"):
+    with pytest.raises(UsageError, match=r"metrics\.jsonl.*row 1"):
         forget("ann", [other.parent])
     with pytest.raises(DataError, match="row 3"):
         forget("ann", [broken.path])
