@@ -39,14 +39,14 @@ def instructions(text: str) -> Iterator[str]:
     "text",
     [
         "pip install didact",
-        "python -m pip install -U 'didact[judges]'",
+        "python -m pip install -U 'didact[math]'",
         "pip install verl==0.9.1 didact",
         "pip install --quiet \\\n    didact==0.1.0",
         "uv add didact",
         "uv pip install didact",
         "pipx install didact",
         "uvx didact demo",
-        'requires = ["didact[judges]>=0.1"]',
+        'requires = ["didact[math]>=0.1"]',
         "importlib.metadata.version('didact')",
     ],
 )
@@ -57,7 +57,7 @@ def test_an_instruction_for_the_strangers_package_is_found(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "pip install 'didact-rl[judges]' && didact demo",
+        "pip install 'didact-rl[math]' && didact demo",
         "pip install verl==0.9.1 didact-rl",
         "pip install dist/didact_rl-0.1.0-py3-none-any.whl",
         "pip install -e .; didact train grpo",
