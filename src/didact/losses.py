@@ -45,6 +45,16 @@ def _off_policy(logprobs_BT: Tensor, old_logprobs_BT: Tensor, weights_BT: Tensor
     return float((old_logprobs_BT - logprobs_BT.detach())[weights_BT != 0].sum())
 
 
+def _ratio(
+    logprobs_BT: Tensor, old_logprobs_BT: Tensor, weights_BT: Tensor, advantages_BT: Tensor
+) -> tuple[Tensor, float]:
+    """ρ = π/π_old of each token, 1 where the weight is 0; and `_off_policy`."""
+    _check(logprobs_BT, weights_BT=weights_BT, advantages_BT=advantages_BT, old_logprobs_BT=old_logprobs_BT)
+    off_policy = _off_policy(logprobs_BT, old_logprobs_BT, weights_BT)
+    old_logprobs_BT = _where_weighted(old_logprobs_BT, logprobs_BT, weights_BT)
+    return (logprobs_BT - old_logprobs_BT).exp(), off_policy
+
+
 def cross_entropy(
     logprobs_BT: Tensor, *, weights_BT: Tensor, target_probs_BT: Tensor | None = None
 ) -> LossOutput:
@@ -99,10 +109,7 @@ def ppo(
     clip_high: float = 0.2,
 ) -> LossOutput:
     """L = −Σ w min(ρ A, clip(ρ, 1−lo, 1+hi) A), ρ = π/π_old  (Schulman et al. 2017, 1707.06347)."""
-    _check(logprobs_BT, weights_BT=weights_BT, advantages_BT=advantages_BT, old_logprobs_BT=old_logprobs_BT)
-    off_policy = _off_policy(logprobs_BT, old_logprobs_BT, weights_BT)
-    old_logprobs_BT = _where_weighted(old_logprobs_BT, logprobs_BT, weights_BT)
-    ratio_BT = (logprobs_BT - old_logprobs_BT).exp()
+    ratio_BT, off_policy = _ratio(logprobs_BT, old_logprobs_BT, weights_BT, advantages_BT)
     clipped_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high)
     objective_BT = torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
     loss = -(weights_BT * objective_BT).sum()
@@ -116,10 +123,7 @@ def importance_sampling(
     logprobs_BT: Tensor, *, weights_BT: Tensor, advantages_BT: Tensor, old_logprobs_BT: Tensor
 ) -> LossOutput:
     """L = −Σ w ρ A, ρ = π/π_old a token: off-policy without a clip."""
-    _check(logprobs_BT, weights_BT=weights_BT, advantages_BT=advantages_BT, old_logprobs_BT=old_logprobs_BT)
-    off_policy = _off_policy(logprobs_BT, old_logprobs_BT, weights_BT)
-    old_logprobs_BT = _where_weighted(old_logprobs_BT, logprobs_BT, weights_BT)
-    ratio_BT = (logprobs_BT - old_logprobs_BT).exp()
+    ratio_BT, off_policy = _ratio(logprobs_BT, old_logprobs_BT, weights_BT, advantages_BT)
     loss = -(weights_BT * ratio_BT * advantages_BT).sum()
     return LossOutput(loss, {"tokens": _count(weights_BT), "off_policy": off_policy})
 
@@ -137,10 +141,7 @@ def cispo(
 
     The clipped ratio is a constant factor: no token loses its gradient, as it does under PPO's clip.
     """
-    _check(logprobs_BT, weights_BT=weights_BT, advantages_BT=advantages_BT, old_logprobs_BT=old_logprobs_BT)
-    off_policy = _off_policy(logprobs_BT, old_logprobs_BT, weights_BT)
-    old_logprobs_BT = _where_weighted(old_logprobs_BT, logprobs_BT, weights_BT)
-    ratio_BT = (logprobs_BT.detach() - old_logprobs_BT).exp()
+    ratio_BT, off_policy = _ratio(logprobs_BT.detach(), old_logprobs_BT, weights_BT, advantages_BT)
     clipped_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high)
     loss = -(weights_BT * clipped_BT * advantages_BT * logprobs_BT).sum()
     clipped = float(((ratio_BT != clipped_BT) & (weights_BT != 0)).sum())

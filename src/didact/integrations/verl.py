@@ -117,36 +117,45 @@ def grpo(
     return _spread(found_N, response_mask, token_level_rewards)
 
 
-def rltf_sd(
+def rltf_sd(*args: Any, **kwargs: Any) -> Advantages:
+    """A = r₁ − mean of the group's r₀: RLTF-SD's, for rows that train y₁ under the first prompt."""
+    return _second_turn(adv.first_turn_baseline, *args, **kwargs)
+
+
+def rltf_first_reward(*args: Any, **kwargs: Any) -> Advantages:
+    """A = r₁ − r₀, the dialogue's own gain; otherwise as `rltf_sd`."""
+    return _second_turn(adv.first_reward_baseline, *args, **kwargs)
+
+
+def _second_turn(
+    baseline: Callable[..., adv.Array],
     token_level_rewards: Tensor,
     response_mask: Tensor,
     index: Sequence[object] | None = None,
     reward_baselines: Tensor | None = None,
     **_: Any,
 ) -> Advantages:
-    """A = r₁ − mean of the group's r₀: RLTF-SD's, for rows that train y₁ under the first prompt.
+    """Advantages of second turns.
 
     Args:
+        baseline: A function of (r₁, r₀, groups).
         token_level_rewards: Their sum is r₁, the revision's reward.
+        response_mask: The answers' tokens.
+        index: Group keys.
         reward_baselines: r₀ of each row's dialogue, [B].
 
     Raises:
         DataError: the batch has no `reward_baselines`.
     """
-    return _second_turn(adv.first_turn_baseline, token_level_rewards, response_mask, index, reward_baselines)
-
-
-def rltf_first_reward(
-    token_level_rewards: Tensor,
-    response_mask: Tensor,
-    index: Sequence[object] | None = None,
-    reward_baselines: Tensor | None = None,
-    **_: Any,
-) -> Advantages:
-    """A = r₁ − r₀, the dialogue's own gain; otherwise as `rltf_sd`."""
-    return _second_turn(
-        adv.first_reward_baseline, token_level_rewards, response_mask, index, reward_baselines
-    )
+    if reward_baselines is None:
+        raise DataError(
+            "the batch has no reward_baselines: let the agent loop or trainer put r₀, the first answer's "
+            "reward, of each row's dialogue there, [B]"
+        )
+    second_N = _totals(token_level_rewards, response_mask)
+    first_N = reward_baselines.detach().double().cpu().numpy()
+    found_N = baseline(second_N, first_N, _groups(index, second_N))
+    return _spread(found_N, response_mask, token_level_rewards)
 
 
 def rltf_leave_one_out(
@@ -158,24 +167,6 @@ def rltf_leave_one_out(
     """A = R − mean of the group's others (RLOO); 0 where there is no other."""
     rewards_N = _totals(token_level_rewards, response_mask)
     found_N = adv.leave_one_out_baseline(rewards_N, rewards_N, _groups(index, rewards_N))
-    return _spread(found_N, response_mask, token_level_rewards)
-
-
-def _second_turn(
-    baseline: Callable[..., adv.Array],
-    token_level_rewards: Tensor,
-    response_mask: Tensor,
-    index: Sequence[object] | None,
-    reward_baselines: Tensor | None,
-) -> Advantages:
-    if reward_baselines is None:
-        raise DataError(
-            "the batch has no reward_baselines: let the agent loop or trainer put r₀, the first answer's "
-            "reward, of each row's dialogue there, [B]"
-        )
-    second_N = _totals(token_level_rewards, response_mask)
-    first_N = reward_baselines.detach().double().cpu().numpy()
-    found_N = baseline(second_N, first_N, _groups(index, second_N))
     return _spread(found_N, response_mask, token_level_rewards)
 
 

@@ -14,24 +14,9 @@ critiques given the public conversation, where the teacher also had the referenc
 T = 1 and λ_WM = 0 this is single-turn GRPO row by row.
 
 **The paper gives neither optimiser nor hyperparameters nor prompts.** The defaults follow its companion SML
-(arXiv:2602.16488: GRPO, 8 samples, γ = 0.7, no KL, 4 turns in training and 10 in evaluation). Every choice is
-a setting:
-
-    credit: conversation    every answer of a dialogue has A of its R            (default)
-            to_go           answer h has γ^(τ−h), centred over the dialogues that had an answer h
-    divide_by_std           on; off is Dr. GRPO's
-    normalise: dialogues    1/M, token sums, as in methods/grpo.py               (default)
-               tokens       1 / Σ|S|, a mean over the step's student tokens
-    clip, kl_coef           off
-    leaks: drop             a dialogue in which the teacher stated the answer is not used          (default)
-           zero             its R is 0 from the leak on
-           keep             it is used like any other
-    resample                0; number of further tries at questions without a signal
-    band                    none; only questions whose share of solved dialogues is in this range are trained
-    lambda_wm               0.2, RLTF's λ_FM; the paper gives none
-    window                  none; maximum number of exchanges in view
-    the teacher             `feedback.source`; a model teacher without a model of its own has the policy's
-                            initial weights (`teacher` with who: policy has the current ones)
+(arXiv:2602.16488: GRPO, 8 samples, γ = 0.7, no KL, 4 turns in training and 10 in evaluation); λ_WM is
+RLTF's λ_FM. Every choice is a setting of `RL2F`. The teacher is `feedback.source`; a model teacher without a
+model of its own has the policy's initial weights.
 
 Departures from what is known of the paper: 1. the critique is requested ("criticise this", the prompt of
 `rollouts/unprivileged_critic.py`) and trained as an assistant message, where the paper may predict it as
@@ -82,13 +67,16 @@ class RL2F(Method):
         samples: g ≥ 2, dialogues a problem.
         turns: T, answers a dialogue.
         gamma: γ ∈ [0, 1], discount a turn.
-        divide_by_std: Divide a group's advantages by its standard deviation.
+        divide_by_std: Divide a group's advantages by its standard deviation; off in Dr. GRPO.
         clip: PPO's ε; None for the plain policy gradient.
         kl_coef: β ≥ 0 of the k₃ penalty towards the initial weights.
-        credit: The return of the whole conversation for every answer, or the return to go of each.
-        normalise: By dialogues, or by student tokens.
+        credit: `conversation`: every answer of a dialogue has A of its R. `to_go`: answer h has γ^(τ−h),
+            centred over the dialogues that had an answer h.
+        normalise: `dialogues`: 1/M, token sums, as in methods/grpo.py. `tokens`: 1 / Σ|S|, a mean over the
+            step's student tokens.
         lambda_wm: λ_WM ≥ 0; 0 switches the world model off.
-        leaks: What happens to a dialogue in which the teacher stated the answer.
+        leaks: A dialogue in which the teacher stated the answer is not used (`drop`), has R = 0 from the leak
+            on (`zero`), or is used like any other (`keep`).
         window: Maximum number of earlier exchanges in view; None for all that fit the model.
         resample: Number of further tries at questions whose dialogues all have the same return.
         band: Train only questions with a share of solved dialogues in [low, high].

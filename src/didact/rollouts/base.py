@@ -75,6 +75,26 @@ class StepContext:
         return self.feedback
 
 
+def sample_fitting(
+    engine: Engine,
+    prompts: Sequence[Ids],
+    params: SamplingParams,
+    *,
+    seeds: Sequence[int],
+    weights: Weights = POLICY,
+) -> list[Sample | None]:
+    """One completion for each prompt; None where the context has no room for `max_tokens` more tokens."""
+    fit = [i for i, prompt in enumerate(prompts) if fits_context(engine, len(prompt) + params.max_tokens)]
+    found: list[Sample | None] = [None] * len(prompts)
+    if fit:
+        samples = engine.sample(
+            [prompts[i] for i in fit], 1, params, seed=[seeds[i] for i in fit], weights=weights
+        )
+        for i, (sample,) in zip(fit, samples, strict=True):
+            found[i] = sample
+    return found
+
+
 def completion_text(renderer: Renderer, sampling: SamplingParams, sample: Sample) -> str:
     """The text of a completion, up to its stop string."""
     text = renderer.text(sample.ids)

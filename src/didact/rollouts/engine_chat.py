@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights, fits_context
+from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights
 from didact.llm.chat import ChatReply, ChatRequest
 from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
-from didact.rollouts.base import completion_text
+from didact.rollouts.base import completion_text, sample_fitting
 from didact.types import Ids
 
 
@@ -53,21 +53,9 @@ class EngineChat:
     def complete(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
         """One reply a request, in order; an error where it does not fit the context or was cut off."""
         prompts = [self.renderer.prompt(request.messages) for request in requests]
-        reply = self.params.max_tokens
-        fit = [i for i, prompt in enumerate(prompts) if fits_context(self.engine, len(prompt) + reply)]
-        samples = dict(zip(fit, self._sample(requests, prompts, fit), strict=True))
-        return [self._reply(request, prompts[i], samples.get(i)) for i, request in enumerate(requests)]
-
-    def _sample(
-        self, requests: Sequence[ChatRequest], prompts: Sequence[Ids], which: Sequence[int]
-    ) -> list[Sample]:
-        if not which:
-            return []
-        seeds = [self._seed(requests[i]) for i in which]
-        found = self.engine.sample(
-            [prompts[i] for i in which], 1, self.params, seed=seeds, weights=self.weights
-        )
-        return [sample for (sample,) in found]
+        seeds = [self._seed(request) for request in requests]
+        samples = sample_fitting(self.engine, prompts, self.params, seeds=seeds, weights=self.weights)
+        return [self._reply(*answered) for answered in zip(requests, prompts, samples, strict=True)]
 
     def _seed(self, request: ChatRequest) -> int:
         parts = [part for m in request.messages for part in (m.role, m.content)]

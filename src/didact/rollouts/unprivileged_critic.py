@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from didact.engines.base import POLICY, Engine, SamplingParams, Weights, fits_context
+from didact.engines.base import POLICY, Engine, SamplingParams, Weights
 from didact.feedback_source import FeedbackRequest
 from didact.prompts import load_prompt
 from didact.rendering.renderer import CRITIQUE_REQUEST, Renderer
 from didact.rng import derive_seed
+from didact.rollouts.base import sample_fitting
 from didact.types import Feedback, Ids, Provenance, Turn
 
 AUTHOR = f"policy:{load_prompt('critique_v1').label}:dialogue"
@@ -58,18 +59,11 @@ class UnprivilegedCritic:
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """One feedback a request, in order; failed where the conversation leaves no room for it."""
         prompts = [critique_prompt(self.renderer, request.turn) for request in requests]
-        fit = [i for i, p in enumerate(prompts) if fits_context(self.engine, len(p) + self.params.max_tokens)]
-        seeds = [derive_seed(self.seed, "public critic", *prompts[i]) for i in fit]
-        chosen = [prompts[i] for i in fit]
-        sampled = (
-            self.engine.sample(chosen, 1, self.params, seed=seeds, weights=self.weights) if chosen else []
-        )
-        samples = {i: sample for i, (sample,) in zip(fit, sampled, strict=True)}
+        seeds = [derive_seed(self.seed, "public critic", *prompt) for prompt in prompts]
+        samples = sample_fitting(self.engine, prompts, self.params, seeds=seeds, weights=self.weights)
         return [
-            self._feedback(request, samples[i].ids)
-            if i in samples
-            else self._failed(request, len(prompts[i]))
-            for i, request in enumerate(requests)
+            self._failed(request, len(prompt)) if sample is None else self._feedback(request, sample.ids)
+            for request, prompt, sample in zip(requests, prompts, samples, strict=True)
         ]
 
     def _feedback(self, request: FeedbackRequest, ids: Ids) -> Feedback:
