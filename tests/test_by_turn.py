@@ -16,7 +16,7 @@ from didact.evaluation.by_turn import (
     dialogue_table,
 )
 from didact.feedback.teacher import OUTCOME_ONLY
-from didact.rendering.renderer import CRITIQUE_REQUEST
+from didact.prompts import CRITIQUE_REQUEST
 from didact.tasks.base import Verdict
 from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context, didact, mixture_task
 from tests.models import save_model

@@ -11,7 +11,7 @@ import pytest
 from didact.evaluation.evaluate import evaluate
 from didact.evaluation.stats import wilson
 from didact.feedback.model_critic import SelfCritique
-from didact.rendering.renderer import CRITIQUE_REQUEST
+from didact.prompts import CRITIQUE_REQUEST
 from didact.rollouts.engine_chat import EngineChat
 from didact.types import Ids
 from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context, didact

@@ -12,7 +12,7 @@ import torch
 from didact.engines.base import Loss
 from didact.errors import DataError, UsageError
 from didact.methods import GRPO, RLTF, SFT, make_method
-from didact.rendering.renderer import CRITIQUE_REQUEST
+from didact.prompts import CRITIQUE_REQUEST
 from didact.types import Rollout
 from tests.helpers import (
     CountingCritic,

@@ -9,14 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.errors import UsageError
-from didact.rendering.renderer import (
-    CRITIQUE_REQUEST,
-    REVISION,
-    Renderer,
-    critique_messages,
-    fill,
-    revision_messages,
-)
+from didact.prompts import CRITIQUE_REQUEST, REVISION, critique_messages, fill, revision_messages
+from didact.rendering.renderer import Renderer
 from didact.types import Message, Problem
 
 SYSTEM = Message(role="system", content="Be brief.")

@@ -16,7 +16,7 @@ import didact
 from didact.errors import UsageError
 from didact.methods import GRPO, RL2F, RejectionSFT, make_method
 from didact.methods.rl2f import first_leak, turns_to_solve, without_signal, world_model_term
-from didact.rendering.renderer import CRITIQUE_REQUEST
+from didact.prompts import CRITIQUE_REQUEST
 from didact.types import Feedback, Problem, Rollout, Row, Turn
 from tests.helpers import CRITIC, CountingCritic, EchoTask, ScriptedEngine, context
 from tests.models import save_model

@@ -15,7 +15,7 @@ from didact.methods import GRPO, METHODS, RLTF, SelfCritiqueRL, make_method
 from didact.methods.grpo import rewards_by_turn
 from didact.methods.rltf import BASELINES, WEIGHTINGS
 from didact.methods.self_critique import branch_advantages, paired
-from didact.rendering.renderer import CRITIQUE_REQUEST
+from didact.prompts import CRITIQUE_REQUEST
 from didact.rollouts.multi_turn import multi_turn
 from didact.rollouts.self_critique_rollout import SampledCritique, branch_id, sampled_critique
 from didact.run_dir import RunDir

@@ -12,7 +12,7 @@ from didact.engines.base import Sample, SamplingParams
 from didact.errors import UsageError
 from didact.evaluation.evaluate import evaluate
 from didact.feedback_source import FeedbackRequest
-from didact.rendering import renderer as render
+from didact.prompts import REVISION
 from didact.rollouts.multi_turn import two_turn
 from didact.rollouts.single_turn import single_turn
 from didact.tasks.base import Verdict
@@ -90,7 +90,7 @@ def test_no_critic_is_a_usage_error_with_a_cure() -> None:
 
 def test_a_revision_that_does_not_fit_leaves_one_turn_and_a_good_critique() -> None:
     engine = ScriptedEngine(lambda text, j: "long" * 30 if "q1" in text else "b")
-    short = len(render.REVISION) + 60
+    short = len(REVISION) + 60
     engine.max_length = short
     rollouts = two_turn(context(engine, CountingCritic()), PROBLEMS, 1)
     assert [len(r.turns) for r in rollouts] == [2, 1, 2]

@@ -16,7 +16,8 @@ from didact.feedback.teacher import OUTCOME_ONLY, DialogueTeacher, OutcomeOnlyTe
 from didact.feedback_source import Exchange, FeedbackRequest
 from didact.leakage import LeakGuard
 from didact.llm.chat import ChatReply
-from didact.rendering.renderer import CRITIQUE_REQUEST, Renderer
+from didact.prompts import CRITIQUE_REQUEST
+from didact.rendering.renderer import Renderer
 from didact.rollouts.tutored_dialogue import tutored_dialogues
 from didact.rollouts.unprivileged_critic import UnprivilegedCritic
 from didact.tasks.base import Verdict

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from didact.feedback.program import RIGHT, WRONG, Level
 from didact.feedback.puzzle_critic import PuzzleCritic
-from didact.rendering.renderer import critique_messages, revision_messages
+from didact.prompts import critique_messages, revision_messages
 from didact.rng import derive_seed
 from didact.tasks import make_task
 from didact.tasks.base import Task

@@ -27,7 +27,8 @@ from didact.engines.local import LocalEngine  # noqa: E402
 from didact.evaluation.evaluate import evaluate  # noqa: E402
 from didact.feedback.program import Level  # noqa: E402
 from didact.feedback.puzzle_critic import PuzzleCritic  # noqa: E402
-from didact.rendering.renderer import CRITIQUE_REQUEST, REVISION, Renderer  # noqa: E402
+from didact.prompts import CRITIQUE_REQUEST, REVISION  # noqa: E402
+from didact.rendering.renderer import Renderer  # noqa: E402
 from didact.rollouts.base import StepContext  # noqa: E402
 
 WORDS = 900

@@ -29,8 +29,13 @@ from warm_models import fixed_wording, from_random_weights, main, rate, trained_
 
 from didact.engines.base import SamplingParams  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
-from didact.prompts import load_prompt  # noqa: E402
-from didact.rendering.renderer import CRITIQUE_REQUEST, REVISION, Renderer, revision_messages  # noqa: E402
+from didact.prompts import (  # noqa: E402
+    CRITIQUE_REQUEST,
+    REVISION,
+    load_prompt,
+    revision_messages,
+)
+from didact.rendering.renderer import Renderer  # noqa: E402
 from didact.rng import derive_seed  # noqa: E402
 from didact.tasks import make_task  # noqa: E402
 from didact.tasks.base import Task  # noqa: E402

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from didact.feedback.program import RIGHT, WRONG
-from didact.rendering.renderer import CRITIQUE_REQUEST, REVISION
+from didact.prompts import CRITIQUE_REQUEST, REVISION
 
 END, PAD = "<|end|>", "<|pad|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from alphabet import QUESTIONS
 
 from didact.feedback.program import RIGHT, Level, ProgramCritic
-from didact.rendering.renderer import critique_messages, revision_messages
+from didact.prompts import critique_messages, revision_messages
 from didact.rng import derive_seed
 from didact.tasks import make_task
 from didact.tasks.reasoning_gym import EVAL_RESERVED, ReasoningGymTask

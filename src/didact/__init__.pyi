@@ -30,8 +30,9 @@ from .feedback.program import ProgramCritic
 from .feedback_source import FeedbackRequest, FeedbackSource
 from .losses import LossOutput
 from .methods import GRPO, ILF, PPO, RL2F, RLTF, SFT, LossTerm, Method, Text2Grad, make_method
+from .prompts import revision_messages
 from .registry import ENGINES, METHODS, SOURCES
-from .rendering.renderer import Renderer, revision_messages
+from .rendering.renderer import Renderer
 from .rng import derive_seed
 from .rollouts.base import StepContext
 from .rollouts.multi_turn import two_turn

@@ -68,7 +68,7 @@ from didact.errors import UsageError
 from didact.leakage import mentions_critique
 from didact.methods.base import LossTerm, Method
 from didact.methods.grpo import num_valid_rollouts, rewards_by_turn, rl_term, rollout_advantages
-from didact.rendering.renderer import critique_messages
+from didact.prompts import critique_messages
 from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import criticise, multi_turn
 from didact.types import Problem, Rollout, Row

@@ -13,7 +13,13 @@
     marks_only_v1           the marked passages alone
     writing_rubric_v1       a piece of writing: a score from 1 to 10 and a critique, in JSON
     writing_pair_v1         which of two pieces is better, in JSON
+    revision_v1             a second answer, from the question, the first answer and its critique
     descent_v1              a better instruction, from critiques of answers under the present one
+
+Three prompts of one problem make up RLTF (arXiv:2602.02482, A.2 and the critique template):
+
+    x₀ = question            x₁ = revision(question, y₀, c₀)         f(x₀, y₀) = critique request
+    one user turn            one *fresh* user turn, not a chat       x₀, y₀ and a request, as a chat
 
 A released file never changes; a new wording is a new version, so that a label always names the same text.
 
@@ -116,6 +122,8 @@ def read_prompt(path: Path, slots: Iterable[str]) -> Prompt:
 
 CRITIQUE_REQUEST = load_prompt("critique_v1").text
 """The last message of `critique_messages`."""
+REVISION = load_prompt("revision_v1").text
+"""The last message of `revision_messages`, with its slots."""
 
 
 def critique_messages(problem: Problem, attempt: str) -> tuple[Message, ...]:
@@ -125,6 +133,12 @@ def critique_messages(problem: Problem, attempt: str) -> tuple[Message, ...]:
         Message(role="assistant", content=attempt),
         Message(role="user", content=CRITIQUE_REQUEST),
     )
+
+
+def revision_messages(problem: Problem, attempt: str, critique: str) -> tuple[Message, ...]:
+    """x₁: the problem's messages with the last one replaced by question, attempt and critique."""
+    content = fill(REVISION, question=problem.question, attempt=attempt, critique=critique)
+    return (*problem.messages[:-1], Message(role="user", content=content))
 
 
 def conversation_text(problem: Problem) -> str:

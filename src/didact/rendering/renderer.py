@@ -1,10 +1,5 @@
 """Messages → token ids. The only module that applies chat templates.
 
-Three prompts are built from one problem (RLTF, arXiv:2602.02482, A.2 and the critique template):
-
-    x₀ = question            x₁ = revision(question, y₀, c₀)         f(x₀, y₀) = critique request
-    one user turn            one *fresh* user turn, not a chat       x₀, y₀ and a request, as a chat
-
 The content of a message is data: a control token that it spells, as "<|im_end|>", is encoded as text. Only
 the template adds control tokens.
 """
@@ -15,37 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from didact.errors import UsageError
-from didact.prompts import CRITIQUE_REQUEST, critique_messages, fill
 from didact.rendering.special_token_escaping import SafeTokenizer
-from didact.types import Ids, Message, Problem
-
-__all__ = ["CRITIQUE_REQUEST", "REVISION", "Renderer", "critique_messages", "fill", "revision_messages"]
-
-REVISION = """\
-Question:
-{question}
-
-Below are your previous solution and an expert critique of it.
-
-Your Previous Solution:
-{attempt}
-
-Expert Critique:
-{critique}
-
-Answer the question as if for the first time. Use the critique, but never mention it, the previous \
-solution or a revision."""
+from didact.types import Ids, Message
 
 _OWN_ARGUMENTS = {
     "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "max_length",
     "padding", "return_dict", "return_tensors", "tokenize", "truncation",
 }  # fmt: skip
-
-
-def revision_messages(problem: Problem, attempt: str, critique: str) -> tuple[Message, ...]:
-    """x₁: the problem's messages with the last one replaced by question, attempt and critique."""
-    content = fill(REVISION, question=problem.question, attempt=attempt, critique=critique)
-    return (*problem.messages[:-1], Message(role="user", content=content))
 
 
 class Renderer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from didact.reward_model.card import Card, Prompter, make_format
 from didact.spans import locate
 from didact.tasks.base import BaseTaskConfig, PolicyLimits, Verdict
 from didact.tasks.dataset_task import DatasetTask, EvalFraction, held_out_keys
-from didact.types import Feedback, Message, Problem, Span
+from didact.types import Feedback, Problem, Span
 
 LOG = logging.getLogger("didact")
 
@@ -93,7 +93,7 @@ class AnnotatedTask(DatasetTask):
             self.refuse_seen(self.held_out, str(eval_path))
         files = [file for p in (path, eval_path) if p is not None for file in answer_files(p)]
         super().__init__([], [], files=files, seed=seed, stream="annotated-order")
-        self._fill(lambda messages: 0, None, None)
+        self._fill(None)
 
     def bind_policy(self, limits: PolicyLimits) -> None:
         """Build prompts that leave `max_tokens` for the reply, and leave out longer targets.
@@ -109,7 +109,7 @@ class AnnotatedTask(DatasetTask):
                 "chat_template": dict(limits.chat_template),
             }
         )
-        self._fill(limits.prompt_tokens, limits.answer_tokens, limits.max_tokens)
+        self._fill(limits)
         if self.left_out:
             reasons = ", ".join(f"{count} {why}" for why, count in sorted(self.left_out.items()))
             LOG.warning("%s: left out of training: %s", self.name, reasons)
@@ -141,25 +141,20 @@ class AnnotatedTask(DatasetTask):
         f1 = 1.0 if not both else 2 * len(found & wanted) / both
         return Verdict(f1, found == wanted)
 
-    def _fill(
-        self,
-        length: Callable[[Sequence[Message]], int],
-        target_length: Callable[[str], int] | None,
-        max_tokens: int | None,
-    ) -> None:
+    def _fill(self, limits: PolicyLimits | None) -> None:
         """Build the problems of both splits, for these limits."""
-        prompter = Prompter(self.card, length)
+        prompter = Prompter(self.card, (lambda messages: 0) if limits is None else limits.prompt_tokens)
 
         def problems(items: Sequence[Annotated], left_out: Counter[str]) -> list[Problem]:
             found = []
             for item in items:
-                made = self._problem(item, prompter, left_out)
-                if made is None:
+                problem = self._problem(item, prompter, left_out)
+                if problem is None:
                     continue
-                if target_length is not None and target_length(made.reference or "") > (max_tokens or 0):
+                if limits and limits.answer_tokens(problem.reference or "") > limits.max_tokens:
                     left_out["annotations longer than sampling.max_tokens"] += 1
                     continue
-                found.append(made)
+                found.append(problem)
             return found
 
         self.left_out = Counter()

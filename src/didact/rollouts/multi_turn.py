@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from didact.feedback_source import FeedbackRequest
-from didact.rendering.renderer import revision_messages
+from didact.prompts import revision_messages
 from didact.rng import derive_seed
 from didact.rollouts.base import StepContext, add_answers
 from didact.rollouts.single_turn import first_turns

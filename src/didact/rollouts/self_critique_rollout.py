@@ -13,8 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from didact.engines.base import Sample, fits_context
-from didact.prompts import load_prompt
-from didact.rendering.renderer import critique_messages
+from didact.prompts import critique_messages, load_prompt
 from didact.rng import derive_seed
 from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import revise

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from didact.engines.base import POLICY, Engine, SamplingParams, Weights
 from didact.feedback_source import FeedbackRequest
-from didact.prompts import load_prompt
-from didact.rendering.renderer import CRITIQUE_REQUEST, Renderer
+from didact.prompts import CRITIQUE_REQUEST, load_prompt
+from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
 from didact.rollouts.base import sample_fitting
 from didact.types import Feedback, Ids, Provenance, Turn
