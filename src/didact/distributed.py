@@ -17,16 +17,13 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from didact.errors import CapabilityError, DidactError, UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -35,8 +32,6 @@ IDLE_TIMEOUT = timedelta(minutes=30)
 """A rank that does not reach a collective for this long is taken for dead."""
 MAIN_TIMEOUT = timedelta(days=365)
 """How long the other ranks wait for a function on rank 0: a judge may take hours."""
-BUCKET = 8 * 2**20
-"""Elements that one all-reduce sums."""
 
 
 class RankDiedError(DidactError):
@@ -85,17 +80,6 @@ class ProcessGroup:
         if error is not None:
             raise error
 
-    def all_reduce_max(self, numbers: Iterable[int]) -> list[int]:
-        """The element-wise maximum over the ranks of equally long lists."""
-        return list(numbers)
-
-    def all_reduce_sum(self, tensors: list[Tensor]) -> None:
-        """Replace tensors of one dtype and device by their sums over the ranks, in place."""
-
-    def broadcast(self, tensor: Tensor) -> Tensor:
-        """Overwrite a tensor with that of rank 0, and return it."""
-        return tensor
-
 
 class TorchProcessGroup(ProcessGroup):
     """The processes of one launch, joined by torch.distributed: gloo on CPUs, NCCL between GPUs."""
@@ -127,7 +111,7 @@ class TorchProcessGroup(ProcessGroup):
                 outcome[0] = (_picklable(failed), None)
             finally:
                 self.in_main_function = False
-        with _peer_errors():
+        with peer_errors():
             self._dist.broadcast_object_list(outcome, 0, group=self._waiting)
         if error is not None:
             raise error
@@ -148,7 +132,7 @@ class TorchProcessGroup(ProcessGroup):
             error = failed
         error = error or self.poll_interrupt()
         gathered: list[Any] = [None] * self.world_size
-        with _peer_errors():
+        with peer_errors():
             self._dist.all_gather_object(gathered, (_picklable(error), result))
         for rank, (failed_there, _) in enumerate(gathered):
             if failed_there is not None:
@@ -163,32 +147,6 @@ class TorchProcessGroup(ProcessGroup):
                 raise error
 
         self.gather_results(fail)
-
-    def all_reduce_max(self, numbers: Iterable[int]) -> list[int]:
-        """See ProcessGroup."""
-        import torch
-
-        reduced = torch.tensor([*numbers], dtype=torch.long)
-        with _peer_errors():
-            self._dist.all_reduce(reduced, self._dist.ReduceOp.MAX)
-        return reduced.tolist()
-
-    def all_reduce_sum(self, tensors: list[Tensor]) -> None:
-        """See ProcessGroup."""
-        import torch
-
-        for bucket in _buckets(tensors):
-            flat = torch.cat([t.reshape(-1) for t in bucket])
-            with _peer_errors():
-                self._dist.all_reduce(flat)
-            for t, part in zip(bucket, torch.split(flat, [t.numel() for t in bucket]), strict=True):
-                t.copy_(part.view_as(t))
-
-    def broadcast(self, tensor: Tensor) -> Tensor:
-        """See ProcessGroup."""
-        with _peer_errors():
-            self._dist.broadcast(tensor, 0)
-        return tensor
 
 
 _SINGLE = ProcessGroup()
@@ -279,20 +237,8 @@ def _picklable(error: Exception | None) -> Exception | None:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Tensors in groups of about BUCKET elements."""
-    bucket: list[Tensor] = []
-    for tensor in tensors:
-        bucket.append(tensor)
-        if sum(t.numel() for t in bucket) >= BUCKET:
-            yield bucket
-            bucket = []
-    if bucket:
-        yield bucket
-
-
 @contextmanager
-def _peer_errors() -> Iterator[None]:
+def peer_errors() -> Iterator[None]:
     """Raise RankDiedError for a connection that closed or timed out."""
     try:
         yield

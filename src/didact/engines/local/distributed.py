@@ -25,10 +25,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from didact.distributed import init_process_group, local_rank
+from didact.distributed import init_process_group, local_rank, peer_errors
 from didact.engines.base import AdamParams, LossFn, Sample, SamplingParams, StepOutput, Weights
 from didact.engines.local import weights as weight_sets
 from didact.engines.local.batching import Batches, padding_batch
@@ -98,7 +99,7 @@ class DistributedEngine(LocalEngine):
 
     def _place(self) -> None:
         for tensor in (*self.model.parameters(), *self.model.buffers()):
-            tensor.data.copy_(self.group.broadcast(tensor.data.to(self.device)))
+            tensor.data.copy_(_broadcast(tensor.data.to(self.device)))
         if self.sharding is None:
             super()._place()
         else:
@@ -137,7 +138,7 @@ class DistributedEngine(LocalEngine):
             tensor = (
                 read[key].to(self.device) if read else torch.empty(shape, dtype=dtype, device=self.device)
             )
-            found[key] = shard_like(self._trained[key.parameter], self.group.broadcast(tensor))
+            found[key] = shard_like(self._trained[key.parameter], _broadcast(tensor))
         return found
 
     def save_pretrained(self, path: Path) -> None:
@@ -239,8 +240,7 @@ class DistributedEngine(LocalEngine):
         batches = list(super()._batches(rows))
         if not self.uses_fsdp:
             return batches
-        [most] = self.group.all_reduce_max([len(batches)])
-        missing = most - len(batches)
+        missing = max(self.group.gather_results(lambda: len(batches))) - len(batches)
         if not missing:
             return batches
         assert like is not None
@@ -273,12 +273,11 @@ class DistributedEngine(LocalEngine):
     def _all_reduce_grads(self) -> None:
         """Sum what FSDP has not summed; a tensor without a gradient on any rank keeps none."""
         trained = [p for p in self._trained.values() if not is_sharded(p)]
-        present = self.group.all_reduce_max(int(p.grad is not None) for p in trained)
-        summed = [p for p, anywhere in zip(trained, present, strict=True) if anywhere]
-        for p in summed:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        self.group.all_reduce_sum([p.grad for p in summed if p.grad is not None])
+        present = self.group.gather_results(lambda: [p.grad is not None for p in trained])
+        for p, anywhere in zip(trained, map(any, zip(*present, strict=True)), strict=True):
+            if anywhere:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                _all_reduce(p.grad)
 
     def optim_step(self, params: AdamParams) -> StepOutput:
         """As `LocalEngine.optim_step`; every rank takes the same step on what it holds.
@@ -328,8 +327,7 @@ class DistributedEngine(LocalEngine):
         for i, (a, b) in enumerate(pairs):
             if is_sharded(a) or self.group.is_main:  # a tensor that is not sharded counts once
                 products[i] = torch.dot(local_shard(a).reshape(-1), local_shard(b).reshape(-1))
-        self.group.all_reduce_sum([products])
-        return products
+        return _all_reduce(products)
 
 
 def shard_balanced(sizes: Sequence[int], ranks: int) -> list[list[int]]:
@@ -369,3 +367,17 @@ def own_device(name: str) -> str:
             f"model.device = {name!r} for several processes, which need one each: use auto, cuda or cpu"
         )
     return f"cuda:{local_rank()}" if name == "cuda" else name
+
+
+def _broadcast(tensor: Tensor) -> Tensor:
+    """Overwrite a tensor with that of rank 0."""
+    with peer_errors():
+        dist.broadcast(tensor, 0)
+    return tensor
+
+
+def _all_reduce(tensor: Tensor) -> Tensor:
+    """Overwrite a tensor with its sum over the ranks."""
+    with peer_errors():
+        dist.all_reduce(tensor)
+    return tensor

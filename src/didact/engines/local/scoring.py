@@ -1,12 +1,13 @@
 """Scores at each target of rows: log-probs, the likeliest tokens, and the KL divergence from the reference.
 
-Shapes: B rows, T tokens, K soft targets a token, N kept tokens of all rows, V vocabulary; n a part of N.
+Shapes: B rows, T tokens, K soft targets a token, N kept tokens of all rows, V vocabulary; n a part of N;
+H hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from didact.engines.local.batching import MicroBatch
-from didact.engines.local.lm_head import masked_logits
 from didact.types import Row
 
 Score: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
@@ -23,6 +23,36 @@ Arrays: TypeAlias = tuple[NDArray[Any], ...]
 """One row's scores, each [T] or [T, K]."""
 KL_PART = 256
 """Positions whose log-probs over the vocabulary are compared at a time."""
+
+
+def masked_logits(model: Any, input_ids_BT: Tensor, keep_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and last hidden states at the kept positions: [N, V] in float32, and [N, H].
+
+    Only kept positions go through the LM head, whose output is most of the memory for a large vocabulary.
+    """
+    with _lm_head_at(model, keep_BT) as entered:
+        logits_NV: Tensor = model(input_ids=input_ids_BT, use_cache=False).logits.float()
+    return logits_NV, entered[-1]
+
+
+@contextmanager
+def _lm_head_at(model: Any, keep_BT: Tensor) -> Iterator[list[Tensor]]:
+    """Restrict the LM head to the kept positions, so that logits are [N, V]; yields its inputs.
+
+    By a hook, because a model may cap or scale its logits afterwards, and `logits_to_keep` takes a mask only
+    from transformers 5.21 on.
+    """
+    entered: list[Tensor] = []
+
+    def select(module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        entered.append(inputs[0][keep_BT])
+        return (entered[-1],)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield entered
+    finally:
+        hook.remove()
 
 
 def target_logprobs(

@@ -1,18 +1,17 @@
-"""FSDP2: each process holds a slice of every tensor, and gathers a layer while it computes with it.
+"""FSDP2: each process holds a shard of every tensor, and gathers a layer while it computes with it.
 
-accelerate says which modules are units and wraps them (its flags, as --fsdp_auto_wrap_policy, count);
-what is set here is what makes it exact and safe:
+accelerate selects the modules to wrap (its flags apply, as --fsdp_auto_wrap_policy). Beside that:
 
 * gradients are summed, not averaged;
-* gathered copies are given up before the slices change, since FSDP keeps the root's between forwards;
-* sampling gathers the whole model once, because processes sample different numbers of tokens and a
-  layer-by-layer gather would have to be answered by all at every token.
+* gathered tensors are freed before the shards change, since FSDP keeps the root's between forwards;
+* sampling gathers the whole model once: processes sample different numbers of tokens, and a gather layer by
+  layer is a collective at every token.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -27,23 +26,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from didact.errors import CapabilityError
 
 
-def launcher_settings() -> dict[str, str]:
-    """What a launcher said of FSDP in this process's environment."""
-    return {k: v for k, v in os.environ.items() if k.startswith("FSDP_") or k == "ACCELERATE_USE_FSDP"}
-
-
-def use_launcher_settings(said: Mapping[str, str]) -> None:
-    """Go by what another process's launcher said: all have to do the same."""
-    for name in launcher_settings().keys() - said.keys():
-        del os.environ[name]
-    os.environ.update(said)
-
-
 def sharding_settings() -> Any:
-    """accelerate's FSDP settings from what its launcher left in the environment; None without FSDP.
+    """accelerate's FSDP settings from the environment that its launcher sets; None without FSDP.
 
     Raises:
-        CapabilityError: a kind of FSDP that the local engine does not know.
+        CapabilityError: an unsupported kind of FSDP.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None
@@ -65,7 +52,7 @@ def sharding_settings() -> Any:
 
 
 def shard(model: Any, settings: Any, device: torch.device) -> None:
-    """Slice a model over all processes, in place, on its device.
+    """Shard a model over all processes, in place.
 
     Args:
         model: A transformers model, equal on all processes.
@@ -75,8 +62,8 @@ def shard(model: Any, settings: Any, device: torch.device) -> None:
     from accelerate.utils import fsdp2_prepare_model  # type: ignore[import-untyped]
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),), mesh_dim_names=("shard",))
-    # What the function reads of an Accelerator. A real one knows FSDP on accelerators only, and this way
-    # the same code runs on a CPU, where it is tested.
+    # The attributes of an Accelerator that the function reads. A real one has FSDP on accelerators only; this
+    # way the same code runs on a CPU, where it is tested.
     accelerator = SimpleNamespace(
         state=SimpleNamespace(fsdp_plugin=settings),
         torch_device_mesh=mesh,
@@ -93,14 +80,14 @@ def shard(model: Any, settings: Any, device: torch.device) -> None:
 
 
 def reshard(model: Any) -> None:
-    """Keep the slices only; to be called before they change. No other process need take part."""
+    """Free gathered tensors, before the shards change; no collective."""
     for unit in _units(model):
         unit.reshard()
 
 
 @contextmanager
 def unsharded(model: Any, settings: Any) -> Iterator[None]:
-    """The whole model in every process's memory, so that each may call it as often as it likes."""
+    """Gather the whole model on every process, so that calls of it are no collectives."""
     model.set_reshard_after_forward(False)
     for unit in _units(model):
         unit.unshard()
@@ -112,14 +99,14 @@ def unsharded(model: Any, settings: Any) -> Iterator[None]:
 
 
 def shard_like(like: Tensor, tensor: Tensor) -> Tensor:
-    """This process's slice of a tensor that every process has in whole, where `like` is sliced."""
+    """This process's shard of a whole tensor where `like` is sharded, else the tensor."""
     if not isinstance(like, DTensor) or like.shape != tensor.shape:
         return tensor
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """What of a tensor lies in this process, sharing its memory."""
+    """The part of a tensor on this process, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

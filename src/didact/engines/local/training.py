@@ -18,8 +18,7 @@ from torch.nn.utils import get_total_norm
 
 from didact.engines.base import AdamParams, Loss, LossFn, StepOutput
 from didact.engines.local.batching import MicroBatch
-from didact.engines.local.lm_head import masked_logits
-from didact.engines.local.scoring import logprobs_of
+from didact.engines.local.scoring import logprobs_of, masked_logits
 from didact.engines.local.value_head import ValueHead
 from didact.errors import NonFiniteError, UsageError, did_you_mean
 from didact.losses import BUILTIN, LossOutput

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from didact.engines.base import ValueHeadSettings
-from didact.engines.local.lm_head import masked_logits
+from didact.engines.local.scoring import masked_logits
 
 PREFIX = "value_head."
 """Prefix of its tensors' names."""
