@@ -16,10 +16,8 @@ from didact.advantages import (
     leave_one_out_baseline,
     mean_of_known,
     no_baseline,
-    pooled_advantages,
     returns_to_go,
     second_turn_baseline,
-    separate_advantages,
 )
 
 NAN = math.nan
@@ -104,12 +102,8 @@ def test_returns_to_go_by_hand():
     np.testing.assert_array_equal(returns_to_go(rewards[:2], [3, 1], 0.0), rewards[:2])
 
 
-def test_means_of_known_and_branches_by_hand():
+def test_means_of_known_by_hand():
     np.testing.assert_array_equal(mean_of_known([[1.0, NAN, NAN], [0.0, 2.0, NAN]]), [0.5, 2.0, NAN])
-    branches, groups = [[1.0, 0.0], [0.0, NAN]], ["a", "a"]
-    separate, pooled = separate_advantages(branches, groups), pooled_advantages(branches, groups)
-    np.testing.assert_allclose(separate, [[0.5, -0.5], [0.0, NAN]])
-    np.testing.assert_allclose(pooled, [[2 / 3, -1 / 3], [-1 / 3, NAN]])
 
 
 # ── properties ────────────────────────────────────────────────────────────────────────────────────

@@ -156,27 +156,6 @@ def mean_of_known(values_KN: ArrayLike) -> Array:
     return mean_N
 
 
-def pooled_advantages(
-    rewards_KN: Sequence[ArrayLike], groups_N: Sequence[object], *, divide_by_std: bool = False
-) -> list[Array]:
-    """`group_advantages` of K branches with one mean a group over all branches.
-
-    Args:
-        rewards_KN: N rewards of each branch, NaN where missing.
-        groups_N: The dialogues' group keys, the same for every branch.
-    """
-    flat = np.concatenate([np.asarray(r, dtype=np.float64) for r in rewards_KN])
-    found = group_advantages(flat, [*groups_N] * len(rewards_KN), divide_by_std=divide_by_std)
-    return np.split(found, len(rewards_KN))
-
-
-def separate_advantages(
-    rewards_KN: Sequence[ArrayLike], groups_N: Sequence[object], *, divide_by_std: bool = False
-) -> list[Array]:
-    """`group_advantages` of each branch, with its own mean a group."""
-    return [group_advantages(r, groups_N, divide_by_std=divide_by_std) for r in rewards_KN]
-
-
 # ── by token: lists of [T] arrays, one an answer, because answers differ in length ─────────────────────
 
 

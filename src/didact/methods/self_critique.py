@@ -20,19 +20,13 @@ failed has no second branch and is in no mean and no row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from pydantic import Field
 
-from didact.advantages import (
-    Array,
-    group_advantages,
-    mean_of_known,
-    pooled_advantages,
-    separate_advantages,
-)
+from didact.advantages import Array, group_advantages, mean_of_known
 from didact.methods.base import LossTerm
 from didact.methods.grpo import (
     num_valid_rollouts,
@@ -46,12 +40,6 @@ from didact.rollouts.self_critique_rollout import branch_id, sampled_critique, s
 from didact.types import Problem, Rollout, Turn
 
 BranchBaseline: TypeAlias = Literal["separate", "pooled"]
-
-BRANCH_BASELINES: dict[BranchBaseline, Callable[..., list[Array]]] = {
-    "separate": separate_advantages,
-    "pooled": pooled_advantages,
-}
-"""([r₁, r̃₁], groups) → [A₁, Ã₁]."""
 
 
 class Branches(NamedTuple):
@@ -144,9 +132,11 @@ def branch_advantages(
     follows_N = np.nan_to_num(mean_of_known(rewards_2N))
     follows_N[(came_2N & np.isnan(rewards_2N)).any(axis=0)] = np.nan
     returns_N = first_N + gamma * follows_N
-    second_N, own_N = BRANCH_BASELINES[own_baseline]([second_N, own_N], groups, divide_by_std=divide_by_std)
+    # b⁽¹⁾ and b̃⁽¹⁾ are means over the group's branch, or over both of its branches.
+    keys = [*groups, *(groups if own_baseline == "pooled" else [("own", group) for group in groups])]
+    both_2N = group_advantages([*second_N, *own_N], keys, divide_by_std=divide_by_std)
     first_N = group_advantages(returns_N, groups, divide_by_std=divide_by_std)
-    return BranchAdvantages(first_N, second_N, own_N)
+    return BranchAdvantages(first_N, *np.split(both_2N, 2))
 
 
 def paired(rollouts: Sequence[Rollout]) -> Branches:
