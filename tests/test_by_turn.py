@@ -196,9 +196,9 @@ def test_a_mixture_trains_on_its_parts_in_turn_and_never_on_what_is_held_out() -
 def test_a_mixture_that_names_nothing_or_one_thing_twice_is_refused() -> None:
     with pytest.raises(UsageError, match="parts"):
         mixture_task({})
-    with pytest.raises(UsageError, match="trained on and held out"):
+    with pytest.raises(UsageError, match="'gcd'"):
         mixture_task(PARTS, {"gcd": {}})
-    with pytest.raises(UsageError, match="unknown reasoning-gym generator"):
+    with pytest.raises(UsageError, match="'gdc'"):
         mixture_task({"gdc": {}})
     task = mixture_task({"small": {"generator": "gcd", "max_value": 900}, "large": {"generator": "gcd"}})
     assert task.train_problem(0).id.startswith("small::gcd/")

@@ -505,7 +505,7 @@ def test_tolerance_and_setup_of_a_row_are_used(write):
 
 
 def test_a_problem_of_another_task_is_refused_by_name():
-    with pytest.raises(DataError, match="problem 'q' is no code problem"):
+    with pytest.raises(DataError, match="problem 'q'"):
         unit_tests_of(Problem.ask("What?", id="q"))
 
 
@@ -671,7 +671,7 @@ def test_a_linter_that_is_not_there_or_fails_is_no_harm(file_only, monkeypatch, 
     assert code_feedback.lint("x = 1", "/nowhere/ruff") == []
     assert code_feedback.lint("x = 1", "/bin/false") == []
     monkeypatch.setattr(code_feedback.shutil, "which", lambda name: None)
-    with pytest.raises(UsageError, match="ruff is not installed: pip install ruff"):
+    with pytest.raises(UsageError, match="pip install ruff"):
         CodeCritic(code_task(write(ROW, {**ROW, "prompt": "b"})), linter=True)
 
 
@@ -736,7 +736,7 @@ def test_humaneval_and_mbpp_rows_are_told_by_their_columns_and_verify(write):
 
 def test_what_cannot_be_verified_outside_is_refused_or_left_out_by_name(file_only, write):
     path = write(HUMANEVAL, LOOPING, MBPP, {**MBPP, "task_id": 902, "test_list": ["assert f(1) == 2"]})
-    with pytest.raises(DataError, match=r"2 of 4 .*'HumanEval/901'.*unconvertible=skip"):
+    with pytest.raises(DataError, match=r"'HumanEval/901'.*=skip"):
         code_task(path)
     task = code_task(path, unconvertible="skip")
     assert {p.id for p in task.all_problems()} == {"HumanEval/900", "900"}
@@ -791,7 +791,7 @@ def test_files_that_cannot_be_split_or_that_overlap_are_refused(file_only, write
     with pytest.raises(DataError, match=r"row 2: .*'x'.*row 1"):
         code_task(write({**ROW, "id": "x"}, {**ROW, "id": "x"}))
     train, held_out = write({**ROW, "id": "x"}), write({**ROW, "id": "y"}, name="eval.jsonl")
-    with pytest.raises(DataError, match=r"eval\.jsonl, row 1.*rows\.jsonl, row 1"):
+    with pytest.raises(DataError, match=r"eval\.jsonl, row 1.*rows\.jsonl"):
         code_task(train, eval_path=held_out)
     held_out = write({**ROW, "id": "y", "prompt": "Twice."}, name="eval.jsonl")
     task = code_task(train, eval_path=held_out)

@@ -193,7 +193,7 @@ def test_the_registry_makes_it_with_checked_settings():
     made = make_task("math", {"form": "either", "format_penalty": "0.1"}, seed=3)
     assert made.name == "math"
     assert made.format_penalty == 0.1
-    with pytest.raises(UsageError, match="has no setting 'forms': did you mean 'form'"):
+    with pytest.raises(UsageError, match=r"'forms'.*'form'"):
         make_task("math", {"forms": "boxed"})
     with pytest.raises(UsageError, match=r"form = 'box'.*'boxed'"):
         make_task("math", {"form": "box"})
@@ -417,7 +417,7 @@ def test_an_answer_without_the_form_pays_the_penalty(by_id):
 
 
 def test_form_number_refuses_answers_that_are_no_number():
-    with pytest.raises(DataError, match=r"is not a plain number, which form 'number' needs"):
+    with pytest.raises(DataError, match="form 'number'"):
         math_task(form="number")
 
 
@@ -460,7 +460,7 @@ def test_a_second_file_is_evaluated_on_and_may_not_overlap(tmp_path):
     assert [f.name for f in task.files] == ["dapo.jsonl", "aime.jsonl"]
     own = write(tmp_path / "own.jsonl", {"problem": "1+1?", "answer": 2}, {"problem": "1+2?", "answer": 3})
     held = write(tmp_path / "held.jsonl", {"problem": " 1+2? ", "answer": 3})
-    with pytest.raises(DataError, match=r"held.jsonl, row 1: .*own.jsonl, row 2"):
+    with pytest.raises(DataError, match=r"held\.jsonl.*own\.jsonl, row 2"):
         math_task(own, eval_path=held)
 
 

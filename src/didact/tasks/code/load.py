@@ -213,7 +213,7 @@ class _Renamed(ast.NodeTransformer):
         return ast.copy_location(ast.Name(self.new, node.ctx), node) if node.id == self.old else node
 
 
-class Shape(NamedTuple):
+class CodeShape(NamedTuple):
     """The columns of one form of code problems."""
 
     distinctive: str
@@ -223,7 +223,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
-    "own": Shape("tests", ("prompt", "signature", "tests", "reference"), _own),
-    "humaneval": Shape("test", ("prompt", "entry_point", "test"), _humaneval),
-    "mbpp": Shape("test_list", ("test_list", "code"), _mbpp),
+    "own": CodeShape("tests", ("prompt", "signature", "tests", "reference"), _own),
+    "humaneval": CodeShape("test", ("prompt", "entry_point", "test"), _humaneval),
+    "mbpp": CodeShape("test_list", ("test_list", "code"), _mbpp),
 }

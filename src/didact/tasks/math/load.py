@@ -35,7 +35,7 @@ _DAPO_HEAD = "Solve the following math problem step by step. The last line of yo
 _DAPO_TAIL = 'Remember to put your answer on its own line after "Answer:".'
 
 
-class Shape(NamedTuple):
+class MathShape(NamedTuple):
     """The columns of a data set; of several names the first that a row has."""
 
     question: tuple[str, ...]
@@ -43,12 +43,12 @@ class Shape(NamedTuple):
     identity: tuple[str, ...] = ()
 
 
-SHAPES: dict[str, Shape] = {
-    "own": Shape(("problem",), ("answer",), ("id",)),
-    "math500": Shape(("problem",), ("answer",), ("unique_id",)),
-    "aime": Shape(("problem", "Problem"), ("answer", "Answer"), ("id", "ID", "problem_idx")),
-    "deepmath": Shape(("question",), ("final_answer",), ("id",)),
-    "dapo": Shape(("prompt",), ("reward_model", "solution"), ("id",)),
+SHAPES: dict[str, MathShape] = {
+    "own": MathShape(("problem",), ("answer",), ("id",)),
+    "math500": MathShape(("problem",), ("answer",), ("unique_id",)),
+    "aime": MathShape(("problem", "Problem"), ("answer", "Answer"), ("id", "ID", "problem_idx")),
+    "deepmath": MathShape(("question",), ("final_answer",), ("id",)),
+    "dapo": MathShape(("prompt",), ("reward_model", "solution"), ("id",)),
 }
 _DISTINCTIVE: dict[str, tuple[set[str], ...]] = {
     "dapo": ({"prompt", "reward_model"},),
@@ -139,7 +139,7 @@ def _column(row: FileRow, names: tuple[str, ...], kind: str) -> str:
     return found or row.missing(names[0], f"the shape {kind!r} needs it: fill it in, or set another shape")
 
 
-def _question(row: FileRow, columns: Shape, kind: str) -> tuple[tuple[Message, ...], str]:
+def _question(row: FileRow, columns: MathShape, kind: str) -> tuple[tuple[Message, ...], str]:
     name = _column(row, columns.question, kind)
     *before, last = row.messages(name)
     question = last.content.strip()
@@ -153,7 +153,7 @@ def _without_frame(question: str) -> str:
     return question.removesuffix(_DAPO_TAIL).strip()
 
 
-def _answer(row: FileRow, columns: Shape, kind: str) -> str:
+def _answer(row: FileRow, columns: MathShape, kind: str) -> str:
     name = _column(row, columns.answer, kind)
     value = row.values[name]
     if kind == "dapo" and isinstance(value, Mapping):

@@ -23,7 +23,6 @@ import resource
 import select
 import signal
 import sys
-import time
 from typing import Any
 
 # sympy evaluates some of these while parsing, so that the expression no longer shows them.
@@ -120,21 +119,11 @@ def _child(request: dict[str, Any], read: int, write: int) -> None:
 
 
 def _wait(child: int, read: int, wall_s: float) -> dict[str, Any]:
-    deadline = time.monotonic() + wall_s
-    data, late = b"", False
-    while True:
-        left = deadline - time.monotonic()
-        ready = select.select([read], [], [], max(left, 0.0))[0]
-        if not ready:
-            late = True
-            break
-        more = os.read(read, 65536)
-        if not more:
-            break
-        data += more
+    late = not select.select([read], [], [], wall_s)[0]
     if late:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
+    data = b"" if late else os.read(read, 65536)  # a reply is one write, shorter than the pipe's atomic size
     _, status = os.waitpid(child, 0)
     if late:
         return {"stopped": "wall"}
@@ -143,7 +132,7 @@ def _wait(child: int, read: int, wall_s: float) -> dict[str, Any]:
     try:
         reply: dict[str, Any] = json.loads(data)
     except ValueError:
-        return {"equal": False, "why": "the comparison died"}
+        return {"equal": False, "why": "the comparison process died"}
     return reply
 
 
