@@ -130,7 +130,7 @@ class OpenAIChat:
         server = HttpServer(
             self.base_url, key=key, key_variable=self.variable, timeout=self.timeout, retries=self.retries
         )
-        return server.run(lambda session: _Batch(self, session).replies(requests))
+        return server.run(lambda session: _Completions(self, session).replies(requests))
 
     def request_hash(self, request: ChatRequest) -> str:
         """sha256 of everything a reply depends on: server, model, messages, schema and sampling settings."""
@@ -207,7 +207,7 @@ class OpenAIChat:
         return False
 
 
-class _Batch:
+class _Completions:
     """The requests of one `complete` call."""
 
     def __init__(self, chat: OpenAIChat, session: HttpSession) -> None:

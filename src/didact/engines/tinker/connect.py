@@ -11,7 +11,7 @@ from didact.engines.base import ValueHeadSettings
 from didact.engines.probe import ProbeResult, probe
 from didact.engines.tinker.engine import TinkerEngine
 from didact.engines.tinker.gradients import no_value_head
-from didact.engines.tinker.protocol import Service
+from didact.engines.tinker.protocol import ServiceClient
 from didact.errors import TrainingGuard, UsageError
 
 
@@ -45,7 +45,7 @@ def connect(
     model: str | Path,
     *,
     value_head: ValueHeadSettings | None = None,
-    service: Service | None = None,
+    service: ServiceClient | None = None,
 ) -> TinkerEngine:
     """An engine on a server.
 

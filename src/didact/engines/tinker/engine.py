@@ -51,7 +51,7 @@ from didact.engines.tinker.gradients import (
     no_value_head,
     scoring_datum,
 )
-from didact.engines.tinker.protocol import Pending, Service, TinkerError, Trainer
+from didact.engines.tinker.protocol import Pending, ServiceClient, TinkerError, TrainingClient
 from didact.engines.tinker.sampling import Samplers, replace_logprobs, truncate
 from didact.engines.tinker.server_behavior import NO_CLIP, ServerBehavior, measure
 from didact.engines.tinker.unsupported import Unsupported, no_named_snapshots
@@ -83,7 +83,7 @@ class TinkerEngine(Unsupported):
 
     def __init__(
         self,
-        service: Service,
+        service: ServiceClient,
         tokenizer: Any,
         *,
         base_model: str,
@@ -108,7 +108,7 @@ class TinkerEngine(Unsupported):
             full_finetune=False,
             snapshots=self.behavior.snapshots,
         )
-        self._trainer: Trainer = service.create(rank=rank, seed=seed)
+        self._trainer: TrainingClient = service.create(rank=rank, seed=seed)
         self._samplers = Samplers(service, lambda: self._trainer)
         self._waiting: list[Callable[[int], LossRequest]] = []
         """Backward passes of this step that still have to be sent, as functions of its number of rows."""

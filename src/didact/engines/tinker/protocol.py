@@ -62,7 +62,7 @@ class SampledSequence(NamedTuple):
     """False if it ended at `max_tokens`."""
 
 
-class Sampler(Protocol):
+class SamplingClient(Protocol):
     """Frozen weights that can sample and score."""
 
     def sample(
@@ -76,7 +76,7 @@ class Sampler(Protocol):
         ...
 
 
-class Trainer(Protocol):
+class TrainingClient(Protocol):
     """An adapter on the server with its optimizer and accumulated gradient."""
 
     def forward(self, data: Sequence[Datum]) -> Pending[list[Floats]]:
@@ -97,7 +97,7 @@ class Trainer(Protocol):
         """Store weights and optimizer state on the server; returns their path."""
         ...
 
-    def sampler(self) -> Sampler:
+    def sampler(self) -> SamplingClient:
         """A sampler of the current weights."""
         ...
 
@@ -110,7 +110,7 @@ class Trainer(Protocol):
         ...
 
 
-class Service(Protocol):
+class ServiceClient(Protocol):
     """A server."""
 
     @property
@@ -118,14 +118,14 @@ class Service(Protocol):
         """The server's name with the SDK's version."""
         ...
 
-    def create(self, *, rank: int, seed: int) -> Trainer:
+    def create(self, *, rank: int, seed: int) -> TrainingClient:
         """A new adapter; equal arguments give equal weights."""
         ...
 
-    def restore(self, path: str) -> Trainer:
-        """A new adapter with the weights and optimizer state stored by `Trainer.save`."""
+    def restore(self, path: str) -> TrainingClient:
+        """A new adapter with the weights and optimizer state stored by `TrainingClient.save`."""
         ...
 
-    def reference(self) -> Sampler:
+    def reference(self) -> SamplingClient:
         """A sampler of the base model."""
         ...

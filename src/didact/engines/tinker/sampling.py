@@ -8,8 +8,15 @@ from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from didact.engines.base import POLICY, REFERENCE, Sample, SamplingParams, Weights
-from didact.engines.local.sampling import Sampler as LocalSampler
-from didact.engines.tinker.protocol import Floats, SampledSequence, Sampler, Service, TinkerError, Trainer
+from didact.engines.local.sampling import Sampler
+from didact.engines.tinker.protocol import (
+    Floats,
+    SampledSequence,
+    SamplingClient,
+    ServiceClient,
+    TinkerError,
+    TrainingClient,
+)
 from didact.errors import UsageError
 
 
@@ -21,14 +28,14 @@ class Samplers:
         trainer: Returns the adapter in training.
     """
 
-    def __init__(self, service: Service, trainer: Callable[[], Trainer]) -> None:
+    def __init__(self, service: ServiceClient, trainer: Callable[[], TrainingClient]) -> None:
         self._service, self._trainer = service, trainer
-        self._current: Sampler | None = None
-        self._reference: Sampler | None = None
-        self._snapshots: dict[str, Sampler] = {}
+        self._current: SamplingClient | None = None
+        self._reference: SamplingClient | None = None
+        self._snapshots: dict[str, SamplingClient] = {}
         self._numbers = itertools.count()
 
-    def of(self, weights: Weights) -> Sampler:
+    def of(self, weights: Weights) -> SamplingClient:
         """The sampler of these weights.
 
         Raises:
@@ -69,7 +76,7 @@ def truncate(
     Raises:
         TinkerError: it ends before any of them, so its end id is missing.
     """
-    rule = LocalSampler(None, tokenizer, end_ids, 0)
+    rule = Sampler(None, tokenizer, end_ids, 0)
     for end in range(1, len(drawn.ids) + 1):
         reason = rule.why_stop(drawn.ids[:end], params)
         if reason is not None:

@@ -17,7 +17,14 @@ import numpy as np
 
 from didact.engines.base import AdamParams, SamplingParams
 from didact.engines.tinker.gradients import scoring_datum
-from didact.engines.tinker.protocol import Datum, Floats, Sampler, Service, TinkerError, Trainer
+from didact.engines.tinker.protocol import (
+    Datum,
+    Floats,
+    SamplingClient,
+    ServiceClient,
+    TinkerError,
+    TrainingClient,
+)
 from didact.errors import TrainingGuard
 from didact.types import Ids, Row
 
@@ -69,7 +76,7 @@ class ServerBehavior:
         ]
 
 
-def measure(service: Service, prompt: Ids, completion: Ids, *, rank: int) -> ServerBehavior:
+def measure(service: ServiceClient, prompt: Ids, completion: Ids, *, rank: int) -> ServerBehavior:
     """Measure a server on temporary adapters.
 
     Args:
@@ -87,7 +94,7 @@ def measure(service: Service, prompt: Ids, completion: Ids, *, rank: int) -> Ser
 
 @dataclass
 class _Measurement:
-    service: Service
+    service: ServiceClient
     row: Row
     prompt: Ids
     rank: int
@@ -155,7 +162,7 @@ class _Measurement:
         frozen = max(np.abs(second - first).max(), np.abs(after - moved).max()) < 0.1 * change
         return bool(frozen), raw, soft
 
-    def _raw(self, trainer: Trainer, sampler: Sampler) -> bool:
+    def _raw(self, trainer: TrainingClient, sampler: SamplingClient) -> bool:
         params = SamplingParams(max_tokens=8, temperature=0.7)
         drawn = sampler.sample(self.prompt, 4, params, seed=0, end_ids=()).wait()
         rows = [Row.from_completion(self.prompt, s.ids) for s in drawn]
@@ -163,11 +170,11 @@ class _Measurement:
         gaps = [np.abs(a[-len(s.ids) :] - s.logprobs).max() for a, s in zip(scored, drawn, strict=True)]
         return bool(max(gaps) < 0.05)
 
-    def _by_sampler(self, sampler: Sampler) -> Floats:
+    def _by_sampler(self, sampler: SamplingClient) -> Floats:
         ids = (*self.row.input_ids.tolist(), int(self.row.target_ids[-1]))
         return np.asarray(sampler.logprobs(ids).wait(), np.float32)
 
-    def _soft_targets(self, trainer: Trainer) -> int:
+    def _soft_targets(self, trainer: TrainingClient) -> int:
         targets = np.repeat(self.row.target_ids[:, None], SOFT_TARGETS, axis=1)
         weights = np.ones(targets.shape, np.float32)
         datum = Datum(self.row.input_ids, {"target_tokens": targets, "weights": weights})
@@ -179,7 +186,9 @@ class _Measurement:
         same = found.shape == targets.shape and np.abs(found - hard[:, None]).max() < 1e-2
         return SOFT_TARGETS if same else 0
 
-    def _step(self, trainer: Trainer, data: Sequence[Datum], size: float, max_grad_norm: float) -> None:
+    def _step(
+        self, trainer: TrainingClient, data: Sequence[Datum], size: float, max_grad_norm: float
+    ) -> None:
         gradient = trainer.forward_backward(data, "cross_entropy", {})
         adam = AdamParams(lr=size * EPS, beta1=0.0, beta2=0.0, eps=EPS, max_grad_norm=max_grad_norm)
         step = trainer.optim_step(adam)
@@ -190,7 +199,7 @@ class _Measurement:
         datum = scoring_datum(self.row)
         return Datum(datum.tokens, {**datum.inputs, "weights": np.asarray(weights, np.float32)})
 
-    def _adapter(self) -> Trainer:
+    def _adapter(self) -> TrainingClient:
         return self.service.create(rank=self.rank, seed=0)
 
 

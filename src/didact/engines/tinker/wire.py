@@ -30,9 +30,9 @@ from didact.engines.tinker.protocol import (
     Floats,
     Pending,
     SampledSequence,
-    Sampler,
+    SamplingClient,
     TinkerError,
-    Trainer,
+    TrainingClient,
 )
 from didact.errors import DidactError, UsageError, install_command
 from didact.llm.api_keys import is_loopback
@@ -69,7 +69,7 @@ class _Future(Generic[T]):
 
 
 class TinkerSampler:
-    """A `Sampler` over the SDK's."""
+    """A `SamplingClient` over the SDK's."""
 
     def __init__(self, client: Any, timeout: float) -> None:
         self.client, self.timeout = client, timeout
@@ -77,7 +77,7 @@ class TinkerSampler:
     def sample(
         self, prompt: Ids, n: int, params: SamplingParams, *, seed: int, end_ids: Sequence[int]
     ) -> Pending[list[SampledSequence]]:
-        """See `Sampler`."""
+        """See `SamplingClient`."""
         import tinker
 
         asked = tinker.SamplingParams(
@@ -92,13 +92,13 @@ class TinkerSampler:
         return _Future(future, "sample", self.timeout, _read_samples)
 
     def logprobs(self, ids: Ids) -> Pending[list[float]]:
-        """See `Sampler`."""
+        """See `SamplingClient`."""
         future = self.client.compute_logprobs(_model_input(ids))
         return _Future(future, "compute_logprobs", self.timeout, lambda out: _after_first(out, len(ids)))
 
 
 class TinkerTrainer:
-    """A `Trainer` over the SDK's."""
+    """A `TrainingClient` over the SDK's."""
 
     def __init__(self, service: TinkerService, client: Any) -> None:
         self.service, self.client, self.timeout = service, client, service.timeout
@@ -107,14 +107,14 @@ class TinkerTrainer:
         """Backward passes since the last step."""
 
     def forward(self, data: Sequence[Datum]) -> Pending[list[Floats]]:
-        """See `Trainer`."""
+        """See `TrainingClient`."""
         future = _submit("forward", self.client.forward, _data(data), "cross_entropy")
         return _Future(future, "forward", self.timeout, lambda out: _read_logprobs(out, data))
 
     def forward_backward(
         self, data: Sequence[Datum], loss: str, settings: Mapping[str, float] | None = None
     ) -> Pending[list[Floats]]:
-        """See `Trainer`."""
+        """See `TrainingClient`."""
         given = dict(settings) if settings else None
         future = _submit("forward_backward", self.client.forward_backward, _data(data), loss, given)
         sent = _Future(future, "forward_backward", self.timeout, lambda out: _read_logprobs(out, data))
@@ -122,7 +122,7 @@ class TinkerTrainer:
         return sent
 
     def optim_step(self, params: AdamParams) -> Pending[dict[str, float]]:
-        """See `Trainer`."""
+        """See `TrainingClient`."""
         if not self.service.pipelined:
             for sent in self._gradients:
                 sent.wait()
@@ -131,12 +131,12 @@ class TinkerTrainer:
         return _Future(future, "optim_step", self.timeout, lambda out: dict(out.metrics or {}))
 
     def save(self, name: str) -> Pending[str]:
-        """See `Trainer`."""
+        """See `TrainingClient`."""
         future = _submit("save_state", self.client.save_state, name)
         return _Future(future, "save_state", self.timeout, lambda out: str(out.path))
 
-    def sampler(self) -> Sampler:
-        """See `Trainer`."""
+    def sampler(self) -> SamplingClient:
+        """See `TrainingClient`."""
         saved: Any = _Future(
             _submit("save_weights_for_sampler", self.client.save_weights_for_sampler, self._name()),
             "save_weights_for_sampler",
@@ -147,7 +147,7 @@ class TinkerTrainer:
         return TinkerSampler(client, self.timeout)
 
     def download(self, path: Path, name: str) -> bool:
-        """See `Trainer`. tar's data filter keeps the archive's members inside the directory."""
+        """See `TrainingClient`. tar's data filter keeps the archive's members inside the directory."""
         rest = self.service.client.create_rest_client()
         if not hasattr(rest, "get_checkpoint_archive_url"):
             return False
@@ -177,7 +177,7 @@ class TinkerTrainer:
         return str(ask(model, name).result(timeout=self.timeout).url)
 
     def close(self) -> None:
-        """See `Trainer`. Failures are ignored.
+        """See `TrainingClient`. Failures are ignored.
 
         SkyRL 0.4.0 gives an accumulated gradient to the next adapter in the same slot; a step of size 0
         clears it.
@@ -203,7 +203,7 @@ class TinkerTrainer:
 
 
 class TinkerService:
-    """A `Service` over the SDK's client.
+    """A `ServiceClient` over the SDK's client.
 
     Args:
         base_url: The server's address.
@@ -243,8 +243,8 @@ class TinkerService:
         """The title in the server's OpenAPI description, and the SDK's version."""
         return f"{server_title(self.base_url)}, tinker {sdk_version()}"
 
-    def create(self, *, rank: int, seed: int) -> Trainer:
-        """See `Service`."""
+    def create(self, *, rank: int, seed: int) -> TrainingClient:
+        """See `ServiceClient`."""
         client = _submit(
             "create_lora_training_client",
             lambda: self.client.create_lora_training_client(
@@ -253,13 +253,13 @@ class TinkerService:
         )
         return TinkerTrainer(self, client)
 
-    def restore(self, path: str) -> Trainer:
-        """See `Service`."""
+    def restore(self, path: str) -> TrainingClient:
+        """See `ServiceClient`."""
         make = self.client.create_training_client_from_state_with_optimizer
         return TinkerTrainer(self, _submit(f"loading {path}", make, path))
 
-    def reference(self) -> Sampler:
-        """See `Service`."""
+    def reference(self) -> SamplingClient:
+        """See `ServiceClient`."""
         make = self.client.create_sampling_client
         return TinkerSampler(
             _submit("create_sampling_client", lambda: make(base_model=self.base_model)), self.timeout
