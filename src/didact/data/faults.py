@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from didact.errors import DataError
+from pydantic import BaseModel, ValidationError
+
+from didact.errors import DataError, did_you_mean
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class Fault(NamedTuple):
@@ -152,27 +155,35 @@ class Checker:
             return value
         return None
 
-    def number(self, row: Mapping[str, Any], key: str, where: str = "") -> float | None:
-        """A finite number or None."""
-        column = f"{where}{key}"
-        value = row.get(key)
-        if value is None:
+    def model(self, kind: type[M], value: Mapping[str, Any], where: str = "") -> M | None:
+        """A strictly validated record, or None with its errors as faults.
+
+        Args:
+            kind: A pydantic model.
+            value: Its JSON object.
+            where: The path of the object, with its dot.
+        """
+        try:
+            return kind.model_validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            for found in error.errors(include_url=False):
+                path = _path(found["loc"])
+                if found["type"] == "missing":
+                    message = "is missing; add it"
+                elif found["type"] == "extra_forbidden":
+                    known = kind.model_fields if len(found["loc"]) == 1 else ()
+                    message = f"unknown key: {did_you_mean(path, known)}" if known else "unknown key"
+                elif found["type"] == "value_error":
+                    message = str(found["ctx"]["error"])
+                else:
+                    got = found["input"]
+                    shown_input = kind_of(got) if got is None else f"{kind_of(got)} {shown(got)}"
+                    message = f"{found['msg'].replace('Input should be', 'expected')}, got {shown_input}"
+                self.fail(f"{where}{path}".rstrip(".") or None, message)
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            quoted = isinstance(value, str) and _to_float(value) is not None
-            cure = "remove its quotes" if quoted else "write a number, or move it to 'label'"
-            self.expected(column, "a number", value, cure)
-            return None
-        number = _to_float(value)
-        if number is None:
-            self.fail(column, f"{shown(value, 20)} is out of range; write a finite number, or null")
-        return number
 
 
-def _to_float(value: str | float) -> float | None:
-    """The finite float of a value, or None."""
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
+def _path(location: tuple[str | int, ...]) -> str:
+    """A pydantic location as a path such as "spans[0].start"."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "".join(parts).removeprefix(".")

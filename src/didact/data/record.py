@@ -23,9 +23,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
-from didact.data.faults import Checker, Fault, RowError, expected, kind_of, row_error, shown
+from didact.data.faults import Checker, RowError, expected, row_error, shown
 from didact.data.feedback_parser import SHARED, TEXT_ALIASES, VERDICT, parse_feedback
 from didact.errors import did_you_mean
 from didact.types import Example, Message, Problem
@@ -33,7 +31,6 @@ from didact.types import Example, Message, Problem
 ROLES = ("system", "user", "assistant")
 
 EXAMPLE_COLUMNS = ("id", "problem", "completion", "feedback", "user")
-PROBLEM_KEYS = ("id", "messages", "reference", "metadata")
 PLAIN_COLUMNS = (
     "id", "prompt", "messages", "completion", "user", "reference", "metadata", "completion_sha256",
     *TEXT_ALIASES[1:], *VERDICT, *SHARED,
@@ -67,16 +64,7 @@ def parse_example(value: Mapping[str, Any], *, fallback_id: str, strict: bool = 
     feedback = parse_feedback(check, value, completion, plain=not is_example)
     if check.faults or problem is None or completion is None:
         raise RowError(*check.faults)
-    try:
-        return Example(id=identity, problem=problem, completion=completion, feedback=feedback, user=user)
-    except ValidationError as error:  # whatever the checks above do not cover
-        found = error.errors(include_url=False, include_context=False)
-        raise RowError(
-            *(
-                Fault(".".join(map(str, e["loc"])) or None, f"{e['msg']}, got {kind_of(e['input'])}")
-                for e in found
-            )
-        ) from None
+    return Example(id=identity, problem=problem, completion=completion, feedback=feedback, user=user)
 
 
 def parse_messages(value: object, column: str) -> tuple[Message, ...]:
@@ -131,22 +119,10 @@ def _problem(check: Checker, value: Mapping[str, Any], completion: str | None) -
     if not isinstance(problem, dict):
         check.expected("problem", "an object", problem, "or use the columns 'prompt' and 'reference'")
         return None
-    for key in problem:
-        if key not in PROBLEM_KEYS:
-            check.fail(f"problem.{key}", f"unknown key: {did_you_mean(key, PROBLEM_KEYS)}")
-    messages = None
-    if "messages" not in problem:
-        check.fail("problem.messages", "is missing; write the conversation up to the question")
-    elif isinstance(problem["messages"], str):
-        check.expected("problem.messages", "a list of chat messages", problem["messages"], "or use 'prompt'")
-    else:
-        messages = _messages(check, problem["messages"], "problem.messages")
-    identity = check.text(problem, "id", "problem.", required="an id that equal prompts share")
-    reference = check.text(problem, "reference", "problem.")
-    metadata = _metadata(check, problem, "problem.")
-    if check.faults or identity is None or messages is None:
-        return None
-    return Problem(id=identity, messages=messages, reference=reference, metadata=metadata)
+    found = check.model(Problem, problem, "problem.")
+    if found is not None and not found.question.strip():
+        check.fail("problem.messages", "is empty; write the question, or remove the row")
+    return found
 
 
 def _plain_problem(check: Checker, value: Mapping[str, Any], completion: str | None) -> Problem | None:
