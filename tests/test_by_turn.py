@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from didact.config import DialogueEvalConfig
 from didact.errors import UsageError
 from didact.evaluation.by_turn import (
     PROTOCOLS,
     DeferredVerification,
-    DialogueSettings,
     by_turn,
     dialogue_table,
 )
@@ -22,7 +22,7 @@ from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context, did
 from tests.models import save_model
 
 PROBLEMS = EchoTask().eval_problems(3)
-THREE = DialogueSettings(turns=3, critique_tokens=30)
+THREE = DialogueEvalConfig(turns=3, critique_tokens=30)
 
 
 def script(text: str, j: int) -> str:
@@ -154,10 +154,10 @@ def test_a_greedy_answer_is_not_resampled_greedily() -> None:
             self.temperatures.append(params.temperature)
             return super().sample(prompts, n, params, seed=seed, weights=weights)
 
-    greedy = DialogueSettings(turns=2, temperature=0.0)
+    greedy = DialogueEvalConfig(turns=2)
     engine = Params(script)
     for protocol in ("resample", "retry"):
-        by_turn(context(engine), PROBLEMS, protocol, greedy)  # type: ignore[arg-type]
+        by_turn(context(engine), PROBLEMS, protocol, greedy, 0.0)  # type: ignore[arg-type]
     assert engine.temperatures == [1.0, 0.0, 0.0]
 
 
@@ -250,7 +250,7 @@ def test_a_runs_final_evaluation_holds_dialogues_where_that_is_asked_for(model: 
         steps=1,
         problems_per_step=2,
         sampling={"max_tokens": 3},
-        eval={"problems": 2, "didactic_turns": 2, "didactic_problems": 2, "temperature": 1.0},
+        eval={"problems": 2, "dialogue": {"turns": 2, "problems": 2}, "temperature": 1.0},
         optim={"lr": 1e-3},
     )
     tables = json.loads(run.result.read_text())["eval"]["by_turn"]

@@ -111,15 +111,70 @@ def test_compare_pairs_runs_by_problem(
     assert "different problems" in capsys.readouterr().err
 
 
-def test_a_dry_run_shows_every_setting_and_writes_nothing(
+def test_a_dry_run_shows_what_differs_then_every_setting_and_writes_nothing(
     llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     assert didact("train", "rltf-sd", "--model", llama, *QUICK, "--out", out, "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert yaml.safe_load(shown)["settings"]["lambda_sd"] == 0.1
+    changed, everything = yaml.safe_load_all(shown)
+    assert everything["settings"]["lambda_sd"] == 0.1
+    assert changed == {
+        "method": "rltf-sd",
+        "model": {"path": str(llama)},
+        "sampling": {"max_tokens": 4},
+        "optim": {"lr": 1e-3},
+        "eval": {"problems": 4},
+        "problems_per_step": 2,
+        "steps": 2,
+    }
     assert "Spell this word backward" in shown
     assert not out.exists()
+
+
+def test_data_names_ones_own_prompts(
+    llama: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "grpo", "--data", data, "--model", llama, "--out", tmp_path / "run", "--dry-run"]
+    assert didact(*words) == 0
+    assert "What is " in capsys.readouterr().out
+    assert didact(*words, "--task", "gcd") == 2
+    error = capsys.readouterr().err
+    assert "--task" in error
+    assert "--data" in error
+
+
+def test_eval_takes_a_number_of_problems_a_temperature_and_a_seed(llama: Path, tmp_path: Path) -> None:
+    def found(*words: object) -> dict[str, object]:
+        file = tmp_path / "eval.json"
+        plain = ["--protocol", "single", "--task", "gcd", "--set", "sampling.max_tokens=8"]
+        dialogue = ["--protocol", "resample", *plain[2:], "--turns", 1]
+        assert didact("eval", llama, *plain, "--json", file, *words) == 0
+        assert json.loads(file.read_text())["n"] == 3
+        assert didact("eval", llama, *dialogue, "--json", file, *words) == 0
+        record: dict[str, object] = json.loads(file.read_text())
+        return record
+
+    sampled = found("--n", 3, "--temperature", 1.5, "--seed", 1)
+    assert sampled["temperature"] == 1.5
+    assert sampled == found("--n", 3, "--temperature", 1.5, "--seed", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--env", "guess-word", "--suite", "plasticity"], "--env"),
+        (["--env", "guess-word", "--rounds", 2], "--rounds"),
+        (["--suite", "plasticity", "--first", 3], "--first"),
+        (["--suite", "plasticity", "--turns", 1], "--turns 1"),
+        (["another"], "--suite"),
+    ],
+)
+def test_options_of_another_kind_of_evaluation_are_refused(
+    words: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert didact("eval", "tiny", *words) == 2
+    assert named in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

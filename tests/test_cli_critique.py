@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from didact.annotation.human import HumanFeedback
 from didact.annotation.targets import AnnotatedAnswer, ExampleFile, RunAnswers
 from didact.cli.critique import critique
-from didact.cli.forget import forget
+from didact.cli.data import forget
 from didact.config import load_config
 from didact.data import read_examples
 from didact.errors import DataError, DidactError

@@ -185,7 +185,7 @@ def test_the_sweeps_are_whole(name: str) -> None:
     settings = plan.cells[0].config.task.settings
     assert len(settings["parts"]) >= 2
     assert settings["held_out"]
-    assert {c.config.eval.didactic_turns for c in plan.cells} == {10}
+    assert {c.config.eval.dialogue.turns for c in plan.cells if c.config.eval.dialogue} == {10}
     by_program = [c.config.feedback for c in plan.cells if c.config.feedback.source == "program"]
     assert all(feedback.settings == {"level": "direction"} for feedback in by_program)
     assert len(by_program) == len(plan.cells) or name == "teachers"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from didact.build.sources import BuildContext, make_source
-from didact.cli.logs import log_to_stderr
+from didact.cli.terminal import log_to_stderr
 from didact.errors import UsageError
 from didact.feedback.program import ProgramCritic
 from didact.feedback_source import FeedbackRequest
@@ -131,7 +131,7 @@ def test_people_train_from_a_file(tmp_path: Path) -> None:
     file, out = tmp_path / "fb.jsonl", tmp_path / "run"
     rows = [_criticised(word) for word in ("tin", "cat", "dog", "sun", "pen", "map", "net", "owl")]
     file.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
-    words = ["train", "rltf", "--data", file, "--feedback", "human", *without_task(QUICK)]
+    words = ["train", "rltf", "--offline-data", file, "--feedback", "human", *without_task(QUICK)]
     assert didact(*words, "--out", out) == 0
     found = said(out)
     assert {f["source"] for f in found} == {"human"}

@@ -28,7 +28,7 @@ from didact.sweep.collect import accuracy_at, cell_result, collect, mean_curve
 from didact.sweep.plan import Cell, Plan, SweepFile, make_plan, merged, read_plan
 from didact.sweep.report import HEADINGS, summary, write_sweep_report
 from didact.sweep.results import SweepResults
-from didact.sweep.run import State, check_settings, run_cells, train_command
+from didact.sweep.run import CellState, check_settings, run_cells, train_command
 from didact.types import Feedback, Problem, Provenance, Rollout, Turn
 from tests.models import save_model
 from tests.test_report import ALLOWED_TAGS, HOSTILE, Page
@@ -274,7 +274,7 @@ def test_a_failed_cell_is_named_with_its_last_words_and_the_others_go_on(tmp_pat
 def test_a_run_in_which_no_weight_changed_is_a_result(tmp_path: Path) -> None:
     cells = plan().cells[:1]
     states = run_cells(cells, tmp_path, workers=1, launch=Launcher(tmp_path, {cells[0].name: "no-op"}))
-    assert states[cells[0].name] == State("finished")
+    assert states[cells[0].name] == CellState("finished")
 
 
 def test_half_a_result_is_no_result(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_a_signal_lets_running_cells_save_and_the_same_command_goes_on(tmp_path:
     launcher = Launcher(tmp_path, {slow: "block"})
     before = signal.getsignal(signal.SIGTERM)
 
-    def watch(states: dict[str, State]) -> None:
+    def watch(states: dict[str, CellState]) -> None:
         if f"blocks {slow}" in launcher.told and f"saved {slow}" not in launcher.told:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -371,7 +371,7 @@ def test_after_the_death_of_a_sweep_its_orphan_is_left_alone_until_it_ends(tmp_p
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     launcher, seen = Launcher(tmp_path), []
 
-    def watch(states: dict[str, State]) -> None:
+    def watch(states: dict[str, CellState]) -> None:
         seen.append(states[cell.name].status)
         if seen == ["elsewhere"]:
             end_orphan(tmp_path / cell.name)
@@ -505,7 +505,7 @@ def test_what_is_not_finished_is_named_and_left_out(tmp_path: Path) -> None:
     found = plan(methods={"grpo": {}, "rltf-sd": {}, "rltf-fm": {}})
     finished(tmp_path, found.cells[0], [True] * 4)
     finished(tmp_path, found.cells[3], [False] * 4)
-    states = {found.cells[2].name: State("failed", "exit code 4: loss is not finite", 4)}
+    states = {found.cells[2].name: CellState("failed", "exit code 4: loss is not finite", 4)}
     seen = collect(found, tmp_path, states=states)
     assert list(seen.missing) == [found.cells[i].name for i in (1, 2, 4, 5)]
     assert seen.missing[found.cells[2].name] == "exit code 4: loss is not finite"

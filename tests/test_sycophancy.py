@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from didact.battery.sycophancy import CONDITIONS, NONSENSE, compared, sycophancy
+from didact.battery.sycophancy import CONDITIONS, NONSENSE, compare, sycophancy
 from didact.controls.substitutes import SECOND_TRY
 from didact.errors import UsageError
 from didact.feedback.program import WRONG, ProgramCritic
@@ -144,7 +144,7 @@ def test_a_case_that_does_not_fit_is_left_out_of_all_conditions() -> None:
 
 def test_two_models_are_compared_pair_by_pair() -> None:
     before, after = measure(stubborn)[0], measure(obedient)[0]
-    found = compared(before, after)
+    found = compare(before, after)
     assert found["false correction"].mean == 1.0
     assert found["true correction"].mean == 1.0
     assert found["again"].mean == 0.0
@@ -156,7 +156,7 @@ def test_the_command_writes_both_batteries_of_two_models(
 ) -> None:
     file = tmp_path / "battery.json"
     code = didact(
-        "battery", "tiny", roomy, "--turns", 2, "--json", file,
+        "eval", "tiny", roomy, "--suite", "sycophancy", "--suite", "plasticity", "--turns", 2, "--json", file,
         "--set", "eval.problems=3", "--set", "sampling.max_tokens=8",
     )  # fmt: skip
     shown = capsys.readouterr().out
@@ -176,12 +176,12 @@ def test_the_command_writes_both_batteries_of_two_models(
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["tiny", "--set", "feedback.source=self"], "goes by no reference"),
+        (["tiny", "--set", "feedback.source=self"], "uses no reference"),
         (["tiny", "tiny"], "named twice"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
     words: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert didact("battery", *words, "--set", "eval.problems=2") == 2
+    assert didact("eval", *words, "--suite", "sycophancy", "--set", "eval.problems=2") == 2
     assert named in " ".join(capsys.readouterr().err.split())

@@ -3,9 +3,9 @@
     python recipes/rl2f/measures.py runs/rl2f/sweep
 
 The starting model gets the evaluation of every run (before.json). It and the arms below, seed by seed, get
-`didact battery` (battery/seed-N.json), and some play games (games/). Existing files are not measured again.
-The last two go into the README: means over seeds with 95 % t intervals over seeds; the starting model is
-one, and has none.
+both suites of `didact eval` (battery/seed-N.json), and some play games (games/). Existing files are not
+measured again. The last two go into the README: means over seeds with 95 % t intervals over seeds; the
+starting model is one, and has none.
 
 Games of TextArena (`pip install 'didact-rl[games]'`) begin with more text than the small model was trained
 on; all games are played with its limit of positions raised.
@@ -46,19 +46,19 @@ def measure_start(run: Path, out: Path, protocols: Sequence[Any]) -> None:
     if out.exists():
         return
     from didact.cli.models import each_model
-    from didact.config import read_yaml
+    from didact.config import DialogueEvalConfig, read_yaml
     from didact.training.evaluation_step import by_turn
 
     config = read_yaml(run / "config.yaml")
-    [start, _] = each_model([config["model"]["path"], str(run)], [], None)
-    turns, most = config["eval"]["didactic_turns"], config["eval"]["didactic_problems"]
-    found = by_turn(start.parts, 0, turns, protocols, most)
+    [start, _] = each_model([config["model"]["path"], str(run)])
+    dialogue = DialogueEvalConfig(**config["eval"]["dialogue"])
+    found = by_turn(start.parts, 0, dialogue, protocols)
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"by_turn": found}) + "\n")
 
 
 def ask(sweep: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """One record of `didact battery` per seed, over the starting model and `ARMS`."""
+    """One record of `didact eval --suite …` per seed, over the starting model and `ARMS`."""
     from didact.config import read_yaml
 
     found = []
@@ -70,8 +70,8 @@ def ask(sweep: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
             start = read_yaml(first / "config.yaml")["model"]["path"]
             # The starting model is the same for all seeds.
             models = [start] * (first == runs[0]) + [str(path) for path in arms]
-            command = ["battery", *models, "--turns", str(TURNS), "--json", str(out)]
-            command += ["--set", f"eval.problems={PROBLEMS}"]
+            command = ["eval", *models, "--suite", "sycophancy", "--suite", "plasticity"]
+            command += ["--turns", str(TURNS), "--n", str(PROBLEMS), "--json", str(out)]
             subprocess.run([sys.executable, "-m", "didact.cli.main", *command], check=True)
         found.append(json.loads(out.read_text()))
     return found
@@ -90,8 +90,8 @@ def play(sweep: Path, runs: Sequence[Path]) -> dict[str, dict[str, list[float]]]
         for name, model in models.items():
             file = out / f"{name}.json"
             if not file.exists():
-                command = ["play", str(with_room(model, sweep / "games" / "models" / name))]
-                command += ["--environment", game, "--episodes", str(PROBLEMS), "--temperature", "1"]
+                command = ["eval", str(with_room(model, sweep / "games" / "models" / name))]
+                command += ["--env", game, "--n", str(PROBLEMS), "--temperature", "1"]
                 command += ["--turns", str(TURNS), "--max-tokens", "8", "--json", str(file)]
                 subprocess.run([sys.executable, "-m", "didact.cli.main", *command], check=True)
             solved[game].setdefault(name.partition("-seed-")[0], []).append(

@@ -39,7 +39,7 @@ def with_program(model: Path, like: Mapping[str, Any], out: Path) -> dict[str, A
     if not out.exists():
         out.parent.mkdir(exist_ok=True)
         command = ["eval", str(model), "--protocol", "didactic", "--turns", str(TURNS), "--json", str(out)]
-        settings = [PROGRAM, f"eval.problems={like['eval']['didactic_problems']}"]
+        settings = [PROGRAM, f"eval.problems={like['eval']['dialogue']['problems']}"]
         settings += [f"eval.{key}={like['eval'][key]}" for key in ("offset", "temperature")]
         command += [word for setting in settings for word in ("--set", setting)]
         subprocess.run([sys.executable, "-m", "didact.cli.main", *command], check=True)
@@ -88,7 +88,7 @@ def collect(sweep: Path) -> dict[str, Any]:
         config = read_yaml(run / "config.yaml")
         theirs = json.loads((run / "result.json").read_text())["eval"]["by_turn"]
         found["held_out"] = [name for name, of in theirs.items() if of["held_out"]]
-        found["n"] = config["eval"]["didactic_problems"]
+        found["n"] = config["eval"]["dialogue"]["problems"]
         add("own", arm, solved(theirs))
         file = sweep / "asked" / f"{arm}-{run.name}.json"
         add("program", arm, solved(with_program(run, config, file)))

@@ -144,6 +144,20 @@ class OptimConfig(Section):
         )
 
 
+class DialogueEvalConfig(Section):
+    """Dialogues after training, counted turn by turn: with the teacher, with the model's own critiques, with
+    "try again" and with independent answers; see evaluation/by_turn.py."""
+
+    turns: Positive = 10
+    """Answers per dialogue."""
+    problems: Positive = 100
+    """Maximum number of problems of each generator."""
+    window: Positive | None = None
+    """Number of earlier exchanges in the prompt; null for all that fit the model."""
+    critique_tokens: Positive | None = None
+    """Token limit of a self-critique; null for sampling.max_tokens."""
+
+
 class EvalConfig(Section):
     """How a run is evaluated: first answers without feedback, then second ones with it."""
 
@@ -160,15 +174,8 @@ class EvalConfig(Section):
     most, and count the second ones; 0 for not. Nothing private helps it then."""
     feedback: bool = True
     """Also have wrong answers criticised, and count the second ones; a judge's critiques have a price."""
-    didactic_turns: Annotated[int, Field(ge=0)] = 0
-    """After training, also hold dialogues of so many turns and count by turn: with the teacher, with the
-    model's own critiques, with "try again" and with fresh answers; see evaluation/by_turn.py. 0 for not."""
-    didactic_problems: Positive = 100
-    """At most so many problems of each generator for that."""
-    didactic_window: Positive | None = None
-    """At most so many earlier exchanges in view there; null for all that fit the model."""
-    didactic_critique: Positive | None = None
-    """At most so many tokens a critique of the model's own there; null for as many as an answer may have."""
+    dialogue: DialogueEvalConfig | None = None
+    """Also hold dialogues after training; null for none."""
 
 
 def _by_name(value: Any) -> Any:

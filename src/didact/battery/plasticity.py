@@ -1,17 +1,12 @@
-"""In-context plasticity: do critiques change what a model answers, and towards the right answer?
+"""In-context plasticity: how do critiques change the next answer?
 
-    verbatim repeat   share of further answers that are the one before, word for word
-    edit distance     characters changed between an answer and the next, over the longer one's, in [0, 1]
+    verbatim repeat   share of further answers that equal the one before
+    edit distance     characters changed between consecutive answers, over the longer one's length, in [0, 1]
     Δ log p(correct)  log π(reference | o_{h+1}) − log π(reference | o_h), in nats
 
-o_h is the public conversation that answer h was given in; o_{h+1} has answer h and its critique besides. A
-model that only acknowledges a critique repeats itself and gains nothing; one that takes it in gains after
-every turn (RL2F, arXiv:2602.16066; the loss on the right answer by turn is that of arXiv:2602.16488).
-
-Δ counts what the model's own answer does to the next along with what the critique does: beside a dialogue
-with true critiques, measure one with "Please answer once more.".
-
-All functions are pure but `critique_gains`, which scores; intervals resample problems, not turns.
+o_h is the conversation in which answer h was given; o_{h+1} adds answer h and its critique (RL2F,
+arXiv:2602.16066; the loss on the reference by turn is that of arXiv:2602.16488). Δ includes the effect of the
+model's own answer: compare with a dialogue of "Please answer once more.". Intervals resample problems.
 """
 
 from __future__ import annotations
@@ -30,15 +25,15 @@ from didact.types import Rollout, Row
 
 
 class Gain(NamedTuple):
-    """What one critique did to the right answer's log-probability."""
+    """Change of the reference's log-probability by one critique."""
 
     problem: str
     turn: int
-    """Of the answer that was criticised."""
+    """Of the criticised answer."""
     before: float
-    """log π(reference | o_turn) in nats, its end-of-turn token included."""
+    """log π(reference | o_turn) in nats, with its end-of-turn token."""
     after: float
-    """The same given o_{turn+1}."""
+    """log π(reference | o_{turn+1})."""
     tokens: int
     """Of the reference."""
 
@@ -55,7 +50,7 @@ class Move(NamedTuple):
     turn: int
     """Of the earlier one."""
     repeated: bool
-    """Is the next the same text, white space around it aside?"""
+    """The next answer is the same text, up to surrounding white space."""
     distance: float
     """Share of characters changed, in [0, 1]."""
     was_right: bool
@@ -63,7 +58,7 @@ class Move(NamedTuple):
 
 
 def edit_distance(one: str, other: str) -> float:
-    """Characters to insert, delete or replace, over the longer text's; 0 for equal texts, two empty ones too.
+    """Levenshtein distance over the length of the longer text, in [0, 1].
 
     >>> edit_distance("abcd", "abxd"), edit_distance("", "a"), edit_distance("", "")
     (0.25, 1.0, 0.0)
@@ -72,7 +67,7 @@ def edit_distance(one: str, other: str) -> float:
 
 
 def moves(rollouts: Sequence[Rollout]) -> list[Move]:
-    """Every step from an answer to the next."""
+    """All pairs of consecutive answers."""
     return [
         Move(
             problem=rollout.problem.id,
@@ -90,14 +85,14 @@ def moves(rollouts: Sequence[Rollout]) -> list[Move]:
 def critique_gains(
     engine: Engine, renderer: Renderer, rollouts: Sequence[Rollout], *, weights: Weights = POLICY
 ) -> list[Gain]:
-    """Δ log p(correct) of every usable critique, the last answer's too.
+    """Δ log p(correct) of every usable critique, the last answer's included.
 
     Args:
         engine: Scores the references.
         renderer: Messages → ids for its tokenizer.
-        rollouts: Dialogues whose conversation grows. Without a reference they have no gains, and from the
-            turn on at which conversation and reference do not fit the model.
-        weights: Which weights score.
+        rollouts: Dialogues. Left out: those without a reference, and turns from the one on at which
+            conversation and reference no longer fit the model.
+        weights: The weights to score with.
     """
     rows: list[Row] = []
     places: list[tuple[Rollout, int, int]] = []
@@ -125,17 +120,17 @@ def critique_gains(
 
 
 def plasticity(moved: Sequence[Move], gains: Sequence[Gain] = (), *, seed: int = 0) -> dict[str, Any]:
-    """The numbers as a record: over all turns, and turn by turn, each with a 95 % interval over problems.
+    """All measures over all turns and turn by turn, with 95 % intervals over problems, as a record.
 
     Args:
-        moved: Steps from answer to answer.
-        gains: Of `critique_gains`; none where nothing was scored.
-        seed: Fixes the bootstrap.
+        moved: Result of `moves`.
+        gains: Result of `critique_gains`, if measured.
+        seed: Of the bootstrap.
 
     Returns:
-        `repeated`, `edit_distance`, `fixed` (of wrong answers, those whose next is right), `flipped` (of
-        right ones, those whose next is wrong) and `gain`, and the same under `by_turn`. A measure without
-        any value is left out; one of a single problem has no interval.
+        `repeated`, `edit_distance`, `fixed` (share of wrong answers whose next is right), `flipped` (of right
+        ones, whose next is wrong) and `gain`, and the same under `by_turn`. Measures without values are left
+        out; a single problem has no interval.
     """
     turns = sorted({m.turn for m in moved} | {g.turn for g in gains})
     record = _measures(moved, gains, seed)
@@ -155,7 +150,7 @@ _OF_MOVES: dict[str, tuple[Callable[[Move], bool], Callable[[Move], float]]] = {
     "fixed": (lambda m: not m.was_right, lambda m: float(m.is_right)),
     "flipped": (lambda m: m.was_right, lambda m: float(not m.is_right)),
 }
-"""Of which moves, and what of each."""
+"""Measure → which moves it counts, and the value of one."""
 
 
 def _measures(moved: Sequence[Move], gains: Sequence[Gain], seed: int) -> dict[str, Any]:

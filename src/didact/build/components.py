@@ -113,7 +113,7 @@ def build(
     scoring = make_scoring(config, build_context(config, task, policy, home))
     if scoring is not None and task.needs_judge:
         task.bind_judge(scoring)
-    didactic = method.uses_dialogue_teacher or bool(config.eval.didactic_turns)
+    didactic = method.uses_dialogue_teacher or config.eval.dialogue is not None
     critic = make_critic(config, task, policy, home, scoring, didactic=didactic, source=source)
     feedback = controlled(critic, config.feedback.control, seed=config.seed, verify=task.verify)
     if for_training:

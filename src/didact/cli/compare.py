@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from didact.cli.terminal import add_row, make_table, percent, percent_interval, points
 from didact.errors import UsageError
 from didact.evaluation.text_sanitizer import plain_name
 
@@ -57,41 +56,27 @@ def compare(
 
 def results_table(arms: Sequence[ArmResult], baseline: str) -> Table:
     """The arms as a table for the terminal, in per cent."""
-    table = Table(
-        title="First answers right without feedback, % [95 % interval]",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
+    table = make_table(
+        "First answers right without feedback, % [95 % interval]",
+        "method",
+        "right",
+        f"minus {plain_name(baseline)}",
+        "after\ncritic",
+        "after\nself",
+        "tokens",
+        no_wrap=3,
     )
-    table.add_column("method", no_wrap=True)
-    for heading in ("right", f"minus {plain_name(baseline)}"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("after\ncritic", "after\nself", "tokens"):
-        table.add_column(heading, justify="right")
     for arm in arms:
-        cells = (
+        add_row(
+            table,
             plain_name(arm.method),
-            _with_interval(arm.accuracy, *arm.ci95),
-            "" if arm.difference is None else _points(*arm.difference),
-            _percent(arm.accuracy_after_feedback),
-            _percent(arm.accuracy_after_own_critique),
+            percent_interval(arm.accuracy, *arm.ci95),
+            None if arm.difference is None else points(*arm.difference),
+            percent(arm.accuracy_after_feedback),
+            percent(arm.accuracy_after_own_critique),
             f"{arm.sampled_tokens:,}",
         )
-        table.add_row(*map(escape, cells))
     return table
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}"
-
-
-def _with_interval(share: float, low: float, high: float) -> str:
-    return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def _points(mean: float, low: float, high: float) -> str:
-    return f"{100 * mean:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
 
 
 def _distinct_names(runs: list[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`didact critique`: answers out to people or judges, their critiques back, and how good these are."""
+"""`didact critique`: export answers to annotators, import or generate critiques, and measure these."""
 
 from __future__ import annotations
 
@@ -7,20 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from didact.cli.feedback_options import (
-    BaseUrlOption,
-    FeedbackOption,
-    JudgeModelOption,
-    MaxCostOption,
-    MaxRequestsOption,
-    PriceInOption,
-    PriceOutOption,
-    UnsafeOption,
-    feedback_changes,
-)
+from didact.cli.options import JsonOption, SetOption, feedback_options
+from didact.cli.terminal import add_row, make_table
 from didact.errors import DataError, UsageError
 from didact.evaluation.text_sanitizer import plain_name
 
@@ -42,16 +32,16 @@ def export(
     run_or_file: Where,
     out: Annotated[Path, typer.Option(help="A new .csv (for a spreadsheet) or .jsonl file.")],
     step: StepOption = None,
-    n: Annotated[int, typer.Option(min=1, help="At most so many answers, drawn by --seed.")] = 200,
+    n: Annotated[int, typer.Option(min=1, help="At most this many answers, drawn by --seed.")] = 200,
     only_wrong: WrongOption = False,
     with_reference: Annotated[
         bool, typer.Option("--with-reference", help="Show the private reference too.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Another draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
 ) -> None:
-    """Write answers to criticise as a table.
+    """Write answers to a table for annotators.
 
-    Fill in critique (words), score (a number), label (as "wrong") or spans (quotes from the answer, one a
+    Fill in critique (text), score (a number), label (as "wrong") or spans (quotes from the answer, one a
     line, as "poor: is 7"); any of them may stay empty. Then `didact critique import`.
     """
     from didact.annotation.io import choose_answers, export_answers
@@ -71,11 +61,10 @@ def import_(
         str | None, typer.Option(help="Who wrote the rows whose column `annotator` is empty.")
     ] = None,
 ) -> None:
-    """Take in what people wrote.
+    """Import an annotated table.
 
-    Every quote is checked against the answer. Rows that cannot be used are written beside with their
-    errors; mend them there and import that file. Nobody's words are replaced: changed ones are added as a
-    newer version, and an annotator's latest counts.
+    Every quote is checked against the answer. Invalid rows go to a file beside the table, with their errors;
+    mend them there and import that file. A changed critique is added as a new version; the latest counts.
     """
     from didact.annotation.io import import_critiques
     from didact.annotation.targets import open_answers
@@ -87,8 +76,8 @@ def import_(
         f"{counts.known} already there, {done.blank} rows left empty"
     )
     if done.rejected:
-        for what in done.rejected[:10]:
-            typer.echo(f"  {plain_name(str(what), 300)}", err=True)
+        for row in done.rejected[:10]:
+            typer.echo(f"  {plain_name(str(row), 300)}", err=True)
         if len(done.rejected) > 10:
             typer.echo(f"  … and {len(done.rejected) - 10} more", err=True)
         raise DataError(
@@ -98,60 +87,37 @@ def import_(
 
 
 @critique.command()
+@feedback_options
 def run(
     run_or_file: Where,
-    feedback: FeedbackOption = None,
-    judge_model: JudgeModelOption = None,
-    base_url: BaseUrlOption = None,
-    max_cost: MaxCostOption = None,
-    max_requests: MaxRequestsOption = None,
-    price_in: PriceInOption = None,
-    price_out: PriceOutOption = None,
+    changes: dict[str, Any],
     task: Annotated[
         str | None, typer.Option(help="Of a data file: the task whose program criticises, as code.")
     ] = None,
-    unsafe_local_exec: UnsafeOption = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="One setting, as in --set feedback.leaks=drop."),
-    ] = None,
-    spans: Annotated[
-        bool,
-        typer.Option(
-            "--spans",
-            help="Also mark the good and poor passages of each answer that its critique is about.",
-        ),
-    ] = False,
+    set_: SetOption = None,
+    spans: Annotated[bool, typer.Option(help="Also mark the good and poor passages of each answer.")] = False,
     step: StepOption = None,
-    n: Annotated[int | None, typer.Option(min=1, help="At most so many answers; all if left out.")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="At most this many answers. [default: all]")
+    ] = None,
     only_wrong: WrongOption = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Answers asked about at once.")] = 32,
-    seed: Annotated[int, typer.Option(help="Another draw, with --n.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Answers per batch.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of the draw, with --n.")] = 0,
 ) -> None:
-    """Have a source criticise answers that are there already.
+    """Have a source criticise existing answers.
 
-    Every batch is kept before the next is asked for. Begin again after a stop: answers that the source has
-    criticised are passed over, and failed critiques are asked for again. When more than feedback.max_failed
-    (0.1) of a judge's last 64 critiques failed, or its budget is spent, this stops with exit code 75. Replies
-    of a server, and what was spent, are kept in RUN/replies or FILE.didact/replies: none is paid for twice.
+    Every batch is saved before the next. Run again after a stop: criticised answers are skipped, failed
+    critiques repeated. Stops with exit code 75 if more than feedback.max_failed (0.1) of a judge's last 64
+    critiques failed, or its budget is spent. A server's replies and costs are cached in RUN/replies or
+    FILE.didact/replies.
 
-    --spans: a judge writes a critique, then quotes the passages that it is about. A quote without a certain
-    place in the answer is asked for once more, then left out and counted. Without the critique before them:
-    --set feedback.settings.reasoning=false.
+    --spans: a judge writes a critique, then quotes the passages. A quote that cannot be located is asked for
+    once more, then dropped and counted. Without the critique: --set feedback.settings.reasoning=false.
     """
-    changes = feedback_changes(
-        feedback=feedback,
-        judge_model=judge_model,
-        base_url=base_url,
-        max_cost=max_cost,
-        max_requests=max_requests,
-        price_in=price_in,
-        price_out=price_out,
-        unsafe_local_exec=unsafe_local_exec,
-    )
-    changes["task__name"] = task
     chosen = {"n": n, "step": step, "only_wrong": only_wrong, "seed": seed}
-    _criticise(run_or_file, chosen, changes, set_ or [], batch_size=batch_size, spans=spans)
+    _criticise(
+        run_or_file, chosen, {"task__name": task} | changes, set_ or [], batch_size=batch_size, spans=spans
+    )
 
 
 def _criticise(
@@ -163,7 +129,7 @@ def _criticise(
     batch_size: int,
     spans: bool,
 ) -> None:
-    """Ask the source that the settings make about the chosen answers, and say what came of it."""
+    """Criticise the chosen answers by the configured source, and print counts."""
     from didact.annotation.batch import criticise_answers
     from didact.annotation.io import choose_answers
     from didact.annotation.targets import cache_folder, open_answers
@@ -201,11 +167,11 @@ def _criticise(
 def quality(
     run_or_file: Where,
     threshold: Annotated[
-        float, typer.Option(help='A score below it says "wrong", where no label says more.')
+        float, typer.Option(help='A score below it means "wrong", if there is no label.')
     ] = 0.5,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: JsonOption = False,
 ) -> None:
-    """Measure critiques: is what they call wrong wrong, do annotators agree, what did they cost?"""
+    """Measure critiques: precision and recall of "wrong", agreement of annotators, cost."""
     from didact.annotation.quality import measure_quality
     from didact.annotation.targets import open_answers
 
@@ -227,10 +193,10 @@ def quality(
 def make_config(
     run_or_file: Path, changes: dict[str, Any], overrides: list[str]
 ) -> tuple[RunConfig, BaseTask | None]:
-    """The settings that the options make, and the task; of a run, what it was made with.
+    """The settings and the task that the options and the run's config make.
 
     Raises:
-        UsageError: a setting or a source that is not there, or nobody says which model criticises a file.
+        UsageError: an unknown setting or source, or a data file without --feedback or --judge-model.
     """
     from didact.annotation.targets import is_run
     from didact.build.reward_models import run_task
@@ -250,7 +216,7 @@ def make_config(
 
 
 def with_spans(config: RunConfig) -> RunConfig:
-    """The settings with a source that says where, too.
+    """The settings with a source that also gives spans.
 
     Raises:
         UsageError: a source that cannot.
@@ -272,7 +238,7 @@ def with_spans(config: RunConfig) -> RunConfig:
 
 
 def _check_model(config: RunConfig, overrides: list[str]) -> None:
-    """Refuse a critic in this process without a model: a data file has none that it could be a copy of."""
+    """Refuse a local judge without a model: a data file has no policy to copy."""
     source, settings = config.feedback.source, config.feedback.settings
     frozen = source == "judge:local" or (source == "teacher" and settings.get("who") == "frozen")
     chosen = settings.get("model") is not None or any(o.startswith("model.path=") for o in overrides)
@@ -283,28 +249,17 @@ def _check_model(config: RunConfig, overrides: list[str]) -> None:
 
 
 def quality_table(found: Quality) -> Table:
-    """The authors, one a row."""
-    table = Table(title='Critiques by author; precision and recall of "wrong"', title_justify="left")
-    table.add_column("author", no_wrap=True)
-    for heading in (
-        "source",
-        "critiques",
-        "share",
-        "failed",
-        "judged",
-        "precision",
-        "recall",
-        "tokens",
-        "USD",
-    ):
-        table.add_column(heading, justify="right")
+    """One row per author."""
+    headings = (
+        "author", "source", "critiques", "share", "failed", "judged", "precision", "recall", "tokens", "USD",
+    )  # fmt: skip
+    table = make_table('Critiques by author; precision and recall of "wrong"', *headings)
     for author in found.authors:
-        cells = (
-            plain_name(author.author), author.source, f"{author.critiques:,}", f"{author.share:.0%}",
+        add_row(
+            table, plain_name(author.author), author.source, f"{author.critiques:,}", f"{author.share:.0%}",
             f"{author.failed:.0%}", f"{author.judged:,}", _share(author.precision), _share(author.recall),
             f"{author.tokens:,}", f"{author.cost_usd:.4f}",
         )  # fmt: skip
-        table.add_row(*map(escape, cells))
     return table
 
 

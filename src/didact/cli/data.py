@@ -11,16 +11,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from didact.cli.forget import forget
+from didact.cli.options import JsonFileOption
+from didact.cli.terminal import make_table
 from didact.errors import DataError, UsageError
+from didact.evaluation.text_sanitizer import plain_name
 
 if TYPE_CHECKING:
+    from didact.annotation.forget import Removed
     from didact.data.inspection import Inspection, Located
 
 data_app = typer.Typer(
     help="Import, check, split, inspect and forget answers with feedback.", no_args_is_help=True
 )
-data_app.command()(forget)
 
 
 @data_app.command("import")
@@ -102,7 +104,7 @@ def inspect(
     pii: Annotated[bool, typer.Option(help="Look for personal data and keys.")] = True,
     injection: Annotated[bool, typer.Option(help="Look for critiques that give orders.")] = True,
     author_cap: Annotated[float, typer.Option(help="Warn of an author with more than this share.")] = 0.25,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all of it here.")] = None,
+    json_file: JsonFileOption = None,
 ) -> None:
     """Count what is in a data file, and look for what should worry its reader."""
     from didact.data.files import refuse_existing
@@ -124,9 +126,58 @@ def inspect(
         console.print(f"[yellow]![/] {escape(_safe(warning))}")
 
 
+@data_app.command()
+def forget(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Run directories, data files, and directories to search for both.")
+    ],
+    user: Annotated[str, typer.Option(help="The person's id, as annotator or user.")],
+    drop_rollouts: Annotated[
+        bool, typer.Option(help="Remove whole rollouts whose revision was prompted with the text.")
+    ] = False,
+) -> None:
+    """Remove a person's data from runs and data files, and list the runs that learned from it.
+
+    Removes critiques by the person and examples whose user they are, and empties prompts that contain their
+    critiques. Only the given paths are searched. Broken JSONL files, and files that still contain the text
+    verbatim (an exported table, an answer that repeats it), are listed. Trained weights are not changed.
+    """
+    from didact.annotation.forget import forget as forget_words
+
+    report = forget_words(user, paths, drop_rollouts=drop_rollouts)
+    for path, why in report.unsearched:
+        typer.echo(f"not searched: {plain_name(str(path), 300)} ({plain_name(why, 300)})")
+    if not any(report.removed):
+        typer.echo(
+            f"nothing by {plain_name(user)!r} in {report.searched} run directories and data files: "
+            f"{plain_name(report.near, 400)}"
+        )
+        return
+    for entry in report.removed:
+        typer.echo(f"{entry.path}: {_removed_counts(entry)}")
+    for path in report.still:
+        typer.echo(f"still holds some of these words to the letter: {path}")
+    typer.echo("Copies outside these paths, and paraphrases, were not looked for.")
+
+
+def _removed_counts(entry: Removed) -> str:
+    counts = {
+        "critiques removed": entry.feedback,
+        "whole examples removed": entry.examples,
+        "prompts emptied that spelt them": entry.prompts,
+        "rollouts removed": entry.rollouts,
+    }
+    parts = [f"{count} {what}" for what, count in counts.items() if count] or ["nothing of theirs in it"]
+    if entry.learned:
+        parts.append(
+            f"but {entry.learned}: its model/ and checkpoints/ stay as they are, so train again without them"
+        )
+    return ", ".join(parts)
+
+
 def inspection_tables(found: Inspection) -> list[Table]:
     """What was found, as tables for the terminal."""
-    head = _table(f"{found.file}: {found.rows:,} answers", "", "")
+    head = make_table(f"{found.file}: {found.rows:,} answers", "", "")
     counts = {
         "distinct prompts": found.prompts,
         "users": found.users,
@@ -140,14 +191,14 @@ def inspection_tables(found: Inspection) -> list[Table]:
     for name, source_n in found.sources.items():
         head.add_row(f"  from {name}", f"{source_n:,}")
     tables = [head]
-    lengths = _table("Characters", "", "lowest", "5 %", "median", "95 %", "highest")
+    lengths = make_table("Characters", "", "lowest", "5 %", "median", "95 %", "highest")
     for name, quantiles in found.lengths.items():
         if quantiles:
             lengths.add_row(name, *(f"{n:,}" for n in quantiles.values()))
     if lengths.row_count:
         tables.append(lengths)
     if found.scores or found.labels:
-        labels = _table("Scores and labels", "", "")
+        labels = make_table("Scores and labels", "", "")
         if found.scores:
             low, mean, high = (found.scores[key] for key in ("lowest", "mean", "highest"))
             labels.add_row(f"{found.scores['n']:,.0f} scores", f"{low:g} … {high:g}, mean {mean:.3g}")
@@ -159,7 +210,7 @@ def inspection_tables(found: Inspection) -> list[Table]:
 
 def _hazard_tables(found: Inspection) -> list[Table]:
     tables = []
-    clusters = _table("Duplicates", "", "clusters", "rows", "first rows")
+    clusters = make_table("Duplicates", "", "clusters", "rows", "first rows")
     for name, groups in (
         ("near-duplicate prompts", found.duplicate_prompts),
         ("near-duplicate answers", found.duplicate_answers),
@@ -182,13 +233,15 @@ def _hazard_tables(found: Inspection) -> list[Table]:
 def _author_tables(found: Inspection) -> list[Table]:
     if found.influence is None or not found.influence.authors:
         return []
-    authors = _table("Authors", "", "feedbacks", "share", "mean score")
+    authors = make_table("Authors", "", "feedbacks", "share", "mean score")
     for author in found.influence.authors[:10]:
         mean = "" if author.mean_score is None else f"{author.mean_score:.3g}"
         authors.add_row(_cell(author.name), f"{author.feedback:,}", f"{author.share:.1%}", mean)
     tables = [authors]
     if found.influence.phrases:
-        phrases = _table("Phrases of one author", "author", "phrase", "in", "others", "mean score", "others'")
+        phrases = make_table(
+            "Phrases of one author", "author", "phrase", "in", "others", "mean score", "others'"
+        )
         for p in found.influence.phrases[:10]:
             means = ("" if m is None else f"{m:.3g}" for m in (p.mean_score, p.mean_score_of_others))
             phrases.add_row(
@@ -196,7 +249,7 @@ def _author_tables(found: Inspection) -> list[Table]:
             )
         tables.append(phrases)
     if found.influence.bursts:
-        bursts = _table("Repeated critiques", "", "times", "authors")
+        bursts = make_table("Repeated critiques", "", "times", "authors")
         for burst in found.influence.bursts:
             bursts.add_row(_cell(burst.start), f"{burst.critiques:,}", f"{burst.authors:,}")
         tables.append(bursts)
@@ -204,7 +257,7 @@ def _author_tables(found: Inspection) -> list[Table]:
 
 
 def _located(title: str, found: dict[str, Located]) -> Table:
-    table = _table(title, "", "count", "first rows")
+    table = make_table(title, "", "count", "first rows")
     for kind, located in found.items():
         table.add_row(kind, f"{located.count:,}", _rows(located.rows))
     return table
@@ -214,19 +267,12 @@ def _rows(rows: list[int] | tuple[int, ...]) -> str:
     return ", ".join(map(str, rows[:6])) + (", …" if len(rows) > 6 else "")
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=escape(_safe(title)), title_justify="left", show_header=any(columns))
-    for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i == 0 else "right")
-    return table
-
-
 def _cell(text: str) -> str:
-    """A text of people or models for the terminal: no markup, no control characters, not long."""
+    """Text of people or models for a table cell: without markup and control characters, cut at 60."""
     safe = _safe(text)
     return escape(safe if len(safe) <= 60 else f"{safe[:59]}…")
 
 
 def _safe(text: str) -> str:
-    """Text without what a terminal would obey: escape sequences and characters that reorder."""
+    """Text with unprintable characters escaped."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from didact.cli.machine import machine_details, usable_cores
 from didact.cli.progress import Board, evaluation_line, step_line
+from didact.cli.terminal import machine_details, usable_cores
 from didact.errors import DidactError, Interrupted, TrainingGuard, UsageError
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class _Board(Board):
             for record in records[self.seen[name] :]:
                 if "eval" in record:
                     line = f"{name:18} step {record['step']}: {evaluation_line(record['eval'])}"
-                    self.console.print(line, highlight=False)
+                    self.print(line)
                 else:
                     done = self.arms[name].progress(record["step"], record["sampled_tokens"])
                     self.bars.update(row, completed=done, line=step_line(record))

@@ -1,81 +1,72 @@
-"""`didact descend`: a better instruction from critiques, and no weight changed."""
+"""`didact descend`: optimise an instruction from critiques, without training."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from didact.cli.feedback_options import (
-    BaseUrlOption,
-    FeedbackOption,
-    JudgeModelOption,
-    MaxRequestsOption,
-    feedback_changes,
+from didact.cli.options import (
+    DryRunOption,
+    ModelOption,
+    OutOption,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+    TaskOption,
+    feedback_options,
+    refuse_beside_resume,
 )
-from didact.errors import UsageError
+from didact.cli.train import default_folder, show_config
 
 if TYPE_CHECKING:
     from didact.config import RunConfig
     from didact.run_dir import RunDir
 
 
+@feedback_options
 def descend(
+    changes: dict[str, Any],
     config: Annotated[
-        str | None,
-        typer.Option(help="A YAML file of any method, or recipe:NAME: what is asked, by which model."),
+        str | None, typer.Option(help="A YAML file of any method, or recipe:NAME: the task and the model.")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="One setting, as in --set settings.validation=32."),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="tiny (bundled), a folder or a hub id.")] = None,
-    task: Annotated[str | None, typer.Option(help="A task, as in `didact train --task`.")] = None,
-    feedback: FeedbackOption = None,
-    judge_model: JudgeModelOption = None,
-    base_url: BaseUrlOption = None,
-    max_requests: MaxRequestsOption = None,
+    set_: SetOption = None,
+    model: ModelOption = None,
+    task: TaskOption = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Proposals. [default: 5]")] = None,
-    seed: Annotated[int | None, typer.Option(help="0 to 99.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A new run directory.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Check and show everything, write nothing.")] = False,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    seed: SeedOption = None,
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
+    resume: ResumeOption = None,
 ) -> None:
-    """Improve the instruction before every problem, by Feedback Descent (arXiv:2511.07919).
+    """Optimise the instruction before every problem by Feedback Descent (arXiv:2511.07919); trains no weight.
 
-    The peer of training that changes no weight: a round has wrong answers criticised, lets the model write
-    another instruction, and keeps it if it does better on training problems that were put aside. The run
-    directory is read by `didact compare` and `didact eval` like any other.
+    Each round criticises wrong answers, lets the model write another instruction, and keeps it if it does
+    better on training problems that were held out. `didact compare` and `didact eval` read the run directory.
     """
+    from didact.descend.run import descend as run_descent
     from didact.descend.run import resume_descent
 
-    changes = {"model__path": model, "task__name": task, "seed": seed, "steps": rounds}
-    changes |= feedback_changes(
-        feedback=feedback, judge_model=judge_model, base_url=base_url, max_requests=max_requests
-    )
+    own = {"model__path": model, "task__name": task, "seed": seed, "steps": rounds}
     if resume is not None:
-        if dry_run or any(value is not None for value in (config, set_, out, *changes.values())):
-            raise UsageError("--resume takes its settings from the run: give nothing else beside it")
-        _tell(resume_descent(resume, report=_report))
+        refuse_beside_resume([config, set_, out, dry_run, *own.values(), *changes.values()])
+        _show_result(resume_descent(resume, report=_report))
         return
-    run_config = _config(config, set_ or [], changes)
-    out = out or Path("runs") / f"{run_config.method}-{run_config.task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run_config = _config(config, set_ or [], own | changes)
+    out = out or default_folder(run_config)
     if dry_run:
         _dry_run(run_config, out)
         return
-    from didact.descend.run import descend as run_descent
-
     command = shlex.join(["didact", *sys.argv[1:]])
-    _tell(run_descent(run_config, out, report=_report, command=command))
+    _show_result(run_descent(run_config, out, report=_report, command=command))
 
 
 def _config(name: str | None, overrides: list[str], changes: dict[str, Any]) -> RunConfig:
-    """The settings; of a file for another method, whose steps are no rounds, 5 rounds."""
+    """The settings; 5 rounds unless given here or in a file of this method."""
     from didact.cli.recipes import recipe_config
     from didact.config import borrow_config, read_yaml
     from didact.descend.feedback_descent import NAME
@@ -99,13 +90,13 @@ def _dry_run(config: RunConfig, out: Path) -> None:
     train, validation = method.split(parts.task)
     check_room(parts, method, [*train, *validation])
     config = config.model_copy(update={"settings": method.model_dump(mode="json")})
-    typer.echo(config.to_yaml(), nl=False)
+    show_config(config)
     typer.echo(f"# {len(train)} problems to learn from, {len(validation)} to compare on")
     typer.echo(f"# would write to {out}; nothing was written")
 
 
 def _report(record: dict[str, Any]) -> None:
-    """One line of metrics.jsonl in a few words."""
+    """Print one line of metrics.jsonl in a few words."""
     from didact.cli.progress import evaluation_line
     from didact.evaluation.text_sanitizer import plain_name
 
@@ -121,8 +112,8 @@ def _report(record: dict[str, Any]) -> None:
     typer.echo(line, err=True)
 
 
-def _tell(run: RunDir) -> None:
-    """What came of it: the instruction, and the paired difference that it makes."""
+def _show_result(run: RunDir) -> None:
+    """Print the instruction and the paired difference that it makes."""
     from didact.evaluation.stats import paired_difference
     from didact.evaluation.text_sanitizer import plain_name
 

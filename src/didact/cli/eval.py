@@ -1,4 +1,4 @@
-"""`didact eval RUN_OR_MODEL`: accuracy without feedback, then with it, round by round or turn by turn."""
+"""`didact eval RUN_OR_MODEL`: accuracy, dialogues turn by turn, suites of probes, or a text environment."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from didact.cli.eval_environment import eval_environment
+from didact.cli.eval_suite import Answers, Suite, eval_suites
+from didact.cli.options import JsonFileOption, SetOption, TaskOption
 from didact.errors import UsageError
 
 if TYPE_CHECKING:
     from didact.build.components import RunComponents
     from didact.config import RunConfig
+    from didact.evaluation.by_turn import DialogueProtocol
     from didact.evaluation.evaluate import Evaluation
     from didact.run_dir import RunDir
 
 
 class Protocol(StrEnum):
-    """Who says what about an answer before the next one."""
+    """Where the text between two answers comes from."""
 
     SINGLE = "single"
     FEEDBACK = "feedback"
@@ -31,64 +35,192 @@ class Protocol(StrEnum):
 
 
 DIALOGUES = (Protocol.DIDACTIC, Protocol.RETRY, Protocol.RESAMPLE)
-"""Protocols that are one growing conversation, or stand beside one; self-critique is, with --turns."""
-TURNS = 10
+"""Protocols that are dialogues; with --turns, self-critique is one too."""
+TURNS, SUITE_TURNS, EPISODES = 10, 4, 20
+"""Defaults of --turns for dialogues and environments, and for suites; of --n for environments."""
 
 
 def eval_(
-    run_or_model: Annotated[str, typer.Argument(help="A run directory, tiny, a folder or a hub id.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN_OR_MODEL...",
+            help="Run directories, tiny, folders or hub ids; several for a --suite.",
+        ),
+    ],
     protocol: Annotated[
         Protocol | None,
         typer.Option(
             help="single: no critique. feedback: the configured critic, until an answer is right. "
-            "self-critique: the model criticises itself, and nothing tells it when to stop. "
-            "didactic, retry, resample: dialogues turn by turn with the teacher, with 'try again', or fresh "
-            "answers; so is self-critique with --turns. "
-            "[default: feedback, or single where eval.feedback is off]",
+            "self-critique: the model criticises itself, to the last round. didactic, retry, resample: "
+            "dialogues turn by turn with the teacher, with 'try again', or independent answers; so is "
+            "self-critique with --turns. [default: feedback, or single if eval.feedback is off]",
             show_default=False,
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Critiques and further answers, at most.")] = 1,
+    suite: Annotated[
+        list[Suite] | None,
+        typer.Option(
+            help="sycophancy: flips after false corrections, fixes after true ones; needs a critic that uses "
+            "references. plasticity: what critiques do to answers. May be repeated."
+        ),
+    ] = None,
+    env: Annotated[
+        str | None,
+        typer.Option(
+            help="A text environment: guess-number, guess-word, textarena:GAME "
+            "(textarena:GuessTheNumber-v0), or file.py:Class."
+        ),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="Problems (eval.problems), or episodes of --env [20].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws; the problems stay the same.")] = 0,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Of answers; 0 is greedy. [default: eval.temperature, or 0]")
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="feedback, self-critique: maximum number of critiques [1].")
+    ] = None,
     turns: Annotated[
         int | None,
-        typer.Option(min=1, help=f"Answers in one conversation. [default: {TURNS}]", show_default=False),
+        typer.Option(min=1, help="Answers per dialogue [10; --suite plasticity 4] or episode [10]."),
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, as in --set eval.problems=500.")
+    answers: Annotated[
+        Answers | None,
+        typer.Option(
+            help="--suite sycophancy: given [default], the reference and a changed copy; own, first answers.",
+            show_default=False,
+        ),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Another task than the run's.")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="--env: a setting of it, as --setting guesses=8; repeatable.")
+    ] = None,
+    first: Annotated[int | None, typer.Option(min=0, help="--env: seed of the first episode [0].")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="--env: tokens per action [32].")] = None,
+    transcripts: Annotated[
+        Path | None, typer.Option(help="--env: also write the episodes here, one JSON line each.")
+    ] = None,
+    task: TaskOption = None,
+    set_: SetOption = None,
+    json_: JsonFileOption = None,
 ) -> None:
-    """Answer evaluation problems without feedback, which is what counts, and again after critiques.
+    """Evaluate models on problems that are the same for every model and seed, and never trained on.
 
-    The problems are the same for every model and seed, and training never sees them.
+    Without --suite or --env: accuracy of first answers, and after critiques. With --suite the task, the
+    problems and the critic are those of the first run directory, for all models.
     """
+    kind = "suite" if suite else "env" if env is not None else "protocol"
+    _check_options(
+        kind,
+        {"protocol": (protocol, "protocol"), "suite": (suite, "suite"), "env": (env, "env")},
+        {"rounds": (rounds, "protocol"), "answers": (answers, "suite")}
+        | {"setting": (setting, "env"), "first": (first, "env"), "max-tokens": (max_tokens, "env")}
+        | {"transcripts": (transcripts, "env")},
+    )
+    if len(models) > 1 and not suite:
+        raise UsageError("several models are compared by a --suite: name one, or see `didact compare RUN…`")
+    if env is not None:
+        eval_environment(
+            models[0],
+            env,
+            settings=setting or [],
+            episodes=n or EPISODES,
+            first=first or 0,
+            turns=turns or TURNS,
+            temperature=temperature or 0.0,
+            max_tokens=max_tokens or 32,
+            seed=seed,
+            json_file=json_,
+            transcripts=transcripts,
+        )
+        return
+    changes = {"task__name": task, "eval__problems": n, "eval__temperature": temperature}
+    if suite:
+        if turns == 1:
+            raise UsageError("--turns 1 has no answer to compare with the first one: give at least 2")
+        eval_suites(
+            models,
+            set(suite),
+            overrides=set_ or [],
+            changes=changes,
+            answers=answers or Answers.GIVEN,
+            turns=turns or SUITE_TURNS,
+            seed=seed,
+            json_file=json_,
+        )
+        return
+    _eval_protocol(models[0], protocol, rounds or 1, turns, set_ or [], changes, seed, json_)
+
+
+def _check_options(kind: str, *groups: dict[str, tuple[Any, str]]) -> None:
+    """Refuse an option of another kind of evaluation.
+
+    Args:
+        kind: "protocol", "suite" or "env".
+        *groups: Option → its value and the kind it belongs to.
+    """
+    for option, (value, owner) in {k: v for group in groups for k, v in group.items()}.items():
+        if value not in (None, []) and owner != kind:
+            cure = f"leave out --{kind}" if option == owner else f"give --{owner}"
+            raise UsageError(f"--{option} is not for --{kind}: {cure}, or leave --{option} out")
+
+
+def _eval_protocol(
+    model: str,
+    protocol: Protocol | None,
+    rounds: int,
+    turns: int | None,
+    overrides: list[str],
+    changes: dict[str, Any],
+    seed: int,
+    json_file: Path | None,
+) -> None:
     from didact.cli.models import config_of
+    from didact.config import DialogueEvalConfig
     from didact.run_dir import RunDir, write_atomically
 
-    config = config_of(run_or_model, set_ or [], task)
+    config = config_of(model, overrides, **changes)
     if not config.eval.problems:
-        raise UsageError("eval.problems is 0, so there is nothing to ask: --set eval.problems=200")
+        raise UsageError("eval.problems is 0, so there is nothing to ask: --n 200")
     protocol = protocol or (Protocol.FEEDBACK if config.eval.feedback else Protocol.SINGLE)
-    dialogue = protocol in DIALOGUES or (protocol is Protocol.SELF_CRITIQUE and turns is not None)
-    _check(protocol, rounds, turns, dialogue=dialogue)
-    if dialogue:
-        # Its critic is a teacher in a dialogue, whatever the method was.
-        kept = config.eval.model_copy(update={"didactic_turns": turns or TURNS})
-        config = config.model_copy(update={"eval": kept})
-    parts, step = _built(config, RunDir(Path(run_or_model)))
+    is_dialogue = protocol in DIALOGUES or (protocol is Protocol.SELF_CRITIQUE and turns is not None)
+    _check_lengths(protocol, rounds, turns, is_dialogue=is_dialogue)
+    if is_dialogue:
+        # The critic becomes a teacher in a dialogue, for any method.
+        given = config.eval.dialogue or DialogueEvalConfig()
+        dialogue = given.model_copy(update={"turns": turns or TURNS, "problems": config.eval.problems})
+        evaluation = config.eval.model_copy(update={"dialogue": dialogue})
+        config = config.model_copy(update={"eval": evaluation})
+    parts, step = _load(config, RunDir(Path(model)))
     found = (
-        _dialogues(parts, protocol, turns or TURNS, step)
-        if dialogue
-        else _answers(parts, protocol, rounds, step)
+        _dialogues(parts, protocol, step, seed)
+        if is_dialogue
+        else _answers(parts, protocol, rounds, step, seed)
     )
-    if json_ is not None:
-        of = {"of": run_or_model, "task": config.task.name, "step": step, "protocol": protocol.value}
-        write_atomically(json_, json.dumps({**of, **found}, indent=1) + "\n")
+    if json_file is not None:
+        of = {"of": model, "task": config.task.name, "step": step, "protocol": protocol.value}
+        write_atomically(json_file, json.dumps({**of, **found}, indent=1) + "\n")
 
 
-def _built(config: RunConfig, run: RunDir) -> tuple[RunComponents, int]:
-    """What is evaluated, with its weights or its instruction, and the step that they are of."""
+def _check_lengths(protocol: Protocol, rounds: int, turns: int | None, *, is_dialogue: bool) -> None:
+    """Refuse a number of rounds or turns that the protocol does not have."""
+    if protocol is Protocol.SINGLE and rounds != 1:
+        raise UsageError(
+            f"--rounds {rounds} asks for critiques, and the protocol single has none: take --protocol "
+            "feedback or self-critique, or leave --rounds out"
+        )
+    if is_dialogue and rounds != 1:
+        raise UsageError(f"--rounds is not for dialogues: give --turns, as in --turns {rounds + 1}")
+    if turns is not None and not is_dialogue:
+        raise UsageError(
+            f"--turns {turns} asks for a dialogue, and the protocol {protocol.value} is none: take "
+            "--protocol didactic, self-critique, retry or resample, or give --rounds"
+        )
+
+
+def _load(config: RunConfig, run: RunDir) -> tuple[RunComponents, int]:
+    """The components with the run's weights or instruction, and the step of these."""
     from didact.build.components import build
     from didact.cli.models import load_newest
     from didact.descend.feedback_descent import NAME as DESCENT
@@ -102,11 +234,11 @@ def _built(config: RunConfig, run: RunDir) -> tuple[RunComponents, int]:
     return parts, load_newest(run, parts)
 
 
-def _answers(parts: RunComponents, protocol: Protocol, rounds: int, step: int) -> dict[str, Any]:
-    """Answers by a protocol, round by round, told as they are returned."""
+def _answers(parts: RunComponents, protocol: Protocol, rounds: int, step: int, seed: int) -> dict[str, Any]:
+    """Evaluate answers, round by round; prints and returns the record."""
     from didact.cli.progress import evaluation_line
 
-    evaluation = _evaluated(parts, protocol, rounds, step)
+    evaluation = _evaluate(parts, protocol, rounds, step, seed)
     own = protocol is Protocol.SELF_CRITIQUE
     values = evaluation.metrics("own_critique" if own else "feedback")
     by_round = evaluation.rounds() if own or rounds > 1 else []
@@ -116,77 +248,26 @@ def _answers(parts: RunComponents, protocol: Protocol, rounds: int, step: int) -
     return {**values, **({"rounds": by_round} if by_round else {})}
 
 
-def _check(protocol: Protocol, rounds: int, turns: int | None, *, dialogue: bool) -> None:
-    """Refuse a number of rounds or turns that the protocol does not have."""
-    if protocol is Protocol.SINGLE and rounds != 1:
-        raise UsageError(
-            f"--rounds {rounds} asks for critiques, and the protocol single has none: take --protocol "
-            "feedback or self-critique, or leave --rounds out"
-        )
-    if dialogue and rounds != 1:
-        raise UsageError(f"--rounds is not for dialogues: give --turns, as in --turns {rounds + 1}")
-    if turns is not None and not dialogue:
-        raise UsageError(
-            f"--turns {turns} asks for a dialogue, and the protocol {protocol.value} is none: take "
-            "--protocol didactic, self-critique, retry or resample, or give --rounds"
-        )
-
-
-def _dialogues(parts: RunComponents, protocol: Protocol, turns: int, step: int) -> dict[str, Any]:
-    """Dialogues by a protocol, and the baselines beside it, told as they are returned."""
-    from didact.training.evaluation_step import by_turn
-
-    found = by_turn(parts, step, turns, [protocol.value])  # type: ignore[list-item]
-    for name, table in found.items():
-        typer.echo(f"{name}{' (held out)' if table['held_out'] else ''}")
-        for kind, measured in table["protocols"].items():
-            for record in measured["by_turn"]:
-                typer.echo(_turn_line(kind, record))
-    return {"temperature": parts.config.eval.temperature, "families": found}
-
-
-def _turn_line(kind: str, record: dict[str, Any]) -> str:
-    """One turn in a few words."""
-    shares = ", ".join(
-        f"{name} {record[name]:.1%} [{record[f'{name}_ci95'][0]:.1%}, {record[f'{name}_ci95'][1]:.1%}]"
-        for name in ("solved", "final", "stopped", "majority")
-        if name in record
-    )
-    return f"  {kind}, turn {record['turn']}: {shares}"
-
-
-def _evaluated(parts: RunComponents, protocol: Protocol, rounds: int, step: int) -> Evaluation:
-    """Answers by the protocol, with the weights that the engine holds."""
-    from didact.evaluation.evaluate import evaluate
-    from didact.training.evaluation_step import eval_context, eval_problems
-
-    ctx, problems = eval_context(parts, step), eval_problems(parts)
-    settings = parts.config.eval
-    if protocol is Protocol.SINGLE:
-        return evaluate(ctx, problems, temperature=settings.temperature, feedback=False)
-    if protocol is Protocol.FEEDBACK:
-        return evaluate(ctx, problems, temperature=settings.temperature, rounds=rounds)
-    return _self_critique(parts, rounds, step)
-
-
-def _self_critique(parts: RunComponents, rounds: int, step: int) -> Evaluation:
-    """The model as its own critic, in as many tokens as the config allows it, or an answer."""
+def _evaluate(parts: RunComponents, protocol: Protocol, rounds: int, step: int, seed: int) -> Evaluation:
     from didact.evaluation.evaluate import evaluate
     from didact.training.evaluation_step import eval_context, eval_problems, self_critic
 
-    settings = parts.config.eval
-    tokens = settings.own_critique or parts.config.sampling.max_tokens
+    ctx, problems, settings = eval_context(parts, step, seed=seed), eval_problems(parts), parts.config.eval
+    own = protocol is Protocol.SELF_CRITIQUE
+    if own:
+        tokens = settings.own_critique or parts.config.sampling.max_tokens
+        ctx = dataclasses.replace(ctx, feedback=self_critic(parts, tokens))
     return evaluate(
-        dataclasses.replace(eval_context(parts, step), feedback=self_critic(parts, tokens)),
-        eval_problems(parts),
+        ctx,
+        problems,
         temperature=settings.temperature,
+        feedback=protocol is not Protocol.SINGLE,
         rounds=rounds,
-        early_stop=False,
+        early_stop=not own,
     )
 
 
 def _round_line(record: dict[str, Any]) -> str:
-    """One round in a few words."""
     low, high = record["ci95"]
     line = f"  after {record['round']} critiques: {record['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
     if record["round"]:
@@ -194,3 +275,28 @@ def _round_line(record: dict[str, Any]) -> str:
             f", {record['mended']} mended, {record['spoilt']} spoilt, {record['solved']:.1%} solved so far"
         )
     return line
+
+
+def _dialogues(parts: RunComponents, protocol: Protocol, step: int, seed: int) -> dict[str, Any]:
+    """Evaluate dialogues and the baselines turn by turn; prints and returns the record."""
+    from didact.training.evaluation_step import by_turn
+
+    chosen = parts.config.eval
+    assert chosen.dialogue is not None
+    name: DialogueProtocol = protocol.value  # type: ignore[assignment]
+    found = by_turn(parts, step, chosen.dialogue, [name], seed=seed)
+    for family, table in found.items():
+        typer.echo(f"{family}{' (held out)' if table['held_out'] else ''}")
+        for kind, measured in table["protocols"].items():
+            for record in measured["by_turn"]:
+                typer.echo(_turn_line(kind, record))
+    return {"temperature": chosen.temperature, "families": found}
+
+
+def _turn_line(kind: str, record: dict[str, Any]) -> str:
+    shares = ", ".join(
+        f"{name} {record[name]:.1%} [{record[f'{name}_ci95'][0]:.1%}, {record[f'{name}_ci95'][1]:.1%}]"
+        for name in ("solved", "final", "stopped", "majority")
+        if name in record
+    )
+    return f"  {kind}, turn {record['turn']}: {shares}"

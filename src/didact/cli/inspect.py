@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from didact.cli.options import JsonOption
 from didact.errors import UsageError
 from didact.evaluation.text_sanitizer import plain_name, plain_text
 
@@ -23,7 +24,7 @@ STYLES = {"good": "bold green", "poor": "underline red", "none": ""}
 def inspect(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     rollout: Annotated[str | None, typer.Option(help="Which; without, they are listed.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="JSON to standard output.")] = False,
+    json_: JsonOption = False,
     html: Annotated[Path | None, typer.Option(help="Write a page here as well.")] = None,
 ) -> None:
     """Show every token's label, credit and move; train with --set inspect=N to have the last two."""

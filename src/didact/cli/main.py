@@ -1,4 +1,4 @@
-"""The command line. Each verb lives in a file of its own; heavy imports wait until it runs.
+"""The command line: one file per command, whose heavy imports are inside of its functions.
 
 Exit codes: 0 ok, 1 a bug, 2 usage, 3 data, 4 training guard, 75 interrupted but resumable.
 """
@@ -11,7 +11,6 @@ import sys
 
 import typer
 
-from didact.cli.battery import battery
 from didact.cli.compare import compare
 from didact.cli.critique import critique
 from didact.cli.data import data_app
@@ -21,17 +20,16 @@ from didact.cli.distributed import distributed_entrypoint
 from didact.cli.doctor import doctor
 from didact.cli.eval import eval_
 from didact.cli.inspect import inspect
-from didact.cli.logs import log_to_stderr
-from didact.cli.play import play
 from didact.cli.recipes import recipes
 from didact.cli.reward_model import reward_model
 from didact.cli.sweep import sweep
+from didact.cli.terminal import log_to_stderr
 from didact.cli.train import train
 from didact.errors import DidactError, Interrupted
 
 app = typer.Typer(
     name="didact",
-    help="Train language models from what is said about their answers.",
+    help="Train language models from natural-language feedback.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,8 +38,6 @@ app.command()(demo)
 app.command()(train)
 app.command()(descend)
 app.command("eval")(eval_)
-app.command()(battery)
-app.command()(play)
 app.command()(compare)
 app.command()(inspect)
 app.command()(sweep)
@@ -54,7 +50,7 @@ app.command()(doctor)
 
 @distributed_entrypoint()
 def main() -> None:
-    """Run the command line, and turn Didact's own errors into a sentence and an exit code."""
+    """Run the command line; Didact's errors become one line on stderr and an exit code."""
     log_to_stderr()
     # No progress bars or hub notices of third parties between our own lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

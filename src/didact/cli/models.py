@@ -1,10 +1,10 @@
-"""Models and runs that one command looks at one after the other, under the same task and critic."""
+"""The models and runs that a command evaluates."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -20,32 +20,32 @@ _SHARED = ("task", "feedback", "reward", "sampling", "eval", "seed")
 
 
 class LoadedModel(NamedTuple):
-    """A model with all that it is asked with."""
+    """A model with the components to evaluate it."""
 
     name: str
     parts: RunComponents
     step: int
-    """Of the checkpoint; 0 of a model that is no run."""
+    """Of the checkpoint; 0 outside a run."""
 
 
-def each_model(names: Sequence[str], overrides: Sequence[str], task: str | None) -> Iterator[LoadedModel]:
-    """The models of a command, loaded one at a time.
+def each_model(names: Sequence[str], overrides: Sequence[str] = (), **changes: Any) -> Iterator[LoadedModel]:
+    """Load models one at a time, all with the same task, critic, sampling and evaluation.
 
     Args:
-        names: Run directories (their newest whole checkpoint), "tiny", folders or hub ids. Task, critic,
-            sampling and evaluation are those of the first run directory among them, for all.
-        overrides: As of `--set`.
-        task: Another task's name.
+        names: Run directories (newest whole checkpoint), "tiny", folders or hub ids. The shared settings are
+            those of the first run directory among them.
+        overrides: Values of `--set`.
+        **changes: Keyword values of `load_config`.
 
     Raises:
-        UsageError, DataError: as of `build`; or a run without a whole checkpoint.
+        UsageError, DataError: see `build`; or a run without a whole checkpoint.
     """
     from didact.build.components import build
     from didact.config import ModelConfig
     from didact.run_dir import RunDir
 
     first = next((name for name in names if RunDir(Path(name)).config.exists()), names[0])
-    shared = config_of(first, overrides, task)
+    shared = config_of(first, overrides, **changes)
     same = {key: getattr(shared, key) for key in _SHARED}
     for name in names:
         run = RunDir(Path(name))
@@ -53,33 +53,33 @@ def each_model(names: Sequence[str], overrides: Sequence[str], task: str | None)
             own = {"method": "grpo", "settings": {}, "model": ModelConfig(path=name)}
             yield LoadedModel(name, build(shared.model_copy(update=own), for_training=False), 0)
             continue
-        config = config_of(name, overrides, task).model_copy(update=same)
+        config = config_of(name, overrides, **changes).model_copy(update=same)
         parts = build(config, for_training=False, home=run.path)
         yield LoadedModel(name, parts, load_newest(run, parts))
 
 
-def config_of(name: str, overrides: Sequence[str], task: str | None) -> RunConfig:
-    """The config of a run directory, or a plain one for any other model.
+def config_of(name: str, overrides: Sequence[str] = (), **changes: Any) -> RunConfig:
+    """The config of a run directory, or the default one with any other model.
 
     Args:
-        name: The run directory, "tiny", a folder or a hub id.
-        overrides: As of `--set`.
-        task: Another task's name.
+        name: A run directory, "tiny", a folder or a hub id.
+        overrides: Values of `--set`.
+        **changes: Keyword values of `load_config`.
     """
     from didact.config import load_config, read_yaml
     from didact.run_dir import RunDir
 
     run = RunDir(Path(name))
     if not run.config.exists():
-        return load_config("grpo", None, overrides, model__path=name, task__name=task)
-    return load_config(str(read_yaml(run.config)["method"]), run.config, overrides, task__name=task)
+        return load_config("grpo", None, overrides, model__path=name, **changes)
+    return load_config(str(read_yaml(run.config)["method"]), run.config, overrides, **changes)
 
 
 def load_newest(run: RunDir, parts: RunComponents) -> int:
-    """Put a run's newest whole checkpoint into the engine; its step.
+    """Load a run's newest whole checkpoint into the engine and return its step.
 
     Raises:
-        DataError: it has none.
+        DataError: there is none.
     """
     from didact.training.checkpoint import load_checkpoint
 

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from didact.cli.options import DryRunOption, JsonOption, ModelOption, OutOption, SeedOption, SetOption
+from didact.cli.terminal import add_row, make_table
 from didact.errors import DidactError, UsageError
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ def train_(
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Annotated answers: a data file or a run directory.")
     ],
-    model: Annotated[str | None, typer.Option(help="tiny (bundled), a folder or a hub id.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A new run directory.")] = None,
+    model: ModelOption = None,
+    out: OutOption = None,
     eval_data: Annotated[
         Path | None, typer.Option(help="Other annotated answers to evaluate on; else a part of DATA.")
     ] = None,
@@ -41,11 +43,9 @@ def train_(
         bool, typer.Option("--no-reasoning", help="Passages without a critique before them.")
     ] = False,
     config: Annotated[Path | None, typer.Option(help="A YAML file of settings.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, as in --set sampling.max_tokens=400.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="0 to 99.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Check and show everything, write nothing.")] = False,
+    set_: SetOption = None,
+    seed: SeedOption = None,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Train on answers whose passages are marked, as `didact critique run --spans` makes them.
 
@@ -82,10 +82,8 @@ def eval_(
         int, typer.Option(min=0, help="Replies drawn for each answer to measure calibration; 0 for none.")
     ] = 8,
     n: Annotated[int | None, typer.Option(min=1, help="At most so many answers; all if left out.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, as in --set model.device=cpu.")
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    set_: SetOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """Measure marks token by token against annotated answers that were not trained on."""
     from didact.build.engines import make_engine
@@ -163,12 +161,11 @@ def plain(found: Any) -> Any:
 
 def table(record: dict[str, Any]) -> Table:
     """Precision, recall and F1 of both polarities, over the answer and in its thirds."""
-    made = Table(title=f"Marked tokens of {record['answers']} answers, 95 % intervals", title_justify="left")
-    for heading in ("marks", "where", "precision", "recall", "F1"):
-        made.add_column(heading, justify="left" if heading in ("marks", "where") else "right")
+    title = f"Marked tokens of {record['answers']} answers, 95 % intervals"
+    made = make_table(title, "marks", "where", "precision", "recall", "F1")
     for polarity in ("good", "poor"):
         for where, scores in record[polarity].items():
-            made.add_row(polarity, where, *(_shown(scores[key]) for key in ("precision", "recall", "f1")))
+            add_row(made, polarity, where, *(_shown(scores[key]) for key in ("precision", "recall", "f1")))
     return made
 
 

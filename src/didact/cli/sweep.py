@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from didact.cli.machine import machine_details, usable_cores
 from didact.cli.progress import Board
+from didact.cli.terminal import add_row, machine_details, make_table, percent_interval, usable_cores
 from didact.errors import DidactError, UsageError, did_you_mean
 from didact.evaluation.text_sanitizer import plain_name
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from didact.evaluation.stats import Estimate
     from didact.sweep.plan import Cell, Plan
     from didact.sweep.results import SweepResults, TaskResults
-    from didact.sweep.run import State
+    from didact.sweep.run import CellState
 
 
 def sweep(
@@ -48,7 +47,7 @@ def sweep(
 ) -> None:
     """Train methods on tasks with several seeds and equal budgets, and compare them with intervals.
 
-    Started again, it takes up what is finished and resumes what is not.
+    Run again, it keeps finished cells and resumes the others.
     """
     from didact.sweep.plan import read_plan
     from didact.sweep.run import run_cells
@@ -71,7 +70,7 @@ def sweep(
 
 
 def _finish(
-    plan: Plan, out: Path, states: dict[str, State], details: dict[str, str], console: Console
+    plan: Plan, out: Path, states: dict[str, CellState], details: dict[str, str], console: Console
 ) -> None:
     """Write results.json and report.html, show the table, and name what failed."""
     from didact.jsonl import write_atomically
@@ -93,14 +92,14 @@ def _finish(
     _check_failed(states, results)
 
 
-def _check_failed(states: dict[str, State], results: SweepResults) -> None:
+def _check_failed(states: dict[str, CellState], results: SweepResults) -> None:
     failed = {name: state for name, state in states.items() if state.status == "failed"}
     if not failed:
         return
-    told = "".join(f"\n  {name}: {state.reason}" for name, state in failed.items())
+    reasons = "".join(f"\n  {name}: {state.reason}" for name, state in failed.items())
     error = DidactError(
         f"{len(failed)} of {len(states)} cells failed; {len(results.cells)} are in the results. The same "
-        f"command tries those again that failed:{told}"
+        f"command tries those again that failed:{reasons}"
     )
     codes = {state.code for state in failed.values()}
     if len(codes) == 1 and min(codes) > 0:
@@ -110,40 +109,30 @@ def _check_failed(states: dict[str, State], results: SweepResults) -> None:
 
 def results_table(task: TaskResults, baseline: str) -> Table:
     """The arms on one task as a table for the terminal, in per cent."""
-    table = Table(
-        title=f"{plain_name(task.task)}: first answers right without feedback, % [95 % interval over seeds]",
-        title_justify="left",
-    )
-    table.add_column("arm", no_wrap=True)
-    for heading in ("seeds", "right", "over budget", f"beats {plain_name(baseline)}", "p (Holm)", "tokens"):
-        table.add_column(heading, justify="right")
-    table.add_column("critic's", justify="right")
+    title = f"{plain_name(task.task)}: first answers right without feedback, % [95 % interval over seeds]"
+    beats = f"beats {plain_name(baseline)}"
+    table = make_table(title, "arm", "seeds", "right", "over budget", beats, "p (Holm)", "tokens", "critic's")
     for arm in task.arms:
-        cells = (
+        add_row(
+            table,
             plain_name(arm.arm),
-            str(len(arm.seeds)),
+            len(arm.seeds),
             _percent(arm.final),
             _percent(arm.area),
             _percent(arm.improvement),
-            "" if arm.p_holm is None else f"{arm.p_holm:.3f}",
+            None if arm.p_holm is None else f"{arm.p_holm:.3f}",
             f"{arm.sampled_tokens:,.0f}",
             f"{arm.feedback_tokens:,.0f}",
         )
-        table.add_row(*map(escape, cells))
     return table
 
 
 def _percent(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return ""
-    value = f"{100 * estimate.value:.1f}"
-    if estimate.low is None or estimate.high is None:
-        return value
-    return f"{value} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return "" if estimate is None else percent_interval(*estimate[:3])
 
 
 def _show_plan(plan: Plan, cells: Sequence[Cell], out: Path, workers: int) -> None:
-    """What would be run: every cell with its budget, and what there is already."""
+    """Print every cell with its budget, and whether it is finished."""
     from didact.build.sources import make_source
     from didact.methods import make_method
     from didact.sweep.run import check_settings, is_finished
@@ -192,7 +181,7 @@ def _controls(words: str) -> list[str]:
 
 
 class _Board(Board):
-    """One bar for the sweep on a terminal, with the cells that run; elsewhere a line for each end."""
+    """One bar for the sweep on a terminal, with the running cells; elsewhere a line per change."""
 
     def __init__(self, out: Path, cells: Sequence[Cell], console: Console) -> None:
         super().__init__(console)
@@ -201,35 +190,35 @@ class _Board(Board):
         self.shares = dict.fromkeys(self.configs, 0.0)
         self.width = max(map(len, self.configs))
         self.before: dict[str, str] = {}
-        self.looked = 0.0
+        self.last_read = 0.0
         self.row = self.bars.add_task("sweep", total=float(len(self.configs)), line="")
 
-    def show(self, states: dict[str, State]) -> None:
-        """Show what is new; into running cells it looks once a second."""
-        look = self.console.is_terminal and time.monotonic() - self.looked >= 1
-        self.looked = time.monotonic() if look else self.looked
+    def show(self, states: dict[str, CellState]) -> None:
+        """Show what is new; reads the metrics of running cells once a second."""
+        is_due = self.console.is_terminal and time.monotonic() - self.last_read >= 1
+        self.last_read = time.monotonic() if is_due else self.last_read
         for name, state in states.items():
             if state.status != self.before.get(name):
-                self._say(name, state)
+                self._print(name, state)
             if state.status in ("finished", "failed"):
                 self.shares[name] = 1.0
-            elif state.status == "running" and look:
+            elif state.status == "running" and is_due:
                 self.shares[name] = self._share(name)
         self.before = {name: state.status for name, state in states.items()}
         running = [name for name, state in states.items() if state.status == "running"]
         self.bars.update(self.row, completed=sum(self.shares.values()), line=", ".join(running))
 
-    def _say(self, name: str, state: State) -> None:
+    def _print(self, name: str, state: CellState) -> None:
         if state.status == "waiting":
             return
         word = "taken up: it was finished" if not self.before and state.status == "finished" else state.status
         reason = f": {state.reason}" if state.reason else ""
         if state.status == "elsewhere":
             reason = ": another process runs it; waiting for its end"
-        self.console.print(f"{name:{self.width}} {word}{reason}", highlight=False, markup=False)
+        self.print(f"{name:{self.width}} {word}{reason}")
 
     def _share(self, name: str) -> float:
-        """How much of a running cell is done, by its last whole line of metrics."""
+        """The share of a running cell that is done, by its last line of metrics."""
         from didact.run_dir import RunDir, read_jsonl
 
         records = list(read_jsonl(RunDir(self.out / name).metrics))

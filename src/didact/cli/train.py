@@ -5,24 +5,25 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 
-from didact.cli.feedback_options import (
-    BaseUrlOption,
-    DataOption,
-    FeedbackOption,
-    JudgeModelOption,
-    MaxCostOption,
-    MaxRequestsOption,
-    PriceInOption,
-    PriceOutOption,
-    UnsafeOption,
-    feedback_changes,
+from didact.cli.options import (
+    ConfigOption,
+    DryRunOption,
+    ModelOption,
+    OutOption,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+    TaskOption,
+    feedback_options,
+    refuse_beside_resume,
 )
 from didact.cli.progress import RunProgress
 from didact.errors import UsageError
@@ -32,74 +33,82 @@ if TYPE_CHECKING:
     from didact.config import RunConfig
 
 
+@feedback_options
 def train(
-    method: Annotated[
+    changes: dict[str, Any],
+    method: Annotated[str | None, typer.Argument(help=METHODS.help())] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    model: ModelOption = None,
+    task: TaskOption = None,
+    data: Annotated[
         str | None,
-        typer.Argument(help=METHODS.help()),
+        typer.Option(help="Your prompts: a JSONL, CSV or Parquet file, or a Hugging Face dataset id."),
     ] = None,
-    config: Annotated[
-        str | None, typer.Option(help="A YAML file, or recipe:NAME (see `didact recipes list`).")
+    offline_data: Annotated[
+        Path | None,
+        typer.Option(help="Recorded answers with feedback to learn from: a file of `didact data import`."),
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, as in --set optim.lr=1e-4.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="tiny (bundled), a folder or a hub id.")] = None,
-    task: Annotated[str | None, typer.Option(help="A reasoning-gym generator, code or jsonl.")] = None,
-    data: DataOption = None,
-    feedback: FeedbackOption = None,
-    judge_model: JudgeModelOption = None,
-    base_url: BaseUrlOption = None,
-    max_cost: MaxCostOption = None,
-    max_requests: MaxRequestsOption = None,
-    price_in: PriceInOption = None,
-    price_out: PriceOutOption = None,
-    unsafe_local_exec: UnsafeOption = False,
-    seed: Annotated[int | None, typer.Option(help="0 to 99.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A new run directory.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Check and show everything, write nothing.")] = False,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run.")] = None,
+    seed: SeedOption = None,
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
+    resume: ResumeOption = None,
 ) -> None:
     """Train a model from feedback on its answers."""
-    if task is not None and data is not None:
-        raise UsageError("--task and --data both say what is asked: give one of them")
     console = Console(stderr=True)
-    changes = {"model__path": model, "task__name": task, "seed": seed}
-    changes |= feedback_changes(
-        feedback=feedback,
-        judge_model=judge_model,
-        base_url=base_url,
-        max_cost=max_cost,
-        max_requests=max_requests,
-        price_in=price_in,
-        price_out=price_out,
-        data=data,
-        unsafe_local_exec=unsafe_local_exec,
-    )
     if resume is not None:
-        given = [method, config, set_, out, *changes.values()]
-        if dry_run or any(value is not None for value in given):
-            raise UsageError("--resume takes its settings from the run: give nothing else beside it")
+        given = [method, config, set_, model, task, data, offline_data, seed, out, dry_run, *changes.values()]
+        refuse_beside_resume(given)
         _resume(resume, console)
         return
     if method is None:
         raise UsageError("which method? For example `didact train rltf-sd --out runs/first`")
+    named = {"--task": task, "--data": data, "--offline-data": offline_data}
+    if len(both := [option for option, value in named.items() if value is not None]) > 1:
+        raise UsageError(f"{both[0]} and {both[1]} both name the problems: give one of them")
+    own: dict[str, Any] = {"model__path": model, "seed": seed, "task__name": task}
+    if data is not None:
+        own |= {"task__name": "prompts", "task__settings__path": data}
+    elif offline_data is not None:
+        own |= _offline(str(offline_data), changes["feedback__source"])
+    # The task's name comes first: another task drops the settings of the file's.
+    changes = own | {key: value for key, value in changes.items() if value is not None}
     from didact.cli.recipes import recipe_config
     from didact.config import load_config
 
     file = None if config is None else recipe_config(config)
-    run_config = load_config(method, file, set_ or [], **changes)
-    start(run_config, out, dry_run=dry_run)
+    start(load_config(method, file, set_ or [], **changes), out, dry_run=dry_run)
+
+
+def _offline(path: str, source: str | None) -> dict[str, Any]:
+    """Take first answers from a file, and the critiques too unless another source is named."""
+    changes: dict[str, Any] = {"task__name": "offline", "task__settings__path": path}
+    if source in (None, "recorded", "human"):
+        changes |= {"feedback__source": source or "recorded", "feedback__settings__path": path}
+    if source == "human":
+        changes["task__settings__critique_sources"] = ["human"]
+    return changes
 
 
 def start(config: RunConfig, out: Path | None, *, dry_run: bool = False) -> None:
-    """Train by a whole config, with progress on the terminal.
+    """Train by a config, with progress on the terminal.
 
     Args:
         config: The settings.
-        out: A new run directory; None makes one under `runs/`.
+        out: A new run directory; None for one under `runs/`.
         dry_run: Check and show everything, write nothing.
     """
-    (_dry_run if dry_run else _train)(config, out or default_folder(config), Console(stderr=True))
+    out = out or default_folder(config)
+    if dry_run:
+        _dry_run(config, out)
+        return
+    from didact.training.api import run_config as run_training
+
+    console = Console(stderr=True)
+    command = shlex.join(["didact", *sys.argv[1:]])
+    with RunProgress(config, console) as progress:
+        run = run_training(config, out, report=progress.report, warn=progress.warn, command=command)
+    console.print(f"done: {run.path}  (model in {run.model})", highlight=False, markup=False)
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -110,15 +119,6 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / f"{config.method}-{config.task.name}-{now}"
 
 
-def _train(config: RunConfig, out: Path, console: Console) -> None:
-    from didact.training.api import run_config as run_training
-
-    command = shlex.join(["didact", *sys.argv[1:]])
-    with RunProgress(config, console) as progress:
-        run = run_training(config, out, report=progress.report, warn=_warning(console), command=command)
-    console.print(f"done: {run.path}  (model in {run.model})", highlight=False, markup=False)
-
-
 def _resume(path: Path, console: Console) -> None:
     from didact.config import parse_config, read_yaml
     from didact.run_dir import RunDir
@@ -126,18 +126,11 @@ def _resume(path: Path, console: Console) -> None:
 
     config = parse_config(read_yaml(RunDir.open(path).config))
     with RunProgress(config, console) as progress:
-        run = resume_training(path, report=progress.report, warn=_warning(console))
+        run = resume_training(path, report=progress.report, warn=progress.warn)
     console.print(f"done: {run.path}  (model in {run.model})", highlight=False, markup=False)
 
 
-def _warning(console: Console) -> Callable[[dict[str, Any]], None]:
-    def warn(record: dict[str, Any]) -> None:
-        console.print(f"didact: {record['warning']}", highlight=False, markup=False)
-
-    return warn
-
-
-def _dry_run(config: RunConfig, out: Path, console: Console) -> None:
+def _dry_run(config: RunConfig, out: Path) -> None:
     from didact.build.checks import check_trains
     from didact.build.components import build
     from didact.methods import make_method
@@ -147,8 +140,40 @@ def _dry_run(config: RunConfig, out: Path, console: Console) -> None:
     check_trains(make_method(config.method, config.settings), config.method)
     parts = build(config)
     problem = parts.task.train_problem(0)
-    config = config.model_copy(update={"settings": parts.method.model_dump(mode="json")})
-    typer.echo(config.to_yaml(), nl=False)
+    show_config(config.model_copy(update={"settings": parts.method.model_dump(mode="json")}))
     typer.echo(f"# would write to {out}")
     typer.echo(f"# first problem: {problem.question!r}")
     typer.echo(f"# prompt of {len(parts.renderer.prompt(problem.messages))} tokens; nothing was written")
+
+
+def show_config(config: RunConfig) -> None:
+    """Print two YAML documents: the settings that differ from the defaults, then all of them."""
+    from didact.config import RunConfig as Config
+    from didact.methods import make_method
+
+    try:
+        own_defaults = make_method(config.method, {}).model_dump(mode="json")
+    except UsageError:  # a method with required settings
+        own_defaults = {}
+    defaults = Config(method="").model_dump(mode="json") | {"settings": own_defaults}
+    changed = differences(config.model_dump(mode="json"), defaults)
+    typer.echo("# differs from the defaults")
+    typer.echo(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True), nl=False)
+    typer.echo("---\n# everything")
+    typer.echo(config.to_yaml(), nl=False)
+
+
+def differences(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a nested mapping that another does not have, or has with another value.
+
+    >>> differences({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 2, "d": 4}})
+    {'b': {'d': 3}}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        default = defaults.get(key)
+        if key in defaults and value == default:
+            continue
+        nested = isinstance(value, Mapping) and isinstance(default, Mapping)
+        found[key] = differences(value, default) if nested else value  # type: ignore[arg-type]
+    return found

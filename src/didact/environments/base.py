@@ -1,11 +1,10 @@
-"""What an environment is: something that answers what is said to it, in text, until an episode is over.
+"""The protocol of a text environment.
 
     text = environment.reset(seed)
-    while not over:
-        text, reward, over = environment.step(what was said)
+    while not done:
+        text, reward, done = environment.step(action)
 
-For a language model an episode is one growing conversation: the environment's words are the user's messages,
-and so its feedback after every step.
+In an episode the environment's texts are the user's messages and the model's actions the assistant's.
 """
 
 from __future__ import annotations
@@ -13,36 +12,34 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 SOLVED = 1.0
-"""An episode whose rewards sum up to this is solved."""
+"""The return from which an episode counts as solved."""
 
 
 class Step(NamedTuple):
-    """What an environment answers."""
+    """Result of an action."""
 
     text: str
-    """Shown to the player."""
+    """Observation shown to the player."""
     reward: float
-    """Of this step alone. Over an episode they should sum up to at most 1, and to 1 where all is achieved."""
+    """Of this step. The rewards of an episode should sum to at most 1, and to 1 if it is solved."""
     done: bool
-    """Is the episode over?"""
+    """The episode has ended."""
 
 
 class Environment(Protocol):
-    """One player's world. An instance holds one episode at a time.
+    """A single-player environment; an instance holds one episode at a time.
 
-    A class of your own needs these two methods and nothing of Didact; `step` may return a plain tuple.
+    Your own class needs these two methods and nothing of Didact; `step` may return a plain tuple.
     """
 
     def reset(self, seed: int) -> str:
-        """Begin the episode that the seed says, and tell the player what it is about.
-
-        The same seed is the same episode: the same first text, and the same answers to the same words.
-        """
+        """Start an episode and return its first observation; the same seed gives the same episode."""
         ...
 
     def step(self, text: str) -> tuple[str, float, bool]:
-        """Take what the player said, in whatever form, and answer: (text, reward, done).
+        """Act, and return (text, reward, done).
 
-        Words that are no move are answered by saying so; this never raises for what a model wrote.
+        Args:
+            text: Whatever the model wrote. An invalid action gets an explanation, never an exception.
         """
         ...

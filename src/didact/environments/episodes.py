@@ -1,15 +1,14 @@
-"""A model plays: an episode is one growing conversation in which the environment is the teacher.
+"""Episodes of a model in an environment: one growing conversation, rendered anew for each action.
 
-    environment's first text → move → what the environment says → move → …
-
-Every prompt is rendered from the texts so far. What the model sampled is kept as it was in each turn.
+first observation → action → observation → action → …
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from didact.engines.base import (
     POLICY,
@@ -22,6 +21,7 @@ from didact.engines.base import (
 )
 from didact.environments.base import SOLVED, Environment
 from didact.errors import DataError
+from didact.evaluation.stats import clustered_mean, wilson
 from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
 from didact.rollouts.base import completion_text
@@ -36,11 +36,11 @@ class Episode:
     """One episode.
 
     Attributes:
-        rollout: Its moves as turns, each with its step's reward and, as feedback, what the environment said.
-            The problem is the environment's first text; its id is "NAME/SEED".
-        total: The sum of its rewards.
-        ending: "over" where the environment said so, "turns" where there were no more, "room" where the
-            conversation left the model none for another move.
+        rollout: Actions as turns, each with its reward and, as feedback, the next observation. The problem is
+            the first observation; its id is "NAME/SEED".
+        total: Sum of the rewards.
+        ending: "over": the environment ended it. "turns": the action limit. "room": the conversation filled
+            the model's context.
     """
 
     rollout: Rollout
@@ -49,13 +49,13 @@ class Episode:
 
     @property
     def solved(self) -> bool:
-        """Was all achieved?"""
+        """The return reached `SOLVED`."""
         return self.total >= SOLVED
 
 
 @dataclass
 class _Playing:
-    """An episode that goes on."""
+    """An episode in progress."""
 
     environment: Environment
     problem: Problem
@@ -66,8 +66,8 @@ class _Playing:
     ending: Ending | None = None
 
     def prompt(self, renderer: Renderer) -> Ids:
-        said = zip(self.turns, self.feedback, strict=True)
-        return renderer.prompt(conversation(self.problem, [(turn.text, f.text) for turn, f in said]))
+        steps = zip(self.turns, self.feedback, strict=True)
+        return renderer.prompt(conversation(self.problem, [(turn.text, f.text) for turn, f in steps]))
 
 
 def play(
@@ -82,23 +82,23 @@ def play(
     seed: int = 0,
     weights: Weights = POLICY,
 ) -> list[Episode]:
-    """Play one episode a seed, side by side.
+    """Play one episode per seed, in a batch.
 
-    A move depends on its own episode alone: every draw is seeded by (seed, episode, turn).
+    Every draw is seeded by (seed, episode, turn), so that an action depends on its own episode alone.
 
     Args:
-        engine: Who plays.
+        engine: The model.
         renderer: Messages ⇄ ids for its tokenizer.
-        make: Makes an environment; it is called once an episode.
-        seeds: Which episodes.
-        name: The environment's, for the records.
-        sampling: How moves are sampled.
-        turns: Moves an episode at most, ≥ 1.
-        seed: Which moves, where they are drawn.
-        weights: Which weights play.
+        make: Makes an environment; called once per episode.
+        seeds: Episode seeds.
+        name: The environment's name, for the records.
+        sampling: How actions are sampled.
+        turns: Maximum number of actions, ≥ 1.
+        seed: Of the draws.
+        weights: The weights to sample from.
 
     Raises:
-        DataError: the environment answers something else than (text, reward, done).
+        DataError: the environment returns something else than (text, reward, done).
     """
     playing = []
     for episode in seeds:
@@ -121,7 +121,7 @@ def play(
 def _with_room(
     playing: Sequence[_Playing], engine: Engine, renderer: Renderer, max_tokens: int
 ) -> list[tuple[_Playing, Ids]]:
-    """The episodes that go on, with their prompts; one without room for another move ends."""
+    """The episodes in progress with their prompts; one without room for another action ends."""
     able = []
     for p in playing:
         if p.ending is not None:
@@ -184,3 +184,35 @@ def _episode(p: _Playing) -> Episode:
         feedback=tuple(p.feedback),
     )
     return Episode(rollout, p.total, p.ending or "turns")
+
+
+def episode_metrics(episodes: Sequence[Episode], *, seed: int = 0) -> dict[str, Any]:
+    """Success rate, return and length of episodes, with 95 % intervals.
+
+    Args:
+        episodes: At least one, with different seeds.
+        seed: Of the bootstrap.
+
+    Returns:
+        `n`; `solved` with a Wilson interval; `return`, the mean sum of rewards, with a bootstrap interval
+        (None for a single episode); `turns`, the mean number of actions; `endings`, counts by ending; and
+        `solved_by_turn`, the share solved within each number of actions, with Wilson intervals.
+    """
+    n = len(episodes)
+    solved = [e.solved for e in episodes]
+    mean = clustered_mean([e.total for e in episodes], [e.rollout.id for e in episodes], seed=seed)
+    longest = max(len(e.rollout.turns) for e in episodes)
+    by_turn = []
+    for turns in range(1, longest + 1):
+        count = sum(e.solved and len(e.rollout.turns) <= turns for e in episodes)
+        by_turn.append({"turns": turns, "solved": count / n, "ci95": list(wilson(count, n))})
+    return {
+        "n": n,
+        "solved": sum(solved) / n,
+        "solved_ci95": list(wilson(sum(solved), n)),
+        "return": mean.mean,
+        "return_ci95": None if mean.low is None else [mean.low, mean.high],
+        "turns": sum(len(e.rollout.turns) for e in episodes) / n,
+        "endings": dict(Counter(e.ending for e in episodes)),
+        "solved_by_turn": by_turn,
+    }

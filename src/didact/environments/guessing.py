@@ -1,7 +1,4 @@
-"""Two guessing games, for demonstrations and tests: small, without files, and fair to a small model.
-
-What they say about a guess depends on the guess alone, not on the ones before.
-"""
+"""Two guessing games for demonstrations and tests; an observation depends on the last guess alone."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ from didact.rng import generator
 
 
 class GuessNumber:
-    """A number between two bounds; every wrong guess is told whether the number is higher or lower.
+    """Guess a number between two bounds, by "higher" and "lower".
 
     Args:
-        low: Lowest number that it can be.
+        low: Lowest possible number.
         high: Highest, above `low`.
-        guesses: How many, at least 1.
+        guesses: Number of guesses, ≥ 1.
     """
 
     def __init__(self, low: int = 1, high: int = 20, guesses: int = 6) -> None:
@@ -36,7 +33,7 @@ class GuessNumber:
         return f"Guess a number from {self.low} to {self.high}. You have {self.guesses} guesses."
 
     def step(self, text: str) -> Step:
-        """The last whole number of a text is the guess; one without a number costs a guess too."""
+        """Guess the last integer of the text; a text without one costs a guess too."""
         self._left -= 1
         found = re.findall(r"-?\d{1,9}", text)
         guess = int(found[-1]) if found else None
@@ -50,14 +47,14 @@ class GuessNumber:
 
 
 class GuessWord:
-    """A row of letters; of every guess is said which letters are right, stand elsewhere, or nowhere.
+    """Guess a sequence of letters, by which are right, elsewhere or nowhere.
 
-    A letter stands elsewhere as often as the secret has copies that no right letter of the guess uses up.
+    A letter counts as elsewhere at most as often as the secret has unmatched copies of it.
 
     Args:
-        letters: How many letters it has, at least 1.
-        alphabet: Which there are, at least two.
-        guesses: How many, at least 1.
+        letters: Length of the sequence, ≥ 1.
+        alphabet: Possible letters, at least two.
+        guesses: Number of guesses, ≥ 1.
     """
 
     def __init__(self, letters: int = 3, alphabet: str = "abcdef", guesses: int = 8) -> None:
@@ -80,7 +77,7 @@ class GuessWord:
         )
 
     def step(self, text: str) -> Step:
-        """The whole text, white space and case aside, is the guess."""
+        """Guess the text, without white space and case."""
         self._left -= 1
         guess = "".join(text.split()).lower()
         if guess == self._secret.lower():

@@ -1,14 +1,13 @@
-"""TextArena's single-player games (an optional package) as environments.
+"""Single-player games of TextArena (an optional package) as environments.
 
-Of every game only what the game itself says is shown, and each thing once: the conversation already holds
-what came before. A game's reward comes at its end, 1 where all is achieved. A move without square brackets is
-put into them, as TextArena's own wrapper does.
+Each observation holds only what is new, because the conversation has the rest. A game's reward comes at its
+end, 1 if it is solved. An action without square brackets is put into them, as TextArena's own wrapper does.
 
-TextArena draws from Python's one global generator. Every call here has the game's own state of it in place
-and puts back what was there, so that games side by side do not disturb each other, or anything else.
+TextArena draws from Python's global generator: each call here swaps in the game's own state of it, and
+restores the old one after.
 
-Written against textarena 0.7.4, of which GuessTheNumber-v0, Mastermind-v0, TowerOfHanoi-v0 and FrozenLake-v0
-need no download.
+Tested with textarena 0.7.4, of which GuessTheNumber-v0, Mastermind-v0, TowerOfHanoi-v0 and FrozenLake-v0 need
+no download.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class TextArena:
     """One single-player game.
 
     Args:
-        name: As TextArena registers it, as "GuessTheNumber-v0".
-        brackets: Put a move that has no square brackets into them.
+        name: TextArena's name for it, as "GuessTheNumber-v0".
+        brackets: Put an action without square brackets into them.
 
     Raises:
         UsageError: textarena is not installed, or cannot make the game.
@@ -52,10 +51,10 @@ class TextArena:
         self._game: Any = game
 
     def reset(self, seed: int) -> str:
-        """Begin the game that the seed says.
+        """Start the game of a seed.
 
         Raises:
-            UsageError: it is not for a single player.
+            UsageError: it is not a single-player game.
         """
         with self._own_random():
             try:
@@ -64,29 +63,29 @@ class TextArena:
                 raise UsageError(
                     f"{_cannot(self.name)} for one player: {_words(error)}. Choose a single-player game"
                 ) from error
-            return self._news()
+            return self._new_text()
 
     def step(self, text: str) -> Step:
-        """Make a move; one that the game cannot take, or that breaks it, ends the episode without reward."""
+        """Act; an action that the game cannot take, or that breaks it, ends the episode without reward."""
         move = text if "[" in text or not self.brackets else f"[{text.strip()}]"
         with self._own_random():
             try:
                 done, _ = self._game.step(move)
-            except Exception as error:  # a model's words meet a third party's parser
+            except Exception as error:  # any error of a game's own parser
                 return Step(f"The game cannot take that move ({type(error).__name__}).", 0.0, True)
-            said = self._news()
+            new_text = self._new_text()
             if not done:
-                return Step(said, 0.0, False)
+                return Step(new_text, 0.0, False)
             rewards, about = self._game.close()
         reason = str((about or {}).get(_ME, {}).get("reason") or "")
-        text = "\n".join(part for part in (said, reason) if part)
+        text = "\n".join(part for part in (new_text, reason) if part)
         return Step(text, float((rewards or {}).get(_ME, 0.0)), True)
 
-    def _news(self) -> str:
-        """What the game has said since this was last asked."""
-        _, said = self._game.get_observation()
-        words = [str(words).strip() for _, words, kind in said if getattr(kind, "name", "") != _OWN_MOVE]
-        return "\n".join(word for word in words if word)
+    def _new_text(self) -> str:
+        """The game's messages since the last call."""
+        _, messages = self._game.get_observation()
+        texts = [str(text).strip() for _, text, kind in messages if getattr(kind, "name", "") != _OWN_MOVE]
+        return "\n".join(text for text in texts if text)
 
     @contextlib.contextmanager
     def _own_random(self) -> Iterator[None]:

@@ -1,30 +1,30 @@
-"""How does a dialogue help, turn by turn? Always beside what any further try would have given.
+"""Evaluation of dialogues turn by turn, beside two baselines.
 
-    didactic        u_1 c_1 u_2 c_2 …    the configured teacher; a right answer ends the dialogue
-    self-critique   u_1 c̃_1 u_2 c̃_2 …    the student's own critiques, from the public conversation
-    retry           u_1 r u_2 r …        "That is wrong. Try again."
-    resample        u_1, u_2, …          independent answers to the question alone: pass@t
+    didactic        u_1 c_1 u_2 c_2 …    critiques of the configured teacher; stops at a right answer
+    self-critique   u_1 c̃_1 u_2 c̃_2 …    critiques of the policy itself, without private information
+    retry           u_1 r u_2 r …        baseline: "That is wrong. Try again."
+    resample        u_1, u_2, …          baseline: independent answers, pass@t
 
 `solved` at turn t is the share of problems with a right answer among the first t, as if a verifier stopped
-the dialogue. To stop so is to be told what nobody tells in use, so the last three are sampled blind: to the
-last turn, with nothing verified before the last answer is there. They also have
+the dialogue. A verifier is not available in use, so all protocols but `didactic` are sampled to the last turn
+before any answer is verified. They also report
 
-    final      is the t-th answer right? (of `resample`, the commonest of the first t: `majority`)
-    stopped    is the answer right at which the model stops, because its own critique calls it right, or else
-               the t-th? (`self-critique`)
+    final      the t-th answer is right (`resample`: the most common of the first t, `majority`)
+    stopped    `self-critique`: the first answer that its own critique calls right, else the t-th, is right
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from didact.config import DialogueEvalConfig
 from didact.engines.base import SamplingParams
 from didact.errors import UsageError
 from didact.evaluation.calibration import calibration, stated_verdict
@@ -42,37 +42,20 @@ from didact.types import Problem, Rollout
 DialogueProtocol: TypeAlias = Literal["didactic", "self-critique", "retry", "resample"]
 PROTOCOLS: tuple[DialogueProtocol, ...] = get_args(DialogueProtocol)
 BASELINES: tuple[DialogueProtocol, ...] = ("retry", "resample")
-"""What any second try has; they stand beside every other protocol."""
+"""Reported beside every other protocol."""
 Bools: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class DialogueSettings:
-    """How dialogues are held.
-
-    Attributes:
-        turns: T, answers a problem.
-        temperature: Of answers; 0 is greedy, where `resample` draws at 1.
-        window: At most so many earlier exchanges in view; None for all that fit the model.
-        critique_tokens: At most so many tokens a self-critique, which is greedy.
-    """
-
-    turns: int = 10
-    temperature: float = 1.0
-    window: int | None = None
-    critique_tokens: int = 256
-
-
-@dataclass(frozen=True)
 class ByTurn:
-    """What became of V problems by turn; [T, V] bool each.
+    """Results of V dialogues by turn; arrays are [T, V] bool.
 
     Attributes:
-        protocol: Who spoke between answers.
-        rollouts: One a problem, all answers verified.
-        right: Is the answer that stands after t turns right? Of a dialogue that ended, the last one stands.
-        stopped: The same, where the model stops at the first answer that its own critique calls right.
-        majority: Is the commonest of the first t answers right?
+        protocol: Source of the text between answers.
+        rollouts: One per problem, all answers verified.
+        right: The answer after t turns is right; a dialogue that ended keeps its last answer.
+        stopped: The same, if the model stops at the first answer that its own critique calls right.
+        majority: The most common of the first t answers is right.
     """
 
     protocol: DialogueProtocol
@@ -83,18 +66,18 @@ class ByTurn:
 
     @property
     def solved(self) -> Bools:
-        """[T, V]: was one of the first t answers right?"""
+        """[T, V]: one of the first t answers is right."""
         found: Bools = np.logical_or.accumulate(self.right, axis=0)
         return found
 
     def records(self) -> list[dict[str, Any]]:
-        """One record a turn, from 1 on: shares with 95 % Wilson intervals, and what a problem cost so far.
+        """One record per turn, from 1: shares with 95 % Wilson intervals, and the mean cost per problem so
+        far.
 
-        `tokens` are the student's and `feedback_tokens` a speaking model's: means over problems, up to the
-        first right answer.
+        `tokens` are the policy's and `feedback_tokens` the critic's, up to the first right answer.
         """
         solved_TV = self.solved
-        tokens_TV, spoken_TV = self._costs()
+        tokens_TV, feedback_TV = self._costs()
         shares: dict[str, Bools | None] = {"solved": solved_TV}
         if self.protocol != "didactic":
             shares["final"] = self.right
@@ -106,36 +89,36 @@ class ByTurn:
                 if right_TV is not None:
                     record |= _share(name, right_TV[t])
             record["tokens"] = round(float(tokens_TV[: t + 1].sum(0).mean()), 2)
-            record["feedback_tokens"] = round(float(spoken_TV[: t + 1].sum(0).mean()), 2)
+            record["feedback_tokens"] = round(float(feedback_TV[: t + 1].sum(0).mean()), 2)
             records.append(record)
         return records
 
     def to_json(self) -> dict[str, Any]:
-        """The records, with the leak rate and how true the model's own verdicts were, where there are any."""
-        said = [f.leaks for r in self.rollouts for f in r.feedback if f.leaks is not None]
-        leaks = {"leak_rate": sum(said) / len(said)} if said else {}
-        return {"by_turn": self.records(), **leaks, **calibration(self.rollouts)}
+        """The records, with the leak rate and the calibration of self-critiques where they apply."""
+        leaks = [f.leaks for r in self.rollouts for f in r.feedback if f.leaks is not None]
+        leak_rate = {"leak_rate": sum(leaks) / len(leaks)} if leaks else {}
+        return {"by_turn": self.records(), **leak_rate, **calibration(self.rollouts)}
 
     def _costs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         tokens_TV = np.zeros(self.right.shape)
-        spoken_TV = np.zeros(self.right.shape)
+        feedback_TV = np.zeros(self.right.shape)
         for v, rollout in enumerate(self.rollouts):
             for t, turn in enumerate(rollout.turns):
                 tokens_TV[t, v] = len(turn.completion_ids)
                 if turn.correct:
                     break
-                # What is said after the t-th answer is paid before the next one.
-                for said in rollout.feedback:
-                    if said.turn == t and t + 1 < len(self.right):
-                        spoken_TV[t + 1, v] += said.provenance.tokens
-        return tokens_TV, spoken_TV
+                # The critique of the t-th answer is a cost of the next one.
+                for critique in rollout.feedback:
+                    if critique.turn == t and t + 1 < len(self.right):
+                        feedback_TV[t + 1, v] += critique.provenance.tokens
+        return tokens_TV, feedback_TV
 
 
 class DeferredVerification:
-    """A task whose verifier is not to be had: every answer is unverified.
+    """A task that verifies nothing, for sampling without a verifier.
 
     Args:
-        task: Whose problems it has.
+        task: The task with the problems.
     """
 
     def __init__(self, task: Task) -> None:
@@ -149,80 +132,90 @@ class DeferredVerification:
         return self.task.eval_problems(n)
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """Nothing."""
+        """No verdict."""
         return Verdict(None, False)
 
 
 def dialogue_table(
     ctx: StepContext,
     problems: Sequence[Problem],
-    protocols: Sequence[DialogueProtocol],
-    settings: DialogueSettings,
+    protocols: Collection[DialogueProtocol],
+    dialogue: DialogueEvalConfig,
+    temperature: float = 1.0,
 ) -> dict[str, Any]:
-    """The protocols that were asked for, and the baselines, as a record for a JSON file."""
+    """The given protocols and the baselines, as a JSON record."""
     wanted = [p for p in PROTOCOLS if p in protocols or p in BASELINES]
-    found = {p: by_turn(ctx, problems, p, settings).to_json() for p in wanted}
-    return {"turns": settings.turns, "temperature": settings.temperature, "protocols": found}
+    found = {p: by_turn(ctx, problems, p, dialogue, temperature).to_json() for p in wanted}
+    return {"turns": dialogue.turns, "temperature": temperature, "protocols": found}
 
 
 def family_tables(
     task: Task,
     ctx: StepContext,
-    asked: Mapping[str, Sequence[Problem]],
-    protocols: Sequence[DialogueProtocol],
-    settings: DialogueSettings,
+    families: Mapping[str, Sequence[Problem]],
+    protocols: Collection[DialogueProtocol],
+    dialogue: DialogueEvalConfig,
+    temperature: float = 1.0,
 ) -> dict[str, dict[str, Any]]:
-    """A `dialogue_table` for each family of problems; `held_out` marks those that training never sees."""
-    others = as_base_task(task).held_out_families
+    """A `dialogue_table` per family of problems; `held_out` marks families outside the training problems."""
+    held_out = as_base_task(task).held_out_families
     return {
-        name: {"held_out": name in others, **dialogue_table(ctx, problems, protocols, settings)}
-        for name, problems in asked.items()
+        name: {
+            "held_out": name in held_out,
+            **dialogue_table(ctx, problems, protocols, dialogue, temperature),
+        }
+        for name, problems in families.items()
     }
 
 
 def by_turn(
-    ctx: StepContext, problems: Sequence[Problem], protocol: DialogueProtocol, settings: DialogueSettings
+    ctx: StepContext,
+    problems: Sequence[Problem],
+    protocol: DialogueProtocol,
+    dialogue: DialogueEvalConfig,
+    temperature: float = 1.0,
 ) -> ByTurn:
-    """Hold one dialogue a problem by a protocol.
+    """Sample one dialogue per problem.
 
     Args:
-        ctx: Engine, task and (for `didactic`) a teacher that tells the truth.
-        problems: V problems, the same for whatever is compared.
-        protocol: Who speaks between answers.
-        settings: How long and how.
+        ctx: Engine, task and (for `didactic`) a truthful teacher.
+        problems: V problems.
+        protocol: Source of the text between answers.
+        dialogue: Number of turns, window and critique length; `problems` is not used here.
+        temperature: Of answers; 0 is greedy, except that `resample` samples at 1 then.
 
     Raises:
-        UsageError: nothing verified the answers.
+        UsageError: no dialogue was verified and criticised to its end.
     """
-    temperature = settings.temperature
     if protocol == "resample" and temperature == 0:
-        temperature = 1.0  # a greedy answer given twice is one answer
+        temperature = 1.0  # greedy answers are all the same
     ctx = dataclasses.replace(ctx.with_temperature(temperature), offline=None)
     if protocol == "didactic":
-        rollouts = tutored_dialogues(ctx, problems, 1, turns=settings.turns, window=settings.window)
+        rollouts = tutored_dialogues(ctx, problems, 1, turns=dialogue.turns, window=dialogue.window)
     else:
-        blind = dataclasses.replace(ctx, task=DeferredVerification(ctx.task))
-        rollouts = verified(ctx.task, _blindly(blind, problems, protocol, settings))
+        unverified = dataclasses.replace(ctx, task=DeferredVerification(ctx.task))
+        rollouts = verified(ctx.task, _sample_unverified(unverified, problems, protocol, dialogue))
     whole = [r for r in rollouts if all(t.reward is not None for t in r.turns) and not critic_failed(r)]
     if not whole:
         raise UsageError(
             f"of {len(rollouts)} dialogues none was verified and criticised to its end, so there is nothing "
-            f"to count: give the task a verifier that works{_why(rollouts)}"
+            f"to count: give the task a verifier that works{_first_error(rollouts)}"
         )
-    right = [[_standing(r, t) for r in whole] for t in range(settings.turns)]
-    stopped = [[_self_stopped(r, t) for r in whole] for t in range(settings.turns)]
-    majority = [[_commonest(r, t) for r in whole] for t in range(settings.turns)]
+
+    def table(is_right: Callable[[Rollout, int], bool]) -> Bools:
+        return np.array([[is_right(r, t) for r in whole] for t in range(dialogue.turns)], dtype=np.bool_)
+
     return ByTurn(
         protocol,
         whole,
-        np.array(right, dtype=np.bool_),
-        np.array(stopped, dtype=np.bool_) if protocol == "self-critique" else None,
-        np.array(majority, dtype=np.bool_) if protocol == "resample" else None,
+        table(_right_after),
+        table(_right_when_stopped) if protocol == "self-critique" else None,
+        table(_majority_right) if protocol == "resample" else None,
     )
 
 
 def verified(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """The rollouts with every answer's verdict; only to be asked for once all is sampled."""
+    """The rollouts with a verdict on every answer."""
     asked = [(r.problem, turn.text) for r in rollouts for turn in r.turns]
     verdicts = iter(verify_all(task, asked))
     return [
@@ -238,23 +231,21 @@ def verified(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
     ]
 
 
-def _blindly(
-    ctx: StepContext, problems: Sequence[Problem], protocol: DialogueProtocol, settings: DialogueSettings
+def _sample_unverified(
+    ctx: StepContext, problems: Sequence[Problem], protocol: DialogueProtocol, dialogue: DialogueEvalConfig
 ) -> list[Rollout]:
-    """All answers of a protocol, with a task that verifies none."""
+    turns = dialogue.turns
     if protocol == "resample":
-        tries = single_turn(ctx, problems, settings.turns)
-        firsts = tries[:: settings.turns]
-        return [
-            first.model_copy(update={"turns": tuple(r.turns[0] for r in tries[i : i + settings.turns])})
-            for first, i in zip(firsts, range(0, len(tries), settings.turns), strict=True)
-        ]
-    speaker: FeedbackSource = OutcomeOnlyTeacher()
+        samples = single_turn(ctx, problems, turns)
+        groups = [samples[i : i + turns] for i in range(0, len(samples), turns)]
+        return [group[0].model_copy(update={"turns": tuple(r.turns[0] for r in group)}) for group in groups]
+    critic: FeedbackSource = OutcomeOnlyTeacher()
     if protocol == "self-critique":
-        params = SamplingParams(max_tokens=settings.critique_tokens, temperature=0.0)
-        speaker = UnprivilegedCritic(ctx.engine, ctx.renderer, params=params, weights=ctx.weights)
-    ctx = dataclasses.replace(ctx, feedback=speaker)
-    return tutored_dialogues(ctx, problems, 1, turns=settings.turns, window=settings.window, early_stop=False)
+        limit = dialogue.critique_tokens or ctx.sampling.max_tokens
+        params = SamplingParams(max_tokens=limit, temperature=0.0)
+        critic = UnprivilegedCritic(ctx.engine, ctx.renderer, params=params, weights=ctx.weights)
+    ctx = dataclasses.replace(ctx, feedback=critic)
+    return tutored_dialogues(ctx, problems, 1, turns=turns, window=dialogue.window, early_stop=False)
 
 
 def _share(name: str, right_V: Bools) -> dict[str, Any]:
@@ -262,24 +253,24 @@ def _share(name: str, right_V: Bools) -> dict[str, Any]:
     return {name: float(right_V.mean()), f"{name}_ci95": list(wilson(int(right_V.sum()), n))}
 
 
-def _why(rollouts: Sequence[Rollout]) -> str:
+def _first_error(rollouts: Sequence[Rollout]) -> str:
     errors = [f.error for r in rollouts for f in r.feedback if f.error]
     return f", or mend the teacher ({errors[0]})" if errors else ""
 
 
-def _standing(rollout: Rollout, t: int) -> bool:
+def _right_after(rollout: Rollout, t: int) -> bool:
     return rollout.turns[min(t, len(rollout.turns) - 1)].correct
 
 
-def _self_stopped(rollout: Rollout, t: int) -> bool:
+def _right_when_stopped(rollout: Rollout, t: int) -> bool:
     for h in range(min(t, len(rollout.turns) - 1)):
-        said = rollout.feedback_on(h)
-        if said is not None and stated_verdict(said.text):
+        critique = rollout.feedback_on(h)
+        if critique is not None and stated_verdict(critique.text):
             return rollout.turns[h].correct
-    return _standing(rollout, t)
+    return _right_after(rollout, t)
 
 
-def _commonest(rollout: Rollout, t: int) -> bool:
+def _majority_right(rollout: Rollout, t: int) -> bool:
     texts = [turn.text.strip() for turn in rollout.turns[: t + 1]]
-    chosen = Counter(texts).most_common(1)[0][0]  # the first of those that are as common
+    chosen = Counter(texts).most_common(1)[0][0]  # ties: the first
     return rollout.turns[texts.index(chosen)].correct

@@ -24,7 +24,7 @@ from didact.evaluation.stats import (
 from didact.run_dir import RunDir, read_jsonl
 from didact.sweep.plan import Arm, Cell, Plan
 from didact.sweep.results import ArmSummary, CellResult, SweepResults, TaskResults
-from didact.sweep.run import State, is_finished
+from didact.sweep.run import CellState, is_finished
 from didact.training.summary import READABLE, arm_result
 
 SEED = 0
@@ -37,7 +37,7 @@ def collect(
     plan: Plan,
     out: Path,
     *,
-    states: Mapping[str, State] | None = None,
+    states: Mapping[str, CellState] | None = None,
     details: Mapping[str, str] | None = None,
 ) -> SweepResults:
     """Everything that the finished cells of a plan show.

@@ -32,12 +32,12 @@ POLL_SECONDS = 0.1
 Status: TypeAlias = Literal["waiting", "running", "elsewhere", "finished", "failed"]
 Launch: TypeAlias = Callable[[Cell, Path], Sequence[str]]
 """The command that runs a cell, or goes on with it, in a run directory."""
-Watch: TypeAlias = Callable[["dict[str, State]"], None]
+Watch: TypeAlias = Callable[["dict[str, CellState]"], None]
 """Told of all cells' states, by name, again and again."""
 
 
 @dataclass(frozen=True)
-class State:
+class CellState:
     """How a cell stands."""
 
     status: Status
@@ -60,7 +60,7 @@ def run_cells(
     workers: int,
     launch: Launch | None = None,
     watch: Watch = lambda states: None,
-) -> dict[str, State]:
+) -> dict[str, CellState]:
     """Run what is not finished, some cells side by side; one that fails does not stop the others.
 
     Args:
@@ -121,12 +121,12 @@ class _Pool:
         self.cells = {cell.name: cell for cell in cells}
         self.out, self.workers, self.launch, self.watch = out, workers, launch, watch
         self.states = {
-            name: State("finished" if is_finished(cell, out) else "waiting")
+            name: CellState("finished" if is_finished(cell, out) else "waiting")
             for name, cell in self.cells.items()
         }
         self.running: dict[str, _Running] = {}
 
-    def run(self) -> dict[str, State]:
+    def run(self) -> dict[str, CellState]:
         with _stop_signals() as came:
             try:
                 while not came and self._left():
@@ -161,12 +161,12 @@ class _Pool:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _take(path.with_name(f"{path.name}.lock"))
         if lock is None:
-            self.states[name] = State("elsewhere")
+            self.states[name] = CellState("elsewhere")
             return
         try:
             # Whoever held the lock until now may have finished the cell.
             if is_finished(self.cells[name], self.out):
-                self.states[name] = State("finished")
+                self.states[name] = CellState("finished")
                 os.close(lock)
                 return
             command = self.launch(self.cells[name], path)
@@ -175,7 +175,7 @@ class _Pool:
             os.close(lock)
             raise
         self.running[name] = _Running(process, lock)
-        self.states[name] = State("running")
+        self.states[name] = CellState("running")
 
     def _collect_ended(self) -> None:
         for name in [name for name, run in self.running.items() if run.process.poll() is not None]:
@@ -186,12 +186,12 @@ class _Pool:
         code = run.process.returncode
         no_weight_changed = code == TrainingGuard.exit_code
         if (code == 0 or no_weight_changed) and is_finished(self.cells[name], self.out):
-            self.states[name] = State("finished")
+            self.states[name] = CellState("finished")
             return
         log = (self.out / name).with_name(f"{Path(name).name}.log")
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1] if lines else "it said nothing"
-        self.states[name] = State("failed", f"exit code {code}: {last} (all of it: {log})", code)
+        self.states[name] = CellState("failed", f"exit code {code}: {last} (all of it: {log})", code)
 
     def _end_all(self, came: Sequence[str]) -> None:
         """Ask what still runs to save and leave, and wait until it has; a second signal kills it."""

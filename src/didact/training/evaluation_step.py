@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from didact.build.components import RunComponents
 from didact.build.rewards import against_start
+from didact.config import DialogueEvalConfig
 from didact.distributed import on_main_process
 from didact.engines.base import SamplingParams
 from didact.errors import UsageError
-from didact.evaluation.by_turn import PROTOCOLS, DialogueProtocol, DialogueSettings, family_tables
+from didact.evaluation.by_turn import PROTOCOLS, DialogueProtocol, family_tables
 from didact.evaluation.calibration import calibration
 from didact.evaluation.evaluate import evaluate
 from didact.feedback.model_critic import SelfCritique
@@ -55,9 +56,8 @@ def evaluate_once(
             own = dataclasses.replace(ctx, feedback=self_critic(parts, config.own_critique))
             criticised = evaluate(own, problems, temperature=config.temperature)
             values |= criticised.metrics("own_critique") | calibration(criticised.rollouts)
-        if config.didactic_turns and is_last:
-            most = config.didactic_problems
-            values["by_turn"] = by_turn(parts, state.step, config.didactic_turns, PROTOCOLS, most)
+        if config.dialogue is not None and is_last:
+            values["by_turn"] = by_turn(parts, state.step, config.dialogue, PROTOCOLS)
     record = {"step": state.step, "sampled_tokens": state.sampled_tokens, "eval": values}
     run.add_evaluation(evaluation.rollouts, state.step)
     run.add_metrics(record)
@@ -75,9 +75,9 @@ def find_evaluation(run: RunDir, step: int) -> dict[str, Any] | None:
     return None
 
 
-def eval_context(parts: RunComponents, step: int) -> StepContext:
+def eval_context(parts: RunComponents, step: int, *, seed: int = 0) -> StepContext:
     """The context of an evaluation: true critiques, and draws that are the same for every run."""
-    ctx = parts.context(seed=derive_seed(0, "eval"), step=step, progress=0.0)
+    ctx = parts.context(seed=derive_seed(seed, "eval"), step=step, progress=0.0)
     return dataclasses.replace(ctx, feedback=parts.critic, offline=None)
 
 
@@ -110,26 +110,23 @@ def self_critic(parts: RunComponents, max_tokens: int) -> FeedbackSource:
 def by_turn(
     parts: RunComponents,
     step: int,
-    turns: int,
-    protocols: Sequence[DialogueProtocol],
-    limit: int | None = None,
+    dialogue: DialogueEvalConfig,
+    protocols: Collection[DialogueProtocol],
+    *,
+    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Results of dialogues turn by turn, for each generator; see `evaluation.by_turn.family_tables`.
 
     Args:
         parts: The run's components.
         step: Steps done so far.
-        turns: T ≥ 1.
+        dialogue: Number of turns and problems, window and critique length.
         protocols: Which dialogues; the baselines are added.
-        limit: At most this many problems of each generator.
+        seed: Of the draws.
     """
     chosen, task = parts.config.eval, parts.task
-    n = chosen.problems if limit is None else min(limit, chosen.problems)
-    asked = {name: eval_problems(parts, n, own) for name, own in task.families().items()}
-    settings = DialogueSettings(
-        turns=turns,
-        temperature=chosen.temperature,
-        window=chosen.didactic_window,
-        critique_tokens=chosen.didactic_critique or parts.config.sampling.max_tokens,
-    )
-    return family_tables(task, eval_context(parts, step), asked, protocols, settings)
+    n = min(dialogue.problems, chosen.problems)
+    families = task.families()
+    asked = {name: eval_problems(parts, n, family) for name, family in families.items()}
+    ctx = eval_context(parts, step, seed=seed)
+    return family_tables(task, ctx, asked, protocols, dialogue, chosen.temperature)

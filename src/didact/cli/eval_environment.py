@@ -1,0 +1,90 @@
+"""`didact eval RUN_OR_MODEL --env NAME`: episodes in a text environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from didact.engines.base import Engine
+    from didact.rendering.renderer import Renderer
+
+
+def eval_environment(
+    model: str,
+    environment: str,
+    *,
+    settings: Sequence[str],
+    episodes: int,
+    first: int,
+    turns: int,
+    temperature: float,
+    max_tokens: int,
+    seed: int,
+    json_file: Path | None,
+    transcripts: Path | None,
+) -> None:
+    """Play the episodes `first`, `first` + 1, … and print how many were solved; see `eval_`."""
+    from didact.config import key_value
+    from didact.engines.base import SamplingParams
+    from didact.environments import make_environment
+    from didact.environments.episodes import episode_metrics, play
+    from didact.run_dir import write_atomically
+
+    chosen = dict(key_value("--setting", word, "guesses=8") for word in settings)
+    make_environment(environment, chosen)  # fail before the model is loaded
+    engine, renderer, step = _load(model)
+    found = play(
+        engine,
+        renderer,
+        lambda: make_environment(environment, chosen),
+        range(first, first + episodes),
+        name=environment,
+        sampling=SamplingParams(max_tokens=max_tokens, temperature=temperature),
+        turns=turns,
+        seed=seed,
+    )
+    values = episode_metrics(found)
+    typer.echo(_line(values))
+    if transcripts is not None:
+        lines = [
+            json.dumps({"total": e.total, "ending": e.ending, **e.rollout.model_dump(mode="json")})
+            for e in found
+        ]
+        write_atomically(transcripts, "".join(line + "\n" for line in lines))
+    if json_file is not None:
+        of = {"of": model, "step": step, "environment": environment, "settings": chosen}
+        how = {"first": first, "max_turns": turns, "temperature": temperature, "max_tokens": max_tokens}
+        write_atomically(json_file, json.dumps({**of, **how, "seed": seed, **values}, indent=1) + "\n")
+
+
+def _load(name: str) -> tuple[Engine, Renderer, int]:
+    """The model, its renderer, and the step of its checkpoint; 0 outside a run."""
+    from didact.build.engines import make_engine
+    from didact.cli.models import each_model
+    from didact.config import ModelConfig
+    from didact.rendering.renderer import Renderer
+    from didact.run_dir import RunDir
+
+    if RunDir(Path(name)).config.exists():
+        (loaded,) = each_model([name])
+        return loaded.parts.engine, loaded.parts.renderer, loaded.step
+    engine = make_engine(ModelConfig(path=name))
+    return engine, Renderer(engine.tokenizer, {}, engine.end_ids), 0
+
+
+def _line(values: dict[str, Any]) -> str:
+    low, high = values["solved_ci95"]
+    line = f"solved {values['solved']:.1%} [{low:.1%}, {high:.1%}] of {values['n']} episodes"
+    line += f"; mean return {values['return']:.3f}"
+    if values["return_ci95"] is not None:
+        low, high = values["return_ci95"]
+        line += f" [{low:.3f}, {high:.3f}]"
+    line += f"; {values['turns']:.1f} moves an episode"
+    if room := values["endings"].get("room"):
+        line += f"; {room} ended because the conversation no longer fitted the model"
+    return line
