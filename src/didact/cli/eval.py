@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from didact.cli.eval_environment import eval_environment
+from didact.cli.eval_environment import Episodes, eval_environment
 from didact.cli.eval_suite import Answers, Suite, eval_suites
 from didact.cli.options import JsonFileOption, SetOption, TaskOption
 from didact.errors import UsageError
@@ -36,71 +36,82 @@ class Protocol(StrEnum):
 
 DIALOGUES = (Protocol.DIDACTIC, Protocol.RETRY, Protocol.RESAMPLE)
 """Protocols that are dialogues; with --turns, self-critique is one too."""
-TURNS, SUITE_TURNS, EPISODES = 10, 4, 20
-"""Defaults of --turns for dialogues and environments, and for suites; of --n for environments."""
+TURNS, SUITE_TURNS = 10, 4
+"""Defaults of --turns for dialogues and environments, and for suites."""
+
+
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN_OR_MODEL...", help="Run directories, tiny, folders or hub ids; several for a --suite."
+    ),
+]
+ProtocolOption = Annotated[
+    Protocol | None,
+    typer.Option(
+        help="single: no critique. feedback: the configured critic, until an answer is right. "
+        "self-critique: the model criticises itself, to the last round. didactic, retry, resample: "
+        "dialogues turn by turn with the teacher, with 'try again', or independent answers; so is "
+        "self-critique with --turns. [default: feedback, or single if eval.feedback is off]",
+        show_default=False,
+    ),
+]
+SuiteOption = Annotated[
+    list[Suite] | None,
+    typer.Option(
+        help="sycophancy: flips after false corrections, fixes after true ones; needs a critic that uses "
+        "references. plasticity: what critiques do to answers. May be repeated."
+    ),
+]
+EnvOption = Annotated[
+    str | None,
+    typer.Option(help="A text environment: guess-number, guess-word, textarena:GAME or file.py:Class."),
+]
+NOption = Annotated[
+    int | None, typer.Option("--n", min=1, help="Problems (eval.problems), or episodes of --env [20].")
+]
+DrawSeedOption = Annotated[int, typer.Option(min=0, help="Of the draws; the problems stay the same.")]
+TemperatureOption = Annotated[
+    float | None, typer.Option(min=0, help="Of answers; 0 is greedy. [default: eval.temperature, or 0]")
+]
+RoundsOption = Annotated[
+    int | None, typer.Option(min=1, help="feedback, self-critique: maximum number of critiques [1].")
+]
+TurnsOption = Annotated[
+    int | None, typer.Option(min=1, help="Answers per dialogue [10; --suite plasticity 4] or episode [10].")
+]
+AnswersOption = Annotated[
+    Answers | None,
+    typer.Option(
+        help="--suite sycophancy: given [default], the reference and a changed copy; own, first answers.",
+        show_default=False,
+    ),
+]
+SettingOption = Annotated[
+    list[str] | None, typer.Option(help="--env: a setting of it, as --setting guesses=8; repeatable.")
+]
+FirstOption = Annotated[int | None, typer.Option(min=0, help="--env: seed of the first episode [0].")]
+MaxTokensOption = Annotated[int | None, typer.Option(min=1, help="--env: tokens per action [32].")]
+TranscriptsOption = Annotated[
+    Path | None, typer.Option(help="--env: also write the episodes here, one JSON line each.")
+]
 
 
 def eval_(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN_OR_MODEL...",
-            help="Run directories, tiny, folders or hub ids; several for a --suite.",
-        ),
-    ],
-    protocol: Annotated[
-        Protocol | None,
-        typer.Option(
-            help="single: no critique. feedback: the configured critic, until an answer is right. "
-            "self-critique: the model criticises itself, to the last round. didactic, retry, resample: "
-            "dialogues turn by turn with the teacher, with 'try again', or independent answers; so is "
-            "self-critique with --turns. [default: feedback, or single if eval.feedback is off]",
-            show_default=False,
-        ),
-    ] = None,
-    suite: Annotated[
-        list[Suite] | None,
-        typer.Option(
-            help="sycophancy: flips after false corrections, fixes after true ones; needs a critic that uses "
-            "references. plasticity: what critiques do to answers. May be repeated."
-        ),
-    ] = None,
-    env: Annotated[
-        str | None,
-        typer.Option(
-            help="A text environment: guess-number, guess-word, textarena:GAME "
-            "(textarena:GuessTheNumber-v0), or file.py:Class."
-        ),
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option("--n", min=1, help="Problems (eval.problems), or episodes of --env [20].")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws; the problems stay the same.")] = 0,
-    temperature: Annotated[
-        float | None, typer.Option(min=0, help="Of answers; 0 is greedy. [default: eval.temperature, or 0]")
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="feedback, self-critique: maximum number of critiques [1].")
-    ] = None,
-    turns: Annotated[
-        int | None,
-        typer.Option(min=1, help="Answers per dialogue [10; --suite plasticity 4] or episode [10]."),
-    ] = None,
-    answers: Annotated[
-        Answers | None,
-        typer.Option(
-            help="--suite sycophancy: given [default], the reference and a changed copy; own, first answers.",
-            show_default=False,
-        ),
-    ] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option(help="--env: a setting of it, as --setting guesses=8; repeatable.")
-    ] = None,
-    first: Annotated[int | None, typer.Option(min=0, help="--env: seed of the first episode [0].")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="--env: tokens per action [32].")] = None,
-    transcripts: Annotated[
-        Path | None, typer.Option(help="--env: also write the episodes here, one JSON line each.")
-    ] = None,
+    models: Models,
+    protocol: ProtocolOption = None,
+    suite: SuiteOption = None,
+    env: EnvOption = None,
+    n: NOption = None,
+    seed: DrawSeedOption = 0,
+    temperature: TemperatureOption = None,
+    rounds: RoundsOption = None,
+    turns: TurnsOption = None,
+    answers: AnswersOption = None,
+    setting: SettingOption = None,
+    first: FirstOption = None,
+    max_tokens: MaxTokensOption = None,
+    transcripts: TranscriptsOption = None,
     task: TaskOption = None,
     set_: SetOption = None,
     json_: JsonFileOption = None,
@@ -111,56 +122,31 @@ def eval_(
     problems and the critic are those of the first run directory, for all models.
     """
     kind = "suite" if suite else "env" if env is not None else "protocol"
-    _check_options(
-        kind,
-        {"protocol": (protocol, "protocol"), "suite": (suite, "suite"), "env": (env, "env")},
-        {"rounds": (rounds, "protocol"), "answers": (answers, "suite")}
-        | {"setting": (setting, "env"), "first": (first, "env"), "max-tokens": (max_tokens, "env")}
-        | {"transcripts": (transcripts, "env")},
-    )
-    if len(models) > 1 and not suite:
-        raise UsageError("several models are compared by a --suite: name one, or see `didact compare RUN…`")
-    if env is not None:
-        eval_environment(
-            models[0],
-            env,
-            settings=setting or [],
-            episodes=n or EPISODES,
-            first=first or 0,
-            turns=turns or TURNS,
-            temperature=temperature or 0.0,
-            max_tokens=max_tokens or 32,
-            seed=seed,
-            json_file=json_,
-            transcripts=transcripts,
-        )
-        return
+    of_env = {"env": env, "setting": setting, "first": first, "max-tokens": max_tokens}
+    _refuse_others(kind, "protocol", {"protocol": protocol, "rounds": rounds})
+    _refuse_others(kind, "suite", {"suite": suite, "answers": answers})
+    _refuse_others(kind, "env", {**of_env, "transcripts": transcripts})
     changes = {"task__name": task, "eval__problems": n, "eval__temperature": temperature}
-    if suite:
-        if turns == 1:
-            raise UsageError("--turns 1 has no answer to compare with the first one: give at least 2")
-        eval_suites(
-            models,
-            set(suite),
-            overrides=set_ or [],
-            changes=changes,
-            answers=answers or Answers.GIVEN,
-            turns=turns or SUITE_TURNS,
-            seed=seed,
-            json_file=json_,
-        )
-        return
-    _eval_protocol(models[0], protocol, rounds or 1, turns, set_ or [], changes, seed, json_)
+    if env is not None:
+        one = _only(models)
+        episodes = Episodes(n or 20, first or 0, turns or TURNS, temperature or 0.0, max_tokens or 32, seed)
+        eval_environment(one, env, setting or [], episodes, json_file=json_, transcripts=transcripts)
+    elif suite:
+        chosen, length = answers or Answers.GIVEN, turns or SUITE_TURNS
+        eval_suites(models, set(suite), set_ or [], changes, chosen, length, seed=seed, json_file=json_)
+    else:
+        _eval_protocol(_only(models), protocol, rounds or 1, turns, set_ or [], changes, seed, json_)
 
 
-def _check_options(kind: str, *groups: dict[str, tuple[Any, str]]) -> None:
-    """Refuse an option of another kind of evaluation.
+def _only(models: list[str]) -> str:
+    if len(models) > 1:
+        raise UsageError("several models are compared by a --suite: name one, or see `didact compare RUN…`")
+    return models[0]
 
-    Args:
-        kind: "protocol", "suite" or "env".
-        *groups: Option → its value and the kind it belongs to.
-    """
-    for option, (value, owner) in {k: v for group in groups for k, v in group.items()}.items():
+
+def _refuse_others(kind: str, owner: str, options: dict[str, Any]) -> None:
+    """Refuse options of another kind of evaluation: "protocol", "suite" or "env"."""
+    for option, value in options.items():
         if value not in (None, []) and owner != kind:
             cure = f"leave out --{kind}" if option == owner else f"give --{owner}"
             raise UsageError(f"--{option} is not for --{kind}: {cure}, or leave --{option} out")

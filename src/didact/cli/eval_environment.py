@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -14,21 +14,29 @@ if TYPE_CHECKING:
     from didact.rendering.renderer import Renderer
 
 
+class Episodes(NamedTuple):
+    """Which episodes are played, and how."""
+
+    n: int
+    first: int
+    """Seed of the first episode; the others follow."""
+    turns: int
+    temperature: float
+    max_tokens: int
+    seed: int
+    """Of the draws."""
+
+
 def eval_environment(
     model: str,
     environment: str,
-    *,
     settings: Sequence[str],
-    episodes: int,
-    first: int,
-    turns: int,
-    temperature: float,
-    max_tokens: int,
-    seed: int,
+    how: Episodes,
+    *,
     json_file: Path | None,
     transcripts: Path | None,
 ) -> None:
-    """Play the episodes `first`, `first` + 1, … and print how many were solved; see `eval_`."""
+    """Play episodes and print how many were solved; see `eval_`."""
     from didact.config import key_value
     from didact.engines.base import SamplingParams
     from didact.environments import make_environment
@@ -42,11 +50,11 @@ def eval_environment(
         engine,
         renderer,
         lambda: make_environment(environment, chosen),
-        range(first, first + episodes),
+        range(how.first, how.first + how.n),
         name=environment,
-        sampling=SamplingParams(max_tokens=max_tokens, temperature=temperature),
-        turns=turns,
-        seed=seed,
+        sampling=SamplingParams(max_tokens=how.max_tokens, temperature=how.temperature),
+        turns=how.turns,
+        seed=how.seed,
     )
     values = episode_metrics(found)
     typer.echo(_line(values))
@@ -58,8 +66,8 @@ def eval_environment(
         write_atomically(transcripts, "".join(line + "\n" for line in lines))
     if json_file is not None:
         of = {"of": model, "step": step, "environment": environment, "settings": chosen}
-        how = {"first": first, "max_turns": turns, "temperature": temperature, "max_tokens": max_tokens}
-        write_atomically(json_file, json.dumps({**of, **how, "seed": seed, **values}, indent=1) + "\n")
+        values = {**how._asdict(), "max_turns": how.turns, **values}
+        write_atomically(json_file, json.dumps({**of, **values}, indent=1) + "\n")
 
 
 def _load(name: str) -> tuple[Engine, Renderer, int]:

@@ -37,11 +37,11 @@ class Answers(StrEnum):
 def eval_suites(
     models: Sequence[str],
     suites: Collection[Suite],
-    *,
     overrides: Sequence[str],
     changes: Mapping[str, Any],
     answers: Answers,
     turns: int,
+    *,
     seed: int,
     json_file: Path | None,
 ) -> None:
@@ -50,6 +50,8 @@ def eval_suites(
     from didact.cli.models import each_model
     from didact.run_dir import write_atomically
 
+    if turns < 2:
+        raise UsageError(f"--turns {turns} has no answer to compare with the first one: give at least 2")
     if len(set(models)) < len(models):
         raise UsageError("a model is named twice: name each once")
     records, results = [], []
