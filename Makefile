@@ -52,7 +52,7 @@ $(VERL_VENV)/.installed: pyproject.toml constraints-verl.txt
 	[ -x $(VERL_VENV)/bin/python ] || "$(PYTHON)" -m venv $(VERL_VENV)
 	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt \
-		verl pytest pytest-timeout
+		verl lazy-loader pytest pytest-timeout
 	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 

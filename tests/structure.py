@@ -24,6 +24,8 @@ MATCH_CHARACTERS, MATCH_WORDS = 30, 4
 
 LITERARY = re.compile(r"\b(?:says|said|told|stands|nobody|so many|whoever)\b", re.IGNORECASE)
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
+SYNTAX = re.compile(r"\\[wdsbn]|\.[*+?]|[\\(){}|^$\[\]]")
+"""Syntax of regular expressions, which is no wording."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def homonyms(trees: Mapping[str, ast.Module]) -> dict[str, list[str]]:
 
 def is_sentence(pattern: str) -> bool:
     """Whether a `match=` holds an error to a wording rather than to a name or a value."""
-    return len(pattern) > MATCH_CHARACTERS or len(pattern.split()) > MATCH_WORDS
+    literal = SYNTAX.sub("", pattern)
+    words = [word for word in literal.split() if WORD.search(word)]
+    return len(literal) > MATCH_CHARACTERS or len(words) > MATCH_WORDS
 
 
 def sentence_matches(tree: ast.AST) -> Iterator[str]:

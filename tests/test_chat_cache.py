@@ -337,9 +337,9 @@ def test_a_full_disk_before_a_request_sends_nothing_and_after_it_loses_nothing(t
 def test_limits_that_cannot_be_kept_are_refused():
     with pytest.raises(UsageError, match="max_cost_usd"):
         Budget(OpenAIChat("m", base_url="http://127.0.0.1:1/v1"), max_cost_usd=1)
-    with pytest.raises(UsageError, match="max_requests must be at least 0, not -1"):
+    with pytest.raises(UsageError, match=r"max_requests .* -1"):
         Budget(CountingChat(), max_requests=-1)
-    with pytest.raises(UsageError, match="max_cost_usd must be at least 0, not nan"):
+    with pytest.raises(UsageError, match=r"max_cost_usd .* nan"):
         Budget(CountingChat(), max_cost_usd=float("nan"))
 
 

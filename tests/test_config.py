@@ -51,7 +51,7 @@ def test_a_wrong_setting_is_named_with_the_nearest_right_one(override: str, mess
 def test_a_file_for_another_method_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("method: sft\n")
-    with pytest.raises(UsageError, match="config for 'sft', not 'grpo'"):
+    with pytest.raises(UsageError, match="'sft', not 'grpo'"):
         load_config("grpo", file)
 
 
@@ -97,7 +97,7 @@ def test_another_task_starts_without_the_files_task_settings(tmp_path: Path) -> 
 
 
 def test_a_torn_value_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match=r"--set 'model.lora=\{rank: 16'.*not valid YAML"):
+    with pytest.raises(UsageError, match=r"model\.lora=.* YAML"):
         load_config("grpo", None, ["model.lora={rank: 16"])
 
 

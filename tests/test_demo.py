@@ -63,7 +63,7 @@ def test_the_demo_compares_all_arms_and_takes_up_what_is_finished(
 def test_a_directory_of_another_demo_is_refused(quick_arms: dict[str, RunConfig], tmp_path: Path) -> None:
     (tmp_path / "grpo").mkdir()
     (tmp_path / "grpo" / "config.yaml").write_text("method: sft\n")
-    with pytest.raises(UsageError, match=r"remove .* or name a new --out"):
+    with pytest.raises(UsageError, match=r"--out"):
         demo_module._command(quick_arms["grpo"], tmp_path / "grpo")
 
 

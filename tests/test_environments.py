@@ -156,9 +156,9 @@ def test_textarena_games_do_not_disturb_each_other_or_the_global_generator(arena
 
 
 def test_what_textarena_cannot_do_is_said(arena: None) -> None:
-    with pytest.raises(UsageError, match=r"cannot make the game 'Hangmn-v0'.*Choose another"):
+    with pytest.raises(UsageError, match=r"Hangmn-v0"):
         make_environment("textarena:Hangmn-v0")
-    with pytest.raises(UsageError, match=r"'words' not found.*nltk\.downloader words") as caught:
+    with pytest.raises(UsageError, match=r"nltk\.downloader words") as caught:
         make_environment("textarena:Words-v0")
     assert len(str(caught.value)) < 500
     with pytest.raises(UsageError, match="single-player"):
@@ -236,7 +236,7 @@ def test_an_episode_ends_with_its_turns_or_its_room() -> None:
     first = len("User: Guess a number from 1 to 20. You have 6 guesses.\nAssistant:")
     found, _ = episodes(lambda text, j: "0", n=2, max_length=first + 4)
     assert [(e.ending, len(e.rollout.turns), e.total) for e in found] == [("room", 1, 0.0)] * 2
-    with pytest.raises(DataError, match="no room for a single move"):
+    with pytest.raises(DataError, match="no room"):
         episodes(n=1, max_length=first + 3)
 
 
@@ -252,7 +252,7 @@ def test_an_environment_of_ones_own_is_played_and_held_to_the_protocol(tmp_path:
     spec = f"{file}:World"
     found, _ = episodes(lambda text, j: "yes", n=1, make=lambda: make_environment(spec))
     assert found[0].solved
-    with pytest.raises(DataError, match=r"has to return \(text, reward, done\)"):
+    with pytest.raises(DataError, match=r"\(text, reward, done\)"):
         episodes(lambda text, j: "yes", n=1, make=lambda: make_environment(spec, {"answer": "no"}))
 
 

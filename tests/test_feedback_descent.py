@@ -132,7 +132,7 @@ def test_equal_training_problems_count_once_and_too_few_are_refused() -> None:
         def train_problem(self, index: int) -> Problem:
             return super().train_problem(index % 6)
 
-    with pytest.raises(UsageError, match=r"6 different training problems.*4 \+ 3"):
+    with pytest.raises(UsageError, match=r"6 .* 4 \+ 3"):
         SMALL.split(Small())
     train, validation = FeedbackDescent(train=3, validation=3).split(Small())
     assert len({p.question for p in (*train, *validation)}) == 6

@@ -50,9 +50,7 @@ def test_an_edited_data_file_is_refused_by_name(model: Path, data: Path, tmp_pat
     run = unfinished(tmp_path / "run", model, data)
     before = (run / "metrics.jsonl").read_bytes()
     data.write_text(data.read_text().replace("22", "23"))
-    with pytest.raises(
-        CheckpointError, match=r"other inputs.*sums\.jsonl \(\w{12} → \w{12}\).*Put them back"
-    ):
+    with pytest.raises(CheckpointError, match=r"sums\.jsonl \(\w{12} → \w{12}\)"):
         didact.resume(run)
     assert (run / "metrics.jsonl").read_bytes() == before
 

@@ -286,7 +286,7 @@ def test_k3_is_zero_at_equal_and_estimates_the_kl_divergence():
 def test_a_field_of_another_shape_is_refused_by_name(loss):
     fields = FIELDS | {"advantages_BT": ADVANTAGES[:, :2]}
     fields = {n: fields[n] for n in NEEDS[loss.__name__]}
-    with pytest.raises(ValueError, match=r"advantages_BT has shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"advantages_BT .*\(2, 2\)"):
         loss(LOGPROBS, **fields)
 
 

@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from didact.cli.main import app
+from tests.helpers import didact
 from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,19 @@ def test_the_python_example_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     exec(compile(quick, "README.md", "exec"), {})
     assert (tmp_path / "runs" / "first" / "result.json").exists()
+
+
+def test_the_own_method_trains_by_the_command_below_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(import didact\n\nclass .*?)```", README, re.DOTALL)
+    (command,) = re.findall(r"^didact (train my_method\.py:\S+ .*)$", README, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    Path("my_method.py").write_text(code, encoding="utf-8")
+    quick = ["steps=1", "problems_per_step=4", "sampling.max_tokens=12", "eval={problems: 2}"]
+    quick += ["task.settings={min_word_len: 6, max_word_len: 7}", "feedback.settings.level=reveal"]
+    assert didact(*command.split(), *(word for setting in quick for word in ("--set", setting))) == 0
+    assert (tmp_path / "runs" / "mine" / "result.json").exists()
 
 
 def shown_commands(page: Path, program: str) -> Iterator[str]:

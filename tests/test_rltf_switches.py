@@ -150,7 +150,7 @@ def test_the_answers_ratio_is_of_all_its_tokens_and_the_mask_comes_after() -> No
 def test_a_ratio_refuses_samples_of_another_distribution(weighting: str, sampling: dict[str, float]) -> None:
     params = SamplingParams(max_tokens=4, **sampling)
     ctx = context(ScriptedEngine(lambda text, j: "a"), CountingCritic(), sampling=params)
-    with pytest.raises(UsageError, match=r"sampling\.temperature=1.*or take awr"):
+    with pytest.raises(UsageError, match=r"sampling\.temperature=1"):
         RLTF(sd_weighting=weighting).collect(ctx, PROBLEMS)
     assert RLTF(sd_weighting=weighting, lambda_sd=0).collect(ctx, PROBLEMS)
     assert RLTF().collect(ctx, PROBLEMS)

@@ -127,7 +127,7 @@ def test_the_order_of_answers_does_not_matter(answers, random):
 
 
 def test_a_value_is_needed_for_every_reward():
-    with pytest.raises(ValueError, match="2 rewards for 1 values"):
+    with pytest.raises(ValueError, match="2 rewards for 1"):
         gae([1.0, 2.0], [0.0], 1.0, 1.0)
 
 

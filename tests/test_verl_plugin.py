@@ -148,7 +148,7 @@ def test_what_verl_does_not_pass_is_named(core):
         core.estimators["didact_rltf_sd"](draw(4, 5), MASK, index=UIDS)
     with pytest.raises(DataError, match="uid"):
         core.estimators["didact_grpo"](draw(4, 5), MASK)
-    with pytest.raises(DataError, match="3 uids for 4 rows"):
+    with pytest.raises(DataError, match="3 uids"):
         core.estimators["didact_grpo"](draw(4, 5), MASK, index=UIDS[:3])
 
 

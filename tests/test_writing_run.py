@@ -328,12 +328,12 @@ def test_too_many_failed_scores_stop_resumably() -> None:
     found.score(pieces(10))
     fails[0] = True
     assert [v.reward for v in found.score(pieces(6, 10))] == [None] * 6
-    with pytest.raises(Interrupted, match=r"7 of the last 17 scores failed.*reward.max_failed.*down"):
+    with pytest.raises(Interrupted, match=r"7 .* 17 .*reward\.max_failed"):
         found.score(pieces(1, 16))
 
 
 def test_a_judge_that_fails_at_everything_stops_at_once_unless_told_otherwise() -> None:
-    with pytest.raises(Interrupted, match=r"none of the first 2 scores.*down.*reward\.max_failed=1"):
+    with pytest.raises(Interrupted, match=r"reward\.max_failed=1"):
         scoring(lambda text: ChatReply(error="down")).score(pieces(2))
     assert scoring(lambda text: ChatReply(error="down"), 1.0).score(pieces(99))[0].reward is None
 

@@ -498,13 +498,13 @@ def test_a_loss_and_rows_that_do_not_fit_are_refused_before_any_work(make_engine
 
 def test_rows_that_cannot_go_together_or_into_the_model_are_refused_by_index(make_engine, rows):
     engine = make_engine()
-    with pytest.raises(UsageError, match="row 1 has the fields"):
+    with pytest.raises(UsageError, match="row 1"):
         engine.forward_backward([rows[0], *only(rows, "weights")], PPO)
-    with pytest.raises(UsageError, match="row 8 has targets of shape"):
+    with pytest.raises(UsageError, match="row 8"):
         engine.forward_backward([*only(soft(rows), "weights"), *only(rows, "weights")], CROSS_ENTROPY)
-    with pytest.raises(UsageError, match="row 0 has 129 tokens but the model takes 128"):
+    with pytest.raises(UsageError, match=r"row 0 .* 129 .* 128"):
         engine.logprobs([Row.from_completion((5,), (5,) * 129)])
-    with pytest.raises(UsageError, match="row 0 holds the token id 260"):
+    with pytest.raises(UsageError, match=r"row 0 .* 260"):
         engine.logprobs([Row.from_completion((5,), (260,))])
 
 
@@ -519,7 +519,7 @@ def test_an_adapter_that_would_be_unpickled_is_refused(make_engine, tmp_path):
     engine = make_engine(lora=LORA)
     engine.save_pretrained(tmp_path)
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
-    with pytest.raises(UsageError, match=r"no adapter_model\.safetensors, and a pickle"):
+    with pytest.raises(UsageError, match=r"adapter_model\.safetensors"):
         LocalEngine.from_pretrained(tmp_path)
 
 

@@ -140,7 +140,7 @@ def test_without_a_head_values_are_refused_and_nothing_is_added(make_engine, val
 
 
 def test_a_learning_rate_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="lr_scale must be above 0"):
+    with pytest.raises(ValueError, match="lr_scale"):
         ValueHeadSettings(lr_scale=0.0)
 
 

@@ -218,7 +218,7 @@ def test_a_repeated_load_of_the_same_adapter_is_no_failure(lora):
 @pytest.mark.parametrize("status", ["404", "500"])
 def test_a_server_without_lora_is_refused_with_the_cure(lora, tmp_path, status):
     engine, _ = lora(script={"/v1/load_lora_adapter": [status] * 9})
-    with pytest.raises((UsageError, ServerError), match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+    with pytest.raises((UsageError, ServerError), match="ALLOW_RUNTIME_LORA_UPDATING"):
         engine.sample(PROMPTS, 1, PARAMS, seed=1)
     assert list((tmp_path / "adapters").iterdir()) == []
 
@@ -264,7 +264,7 @@ def test_a_completion_that_the_server_broke_off_is_asked_for_again(lora):
 def test_it_gives_up_in_the_end(lora):
     engine, server = lora(max_retries=2)
     server.script[COMPLETIONS] = ["500"] * 99
-    with pytest.raises(ServerError, match="gave up after 3 tries"):
+    with pytest.raises(ServerError, match="after 3 tries"):
         engine.sample([PROMPTS[0]], 1, PARAMS, seed=1)
     server.script.clear()
     assert engine.sample([PROMPTS[0]], 1, PARAMS, seed=1)
@@ -273,7 +273,7 @@ def test_it_gives_up_in_the_end(lora):
 def test_after_a_failure_it_goes_on_with_new_weights(lora):
     engine, server = lora(max_retries=0)
     server.script[COMPLETIONS] = ["500"]
-    with pytest.raises(ServerError, match="gave up after 1 try"):
+    with pytest.raises(ServerError, match="after 1 try"):
         engine.sample([PROMPTS[0]], 1, PARAMS, seed=1)
     step(engine)
     assert engine.sample([PROMPTS[0]], 1, PARAMS, seed=1)
@@ -282,7 +282,7 @@ def test_after_a_failure_it_goes_on_with_new_weights(lora):
 def test_a_silent_server_runs_into_the_timeout(serve):
     server = serve(script={"/v1/models": ["hang"]})
     client = vllm_server(server.url, timeout=0.2, retries=RetryPolicy(0))
-    with pytest.raises(ServerError, match=r"no reply within 0.2 s"):
+    with pytest.raises(ServerError, match=r"0\.2 s"):
         get_models(client)
 
 

@@ -191,7 +191,7 @@ def test_samples_repeat_and_carry_the_models_logprobs(engine, local):
 
 
 def test_what_it_cannot_do_is_refused(engine, server, model):
-    with pytest.raises(CapabilityError, match="change when the adapter trains on"):
+    with pytest.raises(CapabilityError, match="adapter"):
         engine.snapshot()
     with pytest.raises(CapabilityError, match="max_grad_norm"):
         engine.optim_step(AdamParams())
