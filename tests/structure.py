@@ -20,7 +20,7 @@ SOURCE_LINES, FILE_LINES, FUNCTION_LINES = 36_500, 400, 60
 README_BYTES = 9_000
 LITERARY_WORDS = 5.0
 """Per 10,000 words of docstrings."""
-MATCH_CHARACTERS, MATCH_WORDS = 30, 4
+MATCH_CHARACTERS, MATCH_WORDS = 40, 4
 
 LITERARY = re.compile(r"\b(?:says|said|told|stands|nobody|so many|whoever)\b", re.IGNORECASE)
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")

@@ -49,10 +49,10 @@ def test_a_function_is_measured_with_its_docstring_and_without_its_decorators():
         ("optim.lr", False),
         ("row 3, column 'score'", False),
         ("a file that is not there", True),
-        ("x" * 31, True),
+        ("x" * 41, True),
     ],
 )
-def test_a_match_of_more_than_four_words_or_thirty_characters_is_a_sentence(pattern, expected):
+def test_a_match_of_more_than_four_words_or_forty_characters_is_a_sentence(pattern, expected):
     assert is_sentence(pattern) is expected
 
 

@@ -84,14 +84,14 @@ def test_a_critic_is_refused_before_anything_is_asked_of_the_server():
 
 
 def test_a_server_that_is_not_there_is_named():
-    with pytest.raises(UsageError, match=r"nothing answers at http://127\.0\.0\.1:9"):
+    with pytest.raises(UsageError, match=r"http://127\.0\.0\.1:9"):
         tinker_wire._reachable(URL)
 
 
 def test_a_failed_check_is_reported_with_its_measurement():
     good, bad = ProbeResult("twice the weights", 2.0, 2.0, 0.1), ProbeResult("two calls", 1.0, 2.0, 0.1)
     require_passed("fake", [good])
-    with pytest.raises(TrainingGuard, match=r"fake fails.*FAILS  two calls: 1, expected 2"):
+    with pytest.raises(TrainingGuard, match=r"two calls: 1"):
         require_passed("fake", [good, bad])
 
 
