@@ -33,7 +33,7 @@ def test_the_python_example_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_own_method_trains_by_the_command_below_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (code,) = re.findall(r"```python\n(import didact\n\nclass .*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(import didact\n\n+class .*?)```", README, re.DOTALL)
     (command,) = re.findall(r"^didact (train my_method\.py:\S+ .*)$", README, re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     Path("my_method.py").write_text(code, encoding="utf-8")
