@@ -1,7 +1,7 @@
 """Rows → padded micro-batches.
 
-Rows are padded on the right: under a causal mask nothing that counts sees the padding, so the model
-needs no attention mask and keeps its fastest attention kernel.
+Rows are padded on the right: under a causal mask no token attends to padding behind it, so the model needs no
+attention mask and uses its fastest attention kernel.
 
 Shapes: B rows, T tokens of the longest row, K soft targets a token.
 """
@@ -20,10 +20,10 @@ from didact.types import Row
 
 
 class MicroBatch(NamedTuple):
-    """Rows that go through the model together; 0 wherever a row has ended."""
+    """Rows of one forward pass, padded with 0."""
 
     rows: list[int]
-    """Index of each row in the caller's sequence; none in a batch of one token that counts nowhere."""
+    """Index of each row in the caller's sequence; empty in a padding batch."""
     input_ids_BT: Tensor
     targets_BT: Tensor
     """[B, T], or [B, T, K] for soft targets."""
@@ -35,7 +35,7 @@ Batches: TypeAlias = Iterable[MicroBatch]
 
 
 def micro_batches(rows: Sequence[Row], tokens_per_batch: int, device: torch.device) -> Iterator[MicroBatch]:
-    """Rows of like length together, at most `tokens_per_batch` padded tokens (at least one row)."""
+    """Rows of similar length together, at most `tokens_per_batch` padded tokens or one row."""
     group: list[int] = []
     for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
         if group and (len(group) + 1) * len(rows[i]) > tokens_per_batch:
@@ -47,11 +47,11 @@ def micro_batches(rows: Sequence[Row], tokens_per_batch: int, device: torch.devi
 
 
 def padding_batch(like: Row, device: torch.device) -> MicroBatch:
-    """A batch that counts nowhere: for a process that is to compute something whenever the others do.
+    """A batch of one token with weight 0, for a process that takes part in a collective pass without rows.
 
     Args:
-        like: A row with the fields and the targets a token that the others' rows have.
-        device: Where it shall lie.
+        like: A row with the fields and the number of targets a token of the other processes' rows.
+        device: Of the tensors.
     """
     columns: dict[str, np.ndarray] = {
         "input_ids": like.input_ids, "target_ids": like.target_ids, **like.fields
@@ -62,7 +62,7 @@ def padding_batch(like: Row, device: torch.device) -> MicroBatch:
 
 
 def check_rows(rows: Sequence[Row], *, max_length: int | None, vocabulary: int) -> None:
-    """Refuse rows that one call cannot take together, or that the model cannot take at all.
+    """Check that rows fit one call and the model.
 
     Raises:
         UsageError: naming the row.
@@ -90,7 +90,7 @@ def check_rows(rows: Sequence[Row], *, max_length: int | None, vocabulary: int) 
         low = min(int(row.input_ids.min()), int(row.target_ids.min()))
         if low < 0 or top >= vocabulary:
             raise UsageError(
-                f"row {i} holds the token id {low if low < 0 else top}, but the model knows 0 to "
+                f"row {i} holds the token id {low if low < 0 else top}, but the model's vocabulary is 0 to "
                 f"{vocabulary - 1}: was it made with another model's tokenizer?"
             )
 

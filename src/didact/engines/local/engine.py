@@ -221,7 +221,7 @@ class LocalEngine:
     # ── training ──────────────────────────────────────────────────────────────────────────────────
 
     def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
-        """Add the gradient of the loss, summed over rows, to what is there.
+        """Add the gradient of the loss, summed over rows, to the accumulated one.
 
         A custom loss function sees one micro-batch at a time, so it must be a sum over rows. Tokens of
         weight 0 are not scored: their log-probs reach the loss as 0.

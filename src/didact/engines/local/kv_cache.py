@@ -1,4 +1,4 @@
-"""A key-value cache that neither copies itself at every token nor attends to empty slots.
+"""A key-value cache without copies at every token and without attention to empty slots.
 
 transformers' `DynamicCache` concatenates, so each new token copies all earlier ones;
 `StaticCache` attends over its whole capacity. Writing into preallocated memory and returning a view
@@ -18,11 +18,11 @@ from transformers.cache_utils import DynamicLayer
 class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """Keys and values of one full-attention layer, [B, heads, capacity, head size], filled from the left.
 
-    It has what a sampling loop needs, `update` and `reorder_cache`, and keeps the base class's
-    invariant that `keys` and `values` are what is filled.
+    It has the methods of a sampling loop, `update` and `reorder_cache`. As in the base class, `keys` and
+    `values` are the filled part.
 
     Args:
-        capacity: Positions to hold; one more is an error.
+        capacity: The largest number of positions; one more is an error.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -46,7 +46,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Make row i what row `beam_idx[i]` was; rows may be repeated and left out."""
+        """Replace row i by row `beam_idx[i]`; rows may be repeated and left out."""
         keys = self._keys[:, :, : self.filled].index_select(0, beam_idx)
         values = self._values[:, :, : self.filled].index_select(0, beam_idx)
         self._keys = self._room_for(keys)

@@ -56,10 +56,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def use_bfloat16(dtype: Precision, device: torch.device) -> bool:
-    """Whether to compute in bfloat16: by request where it runs, by itself on GPUs made for it.
+    """Whether to compute in bfloat16: on request, and with "auto" on GPUs that support it natively.
 
     Raises:
-        CapabilityError: it was asked for, and the device cannot multiply in it.
+        CapabilityError: it is requested, and the device cannot multiply in it.
     """
     if dtype == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -170,7 +170,7 @@ def _adapted_base(path: str) -> str:
 
 @contextmanager
 def _without_peft_warning() -> Iterator[None]:
-    """peft 0.21 asks transformers 5 for a name that version 6 drops; whoever reads that cannot mend it."""
+    """Hide the warning that peft 0.21 uses a name that transformers 6 drops."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield

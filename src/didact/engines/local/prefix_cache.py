@@ -1,13 +1,13 @@
-"""What a model has read of a conversation, kept from one turn to the next.
+"""A prefix cache: key-value states of a conversation, reused from one turn to the next.
 
-Between `turns()` and its end, the keys and values of every sampled row are kept under its ids. A later prompt
-that begins with them is read from there on only:
+Inside `engine.prefix_cache()` the keys and values of every sampled row are cached under its ids. Of a later
+prompt that begins with them, the forward pass computes the rest only:
 
-    turn 1    question · answer                               read: the question
-    turn 2    question · answer · critique · answer           read: the answer's last id and the critique
+    turn 1    question · answer                               computed: the question
+    turn 2    question · answer · critique · answer           computed: the answer's last id and the critique
 
-Kept states are those of the same ids at the same positions, so nothing changes but rounding. Weights must not
-change in between; each set of weights has states of its own.
+Cached states are those of the same ids at the same positions, so results differ by rounding only. Weights
+must not change inside; each set of weights has a cache of its own.
 
 Shapes: P prompts, L ids of the longest, H heads, D size of a head.
 """
@@ -26,7 +26,7 @@ from didact.engines.local.kv_cache import PreallocatedLayer
 from didact.types import Ids
 
 States: TypeAlias = list[tuple[Tensor, Tensor]]
-"""Of each layer the keys and values, [H, T, D]."""
+"""Keys and values of each layer, [H, T, D]."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class PrefixCache:
     """States of rows that were sampled with one set of weights.
 
     Attributes:
-        room: Positions that are kept at most; the oldest rows leave first.
+        room: The largest number of positions; the oldest rows are evicted first.
     """
 
     room: int
@@ -42,7 +42,7 @@ class PrefixCache:
     _filled: int = 0
 
     def keep(self, cache: Any, b: int, begin: int, ids: Ids) -> None:
-        """Keep the states of row b of a cache, where its ids begin behind so much padding."""
+        """Store the states of row b of a key-value cache, whose ids start at position `begin`."""
         if ids in self._states or len(ids) > self.room or not _plain(cache):
             return
         span = slice(begin, begin + len(ids))
@@ -56,11 +56,10 @@ class PrefixCache:
             self._filled -= len(oldest)
 
     def fill(self, cache: Any, prompts: Sequence[Ids]) -> int:
-        """Put what is known of left-padded prompts into an empty cache.
+        """Copy the cached states of left-padded prompts into an empty key-value cache.
 
         Returns:
-            How many of the L positions need not be read any more. A prompt of which less is known than of the
-            others is read further back, and these with it.
+            The number of the L positions that are filled: as many as are cached for all prompts.
         """
         if not self._states or not _plain(cache):
             return 0
@@ -84,7 +83,7 @@ class PrefixCache:
         return filled
 
     def _longest(self, prompt: Ids) -> Ids:
-        """The longest kept ids that the prompt begins with; its last id has to be read in any case."""
+        """The longest cached proper prefix of a prompt; its last id is computed in any case."""
         for length in sorted({len(ids) for ids in self._states if len(ids) < len(prompt)}, reverse=True):
             if prompt[:length] in self._states:
                 return prompt[:length]
@@ -92,19 +91,19 @@ class PrefixCache:
 
 
 def _plain(cache: Any) -> bool:
-    """Is every layer one whose states belong to positions? Sliding windows and recurrent ones are not."""
+    """Whether every layer has states by position, which sliding windows and recurrent layers have not."""
     return all(isinstance(layer, PreallocatedLayer) for layer in cache.layers)
 
 
 class PrefixCacheScope:
-    """The `turns` of an engine: call it to begin to keep."""
+    """The `prefix_cache` of an engine: a context in which samples are cached."""
 
     def __init__(self) -> None:
         self._kept: dict[str, PrefixCache] | None = None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Keep what is sampled until the end; one inside another changes nothing."""
+        """Cache samples until the end of the block; a nested one has no effect."""
         if self._kept is not None:
             yield
             return
@@ -115,5 +114,5 @@ class PrefixCacheScope:
             self._kept = None
 
     def of(self, weights: Weights, room: int) -> PrefixCache | None:
-        """What is kept of rows that these weights sampled; None outside of `turns()`."""
+        """The cache of these weights; None outside of the context."""
         return None if self._kept is None else self._kept.setdefault(weights.name, PrefixCache(room))

@@ -1,8 +1,8 @@
 """Sampling from a transformers causal language model, with log-probs and stop reasons.
 
-Each distinct prompt is read once, its cache is repeated for its n samples, and rows that are done
-leave the batch. Sample j of prompt i takes its t-th token by the t-th uniform of its own generator,
-so that neither the batch it travels in nor the fate of its neighbours changes its draws.
+Each distinct prompt is computed once, its cache is repeated for its n samples, and finished rows leave the
+batch. Token t of sample j of prompt i is drawn by the t-th uniform number of a generator of its own, so that
+the other rows of the batch do not change its draws.
 
 Shapes: B rows, P distinct prompts, T positions, V vocabulary.
 """
@@ -26,26 +26,26 @@ from didact.rng import generator
 from didact.types import Ids, StopReason
 
 Streams: TypeAlias = Sequence[tuple[int, int]]
-"""For each prompt a seed and a number: what its draws depend on, beside the sample's own number."""
+"""A seed and a number for each prompt; with the sample's index they seed its draws."""
 DROP_ABOVE = 1 / 8
 """Share of finished rows from which copying the cache without them costs less than carrying them."""
 
 
 def streams(seed: int | Sequence[int], prompts: int) -> Streams:
-    """One seed for all tells prompts apart by their place; a seed for each leaves the place out."""
+    """One seed with each prompt's place in the batch; or a seed for each prompt, whatever its place."""
     return [(seed, i) for i in range(prompts)] if isinstance(seed, int) else [(own, 0) for own in seed]
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """What sampling needs of a model.
+    """Samples from one model.
 
     Attributes:
         model: A transformers causal language model in eval mode.
         tokenizer: Its tokenizer; only stop strings use it.
         eos_ids: Ids that end a completion.
         tokens_per_batch: Cache positions (rows x longest possible row) that one batch may take.
-        kept: What was read of these conversations before, and where this is kept; see `turns.py`.
+        kept: The prefix cache to use and to fill, if any.
     """
 
     model: Any
@@ -116,7 +116,7 @@ class Sampler:
     def _keep(
         self, batch: _Batch, ids: Sequence[Sequence[int]], reasons: Sequence[StopReason | None]
     ) -> None:
-        """Keep what was read of the rows that are done: all but their last id."""
+        """Cache the states of finished rows: those of all ids but the last."""
         if self.kept is None:
             return
         for b, row in enumerate(batch.rows):
@@ -125,7 +125,7 @@ class Sampler:
                 self.kept.keep(batch.cache, b, batch.longest - len(prompt), (*prompt, *ids[row][:-1]))
 
     def why_stop(self, ids: Sequence[int], params: SamplingParams) -> StopReason | None:
-        """The reason to stop after these completion ids, or None to go on."""
+        """The reason to stop after these completion ids, or None."""
         if ids[-1] in self.eos_ids:
             return "eos"
         if params.stop:
@@ -142,12 +142,12 @@ class Sampler:
 
 @dataclass
 class _Batch:
-    """Rows that are sampled together, and what the model knows of them so far."""
+    """Rows that are sampled together, and the state of the model."""
 
     rows: list[int]
-    """Index of each row among those that the batch started with."""
+    """Index of each row among those at the start."""
     prompts: list[Ids]
-    """Of each of those."""
+    """Of each row at the start."""
     longest: int
     """Ids of the longest prompt; the others are padded on the left."""
     cache: Any
@@ -172,7 +172,7 @@ class _Batch:
         drawn: Streams,
         kept: PrefixCache | None,
     ) -> _Batch:
-        """Read every distinct prompt once, as far as it was not read before; then give each request a row."""
+        """Compute every distinct prompt once, from its cached prefix on; then repeat it for each request."""
         slots = {prompt: p for p, prompt in enumerate(dict.fromkeys(prompts[i] for i, _ in requests))}
         length = max(map(len, slots))
         ids_PT = torch.zeros(len(slots), length, dtype=torch.long)
@@ -211,7 +211,7 @@ class _Batch:
         )
 
     def drop(self, keep: Sequence[bool], next_B: Tensor) -> Tensor:
-        """Keep some rows only, and return their entries of `next_B`."""
+        """Remove the other rows, and return the rest of `next_B`."""
         kept = [b for b, stays in enumerate(keep) if stays]
         kept_B = torch.tensor(kept, device=next_B.device)
         self.rows = [self.rows[b] for b in kept]
@@ -222,7 +222,7 @@ class _Batch:
         return next_B[kept_B]
 
     def advance(self, model: Any, next_B: Tensor) -> None:
-        """Feed one token a row."""
+        """Compute one token of each row."""
         self.filled += 1
         self.logits_BV = model(
             input_ids=next_B[:, None],
@@ -273,7 +273,7 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams) -> tuple
 def check_prompts(
     prompts: Sequence[Ids], n: int, params: SamplingParams, *, max_length: int | None, vocabulary: int
 ) -> None:
-    """Refuse prompts that the model cannot take, or that leave no room for an answer.
+    """Check that prompts and completions fit the model.
 
     Raises:
         UsageError: naming the prompt.
