@@ -110,16 +110,18 @@ class ModelCritic:
 
     def provenance(self, reply: ChatReply) -> Provenance:
         """The model, its prompt, and the cost of the reply."""
-        return Provenance(
-            author=f"{self.model.name}:{self.prompt.label}",
-            prompt_hash=reply.request_hash,
-            tokens=reply.tokens,
-            cost_usd=reply.cost_usd,
-        )
+        return reply_provenance(f"{self.model.name}:{self.prompt.label}", reply)
 
     def _without_reference(self, request: FeedbackRequest) -> Feedback:
         error = f"problem {request.problem.id!r} has no reference to show to {self.model.name}"
         return self.failed(request, error, ChatReply(), kind="missing_reference")
+
+
+def reply_provenance(author: str, reply: ChatReply) -> Provenance:
+    """The provenance of a feedback that was made from a reply."""
+    return Provenance(
+        author=author, prompt_hash=reply.request_hash, tokens=reply.tokens, cost_usd=reply.cost_usd
+    )
 
 
 def failure_kind(reply: ChatReply) -> ErrorKind | None:

@@ -20,13 +20,13 @@ from pydantic import Field
 
 from didact.errors import UsageError
 from didact.feedback.judge import NotBlank
-from didact.feedback.model_critic import MAX_CHARS, failure_kind
+from didact.feedback.model_critic import MAX_CHARS, failure_kind, reply_provenance
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatModel, ChatReply
 from didact.llm.structured import Parsed, StrictReply, request_json
 from didact.prompts import conversation_text, load_prompt, shorten
 from didact.tasks.base import Verdict
-from didact.types import Feedback, Message, Problem, Provenance
+from didact.types import Feedback, Message, Problem
 
 LOWEST, HIGHEST = 1, 10
 """The rubric's scale."""
@@ -137,12 +137,7 @@ class RubricJudge:
             error=parsed.error,
             error_kind=failure_kind(reply) if verdict is None else None,
             saw_reference=False,
-            provenance=Provenance(
-                author=f"{self.model.name}:{self.prompt.label}",
-                prompt_hash=reply.request_hash,
-                tokens=reply.tokens,
-                cost_usd=reply.cost_usd,
-            ),
+            provenance=reply_provenance(f"{self.model.name}:{self.prompt.label}", reply),
         )
 
 

@@ -1,9 +1,9 @@
-"""The leak meter: does a critique state the answer, and does an answer mention its critique?
+"""The leak meter: critiques that state the answer, and answers that mention their critique.
 
-    leak(critique, reference)    what is stated and where, without a model
+    leak(critique, reference)    what is given away and where, without a model
     LeakMeter(judge)             the same, with a model as second opinion
     LeakGuard(source, policy)    a source whose leaks are kept, redacted, dropped or fatal
-    mentions_critique(answer)    an answer that speaks of its critique or of an attempt before it
+    mentions_critique(answer)    whether an answer mentions its critique or an earlier attempt
 
 `benchmarks/leakage/` has the figures: precision and recall on 400 critiques.
 """

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from didact.feedback.model_critic import reply_provenance
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatModel, ChatReply, ChatRequest
 from didact.llm.structured import EXCERPT_CHARS
@@ -18,7 +19,7 @@ from didact.prompts import shorten
 from didact.reward_model.card import Prompter
 from didact.reward_model.format import Reading
 from didact.spans import locate
-from didact.types import Feedback, Problem, Provenance, Span
+from didact.types import Feedback, Problem, Span
 
 LOG = logging.getLogger("didact")
 
@@ -105,12 +106,7 @@ class RewardModel:
 
     def _feedback(self, request: FeedbackRequest, found: Marked) -> Feedback:
         reply, card = found.reply, self.prompter.card
-        provenance = Provenance(
-            author=f"{self.model.name}:{card.format}{'' if card.reasoning else ':spans_only'}",
-            prompt_hash=reply.request_hash,
-            tokens=reply.tokens,
-            cost_usd=reply.cost_usd,
-        )
+        author = f"{self.model.name}:{card.format}{'' if card.reasoning else ':spans_only'}"
         reading, failed = found.reading, found.failed
         unread = shorten(reply.text.strip(), EXCERPT_CHARS)
         return Feedback(
@@ -124,5 +120,5 @@ class RewardModel:
             error=failed,
             error_kind=reply.error_kind if failed else None,
             saw_reference=False,
-            provenance=provenance,
+            provenance=reply_provenance(author, reply),
         )
