@@ -97,6 +97,7 @@ def inspect_file(
     answers = [example.completion for example in examples]
     scores = [f.score for _, f in feedback if f.score is not None]
     influence = author_influence([f for _, f in feedback], cap=author_cap)
+    attacks = [(i, kind) for i, f in feedback for kind in instructions(f.text)] if injection else []
     found = Inspection(
         file=str(path),
         rows=len(examples),
@@ -118,7 +119,7 @@ def inspect_file(
         duplicate_answers=_clusters(answers, LONG_ANSWER) if near_duplicates else [],
         contradictions=contradictions(examples),
         personal_data=_personal(examples) if pii else {},
-        instructions=_instructions(feedback) if injection else {},
+        instructions=_located(attacks),
         influence=influence,
     )
     found.warnings.extend([*influence.warnings, *_warnings(found)])
@@ -194,24 +195,24 @@ def _clusters(texts: list[str], min_chars: int) -> list[list[int]]:
 
 
 def _personal(examples: list[Example]) -> dict[str, Located]:
-    counts: Counter[str] = Counter()
-    rows: dict[str, list[int]] = defaultdict(list)
-    for i, example in enumerate(examples, start=1):
-        texts = [*(m.content for m in example.problem.messages), example.completion]
-        in_row: Counter[str] = Counter()
-        for text in (*texts, example.problem.reference or "", *(f.text for f in example.feedback)):
-            in_row.update(personal_data(text))
-        counts.update(in_row)
-        for kind in in_row:
-            rows[kind].append(i)
-    return {kind: Located(n, tuple(rows[kind][:NAMED])) for kind, n in counts.most_common()}
+    return _located(
+        (i, kind)
+        for i, e in enumerate(examples, start=1)
+        for text in (
+            *(m.content for m in e.problem.messages),
+            e.completion,
+            e.problem.reference or "",
+            *(f.text for f in e.feedback),
+        )
+        for kind in personal_data(text).elements()
+    )
 
 
-def _instructions(feedback: list[tuple[int, Feedback]]) -> dict[str, Located]:
+def _located(hits: Iterable[tuple[int, str]]) -> dict[str, Located]:
+    """Counts and rows of (row, kind), the most frequent kind first."""
     rows: dict[str, list[int]] = defaultdict(list)
-    for i, f in feedback:
-        for kind in instructions(f.text):
-            rows[kind].append(i)
+    for row, kind in hits:
+        rows[kind].append(row)
     ranked = sorted(rows.items(), key=lambda item: -len(item[1]))
     return {kind: Located(len(found), tuple(dict.fromkeys(found))[:NAMED]) for kind, found in ranked}
 
