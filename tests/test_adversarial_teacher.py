@@ -25,9 +25,9 @@ from didact.leakage import LeakGuard
 from didact.methods import make_method
 from didact.methods.rl2f import correct_from_turn
 from didact.rng import generator
+from didact.tasks import make_task
 from didact.tasks.base import Verdict, as_base_task
 from didact.tasks.reasoning_gym import ReasoningGymTask
-from didact.tasks.registry import make_task
 from didact.types import Problem, Rollout, Turn
 
 ANSWERS = st.text("abcdexyz", min_size=1, max_size=8)

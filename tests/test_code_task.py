@@ -16,6 +16,7 @@ from didact.errors import DataError, UsageError
 from didact.feedback import code as code_feedback
 from didact.feedback.code import RIGHT, CodeCritic
 from didact.feedback_source import FeedbackRequest
+from didact.tasks import make_task
 from didact.tasks.base import validate_problem, validate_task
 from didact.tasks.code import CodeTaskConfig, Outcome
 from didact.tasks.code import task as task_module
@@ -25,7 +26,6 @@ from didact.tasks.code.report import CodeReport
 from didact.tasks.code.task import unit_tests_of
 from didact.tasks.code.unit_tests import Unconvertible, UnitTest, parse_test
 from didact.tasks.code.values import Plain, Raised, plain, read_value, same, shown
-from didact.tasks.registry import make_task
 from didact.tasks.sandbox import choose_backend
 from didact.tasks.sandbox.serve import encode
 from didact.types import Problem, Turn
