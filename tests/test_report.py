@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from didact.evaluation.alarms import Alarm
-from didact.evaluation.learning_curve_plot import LOOKS, picture
+from didact.evaluation.learning_curve_plot import PLOT_STYLES, plot_learning_curves
 from didact.evaluation.report import percent, write_report
 from didact.evaluation.results import ArmResult, CurvePoint, Report
 from didact.evaluation.text_sanitizer import plain_text
@@ -149,13 +149,13 @@ def test_the_page_can_be_read_without_seeing_colours_or_the_curves(tmp_path):
     assert named
     assert set(named) <= set(ids)
     assert "prefers-color-scheme: dark" in source
-    assert all(f"--arm-{i}: {look.dark}" in source for i, look in enumerate(LOOKS))
+    assert all(f"--arm-{i}: {look.dark}" in source for i, look in enumerate(PLOT_STYLES))
     assert not re.search(r"fill: #(?!fff)|stroke: #", source), "a colour that a dark page cannot change"
 
 
 def test_no_two_looks_share_marker_dash_or_colour():
     for part in ("light", "dark", "marker", "path", "dash"):
-        assert len({getattr(look, part) for look in LOOKS}) == len(LOOKS), part
+        assert len({getattr(look, part) for look in PLOT_STYLES}) == len(PLOT_STYLES), part
 
 
 def luminance(colour):
@@ -164,7 +164,7 @@ def luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", PLOT_STYLES)
 def test_lines_stand_out_from_their_background(look):
     for colour, ground in ((look.light, "#ffffff"), (look.dark, "#14161a")):
         high, low = sorted([luminance(colour), luminance(ground)], reverse=True)
@@ -180,8 +180,8 @@ def test_a_report_without_curves_rollouts_or_details_is_still_a_page(tmp_path):
 
 def test_more_arms_than_looks_are_drawn_again_from_the_start(tmp_path):
     arm = ArmResult("m", 0.5, (0.4, 0.6), 0.5, (0.4, 0.6), 1, 1, 0, 1)
-    _, page = render(tmp_path, Report("t", "t", 1, 0, [arm] * (len(LOOKS) + 2), "s"))
-    assert page.tags.count("tr") == len(LOOKS) + 3
+    _, page = render(tmp_path, Report("t", "t", 1, 0, [arm] * (len(PLOT_STYLES) + 2), "s"))
+    assert page.tags.count("tr") == len(PLOT_STYLES) + 3
 
 
 def test_the_same_report_gives_the_same_bytes(tmp_path):
@@ -189,7 +189,7 @@ def test_the_same_report_gives_the_same_bytes(tmp_path):
 
 
 def test_the_picture_is_a_png_and_an_svg(tmp_path):
-    png, svg = picture(tmp_path / "curves", make_report("a$b$ <&>"))
+    png, svg = plot_learning_curves(tmp_path / "curves", make_report("a$b$ <&>"))
     assert (png.name, svg.name) == ("curves.png", "curves.svg")
     assert png.read_bytes().startswith(b"\x89PNG")
     assert "<svg" in svg.read_text()

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from didact.errors import DataError
-from didact.evaluation.span_metrics import Case, measure, resampled, thirds
+from didact.evaluation.span_metrics import AnnotatedSpans, measure, resampled, thirds
 
 
 def case(gold, found, drawn=None):
     array = None if found is None else np.array(found, np.float32)
     draws = None if drawn is None else np.array(drawn, np.float32)
-    return Case(np.array(gold, np.float32), array, draws)
+    return AnnotatedSpans(np.array(gold, np.float32), array, draws)
 
 
 CASES = [

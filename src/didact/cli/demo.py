@@ -43,7 +43,7 @@ def demo(
 ) -> None:
     """Train the bundled model by GRPO and by RLTF, and compare their first answers."""
     from didact.cli.compare import results_table
-    from didact.evaluation.learning_curve_plot import picture
+    from didact.evaluation.learning_curve_plot import plot_learning_curves
     from didact.evaluation.report import write_report
     from didact.run_dir import write_atomically
 
@@ -64,7 +64,7 @@ def demo(
     details = {"seconds": told, **machine_details(f"{workers} cores used, one thread an arm")}
     report = demo_report(out, task, seed, ARMS, details)
     write_report(out / "report.html", report)
-    picture(out / "curves", report)
+    plot_learning_curves(out / "curves", report)
     if not taken_up:
         seconds = round(time.monotonic() - started, 1)
     numbers = {**report.to_json(), "seconds": seconds, "cores": workers}
@@ -166,7 +166,7 @@ def _train_all(arms: dict[str, RunConfig], out: Path, workers: int, console: Con
 def _check_ended(path: Path, code: int) -> None:
     """Raise the error that an arm ended with, under its own exit code.
 
-    An arm in which no weight changed has said so, and is a result like any other.
+    An arm in which no weight changed is a valid result.
     """
     if code == 0 or (code == TrainingGuard.exit_code and (path / "result.json").exists()):
         return

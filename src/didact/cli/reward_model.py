@@ -119,7 +119,7 @@ def _items(folder: Path, data: Path | None) -> list[Item]:
     """The answers to measure on.
 
     Raises:
-        UsageError: nobody says which.
+        UsageError: no data is named, and the model is outside a run.
         DataError: some of them were trained on.
     """
     from didact.reward_model.task import read_annotated
@@ -170,7 +170,7 @@ def table(record: dict[str, Any]) -> Table:
 
 
 def lines(record: dict[str, Any]) -> list[str]:
-    """Everything that stands under the table."""
+    """The lines under the table."""
     found = [
         f"replies that cannot be read: {_shown(record['failures'])}; mended {record['repaired']}; "
         f"answers too long to ask about: {record['too_long']}",

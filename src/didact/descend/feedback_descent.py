@@ -2,7 +2,7 @@ r"""Feedback Descent: improve an instruction from critiques, and no weight.
 
 Paper: "Feedback Descent: Open-Ended Text Optimization via Pairwise Comparison" (Lee, Boen & Finn 2025,
 arXiv:2511.07919), the prompt-only baseline of RLTF (arXiv:2602.02482, Table 1), which ran 5 rounds of it.
-With x* the best text so far and R what was said since it was found:
+With x* the best text so far and R the feedback since it was found:
 
     x ~ M(x*, R)                            the model proposes a text from the best one and the feedback
     (p, r) = E(x*, x)                       a comparison: which is better, and why
@@ -50,20 +50,20 @@ NAME = "feedback-descent"
 LESSON_CHARS = 1_000
 """A question, answer or critique longer than this is cut in the middle where it is shown."""
 SHOWN_REJECTED = 4
-"""So many of the latest rejected proposals are shown."""
+"""Number of latest rejected proposals in the prompt."""
 Positive = Annotated[int, Field(ge=1)]
 
 
 class Lesson(Record):
-    """A wrong answer and what was said about it."""
+    """A wrong answer and its critique."""
 
     question: str
     answer: str
     critique: str
 
 
-class Standing(Record):
-    """Where a descent stands after a round: everything that the next one needs."""
+class DescentState(Record):
+    """State after a round: everything that the next one needs."""
 
     round: int = 0
     best: str
@@ -71,7 +71,7 @@ class Standing(Record):
     scores: tuple[float | None, ...]
     """Its rewards on the validation problems, in order; None where nothing verified the answer."""
     lessons: tuple[Lesson, ...] = ()
-    """What was said since it was found."""
+    """Feedback since it was found."""
     rejected: tuple[str, ...] = ()
     """What was tried since then."""
     sampled_tokens: int = 0
@@ -108,7 +108,7 @@ class Comparison(NamedTuple):
 class Round(NamedTuple):
     """One round."""
 
-    standing: Standing
+    standing: DescentState
     """After it."""
     proposal: Proposal
     comparison: Comparison | None
@@ -141,8 +141,8 @@ class FeedbackDescent(Method):
         start: The instruction to begin with; none by default.
         prompt_tokens: No instruction is longer.
         temperature: Of proposals; answers are sampled as in training.
-        shown: So many of the latest critiques are shown, or fewer where the context is too short.
-        place: Where the instruction stands; see `rollouts.instructed`.
+        shown: Number of latest critiques in the prompt; fewer if the context is too short.
+        place: Position of the instruction; see `rollouts.system_prompt`.
     """
 
     train: Positive = 64
@@ -196,7 +196,7 @@ class FeedbackDescent(Method):
         renderer = InstructedRenderer(ctx.renderer, instruction, self.place)
         return dataclasses.replace(ctx, renderer=renderer)
 
-    def begin(self, ctx: StepContext, validation: Sequence[Problem]) -> Standing:
+    def begin(self, ctx: StepContext, validation: Sequence[Problem]) -> DescentState:
         """Answer the validation problems under the first instruction.
 
         Args:
@@ -213,13 +213,13 @@ class FeedbackDescent(Method):
                 f"nothing verified any answer to {len(scores)} validation problems, so instructions cannot "
                 "be compared: give the task a verifier that works, or a judge (reward.source)"
             )
-        return Standing(best=self.start, scores=scores, sampled_tokens=_sampled(rollouts))
+        return DescentState(best=self.start, scores=scores, sampled_tokens=_sampled(rollouts))
 
     def round(
         self,
         ctx: StepContext,
         validating: StepContext,
-        standing: Standing,
+        standing: DescentState,
         batch: Sequence[Problem],
         validation: Sequence[Problem],
     ) -> Round:
@@ -257,7 +257,7 @@ class FeedbackDescent(Method):
             standing = _with(standing, rejected=(*standing.rejected, proposal.text))
         return Round(standing, proposal, comparison, rollouts)
 
-    def propose(self, ctx: StepContext, standing: Standing) -> Proposal:
+    def propose(self, ctx: StepContext, standing: DescentState) -> Proposal:
         """Have the policy write another instruction.
 
         It is refused where it is cut off, blank, no other than the best one or one that was tried since.
@@ -275,7 +275,7 @@ class FeedbackDescent(Method):
             error = "the proposal was tried before"
         return Proposal(None if error else text, error, reply.tokens)
 
-    def _request(self, ctx: StepContext, standing: Standing) -> tuple[Message, ...]:
+    def _request(self, ctx: StepContext, standing: DescentState) -> tuple[Message, ...]:
         """The request with as many of the latest critiques as fit, at least one."""
         shown = self.shown
         while True:
@@ -314,11 +314,11 @@ def _sampled(rollouts: Sequence[Rollout]) -> int:
     return sum(r.sampled_tokens for r in rollouts)
 
 
-def _with(standing: Standing, **changes: Any) -> Standing:
+def _with(standing: DescentState, **changes: Any) -> DescentState:
     return standing.model_copy(update=changes)
 
 
-def _request(standing: Standing, shown: int) -> tuple[Message, ...]:
+def _request(standing: DescentState, shown: int) -> tuple[Message, ...]:
     values = {
         "instruction": standing.best.strip() or "(none yet)",
         "lessons": "\n\n".join(map(_lesson, standing.lessons[-shown:])),

@@ -2,7 +2,7 @@
 
 Step 0 is the first instruction, every round a step. The directory has no checkpoints and no model, but
 
-prompts.jsonl     one line a round, and one before the first: the instruction that stands, what was tried, its
+prompts.jsonl     one line a round, and one before the first: the current instruction, the proposal, its
                   scores on the validation problems, and all else that the next round needs
 
 so that `didact compare` and `didact eval` read it as they read a trained run.
@@ -18,7 +18,7 @@ from typing import Any
 
 from didact.build.components import RunComponents, build
 from didact.config import RunConfig, parse_config, read_yaml
-from didact.descend.feedback_descent import NAME, FeedbackDescent, Standing
+from didact.descend.feedback_descent import NAME, DescentState, FeedbackDescent
 from didact.errors import DataError, Interrupted, TrainingGuard, UsageError
 from didact.rng import derive_seed
 from didact.rollouts.system_prompt import InstructedRenderer, instructed
@@ -176,10 +176,10 @@ def _rounds(
     method: FeedbackDescent,
     run: RunDir,
     problems: tuple[list[Problem], list[Problem]],
-    standing: Standing | None,
+    standing: DescentState | None,
     stop: StopSignal,
     report: Report,
-) -> Standing:
+) -> DescentState:
     config, watch = parts.config, FeedbackFailureGuard(parts.config.feedback.max_failed)
     train, validation = problems
 
@@ -232,7 +232,7 @@ def _under(parts: RunComponents, method: FeedbackDescent, instruction: str) -> R
     return dataclasses.replace(parts, renderer=renderer)
 
 
-def _state(standing: Standing) -> State:
+def _state(standing: DescentState) -> State:
     return State(
         step=standing.round,
         sampled_tokens=standing.sampled_tokens,
@@ -240,13 +240,15 @@ def _state(standing: Standing) -> State:
     )
 
 
-def _keep(run: RunDir, standing: Standing, **tried: Any) -> None:
+def _keep(run: RunDir, standing: DescentState, **tried: Any) -> None:
     append_jsonl(run.path / PROMPTS, [{**standing.model_dump(mode="json"), **tried}])
 
 
-def _last(run: RunDir) -> Standing | None:
+def _last(run: RunDir) -> DescentState | None:
     """Where the last whole round left the descent."""
     found = None
     for record in read_jsonl(run.path / PROMPTS):
-        found = Standing.model_validate({k: v for k, v in record.items() if k in Standing.model_fields})
+        found = DescentState.model_validate(
+            {k: v for k, v in record.items() if k in DescentState.model_fields}
+        )
     return found

@@ -115,8 +115,8 @@ def alarms(
     Args:
         records: The lines of metrics.jsonl, in order, or what was kept of them.
         ended: Is that all of them? While a run goes on, `IDLE` steps may pass without an update.
-        flat_by_design: Are the critiques meant to be all the same, as under a control that says a fixed
-            sentence? Then there is no `flat feedback`.
+        flat_by_design: The critiques are identical on purpose, as under a control with a fixed sentence; no
+            `flat feedback` is raised then.
     """
     metrics = records if isinstance(records, Metrics) else Metrics(records)
     found = [*collapse(metrics), *train_up_held_out_down(metrics)]

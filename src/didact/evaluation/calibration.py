@@ -1,7 +1,7 @@
 """Are self-critiques true? Where one calls its answer right or wrong, the verifier knows better.
 
 A policy that calls everything wrong is true about every wrong answer, so right and wrong answers are
-counted apart. What a critique says of a step or a digit is no verdict, and one that says both is none.
+counted apart. A statement about a step or a digit is no verdict, and a critique with both verdicts has none.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SENTENCE = re.compile(r"(?<=[.!?:;\n])\s+")
 
 
 def stated_verdict(critique: str) -> bool | None:
-    """Does a critique call the answer right (True) or wrong (False)? None where it says neither, or both.
+    """Whether a critique calls the answer right (True) or wrong (False); None for neither, or both.
 
     >>> stated_verdict("Your previous attempt was incorrect."), stated_verdict("The answer is right.")
     (False, True)

@@ -1,12 +1,12 @@
-"""How good are the answers? First without feedback, which is the number that counts; then with it.
+"""Evaluation of answers: first answers without feedback, then further ones with critiques.
 
-    single          y₀                                     no critic is asked
-    feedback        y₀ → c₀ → y₁ → …  up to K critiques    a critic that tells the truth; right answers stop
-    self-critique   y₀ → c̃₀ → ỹ₁ → …  K critiques          the model criticises itself, and nothing stops it
+    single          y₀                                     no critique
+    feedback        y₀ → c₀ → y₁ → …  up to K critiques    a truthful critic; stops at a right answer
+    self-critique   y₀ → c̃₀ → ỹ₁ → …  K critiques          the model criticises itself, without early stopping
                                                            (RLTF, arXiv:2602.02482, Alg. 2)
 
-To stop at a right answer is to tell the model that it is right. Where nobody is there to say so, as in
-self-critique, right answers are criticised and revised too, and the last answer is the one that counts.
+Stopping at a right answer uses the verifier, which is not available in use: in self-critique right answers
+are criticised and revised too, and the last answer counts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from didact.tasks.base import as_base_task
 from didact.types import Problem, Rollout, Turn
 
 MAX_MISSING = 0.1
-"""Beyond this share of failed critiques there is no accuracy after feedback: who is left is no sample."""
+"""Above this share of failed critiques no accuracy after feedback is reported: the rest is no fair sample."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,14 @@ class Evaluation:
     """Answers to a fixed set of problems.
 
     Attributes:
-        rollouts: One a problem, in the problems' order.
-        first: [V] bool, is the first answer right, for the V problems whose first answer could be
-            verified? No critique was in its context.
-        after: [W] bool, is the answer that stands at the end right, for the W problems of which every
-            answer could be verified and every critique was had? Where right answers stop, it is so if any
-            answer was. None where critiques were not asked for, or more than `MAX_MISSING` of the problems
-            lack theirs.
-        by_round: [K + 1, W] bool, is the answer that stands after k critiques right? Of a dialogue that has
-            ended, the last one stands. None where `after` is.
-        judged: Does a judge score the answers, so that their mean score counts beside how many are right?
+        rollouts: One per problem, in the problems' order.
+        first: [V] bool, the first answer is right, for the V problems whose first answer was verified.
+        after: [W] bool, the final answer is right, for the W problems of which every answer was verified and
+            no critique failed. None without critiques, or if more than `MAX_MISSING` of the problems lack
+            theirs.
+        by_round: [K + 1, W] bool, the answer after k critiques is right; a dialogue that ended keeps its last
+            answer. None if `after` is.
+        judged: A judge scores the answers; mean scores are reported beside accuracies.
     """
 
     rollouts: list[Rollout]
@@ -57,10 +55,10 @@ class Evaluation:
     def metrics(self, critic: str = "feedback") -> dict[str, Any]:
         """Accuracies with 95 % Wilson intervals, as a record for metrics.jsonl and result.json.
 
-        Where a judge scores, also its scores by turn; see `judged.score_metrics`.
+        With a judge, also its scores by turn; see `judge_scores.score_metrics`.
 
         Args:
-            critic: Who criticised: names the accuracy after it, as "accuracy_after_feedback".
+            critic: Name of the critic in the keys, as "accuracy_after_feedback".
         """
         n = len(self.first)
         values: dict[str, Any] = {
@@ -74,15 +72,16 @@ class Evaluation:
         if self.judged:
             firsts = [r.turns[0] for r in self.rollouts if r.turns[0].reward is not None]
             rounds = range(0 if self.by_round is None else len(self.by_round))
-            values |= score_metrics(firsts, [_standing(_whole(self.rollouts), k) for k in rounds], critic)
+            values |= score_metrics(
+                firsts, [_answers_after(_whole(self.rollouts), k) for k in rounds], critic
+            )
         return values
 
     def rounds(self) -> list[dict[str, Any]]:
-        """A record for each number of critiques, from 0 to K; empty where there were none.
+        """A record per number of critiques, from 0 to K; empty without critiques.
 
-        `n` is W, the same for all rounds; `accuracy` is of the answers that stand, `solved` of problems
-        with a right answer so far, both with 95 % Wilson intervals; `mended` and `spoilt` count answers that
-        the round turned right and wrong.
+        `accuracy` is of the current answers, `solved` of problems with a right answer so far, both with 95 %
+        Wilson intervals; `mended` and `spoilt` count answers that the round turned right and wrong.
         """
         if self.by_round is None:
             return []
@@ -123,7 +122,7 @@ def evaluate(
         temperature: 0 is greedy; the same for all turns.
         feedback: Also ask for critiques and further answers.
         rounds: K ≥ 1, critiques a problem at most.
-        early_stop: Stop at a right answer. Off for self-critique, where nobody could tell.
+        early_stop: Stop at a right answer; off for self-critique.
 
     Raises:
         UsageError: no answer could be verified.
@@ -146,21 +145,21 @@ def evaluate(
     first = np.array([turn.correct for turn in firsts], dtype=np.bool_)
     if not (feedback and whole and missing <= MAX_MISSING * len(rollouts)):
         return Evaluation(rollouts, first, None, judged=judged)
-    right = [[turn.correct for turn in _standing(whole, k)] for k in range(rounds + 1)]
+    right = [[turn.correct for turn in _answers_after(whole, k)] for k in range(rounds + 1)]
     by_round = np.array(right, dtype=np.bool_)
     return Evaluation(rollouts, first, by_round[-1], by_round, judged=judged)
 
 
 def _whole(rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """Those of which every answer was verified and every critique was had."""
+    """Those with every answer verified and no critique failed."""
     return [r for r in rollouts if not critic_failed(r) and all(t.reward is not None for t in r.turns)]
 
 
-def _standing(rollouts: Sequence[Rollout], k: int) -> list[Turn]:
-    """The answers that stand after k critiques; of a dialogue that has ended, the last one."""
+def _answers_after(rollouts: Sequence[Rollout], k: int) -> list[Turn]:
+    """The answers after k critiques; of a dialogue that ended, the last one."""
     return [r.turns[min(k, len(r.turns) - 1)] for r in rollouts]
 
 
 def critic_failed(rollout: Rollout) -> bool:
-    """Is a critique missing? A policy that cannot criticise itself has failed, and nothing is missing."""
+    """A critique failed; a failed self-critique counts as the model's own failure instead."""
     return any(not f.ok and f.source != "self" for f in rollout.feedback)

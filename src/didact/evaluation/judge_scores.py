@@ -1,8 +1,8 @@
 """Scores of a judge in an evaluation: by turn, raw and at equal lengths.
 
-A judge has no right and wrong, so beside the share of answers that it calls good stands its mean score, in
-[0, 1] (of a rubric from 1 to 10, (score − 1) / 9). Judges like longer texts, and revisions tend to be longer:
-every turn's score is also told at the mean length of first answers, see `feedback.length_control`.
+Beside the share of answers that a judge calls good, its mean score is reported, in [0, 1] (of a rubric from 1
+to 10, (score − 1) / 9). Judges prefer longer texts and revisions tend to be longer, so every turn's score is
+also given at the mean length of first answers (`feedback.length_control`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ def score_metrics(
 
     Args:
         firsts: The V first answers that have a score.
-        standing: For k = 0, 1, … critiques the answers that stand then, W of the same problems each, all
-            of them with a score; empty where there were no critiques.
-        critic: Who criticised: names the score after it.
+        standing: The W answers after k = 0, 1, … critiques, all with a score; empty without critiques.
+        critic: Name of the critic in the keys.
 
     Returns:
-        `score` and `length` (characters) of first answers, `score_after_FEEDBACK` of those that stand at the
-        end, 95 % bootstrap intervals over problems, and `scores`, a record for each number of critiques. No
-        interval and no length control with fewer than two answers.
+        `score` and `length` (characters) of first answers, `score_after_FEEDBACK` of the final ones, 95 %
+        bootstrap intervals over problems, and `scores`, a record for each number of critiques. No interval
+        and no length control with fewer than two answers.
     """
     lengths = [len(turn.text) for turn in firsts]
     at = float(np.mean(lengths))

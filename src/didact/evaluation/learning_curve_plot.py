@@ -21,8 +21,8 @@ from didact.evaluation.results import ArmResult, Report
 from didact.evaluation.text_sanitizer import plain_name
 
 
-class Look(NamedTuple):
-    """How one arm is drawn, in the figure and in the page's key."""
+class PlotStyle(NamedTuple):
+    """Line style of an arm, in the figure and in the legend of a page."""
 
     light: str
     """On white: from the Okabe–Ito palette (2008), darkened to a contrast of 3 or more."""
@@ -34,15 +34,19 @@ class Look(NamedTuple):
     dash: tuple[float, ...]
 
 
-LOOKS = (
-    Look("#6b6b6b", "#a9a9a9", "o", "M0-4a4 4 0 1 0 .01 0z", (1, 1.5)),
-    Look("#b8500a", "#f08a4b", "s", "M-4-4h8v8h-8z", (5, 2)),
-    Look("#0065a8", "#56b4e9", "D", "M0-5 5 0 0 5-5 0z", ()),
-    Look("#00795a", "#2fcf9f", "^", "M0-5 5 4h-10z", (7, 2, 1.5, 2)),
-    Look("#a8417f", "#e394c3", "v", "M0 5 5-4h-10z", (2.5, 1.5)),
-    Look("#8a6d00", "#f0e442", "P", "M-2-5h4v3h3v4h-3v3h-4v-3h-3v-4h3z", (9, 2)),
-    Look("#5b4db3", "#a99bf5", "X", "M-5-3-3-5 0-2 3-5 5-3 2 0 5 3 3 5 0 2-3 5-5 3-2 0z", (4, 1.5, 1, 1.5)),
-    Look("#1f1f1f", "#f2f2f2", "*", "M0-5 1.3-1.6 5-1.5 2 .7 3.1 4 0 2-3.1 4-2 .7-5-1.5-1.3-1.6z", (3, 3)),
+PLOT_STYLES = (
+    PlotStyle("#6b6b6b", "#a9a9a9", "o", "M0-4a4 4 0 1 0 .01 0z", (1, 1.5)),
+    PlotStyle("#b8500a", "#f08a4b", "s", "M-4-4h8v8h-8z", (5, 2)),
+    PlotStyle("#0065a8", "#56b4e9", "D", "M0-5 5 0 0 5-5 0z", ()),
+    PlotStyle("#00795a", "#2fcf9f", "^", "M0-5 5 4h-10z", (7, 2, 1.5, 2)),
+    PlotStyle("#a8417f", "#e394c3", "v", "M0 5 5-4h-10z", (2.5, 1.5)),
+    PlotStyle("#8a6d00", "#f0e442", "P", "M-2-5h4v3h3v4h-3v3h-4v-3h-3v-4h3z", (9, 2)),
+    PlotStyle(
+        "#5b4db3", "#a99bf5", "X", "M-5-3-3-5 0-2 3-5 5-3 2 0 5 3 3 5 0 2-3 5-5 3-2 0z", (4, 1.5, 1, 1.5)
+    ),
+    PlotStyle(
+        "#1f1f1f", "#f2f2f2", "*", "M0-5 1.3-1.6 5-1.5 2 .7 3.1 4 0 2-3.1 4-2 .7-5-1.5-1.3-1.6z", (3, 3)
+    ),
 )
 """One a method in the order of the report's arms; used again from the start after the last."""
 
@@ -63,12 +67,12 @@ _BASE_STYLE: dict[Any, Any] = {
 }
 
 
-def look(index: int) -> Look:
-    """How the index-th arm of a report is drawn."""
-    return LOOKS[index % len(LOOKS)]
+def plot_style(index: int) -> PlotStyle:
+    """The line style of the index-th arm of a report."""
+    return PLOT_STYLES[index % len(PLOT_STYLES)]
 
 
-def picture(path: Path | str, report: Report) -> tuple[Path, Path]:
+def plot_learning_curves(path: Path | str, report: Report) -> tuple[Path, Path]:
     """Write the curves as `path` with the suffixes .png and .svg, on white.
 
     Returns:
@@ -87,7 +91,7 @@ def inline_svg(report: Report, *, described_by: str) -> str:
 
     Args:
         report: What to draw.
-        described_by: The id of the element that says in words what the curves show.
+        described_by: The id of the element that describes the curves in text.
     """
     buffer = io.StringIO()
     with _style("none"):
@@ -98,7 +102,7 @@ def inline_svg(report: Report, *, described_by: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    for index, arm_look in enumerate(LOOKS):
+    for index, arm_look in enumerate(PLOT_STYLES):
         svg = svg.replace(arm_look.light, f"var(--arm-{index})")
     svg = svg.replace(_INK, "currentColor").replace(_GRID, "var(--line)")
     return re.sub(
@@ -124,7 +128,7 @@ def _figure(report: Report) -> Figure:
     axes.set_axisbelow(True)
     furthest = max((p.sampled_tokens for arm in report.arms for p in arm.curve), default=0)
     for index, arm in enumerate(report.arms):
-        _draw(axes, arm, look(index), furthest)
+        _draw(axes, arm, plot_style(index), furthest)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(-0.02 * max(furthest, 1), 1.03 * max(furthest, 1))
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
@@ -145,7 +149,7 @@ def _figure(report: Report) -> Figure:
     return figure
 
 
-def _draw(axes: matplotlib.axes.Axes, arm: ArmResult, arm_look: Look, furthest: int) -> None:
+def _draw(axes: matplotlib.axes.Axes, arm: ArmResult, arm_look: PlotStyle, furthest: int) -> None:
     style: dict[str, Any] = {
         "color": arm_look.light,
         "linestyle": (0, arm_look.dash) if arm_look.dash else "-",

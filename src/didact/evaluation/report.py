@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from didact.evaluation.learning_curve_plot import LOOKS, inline_svg, look
+from didact.evaluation.learning_curve_plot import PLOT_STYLES, inline_svg, plot_style
 from didact.evaluation.results import CI, ArmResult, Report
 from didact.evaluation.text_sanitizer import plain_name, plain_text
 from didact.types import Feedback, Rollout, Turn
@@ -73,7 +73,7 @@ def _view(report: Report) -> dict[str, Any]:
         "seed": report.seed,
         "baseline": plain_name(report.baseline),
         "curves": Markup(inline_svg(report, described_by="curves-caption")),
-        "looks": LOOKS,
+        "looks": PLOT_STYLES,
         "arms": [_arm(index, arm) for index, arm in enumerate(report.arms)],
         "alarms": [
             {
@@ -91,8 +91,8 @@ def _view(report: Report) -> dict[str, Any]:
 
 def _arm(index: int, arm: ArmResult) -> dict[str, Any]:
     return {
-        "index": index % len(LOOKS),
-        "look": look(index),
+        "index": index % len(PLOT_STYLES),
+        "look": plot_style(index),
         "method": plain_name(arm.method),
         "accuracy": arm.accuracy,
         "ci95": arm.ci95,

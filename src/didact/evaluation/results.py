@@ -1,4 +1,4 @@
-"""What a comparison of methods found: plain data for the report, the picture and the JSON file."""
+"""Results of a comparison of methods, for the report, the plot and the JSON file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ArmResult:
     difference: tuple[float, float, float] | None = None
     """Mean and interval of this accuracy minus the baseline's, paired by problem."""
     rollouts: Sequence[Rollout] = ()
-    """The ones to read, chosen by whoever made the report."""
+    """A few to read in the report."""
     accuracy_after_own_critique: float | None = None
     """Right after at most one critique that the model wrote itself; None where it was not measured."""
     own_critique_ci95: CI | None = None

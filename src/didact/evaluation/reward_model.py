@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from didact.errors import DataError
-from didact.evaluation.span_metrics import Case, measure
+from didact.evaluation.span_metrics import AnnotatedSpans, measure
 from didact.rendering.renderer import Renderer
 from didact.reward_model import Marked, RewardModel
 from didact.reward_model.task import Annotated
@@ -49,7 +49,7 @@ def evaluate_reward_model(
         offsets = _offsets(item.answer, renderer)
         own = marked[i]
         cases.append(
-            Case(
+            AnnotatedSpans(
                 gold_T=_labels(item.feedback.spans, offsets, item.answer),
                 found_T=None if own.reading is None else _labels(own.spans, offsets, item.answer),
                 drawn_KT=_votes([d[i] for d in drawn], offsets, item.answer) if drawn else None,

@@ -27,8 +27,8 @@ RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
-class Case:
-    """One annotated answer and what the model made of it.
+class AnnotatedSpans:
+    """The spans of one answer, by the annotator and by the model.
 
     Attributes:
         gold_T: The annotator's sign of each token: 1 good, −1 poor, 0 neither.
@@ -50,7 +50,7 @@ class Measured(NamedTuple):
     high: float | None = None
 
 
-def measure(cases: Sequence[Case], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
+def measure(cases: Sequence[AnnotatedSpans], *, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Every number of a reward model on annotated answers.
 
     Returns:
@@ -105,7 +105,7 @@ def resampled(n: int, seed: int, resamples: int) -> Floats64:
 
 
 def thirds(size: int) -> NDArray[np.int64]:
-    """Which third of an answer each of its tokens stands in.
+    """The third of an answer that each of its tokens is in.
 
     >>> thirds(4).tolist()
     [0, 0, 1, 2]

@@ -31,7 +31,7 @@ class TokenTrace(Record):
     rollout: str
     turn: int
     credit: tuple[float, ...] | None
-    """A_t of each completion id; None where it cannot be told which row trained the answer."""
+    """A_t of each completion id; None if the row that trained the answer is ambiguous."""
     before: tuple[float, ...]
     """log π of each completion id in nats, before the update."""
     after: tuple[float, ...]
@@ -85,8 +85,8 @@ def turn_credits(
     """A_t of every turn of a step, by rollout and turn, from the rows that carry it.
 
     A row is a turn's when it has the same ids throughout. Where several turns have the same ids, their rows
-    are theirs in order if there are as many; a method may leave out rows without a gradient, and then nobody
-    can tell whose the others are. Terms without advantages, as a distillation, credit no token.
+    are theirs in order if there are as many; a method may leave out rows without a gradient, which makes
+    the others ambiguous. Terms without advantages, as a distillation, credit no token.
     """
     same: dict[tuple[bytes, bytes], list[tuple[str, int]]] = defaultdict(list)
     for rollout in rollouts:

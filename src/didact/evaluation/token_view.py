@@ -43,7 +43,7 @@ class TokenView:
     """log π in nats."""
     after: float | None
     phrase: str | None
-    """What the critique says of it."""
+    """The words of the critique about it."""
 
     @property
     def moved(self) -> float | None:

@@ -30,7 +30,7 @@ from didact.training.summary import READABLE, arm_result
 SEED = 0
 """Of every bootstrap: the same run directories give the same numbers."""
 SPENT = 0.9
-"""A run that ends with less of its token budget ended for another reason, and says so."""
+"""A run that used a smaller share of its token budget ended early, and gets a note."""
 
 
 def collect(

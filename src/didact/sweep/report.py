@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from didact.evaluation.learning_curve_plot import LOOKS, inline_svg, look
+from didact.evaluation.learning_curve_plot import PLOT_STYLES, inline_svg, plot_style
 from didact.evaluation.report import dialogue, percent, render
 from didact.evaluation.results import ArmResult, Report
 from didact.evaluation.stats import Estimate
@@ -48,7 +48,7 @@ def write_sweep_report(path: Path | str, results: SweepResults) -> Path:
 
 
 def summary(results: SweepResults) -> str:
-    """The finding in a sentence a task: who ends highest, and how that stands to the baseline."""
+    """One sentence per task: the arm with the highest final accuracy, beside the baseline."""
     if not results.tasks:
         return "No run has finished yet."
     return " ".join(_finding(task, results.baseline) for task in results.tasks)
@@ -85,7 +85,7 @@ def _view(results: SweepResults) -> dict[str, Any]:
         "title": plain_text(results.title),
         "summary": plain_text(summary(results)),
         "baseline": plain_name(results.baseline),
-        "looks": LOOKS,
+        "looks": PLOT_STYLES,
         "tasks": [_task(i, task, results.baseline) for i, task in enumerate(results.tasks)],
         "pooled": [
             {"arm": plain_name(arm), "final": _cell(final), "improvement": _cell(better)}
@@ -132,8 +132,8 @@ def _task(index: int, task: TaskResults, baseline: str) -> dict[str, Any]:
 
 def _arm(index: int, arm: ArmSummary, is_baseline: bool) -> dict[str, Any]:
     return {
-        "index": index % len(LOOKS),
-        "look": look(index),
+        "index": index % len(PLOT_STYLES),
+        "look": plot_style(index),
         "name": plain_name(arm.arm),
         "control": arm.control,
         "is_baseline": is_baseline,

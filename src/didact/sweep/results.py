@@ -56,7 +56,7 @@ class CellResult:
     feedback_tokens: int
     cost_usd: float
     leak_rate: float | None
-    """Share of the critiques read in training that state the answer; None where nobody looked."""
+    """Share of the critiques read in training that state the answer; None if not measured."""
     mentions_critique: float | None
     """Share of second answers that speak of their critique."""
     seconds: float

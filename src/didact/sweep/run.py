@@ -11,34 +11,31 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from didact.config import is_stored
 from didact.errors import Interrupted, TrainingGuard, UsageError
 from didact.run_dir import RunDir, write_atomically
 from didact.sweep.plan import Cell
+from didact.training.signals import SignalRecorder
 
 POLL_SECONDS = 0.1
 Status: TypeAlias = Literal["waiting", "running", "elsewhere", "finished", "failed"]
 Launch: TypeAlias = Callable[[Cell, Path], Sequence[str]]
 """The command that runs a cell, or goes on with it, in a run directory."""
 Watch: TypeAlias = Callable[["dict[str, CellState]"], None]
-"""Told of all cells' states, by name, again and again."""
+"""Called repeatedly with the states of all cells by name."""
 
 
 @dataclass(frozen=True)
 class CellState:
-    """How a cell stands."""
+    """The state of a cell."""
 
     status: Status
     reason: str = ""
@@ -127,7 +124,8 @@ class _Pool:
         self.running: dict[str, _Running] = {}
 
     def run(self) -> dict[str, CellState]:
-        with _stop_signals() as came:
+        with SignalRecorder() as signals:
+            came = signals.received
             try:
                 while not came and self._left():
                     self._start_some()
@@ -232,22 +230,3 @@ def _spawn(command: Sequence[str], log: Path, lock: int) -> subprocess.Popen[byt
             start_new_session=True,
             pass_fds=[lock],
         )
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Sequence[str]]:
-    """Note SIGINT and SIGTERM instead of dying of them; the yielded list names those that came."""
-    came: list[str] = []
-    before: dict[int, Any] = {}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        came.append(signal.Signals(number).name)
-
-    if threading.current_thread() is threading.main_thread():
-        for stop in (signal.SIGINT, signal.SIGTERM):
-            before[stop] = signal.signal(stop, note)
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,6 +1,6 @@
-"""A run watches itself: what looks wrong in its metrics is said once, and written down.
+"""Checks the metrics of a run for alarms; each kind is raised and written once.
 
-An alarm changes nothing that is computed. Everything that the watch knows is in `metrics.jsonl` and
+An alarm changes nothing that is computed. The monitor's whole state is in `metrics.jsonl` and
 `alarms.jsonl`, so that a resumed run raises what the uninterrupted one does, at the same steps.
 """
 
@@ -57,7 +57,7 @@ class AlarmMonitor:
 
 
 def run_alarms(run: RunDir, step: int) -> list[Alarm]:
-    """What a run raised up to a step, in order; what still stands is in the words of the end.
+    """The alarms of a run up to a step, in order; those still active have their latest message.
 
     A run that did not watch itself is looked at now.
     """

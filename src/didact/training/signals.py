@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from didact.distributed import process_group
 from didact.errors import Interrupted
@@ -21,16 +21,18 @@ SAME_SIGNAL_SECONDS = 1.0
 """A second signal sooner than this is taken for the first one."""
 
 
-class StopSignal:
-    """Turns SIGINT and SIGTERM into Interrupted at a moment when the run can be saved."""
+class SignalRecorder:
+    """Records SIGINT and SIGTERM in a with-statement instead of ending the process.
+
+    Attributes:
+        received: Names of the signals, in order.
+    """
 
     def __init__(self) -> None:
-        self.requested: str | None = None
-        self._interruptible = False
-        self._since = 0.0
+        self.received: list[str] = []
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> StopSignal:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._handle)
@@ -39,6 +41,19 @@ class StopSignal:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(signal.Signals(number).name)
+
+
+class StopSignal(SignalRecorder):
+    """Turns SIGINT and SIGTERM into Interrupted at a moment when the run can be saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requested: str | None = None
+        self._interruptible = False
+        self._since = 0.0
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

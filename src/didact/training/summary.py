@@ -63,7 +63,7 @@ def with_differences(paths: Sequence[Path], arms: Sequence[ArmResult], baseline:
 
     Args:
         paths: The run directory of each arm.
-        arms: The arms; `steps` says which evaluation counts.
+        arms: The arms; `steps` selects the evaluation.
         baseline: Index of the arm that the others are compared with.
 
     Raises:
