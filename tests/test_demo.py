@@ -82,7 +82,9 @@ def test_every_arm_of_the_real_demo_has_the_same_budget_and_model() -> None:
     ):
         assert len({repr(getattr(arm, name)) for arm in arms.values()}) == 1, name
     assert {arm.settings["samples"] for arm in arms.values()} == {2}
-    assert arms["rltf-sd-shuffled"].feedback.control == "shuffled"
+    control = arms["rltf-sd-shuffled"].feedback.control
+    assert control is not None
+    assert control.name == "shuffled"
     sd, shuffled = arms["rltf-sd"], arms["rltf-sd-shuffled"]
     same = {"feedback": sd.feedback}
     assert shuffled.model_copy(update=same) == sd  # the control differs by the named thing alone

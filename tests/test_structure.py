@@ -78,13 +78,8 @@ def test_a_measure_holds_up_to_its_limit():
     ]
 
 
-LATER = {
-    "lines of src",
-    "bytes of README.md",
-    "literary words per 10,000 docstring words",
-    "public class names in two or more files",
-    "errors that tests match by a sentence",
-}
+LATER = {"lines of src", "literary words per 10,000 docstring words"}
+"""Not there yet."""
 
 
 def test_the_limits_hold():
