@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from didact.cli import demo as demo_module
 from didact.config import RunConfig, parse_config
@@ -64,7 +65,7 @@ def test_a_directory_of_another_demo_is_refused(quick_arms: dict[str, RunConfig]
     (tmp_path / "grpo").mkdir()
     (tmp_path / "grpo" / "config.yaml").write_text("method: sft\n")
     with pytest.raises(UsageError, match=r"--out"):
-        demo_module._command(quick_arms["grpo"], tmp_path / "grpo")
+        demo_module._train_all(quick_arms, tmp_path, 1, Console())
 
 
 def test_every_arm_of_the_real_demo_has_the_same_budget_and_model() -> None:

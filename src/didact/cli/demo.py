@@ -1,18 +1,14 @@
 """`didact demo`: the bundled model learns from critiques what scalar rewards cannot teach it.
 
-Each arm is an ordinary `didact train` in a process of its own with one thread, as many side by side
-as there are cores; the report is made from their run directories. Started again, the demo takes up
-what is finished and resumes what is not.
+Each arm is an ordinary `didact train` in a process of its own with one thread, as many in parallel as there
+are cores; the report is made from their run directories. Run again, the demo keeps finished arms and resumes
+the others.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -24,13 +20,12 @@ from rich.console import Console
 
 from didact.cli.progress import Board, evaluation_line, step_line
 from didact.cli.terminal import machine_details, usable_cores
-from didact.errors import DidactError, Interrupted, TrainingGuard, UsageError
+from didact.errors import DidactError
 
 if TYPE_CHECKING:
     from didact.config import RunConfig
     from didact.evaluation.results import ArmResult, Report
 
-POLL_SECONDS = 0.2
 ARMS = ("grpo", "rltf-sd", "rltf-fm", "rltf-sd-shuffled")
 """In the order of the report; demo.yaml has them in the order in which they start, the longest first."""
 
@@ -138,73 +133,32 @@ def _own_critiques(arms: Mapping[str, ArmResult]) -> str:
 
 
 def _train_all(arms: dict[str, RunConfig], out: Path, workers: int, console: Console) -> None:
-    """Run every arm in a process of its own, `workers` at a time."""
-    waiting = {name: _command(config, out / name) for name, config in arms.items()}
-    waiting = {name: command for name, command in waiting.items() if command}
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with _Board(out, {name: arms[name] for name in waiting}, console) as board:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    name = next(iter(waiting))
-                    running[name] = _start(waiting.pop(name), out / f"{name}.log")
-                time.sleep(POLL_SECONDS)
-                board.show()
-                for name in [name for name, process in running.items() if process.poll() is not None]:
-                    _check_ended(out / name, running.pop(name).returncode)
-            board.show()
-    except KeyboardInterrupt:
-        raise Interrupted(f"stopped: `didact demo --out {out}` goes on from here") from None
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
-
-
-def _check_ended(path: Path, code: int) -> None:
-    """Raise the error that an arm ended with, under its own exit code.
-
-    An arm in which no weight changed is a valid result.
-    """
-    if code == 0 or (code == TrainingGuard.exit_code and (path / "result.json").exists()):
-        return
-    last = path.with_suffix(".log").read_text(errors="replace").strip().splitlines()[-1:]
-    error = DidactError(f"arm {path.name} ended with exit code {code}: {''.join(last)}")
-    error.exit_code = code if code > 0 else DidactError.exit_code
-    raise error
-
-
-def _command(config: RunConfig, path: Path) -> list[str]:
-    """What to run for an arm; nothing where it is finished.
+    """Train every arm in a process of its own, `workers` at a time, like the cells of a sweep.
 
     Raises:
-        UsageError: the directory holds an arm of another demo.
+        UsageError: a directory holds an arm of another demo.
+        Interrupted: a signal came; the same command goes on.
+        DidactError: an arm failed, with its exit code.
     """
-    from didact.config import is_stored
+    from didact.sweep.plan import Cell
+    from didact.sweep.run import is_finished, run_cells
 
-    train = [sys.executable, "-m", "didact.cli.main", "train"]
-    stored = path / "config.yaml"
-    if stored.exists():
-        if not is_stored(config, stored):
-            raise UsageError(
-                f"{path} holds an arm with other settings: remove {path.parent}, or name a new --out"
-            )
-        return [] if (path / "result.json").exists() else [*train, "--resume", str(path)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    given = path.with_suffix(".yaml")
-    given.write_text(config.to_yaml(), encoding="utf-8")
-    return [*train, config.method, "--config", str(given), "--out", str(path)]
+    class ArmCell(Cell):
+        """A cell whose run directory is named by its arm alone."""
 
+        @property
+        def name(self) -> str:
+            return self.arm
 
-def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with log.open("ab") as handle:
-        # A session of its own: the terminal's Ctrl-C reaches this process alone, which passes it on once.
-        return subprocess.Popen(
-            command, stdout=handle, stderr=handle, env=environment, start_new_session=True
-        )
+    cells = [ArmCell(config.task.name, name, config.seed, config) for name, config in arms.items()]
+    left = {cell.name: cell.config for cell in cells if not is_finished(cell, out)}
+    with _Board(out, left, console) as board:
+        states = run_cells(cells, out, workers=workers, watch=lambda states: board.show())
+    for name, state in states.items():
+        if state.status == "failed":
+            error = DidactError(f"arm {name} failed: {state.reason}")
+            error.exit_code = state.code if state.code > 0 else DidactError.exit_code
+            raise error
 
 
 class _Board(Board):
