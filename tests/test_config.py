@@ -116,3 +116,17 @@ def test_every_recipe_can_be_loaded(file: Path) -> None:
         config = parse_config(values)
         make_method(config.method, config.settings)
         make_source(config.feedback.source, config.feedback.settings)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["feedback.control=mixed", "feedback.control.share=0.3"],
+        ["feedback.control.share=0.3", "feedback.control=mixed"],
+        ["feedback.control.name=mixed", "feedback.control.share=0.3"],
+        ["feedback.control={name: mixed, share: 0.3}"],
+    ],
+)
+def test_a_bare_name_and_the_settings_beside_it_come_in_any_order(overrides):
+    control = load_config("rltf-sd", overrides=overrides).feedback.control
+    assert (control.name, control.share) == ("mixed", 0.3)

@@ -261,11 +261,9 @@ def _changed(values: dict[str, Any], overrides: Sequence[str], direct: Mapping[s
             if key == "feedback__source":
                 _forget_other(values, "feedback", "source", FeedbackConfig().source, value)
             _put(values, key.split("__"), value)
-    if isinstance(values.get("engine"), str):
-        values["engine"] = {"name": values["engine"]}  # so that engine.settings can be set beside it
     for override in overrides:
         key, value = key_value("--set", override, "optim.lr=1e-4")
-        _put(values, ["engine", "name"] if key == "engine" else key.split("."), value)
+        _put(values, key.split("."), value)
     return parse_config(values)
 
 
@@ -334,11 +332,17 @@ def _forget_other(values: dict[str, Any], section: str, key: str, default: str, 
 
 
 def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    for name in path[:-1]:
+    """Set a nested value; a section that is a bare name, as `engine: tinker`, keeps it as its key `name`."""
+    *sections, key = path
+    for name in sections:
         inner = values.get(name)
+        inner = {"name": inner} if isinstance(inner, str) else inner
         values[name] = inner = dict(inner) if isinstance(inner, Mapping) else {}
         values = inner
-    values[path[-1]] = value
+    if isinstance(value, str) and isinstance(values.get(key), Mapping):
+        _put(values, [key, "name"], value)
+    else:
+        values[key] = value
 
 
 def _check_keys(section: type[BaseModel], values: Mapping[str, Any], prefix: str) -> None:

@@ -113,8 +113,8 @@ def build(
     scoring = make_scoring(config, build_context(config, task, policy, home))
     if scoring is not None and task.needs_judge:
         task.bind_judge(scoring)
-    didactic = method.uses_dialogue_teacher or config.eval.dialogue is not None
-    critic = make_critic(config, task, policy, home, scoring, didactic=didactic, source=source)
+    in_dialogue = method.uses_dialogue_teacher or config.eval.dialogue is not None
+    critic = make_critic(config, task, policy, home, scoring, in_dialogue=in_dialogue, source=source)
     feedback = controlled(critic, config.feedback.control, seed=config.seed, verify=task.verify)
     if for_training:
         check_lengths(config, method, task, policy)
@@ -138,7 +138,7 @@ def make_critic(
     home: Path | None,
     scoring: JudgeReward | None = None,
     *,
-    didactic: bool = False,
+    in_dialogue: bool = False,
     source: Any = None,
 ) -> FeedbackSource:
     """The configured source with its leak guard, without controls.
@@ -150,10 +150,10 @@ def make_critic(
         policy: The engine in training and its renderer; None where nothing is trained.
         home: A folder for the source's files, as a judge's replies.
         scoring: The judge of the rewards, where there is one already.
-        didactic: The source is a teacher in a dialogue.
+        in_dialogue: The source is a teacher in a dialogue.
         source: Its settings, or the source itself; None for those that `feedback` names.
     """
-    at = dataclasses.replace(build_context(config, task, policy, home), didactic=didactic)
+    at = dataclasses.replace(build_context(config, task, policy, home), in_dialogue=in_dialogue)
 
     def judge() -> FeedbackSource | None:
         return scoring or make_scoring(config, at)

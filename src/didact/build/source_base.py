@@ -23,7 +23,7 @@ class BuildContext:
         task: The task whose answers are criticised.
         seed: The run's seed.
         home: A folder for a source's files, as a judge's replies; made when needed.
-        didactic: The source is a teacher in a dialogue; see `Method.uses_dialogue_teacher`.
+        in_dialogue: The source is a teacher in a dialogue; see `Method.uses_dialogue_teacher`.
         judge: Returns the judge of the rewards as a feedback source; None without a judge.
     """
 
@@ -32,7 +32,7 @@ class BuildContext:
     task: BaseTask | None
     seed: int
     home: Path | None
-    didactic: bool = False
+    in_dialogue: bool = False
     judge: Callable[[], FeedbackSource | None] = lambda: None
 
 

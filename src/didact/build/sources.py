@@ -65,7 +65,7 @@ class ProgramSource(Source):
         return True
 
     def build(self, at: BuildContext) -> FeedbackSource:
-        level = self.level or (Level.HINT if at.didactic else Level.REVEAL)
+        level = self.level or (Level.HINT if at.in_dialogue else Level.REVEAL)
         if self.lint and (at.task is None or at.task.critic_name != "tests"):
             raise UsageError(
                 "feedback.settings.lint: only the task 'code' has programs to lint: leave it out"
@@ -270,9 +270,9 @@ class TeacherSource(LocalModelConfig):
         return () if self.prompt is None else (self.prompt,)
 
     def build(self, at: BuildContext) -> FeedbackSource:
-        frozen = self.who == "frozen" or (self.who == "auto" and at.didactic)
+        frozen = self.who == "frozen" or (self.who == "auto" and at.in_dialogue)
         chat = self.chat(at, "frozen" if self.model or frozen else "policy", self.model)
-        whole = self.view == "dialogue" or (self.view == "auto" and at.didactic)
+        whole = self.view == "dialogue" or (self.view == "auto" and at.in_dialogue)
         if not whole and self.private == "reference":
             return Teacher(chat, prompt=self._asked(TEACHER_SLOTS))
         program = None if self.private == "reference" else ProgramSource(level=Level.REVEAL).build(at)
