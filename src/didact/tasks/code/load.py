@@ -1,4 +1,4 @@
-r"""Code problems of three shapes, told apart by their columns.
+r"""Code problems of three shapes, distinguished by their columns.
 
     own        {"prompt": "Add two numbers.", "signature": "def add(a, b):", "examples": ["add(1, 2) == 3"],
                 "tests": ["add(0, 0) == 0"], "reference": "def add(a, b):\n    return a + b\n"}

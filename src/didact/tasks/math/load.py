@@ -1,4 +1,4 @@
-r"""Math problems of five shapes, told apart by their columns.
+r"""Math problems of five shapes, distinguished by their columns.
 
     own        {"problem", "answer"}, and optionally "id", "level", "topic"
     math500    {"problem", "solution", "answer", "subject", "level", "unique_id"}
