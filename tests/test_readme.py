@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,12 @@ def test_scripts_recipes_and_targets_that_a_page_names_exist(page: Path) -> None
         re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     )
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+
+
+def test_the_reference_of_public_names_is_current() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "api.py"))["page"]
+    shown = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert shown == page(), "run `python docs/api.py`"
 
 
 def test_the_design_page_has_every_package() -> None:
