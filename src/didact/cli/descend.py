@@ -116,10 +116,11 @@ def _show_result(run: RunDir) -> None:
     """Print the instruction and the paired difference that it makes."""
     from didact.evaluation.stats import paired_difference
     from didact.evaluation.text_sanitizer import plain_name
+    from didact.training.summary import correct_or_nan
 
     result = json.loads(run.result.read_text(encoding="utf-8"))
     sides = [
-        [float("nan") if r.turns[0].reward is None else float(r.turns[0].correct) for r in rollouts]
+        [correct_or_nan(r.turns[0]) for r in rollouts]
         for rollouts in (run.read_evaluation(result["steps"]), run.read_evaluation(0))
     ]
     if len(sides[0]) == len(sides[1]) > 1:

@@ -25,7 +25,7 @@ from didact.run_dir import RunDir, read_jsonl
 from didact.sweep.plan import Arm, Cell, Plan
 from didact.sweep.results import ArmSummary, CellResult, SweepResults, TaskResults
 from didact.sweep.run import CellState, is_finished
-from didact.training.summary import READABLE, arm_result
+from didact.training.summary import READABLE, arm_result, correct_or_nan
 
 SEED = 0
 """Of every bootstrap: the same run directories give the same numbers."""
@@ -161,14 +161,9 @@ def accuracy_at(curve: Sequence[CurvePoint], step: int | None) -> float | None:
 
 
 def _answers(path: Path, step: int) -> list[tuple[tuple[Any, ...], float]]:
-    """What was asked at an evaluation, and whether the first answers were right; NaN where unverified."""
-    return [
-        (
-            (r.problem.id, r.problem.messages),
-            float("nan") if r.turns[0].reward is None else float(r.turns[0].correct),
-        )
-        for r in RunDir(path).read_evaluation(step)
-    ]
+    """(problem, first answer right) of an evaluation; NaN if unverified."""
+    rollouts = RunDir(path).read_evaluation(step)
+    return [((r.problem.id, r.problem.messages), correct_or_nan(r.turns[0])) for r in rollouts]
 
 
 def _summary(arm: Arm, cells: Sequence[CellResult], out: Path, equal_steps: int | None) -> ArmSummary:

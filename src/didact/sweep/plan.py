@@ -25,13 +25,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from didact.config import RunConfig, parse_config, read_yaml
 from didact.controls import CONTROLS, ControlName
 from didact.errors import DataError, UsageError, did_you_mean
 from didact.methods import make_method
-from didact.settings import Section
+from didact.settings import Section, validate_settings
 
 Settings = dict[str, Any]
 Named = Annotated[dict[str, Settings | None], Field(min_length=1)]
@@ -119,16 +119,7 @@ def read_plan(file: Path, *, controls: Sequence[str] | None = None) -> Plan:
             that differ in budget or evaluation.
         DataError: not readable as YAML.
     """
-    values = read_yaml(file)
-    for key in values:
-        if key not in SweepFile.model_fields:
-            raise UsageError(f"{file} has no key {key!r}: {did_you_mean(str(key), SweepFile.model_fields)}")
-    try:
-        written = SweepFile.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{file}: {key}: {first['msg']}, not {first['input']!r}") from None
+    written = validate_settings(SweepFile, read_yaml(file), str(file))
     return make_plan(written, controls=controls)
 
 

@@ -77,7 +77,7 @@ def with_differences(paths: Sequence[Path], arms: Sequence[ArmResult], baseline:
                 f"{path} and {paths[baseline]} were evaluated on different problems, so they cannot be "
                 "compared: evaluate both with the same task and the same eval.problems"
             )
-    correct = [[_correct(rollout.turns[0]) for rollout in rollouts] for rollouts in answers]
+    correct = [[correct_or_nan(rollout.turns[0]) for rollout in rollouts] for rollouts in answers]
     compared = []
     for i, arm in enumerate(arms):
         if i == baseline:
@@ -88,7 +88,8 @@ def with_differences(paths: Sequence[Path], arms: Sequence[ArmResult], baseline:
     return compared
 
 
-def _correct(turn: Turn) -> float:
+def correct_or_nan(turn: Turn) -> float:
+    """1 or 0, or NaN for an unverified answer."""
     return float("nan") if turn.reward is None else float(turn.correct)
 
 
