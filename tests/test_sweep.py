@@ -155,7 +155,7 @@ def test_a_plan_that_compares_nothing_is_refused(changes: dict[str, Any], words:
     ("text", "words"),
     [
         ("methds: {}", "did you mean 'methods'"),
-        ("methods: {grpo: {}}\ntasks: {gcd: {}}\nseeds: [100]", "seeds.0: Input should be less than 100"),
+        ("methods: {grpo: {}}\ntasks: {gcd: {}}\nseeds: [100]", "seeds.0 = 100"),
         ("methods: {}\ntasks: {gcd: {}}\nseeds: [0]", "methods"),
         ("methods: {grpo: {}}\ntasks: {gcd: {}}\nseeds: [0]\ncontrols: [nonsense]", "controls.0"),
     ],
