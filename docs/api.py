@@ -63,7 +63,7 @@ def _signature(value: Any) -> str:
         return ""
     try:
         names = [
-            name if p.default is p.empty else f"{name}={p.default!r}"
+            name if p.default is p.empty else f"{name}={'…' if callable(p.default) else repr(p.default)}"
             for name, p in inspect.signature(value).parameters.items()
             if name != "self"
         ]
