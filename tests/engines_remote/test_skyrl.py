@@ -198,7 +198,7 @@ def test_what_it_cannot_do_is_refused(engine, server, model):
     values = {
         "method": "text2grad",
         "model": {"path": model},
-        "engine": {"name": "tinker", "base_url": server},
+        "engine": {"name": "tinker", "settings": {"base_url": server}},
     }
     with pytest.raises(CapabilityError, match="critic_free"):
         build(parse_config(values))
@@ -225,7 +225,7 @@ def test_rltf_sd_learns(server, model, tmp_path):
             "method": "rltf-sd",
             "settings": {"samples": 2, "lambda_sd": 0.3},
             "model": {"path": model, "lora": {"rank": RANK}},
-            "engine": {"name": "tinker", "base_url": server, "probe": False},
+            "engine": {"name": "tinker", "settings": {"base_url": server, "probe": False}},
             "task": {"name": "spell_backward", "settings": {"min_word_len": 6, "max_word_len": 7}},
             "problems_per_step": 32,
             "sampling": {"max_tokens": 12},
