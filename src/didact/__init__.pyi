@@ -3,6 +3,7 @@
 from ._version import __version__ as __version__
 from .advantages import group_advantages
 from .build.engines import tiny_model
+from .distributed import on_main_process
 from .engines.base import (
     POLICY,
     REFERENCE,
@@ -103,6 +104,7 @@ __all__ = [
     "load_class",
     "make_method",
     "make_task",
+    "on_main_process",
     "resume",
     "revision_messages",
     "single_turn",

@@ -25,7 +25,7 @@ from didact.build.source_base import BuildContext, Source
 from didact.config import Positive
 from didact.distributed import process_group
 from didact.engines.base import POLICY, SamplingParams
-from didact.errors import UsageError
+from didact.errors import UsageError, did_you_mean
 from didact.feedback.code import CodeCritic
 from didact.feedback.model_critic import SelfCritique
 from didact.feedback.program import Level, ProgramCritic
@@ -70,7 +70,10 @@ class ProgramSource(Source):
             raise UsageError(
                 "feedback.settings.lint: only the task 'code' has programs to lint: leave it out"
             )
-        return PROGRAM_CRITICS["reference" if at.task is None else at.task.critic_name](self, at.task, level)
+        kind = "reference" if at.task is None else at.task.critic_name
+        if kind not in PROGRAM_CRITICS:
+            raise UsageError(f"{type(at.task).__name__}.critic_name: {did_you_mean(kind, PROGRAM_CRITICS)}")
+        return PROGRAM_CRITICS[kind](self, at.task, level)
 
 
 def _puzzle_critic(settings: ProgramSource, task: Any, level: Level) -> FeedbackSource:
