@@ -232,7 +232,7 @@ def test_a_teacher_that_names_nobody_is_frozen_where_the_method_says_so(frozen: 
         loaded.append(model)
         return policy
 
-    at = BuildContext(load=load, policy=policy, task=None, seed=0, home=None, didactic=frozen)
+    at = BuildContext(load=load, policy=policy, task=None, seed=0, home=None, in_dialogue=frozen)
     source = make_source("teacher", {}).build(at)
     assert len(loaded) == loads
     assert isinstance(source, DialogueTeacher) is frozen
