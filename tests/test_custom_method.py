@@ -171,3 +171,10 @@ def test_an_object_that_lacks_a_method_is_refused_before_anything_is_written(
     with pytest.raises(UsageError, match=named):
         didact.train(out=tmp_path / "run", **values, **SETTINGS)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_out_is_named_by_the_classes(folder: Path) -> None:
+    arguments = [word for word in named("x") if word not in ("--out", "x")]
+    done = didact_train(folder, *arguments, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "runs/Revise-Backward-" in done.stdout

@@ -116,7 +116,9 @@ def default_folder(config: RunConfig) -> Path:
     from didact.distributed import process_group
 
     now = process_group().run_on_main(lambda: time.strftime("%Y%m%d-%H%M%S"))
-    return Path("runs") / f"{config.method}-{config.task.name}-{now}"
+    # Of a component named as dir/file.py:Class, only the class.
+    method, task = (name.rpartition(":")[2] for name in (config.method, config.task.name))
+    return Path("runs") / f"{method}-{task}-{now}"
 
 
 def _resume(path: Path, console: Console) -> None:
