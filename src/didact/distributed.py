@@ -72,13 +72,13 @@ class ProcessGroup:
         return [compute()]
 
     def raise_if_any_failed(self, error: Exception | None) -> None:
-        """Raise an error on every rank if there is one on any.
+        """Raise an error on every rank if there is one on any."""
 
-        Args:
-            error: Why this rank cannot go on; None if it can.
-        """
-        if error is not None:
-            raise error
+        def fail() -> None:
+            if error is not None:
+                raise error
+
+        self.gather_results(fail)
 
 
 class TorchProcessGroup(ProcessGroup):
@@ -138,15 +138,6 @@ class TorchProcessGroup(ProcessGroup):
             if failed_there is not None:
                 raise error if rank == self.rank and error is not None else failed_there
         return [found for _, found in gathered]
-
-    def raise_if_any_failed(self, error: Exception | None) -> None:
-        """See ProcessGroup."""
-
-        def fail() -> None:
-            if error is not None:
-                raise error
-
-        self.gather_results(fail)
 
 
 _SINGLE = ProcessGroup()

@@ -27,6 +27,11 @@ TEXT = "Spell this word backward: sun. The answer is nus."
 EPS = 1e8
 SNAPSHOT = "probe"
 """The name of a snapshot while the probe runs."""
+CHANGE = 0.1
+"""The change of the probe row's log-prob that a step aims at, in nats."""
+LOGPROB_TOLERANCE = 0.05
+"""Largest difference in nats between log-probs of `sample`, `logprobs` and `top_logprobs`, which may come
+from different kernels."""
 CROSS_ENTROPY = Loss("cross_entropy")
 POLICY_GRADIENT = Loss("policy_gradient")
 
@@ -44,28 +49,24 @@ class ProbeResult:
     expected: float
     tolerance: float
     """Largest |measured − expected| that holds."""
-    holds: bool = field(init=False)
 
-    def __post_init__(self) -> None:
-        # Written so that NaN does not hold.
-        object.__setattr__(self, "holds", bool(abs(self.measured - self.expected) <= self.tolerance))
+    @property
+    def holds(self) -> bool:
+        """Whether the measurement is as expected; NaN is not."""
+        return abs(self.measured - self.expected) <= self.tolerance
 
     def __str__(self) -> str:
         verdict = "holds" if self.holds else "FAILS"
         return f"{verdict}  {self.name}: {self.measured:.4g}, expected {self.expected:g} ± {self.tolerance:g}"
 
 
-def probe(engine: Engine, *, change: float = 0.1, logprob_tolerance: float = 0.05) -> list[ProbeResult]:
+def probe(engine: Engine) -> list[ProbeResult]:
     """Measure that sampling, log-probs, gradients and steps agree; the engine's state is restored.
 
     An accumulated gradient is lost, so probe before training or between steps.
 
     Args:
         engine: Any engine. It is saved to a temporary directory and loaded after every measurement.
-        change: The change of the probe row's log-prob that a step aims at, in nats. Raise it for an engine
-            with coarse arithmetic.
-        logprob_tolerance: The largest difference in nats between log-probs of `sample`, `logprobs` and
-            `top_logprobs`, which may come from different kernels.
 
     Returns:
         One result for each check; if no step moves the weights, the checks of gradients are left out.
@@ -73,7 +74,7 @@ def probe(engine: Engine, *, change: float = 0.1, logprob_tolerance: float = 0.0
     with tempfile.TemporaryDirectory() as directory:
         engine.save(Path(directory))
         try:
-            return _Probe(engine, Path(directory), change).results(logprob_tolerance)
+            return _Probe(engine, Path(directory)).results()
         finally:
             engine.load(Path(directory))
 
@@ -83,7 +84,6 @@ class _Probe:
     engine: Engine
     start: Path
     """The directory with the engine's state."""
-    change: float
     grad_norm: float | None = None
     """Of the last step."""
     calls: list[dict[str, float]] = field(default_factory=list)
@@ -96,8 +96,8 @@ class _Probe:
         self.row = Row.from_completion(self.prompt, ids[len(ids) // 2 :])
         self.before_T = self.engine.logprobs([self.row])[0]
 
-    def results(self, logprob_tolerance: float) -> list[ProbeResult]:
-        scores = [self._sampling_agrees(logprob_tolerance), *self._top_agrees(logprob_tolerance)]
+    def results(self) -> list[ProbeResult]:
+        scores = [self._sampling_agrees(), *self._top_agrees()]
         size = self._step_size()
         if size is None:
             moved = ProbeResult("a step raises the log-probs it trains (sign)", 0.0, 1.0, 0.0)
@@ -134,7 +134,7 @@ class _Probe:
             results.append(ProbeResult("finite difference over |gradient|²", ratio, 1.0, 0.3))
         return [*results, *compared]
 
-    def _sampling_agrees(self, tolerance: float) -> ProbeResult:
+    def _sampling_agrees(self) -> ProbeResult:
         """The log-probs of samples are those of the model itself, also when temperature is not 1."""
         params = SamplingParams(max_tokens=16, temperature=0.7)
         [samples] = self.engine.sample([self.prompt], 4, params, seed=0)
@@ -143,9 +143,9 @@ class _Probe:
             np.abs(scored_T[-len(s.ids) :] - np.asarray(s.logprobs)).max()
             for s, scored_T in zip(samples, self.engine.logprobs(rows), strict=True)
         ]
-        return ProbeResult("log-probs of sample and logprobs", float(max(gaps)), 0.0, tolerance)
+        return ProbeResult("log-probs of sample and logprobs", float(max(gaps)), 0.0, LOGPROB_TOLERANCE)
 
-    def _top_agrees(self, tolerance: float) -> list[ProbeResult]:
+    def _top_agrees(self) -> list[ProbeResult]:
         """The log-prob of the likeliest token is the one that `logprobs` has for it."""
         if not self.engine.capabilities.top_logprobs:
             return []
@@ -154,7 +154,7 @@ class _Probe:
         gap = float(np.abs(scored_T - top.logprobs[:, 0]).max())
         sorted_ = float((top.logprobs[:, 0] >= top.logprobs[:, 1]).all())
         return [
-            ProbeResult("log-probs of top_logprobs and logprobs", gap, 0.0, tolerance),
+            ProbeResult("log-probs of top_logprobs and logprobs", gap, 0.0, LOGPROB_TOLERANCE),
             ProbeResult("top_logprobs has the likeliest token first", sorted_, 1.0, 0.0),
         ]
 
@@ -172,8 +172,8 @@ class _Probe:
         self.engine.drop_snapshot(SNAPSHOT)
         self.engine.load(self.start)
         return [
-            ProbeResult("an average with decay 1 against the old weights", gaps[0], 0.0, 0.05 * self.change),
-            ProbeResult("an average with decay 0 against the current ones", gaps[1], 0.0, 0.05 * self.change),
+            ProbeResult("an average with decay 1 against the old weights", gaps[0], 0.0, 0.05 * CHANGE),
+            ProbeResult("an average with decay 0 against the current ones", gaps[1], 0.0, 0.05 * CHANGE),
         ]
 
     def _norms_add_up(self) -> list[ProbeResult]:
@@ -213,13 +213,13 @@ class _Probe:
         return results
 
     def _step_size(self) -> float | None:
-        """lr/ε that moves the row's log-prob by about `change`; None where nothing moves it."""
+        """lr/ε that moves the row's log-prob by about CHANGE; None where nothing moves it."""
         size = 1e-6
         for _ in range(16):
             moved = abs(self._gain([[self.row]], size))
-            if self.change / 2 <= moved <= 2 * self.change:
+            if CHANGE / 2 <= moved <= 2 * CHANGE:
                 return size
-            size *= float(np.clip(self.change / moved, 0.01, 100)) if moved > 0 else 100
+            size *= float(np.clip(CHANGE / moved, 0.01, 100)) if moved > 0 else 100
         return None
 
     def _gain(self, calls: Sequence[Sequence[Row]], size: float) -> float:

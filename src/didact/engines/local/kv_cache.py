@@ -47,14 +47,9 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Replace row i by row `beam_idx[i]`; rows may be repeated and left out."""
-        keys = self._keys[:, :, : self.filled].index_select(0, beam_idx)
-        values = self._values[:, :, : self.filled].index_select(0, beam_idx)
-        self._keys = self._room_for(keys)
-        self._values = self._room_for(values)
-        self.keys = self._keys[:, :, : self.filled]
-        self.values = self._values[:, :, : self.filled]
-        self.keys.copy_(keys)
-        self.values.copy_(values)
+        keys, values = self.keys.index_select(0, beam_idx), self.values.index_select(0, beam_idx)
+        self._keys, self._values, self.filled = self._room_for(keys), self._room_for(values), 0
+        self.update(keys, values)
 
     def _room_for(self, states: Tensor) -> Tensor:
         B, heads, _, size = states.shape

@@ -6,8 +6,8 @@ H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import torch
@@ -18,7 +18,8 @@ from didact.engines.local.batching import MicroBatch
 from didact.types import Row
 
 Score: TypeAlias = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, ...]]
-"""(model, input_ids_BT, targets_BT, keep_BT) → tensors of [N] or [N, K]."""
+"""(model, input_ids_BT, targets_BT, keep_BT) → tensors of [N] or [N, K], in the order of the true entries of
+keep_BT. Rows are padded on the right; targets are [B, T] or [B, T, K]."""
 Arrays: TypeAlias = tuple[NDArray[Any], ...]
 """One row's scores, each [T] or [T, K]."""
 KL_PART = 256
@@ -29,16 +30,6 @@ def masked_logits(model: Any, input_ids_BT: Tensor, keep_BT: Tensor) -> tuple[Te
     """Logits and last hidden states at the kept positions: [N, V] in float32, and [N, H].
 
     Only kept positions go through the LM head, whose output is most of the memory for a large vocabulary.
-    """
-    with _lm_head_at(model, keep_BT) as entered:
-        logits_NV: Tensor = model(input_ids=input_ids_BT, use_cache=False).logits.float()
-    return logits_NV, entered[-1]
-
-
-@contextmanager
-def _lm_head_at(model: Any, keep_BT: Tensor) -> Iterator[list[Tensor]]:
-    """Restrict the LM head to the kept positions, so that logits are [N, V]; yields its inputs.
-
     By a hook, because a model may cap or scale its logits afterwards, and `logits_to_keep` takes a mask only
     from transformers 5.21 on.
     """
@@ -50,25 +41,16 @@ def _lm_head_at(model: Any, keep_BT: Tensor) -> Iterator[list[Tensor]]:
 
     hook = model.get_output_embeddings().register_forward_pre_hook(select)
     try:
-        yield entered
+        logits_NV: Tensor = model(input_ids=input_ids_BT, use_cache=False).logits.float()
     finally:
         hook.remove()
+    return logits_NV, entered[-1]
 
 
 def target_logprobs(
     model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_BT: Tensor
 ) -> tuple[Tensor, ...]:
-    """log π(target) in nats at the kept positions of right-padded rows.
-
-    Args:
-        model: A transformers causal language model.
-        input_ids_BT: Token ids.
-        targets_BT: Target ids, [B, T] or [B, T, K].
-        keep_BT: Bool; where log-probs are wanted.
-
-    Returns:
-        [N] or [N, K] in float32, in the order of `keep_BT`'s true entries.
-    """
+    """log π(target) in nats at the kept positions, [N] or [N, K] in float32."""
     logits_NV, _ = masked_logits(model, input_ids_BT, keep_BT)
     return (logprobs_of(logits_NV, targets_BT[keep_BT]),)
 
@@ -76,12 +58,7 @@ def target_logprobs(
 def top_logprobs(
     k: int, model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_BT: Tensor
 ) -> tuple[Tensor, ...]:
-    """Ids and log-probs [N, k] of the k likeliest tokens at the kept positions, the likeliest first.
-
-    Args:
-        k: 1 to V.
-        model, input_ids_BT, targets_BT, keep_BT: As for `target_logprobs`; the targets do not matter.
-    """
+    """Ids and log-probs [N, k] of the k likeliest tokens at the kept positions, the likeliest first."""
     logits_NV, _ = masked_logits(model, input_ids_BT, keep_BT)
     logprobs_Nk, ids_Nk = logits_NV.log_softmax(-1).topk(k, dim=-1)
     return ids_Nk, logprobs_Nk
@@ -107,7 +84,7 @@ def target_kl(
 
     Args:
         reference: A function that returns a context in which the model has the reference's weights.
-        model, input_ids_BT, targets_BT, keep_BT: As for `target_logprobs`; the targets do not matter.
+        model, input_ids_BT, targets_BT, keep_BT: See Score; the targets do not matter.
     """
     logits_NV, _ = masked_logits(model, input_ids_BT, keep_BT)
     with reference():
@@ -126,8 +103,6 @@ def score_rows(
     """The scores of each row's targets, in the rows' order.
 
     Args:
-        model: Passed to `score`.
-        rows: The rows.
         batches: Micro-batches of them; each row in one, and padding batches of none.
         score: What to compute.
         weighted: Leave out targets of weight 0, whose scores are 0.

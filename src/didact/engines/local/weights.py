@@ -137,12 +137,9 @@ def read(path: Path, parameters: Mapping[str, Tensor]) -> Checkpoint:
         CheckpointError: a file is missing or torn, or the tensors are another model's.
     """
     checkpoint = _read(path)
-    copies: dict[tuple[str, str], Tensors] = {}
-    for key, tensor in checkpoint.items():
-        if key.part != OPTIMIZER:
-            copies.setdefault((key.part, key.kind), {})[key.parameter] = tensor
-    for (part, _), tensors in copies.items():
-        _check_model(path / f"{part}.safetensors", tensors, parameters)
+    for part in (WEIGHTS, SNAPSHOTS):
+        for tensors in part_of(checkpoint, part).values():
+            _check_model(path / f"{part}.safetensors", tensors, parameters)
     return checkpoint
 
 
