@@ -15,7 +15,6 @@ Weights are held in one of two ways, chosen by the launcher:
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -44,7 +43,7 @@ from didact.engines.local.sharding import (
     sharding_settings,
     unsharded,
 )
-from didact.engines.local.training import Gradients, accumulate_gradient, gradient_stats
+from didact.engines.local.training import accumulate_gradient
 from didact.engines.local.weights import is_sharded
 from didact.errors import DidactError, TrainingGuard, UsageError
 from didact.types import Ids, Row
@@ -309,17 +308,8 @@ class DistributedEngine(LocalEngine):
             if p.grad is not None:
                 local_shard(p.grad).mul_(scale)
 
-    def _compared(self, added: Gradients, before: Gradients) -> dict[str, float]:
-        if not self.uses_fsdp:
-            return LocalEngine._compared(added, before)
-        grads = [g for g in added if g is not None]
-        waiting = [g for g in before if g is not None]
-        both = [(a, b) for a, b in zip(added, before, strict=True) if a is not None and b is not None]
-        if not grads:
-            return {}
-        squared, other = (float(self._products([(g, g) for g in all_]).sum()) for all_ in (grads, waiting))
-        dot = float(self._products(both).sum())
-        return gradient_stats(math.sqrt(squared), math.sqrt(other) if both else 0.0, dot)
+    def _dot(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+        return float(self._products(pairs).sum()) if self.uses_fsdp else LocalEngine._dot(pairs)
 
     def _products(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """The dot product of each pair of whole tensors, in float64."""

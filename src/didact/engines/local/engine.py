@@ -54,8 +54,8 @@ from didact.engines.local.training import (
     accumulate_gradient,
     accumulate_with_grad_stats,
     compared_gradients,
+    dot_product,
     resolve_loss,
-    set_optimizer_hparams,
     takes_values,
 )
 from didact.engines.local.value_head import ValueHead
@@ -116,7 +116,6 @@ class LocalEngine:
         self._trained |= {} if self._head is None else self._head.tensors()
         self.prefix_cache = PrefixCacheScope()
         self._state = TrainState(self._trained, self._head, keep_reference=keep_reference and lora is None)
-        self._snapshots = self._state.snapshots
         config = self.model.config.get_text_config(decoder=True)
         self._vocabulary: int = config.vocab_size
         self.max_length: int | None = getattr(config, "max_position_embeddings", None)
@@ -258,28 +257,27 @@ class LocalEngine:
             )
         if grad_norm > params.max_grad_norm:
             self._clip(trained, params.max_grad_norm, norm)
-        set_optimizer_hparams(self._state.adamw(), params).step()
-        self._state.clear_gradient()
+        self._state.step(params)
         return StepOutput(0.0, {"grad_norm": grad_norm})
 
     # ── copies of the weights ─────────────────────────────────────────────────────────────────────
 
     def snapshot(self, name: str | None = None) -> Weights:
         """See `Engine.snapshot`."""
-        return self._snapshots.take(name)
+        return self._state.take(name)
 
     def update_snapshot(self, name: str, decay: float) -> None:
         """See `Engine.update_snapshot`."""
-        self._snapshots.update(name, decay)
+        self._state.update(name, decay)
 
     def drop_snapshot(self, name: str) -> None:
         """See `Engine.drop_snapshot`."""
-        self._snapshots.drop(name)
+        self._state.drop(name)
 
     @property
     def snapshot_names(self) -> set[str]:
         """Names of the snapshots that checkpoints include."""
-        return set(self._snapshots.named)
+        return set(self._state.snapshots)
 
     def weights_hash(self) -> str:
         """sha256 over the trained tensors: equal before and after means that nothing was learned."""
@@ -312,8 +310,7 @@ class LocalEngine:
     # ── inside; DistributedEngine overrides the first ─────────────────────────────────────────────
 
     _norm, _clip = staticmethod(get_total_norm), staticmethod(clip_grads_with_norm_)
-    _compared = staticmethod(compared_gradients)
-
+    _dot = staticmethod(dot_product)
     _load = staticmethod(load_pretrained)
 
     def _place(self) -> None:
@@ -342,7 +339,8 @@ class LocalEngine:
         return fn
 
     def _train(self, rows: Sequence[Row], fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
-        with accumulate_with_grad_stats(self._trained.values(), self._compared) as compared:
+        compare = partial(compared_gradients, norm=self._norm, dot=self._dot)
+        with accumulate_with_grad_stats(self._trained.values(), compare) as compared:
             output = self._accumulate(rows, fn, settings)
         return output._replace(metrics={**output.metrics, **compared})
 
@@ -357,7 +355,7 @@ class LocalEngine:
 
     @contextmanager
     def _using(self, weights: Weights) -> Iterator[None]:
-        copy = self._snapshots.find(weights)
+        copy = self._state.find(weights)
         if weights == POLICY:
             yield
         elif copy is not None:

@@ -47,7 +47,8 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Replace row i by row `beam_idx[i]`; rows may be repeated and left out."""
-        keys, values = self.keys.index_select(0, beam_idx), self.values.index_select(0, beam_idx)
+        keys = self._keys[:, :, : self.filled].index_select(0, beam_idx)
+        values = self._values[:, :, : self.filled].index_select(0, beam_idx)
         self._keys, self._values, self.filled = self._room_for(keys), self._room_for(values), 0
         self.update(keys, values)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from didact.engines.base import AdamParams, Loss, LossFn, StepOutput
+from didact.engines.base import Loss, LossFn, StepOutput
 from didact.engines.local.batching import MicroBatch
 from didact.engines.local.scoring import logprobs_of, masked_logits
 from didact.engines.local.value_head import ValueHead
@@ -156,7 +156,18 @@ def accumulate_with_grad_stats(
             p.grad = gradient if p.grad is None else p.grad.add_(gradient)
 
 
-def compared_gradients(added: Gradients, before: Gradients) -> dict[str, float]:
+def dot_product(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """The sum of the dot products of pairs of tensors."""
+    dots = torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs])
+    return math.fsum(dots.tolist())
+
+
+def compared_gradients(
+    added: Gradients,
+    before: Gradients,
+    norm: Callable[[list[Tensor]], Tensor] = get_total_norm,
+    dot: Callable[[list[tuple[Tensor, Tensor]]], float] = dot_product,
+) -> dict[str, float]:
     """The norm of a gradient, and its cosine with the one that it will be added to.
 
     Changes neither, and allocates a few numbers for each tensor.
@@ -164,6 +175,7 @@ def compared_gradients(added: Gradients, before: Gradients) -> dict[str, float]:
     Args:
         added: A gradient, tensor by tensor; None is 0.
         before: The earlier one, in the same order.
+        norm, dot: Of gradients and of pairs of them; sharded ones need others.
 
     Returns:
         `grad_norm`, and `cosine` in [−1, 1] where neither is 0; nothing where there is no gradient.
@@ -171,27 +183,10 @@ def compared_gradients(added: Gradients, before: Gradients) -> dict[str, float]:
     grads = [g for g in added if g is not None]
     if not grads:
         return {}
-    norm = float(get_total_norm(grads))
+    stats = {"grad_norm": float(norm(grads))}
     pairs = [(a, b) for a, b in zip(added, before, strict=True) if a is not None and b is not None]
-    if not pairs:
-        return gradient_stats(norm, 0.0, 0.0)
-    dots = torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs])
-    other = float(get_total_norm([b for b in before if b is not None]))
-    return gradient_stats(norm, other, math.fsum(dots.tolist()))
-
-
-def set_optimizer_hparams(optimizer: torch.optim.AdamW, params: AdamParams) -> torch.optim.AdamW:
-    """Set the hyperparameters of the next step in the groups of `value_head.parameter_groups`."""
-    for group in optimizer.param_groups:
-        group["lr"] = params.lr * group["lr_scale"]
-        group["betas"] = params.beta1, params.beta2
-        group["eps"], group["weight_decay"] = params.eps, params.weight_decay
-    return optimizer
-
-
-def gradient_stats(norm: float, other: float, dot: float) -> dict[str, float]:
-    """The result of `compared_gradients` from both norms and the dot product."""
-    product = norm * other
-    if not 0 < product < math.inf:
-        return {"grad_norm": norm}
-    return {"grad_norm": norm, "cosine": max(-1.0, min(1.0, dot / product))}
+    if pairs:
+        product = stats["grad_norm"] * float(norm([b for b in before if b is not None]))
+        if 0 < product < math.inf:
+            stats["cosine"] = max(-1.0, min(1.0, dot(pairs) / product))
+    return stats

@@ -8,7 +8,6 @@ Shapes: N kept positions, hidden size H.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -54,14 +53,3 @@ class ValueHead(torch.nn.Module):
     def tensors(self) -> dict[str, torch.nn.Parameter]:
         """Its tensors by their names in a checkpoint."""
         return {PREFIX + name: p for name, p in self.named_parameters()}
-
-
-def parameter_groups(trained: Mapping[str, torch.Tensor], head: ValueHead | None) -> list[dict[str, Any]]:
-    """Optimizer parameter groups, each with its `lr_scale`: the model's, then the head's."""
-    of_head = {} if head is None else head.tensors()
-    groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in trained.items() if name not in of_head], "lr_scale": 1.0}
-    ]
-    if head is not None:
-        groups.append({"params": list(of_head.values()), "lr_scale": head.settings.lr_scale})
-    return groups

@@ -90,35 +90,6 @@ def sha256(parameters: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def collect(
-    parameters: Mapping[str, Tensor],
-    optimizer: torch.optim.AdamW | None,
-    snapshots: Mapping[str, Tensors],
-    *,
-    keep: bool = True,
-) -> Checkpoint:
-    """Copies of everything that a checkpoint holds, sharded tensors whole and on the CPU.
-
-    Args:
-        parameters: The weights.
-        optimizer: Whose state; None before the first step.
-        snapshots: Named copies of the weights.
-        keep: False to take part in gathering sharded tensors only; the result is empty.
-    """
-    named = {Key(WEIGHTS, "", name): p for name, p in parameters.items()}
-    for name, p in parameters.items():
-        state = {} if optimizer is None else optimizer.state.get(p, {})
-        named |= {Key(OPTIMIZER, kind, name): value for kind, value in state.items()}
-    for snapshot, tensors in snapshots.items():
-        named |= {Key(SNAPSHOTS, snapshot, name): tensor for name, tensor in tensors.items()}
-    found: Checkpoint = {}
-    for key, tensor in named.items():
-        full = full_tensor(tensor.detach())
-        if keep:
-            found[key] = full.cpu() if is_sharded(tensor) else full.clone()
-    return found
-
-
 def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint's files into an existing directory."""
     counts = {}
