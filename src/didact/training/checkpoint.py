@@ -54,14 +54,7 @@ class State(Record):
     def advanced(
         self, rollouts: Sequence[Rollout], reward_tokens: int, *, updates: int, method_state: MethodState
     ) -> State:
-        """The state after one more step.
-
-        Args:
-            rollouts: Of the step.
-            reward_tokens: Tokens that a judge of rewards generated for it.
-            updates: Optimizer steps taken in it.
-            method_state: The method's state after it.
-        """
+        """The state after one more step, in which a judge of rewards generated `reward_tokens`."""
         feedback_tokens = sum(r.feedback_tokens for r in rollouts) + reward_tokens
         return self.model_copy(
             update={
@@ -174,7 +167,11 @@ def check(path: Path) -> State:
         arrays = load_file(path / METHOD_STATE) if METHOD_STATE in hashes else {}
     except (OSError, ValidationError, SafetensorError) as error:
         raise CheckpointError(f"{path} is torn: its state cannot be read ({error})") from None
-    return state.model_copy(update={"method_state": _from_arrays(arrays)})
+    method_state = {
+        name: float(value) if value.ndim == 0 and value.dtype == np.float64 else value
+        for name, value in arrays.items()
+    }
+    return state.model_copy(update={"method_state": method_state})
 
 
 def _as_arrays(method_state: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -185,16 +182,9 @@ def _as_arrays(method_state: Mapping[str, Any]) -> dict[str, np.ndarray]:
             raise UsageError(
                 f"method_state[{name!r}] is a {type(value).__name__}: use floats and numpy arrays"
             )
-        array = value if isinstance(value, np.ndarray) else np.array(value, np.float64)
-        arrays[name] = np.array(array, order="C")
+        dtype = value.dtype if isinstance(value, np.ndarray) else np.float64
+        arrays[name] = np.array(value, dtype, order="C")
     return arrays
-
-
-def _from_arrays(arrays: Mapping[str, np.ndarray]) -> MethodState:
-    return {
-        name: float(value) if value.ndim == 0 and value.dtype == np.float64 else value
-        for name, value in arrays.items()
-    }
 
 
 def _checkpoints(folder: Path) -> list[Path]:

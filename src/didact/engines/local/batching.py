@@ -49,24 +49,22 @@ def micro_batches(rows: Sequence[Row], tokens_per_batch: int, device: torch.devi
 def padding_batch(like: Row, device: torch.device) -> MicroBatch:
     """A batch of one token with weight 0, for a process that takes part in a collective pass without rows.
 
-    Args:
-        like: A row with the fields and the number of targets a token of the other processes' rows.
-        device: Of the tensors.
+    It has the fields and the number of targets a token of the row `like`.
     """
-    columns: dict[str, np.ndarray] = {
-        "input_ids": like.input_ids, "target_ids": like.target_ids, **like.fields
-    }  # fmt: skip
-    nothing = {name: torch.zeros(1, 1, *column.shape[1:], device=device) for name, column in columns.items()}
-    ids_11, targets_11 = nothing.pop("input_ids").long(), nothing.pop("target_ids").long()
-    return MicroBatch([], ids_11, targets_11, nothing)
+
+    def zeros(column: np.ndarray, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(1, 1, *column.shape[1:], dtype=dtype, device=device)
+
+    return MicroBatch(
+        rows=[],
+        input_ids_BT=zeros(like.input_ids, torch.long),
+        targets_BT=zeros(like.target_ids, torch.long),
+        fields_BT={name: zeros(column, torch.float32) for name, column in like.fields.items()},
+    )
 
 
 def check_rows(rows: Sequence[Row], *, max_length: int | None, vocabulary: int) -> None:
-    """Check that rows fit one call and the model.
-
-    Raises:
-        UsageError: naming the row.
-    """
+    """Raise a UsageError for a row that does not fit the model or the other rows of its call."""
     for i, row in enumerate(rows):
         if len(row) == 0:
             raise UsageError(f"row {i} has no tokens")

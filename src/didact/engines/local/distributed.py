@@ -63,16 +63,7 @@ class DistributedEngine(LocalEngine):
     def from_pretrained(
         cls, path_or_id: str | Path, *, device: str = "auto", **settings: Any
     ) -> DistributedEngine:
-        """Load a model on every rank; see `LocalEngine.from_pretrained`.
-
-        Args:
-            path_or_id: A directory that every process can read, or a hub id.
-            device: "auto" and "cuda" take the GPU of the process's local rank.
-            **settings: As for `LocalEngine.from_pretrained`.
-
-        Raises:
-            UsageError, DataError: as there, on every rank.
-        """
+        """As `LocalEngine.from_pretrained`; every rank reads the model and takes its own GPU."""
         init_process_group()
         sharding_settings()  # lets transformers read the weights on every rank
         engine = super().from_pretrained(path_or_id, device=own_device(device), **settings)
@@ -195,12 +186,7 @@ class DistributedEngine(LocalEngine):
         return self._divided([row.input_ids for row in rows], own)
 
     def _divided(self, ids: Sequence[NDArray[Any]], compute: Callable[[Sequence[int]], list[T]]) -> list[T]:
-        """Results for all items, each computed on one rank.
-
-        Args:
-            ids: Of each item; their lengths balance the shares.
-            compute: The results of the items with these indices, in order.
-        """
+        """Results for all items; `compute` gives those of this rank's share, which balances the lengths."""
         shares = shard_balanced([len(item) for item in ids], self.group.world_size)
         results = self._gather(ids, lambda: compute(shares[self.group.rank]))
         return unshard(shares, results)
@@ -282,8 +268,7 @@ class DistributedEngine(LocalEngine):
         """As `LocalEngine.optim_step`; every rank takes the same step on what it holds.
 
         Raises:
-            TrainingGuard: there is no gradient, or replicas have different ones.
-            NonFiniteError: the gradient is NaN or Inf; no weight was changed.
+            TrainingGuard: also where replicas have different gradients.
         """
         self._reshard()
         outputs = self.group.gather_results(lambda: LocalEngine.optim_step(self, params))

@@ -33,7 +33,6 @@ from didact.engines.local.batching import Batches, check_rows, micro_batches
 from didact.engines.local.loading import (
     LoraSettings,
     Precision,
-    end_ids,
     load_pretrained,
     pick_device,
     use_bfloat16,
@@ -173,7 +172,9 @@ class LocalEngine:
     @property
     def end_ids(self) -> set[int]:
         """Ids that end a completion: the tokenizer's eos and those of the generation config."""
-        return end_ids(self.model, self.tokenizer)
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        listed = configured if isinstance(configured, list) else [configured]
+        return {i for i in (self.tokenizer.eos_token_id, *listed) if i is not None}
 
     # ── sampling and scoring ──────────────────────────────────────────────────────────────────────
 
@@ -303,7 +304,7 @@ class LocalEngine:
         self._state.restore(self._read(Path(path)))
 
     def save_pretrained(self, path: Path) -> None:
-        """Write the model (or adapter) and tokenizer for plain transformers and peft."""
+        """See `Engine.save_pretrained`."""
         (self.model if self._adapter is None else self._adapter).save_pretrained(path)
         self.tokenizer.save_pretrained(path)
 

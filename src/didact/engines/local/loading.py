@@ -94,7 +94,14 @@ def load_pretrained(path_or_id: str, *, dtype: torch.dtype, attention: str | Non
             "save it again with peft's save_pretrained"
         )
     try:
-        base = _adapted_base(path_or_id) if adapter else path_or_id
+        base = path_or_id
+        if adapter:
+            from peft import LoraConfig
+
+            named: str | None = LoraConfig.from_pretrained(path_or_id).base_model_name_or_path
+            if named is None:
+                raise ValueError("its adapter_config.json does not name a base model")
+            base = named
         tokenizer = AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base,
@@ -123,13 +130,6 @@ def load_pretrained(path_or_id: str, *, dtype: torch.dtype, attention: str | Non
     return model, tokenizer
 
 
-def end_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Ids that end a completion: the tokenizer's eos and those of the generation config."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    return {i for i in (tokenizer.eos_token_id, *listed) if i is not None}
-
-
 def with_lora(model: Any, settings: LoraSettings) -> Any:
     """The model with a fresh adapter as its only trainable part. The global random state is kept.
 
@@ -156,16 +156,6 @@ def with_lora(model: Any, settings: LoraSettings) -> Any:
             raise UsageError(
                 f"model.lora.target_modules = {targets!r}: {error}. Take all-linear, or some of: {names}"
             ) from error
-
-
-def _adapted_base(path: str) -> str:
-    """The model that an adapter directory was trained on."""
-    from peft import LoraConfig
-
-    base: str | None = LoraConfig.from_pretrained(path).base_model_name_or_path
-    if base is None:
-        raise ValueError("its adapter_config.json does not name a base model")
-    return base
 
 
 @contextmanager

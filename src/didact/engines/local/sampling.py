@@ -42,7 +42,7 @@ class Sampler:
 
     Attributes:
         model: A transformers causal language model in eval mode.
-        tokenizer: Its tokenizer; only stop strings use it.
+        tokenizer: Only stop strings use it.
         eos_ids: Ids that end a completion.
         tokens_per_batch: Cache positions (rows x longest possible row) that one batch may take.
         kept: The prefix cache to use and to fill, if any.
@@ -273,11 +273,7 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams) -> tuple
 def check_prompts(
     prompts: Sequence[Ids], n: int, params: SamplingParams, *, max_length: int | None, vocabulary: int
 ) -> None:
-    """Check that prompts and completions fit the model.
-
-    Raises:
-        UsageError: naming the prompt.
-    """
+    """Raise a UsageError for a prompt that does not fit the model with its completion."""
     if n < 1:
         raise UsageError(f"n must be at least 1 sample a prompt, not {n}")
     for i, prompt in enumerate(prompts):

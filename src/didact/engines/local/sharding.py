@@ -52,13 +52,7 @@ def sharding_settings() -> Any:
 
 
 def shard(model: Any, settings: Any, device: torch.device) -> None:
-    """Shard a model over all processes, in place.
-
-    Args:
-        model: A transformers model, equal on all processes.
-        settings: See `sharding_settings`.
-        device: The kind of device to compute on; with CUDA, the current one.
-    """
+    """Shard a model that is equal on all processes, in place."""
     from accelerate.utils import fsdp2_prepare_model  # type: ignore[import-untyped]
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),), mesh_dim_names=("shard",))

@@ -70,11 +70,8 @@ def accumulate_gradient(
     """Add the gradient of the summed loss to `.grad`, micro-batch by micro-batch.
 
     Args:
-        model: Its parameters' `.grad` take the gradient.
         batches: Rows with at least one token of nonzero weight.
-        fn: (logprobs_BT, **fields, **settings) → LossOutput. Where a row's weight is 0, its
-            log-probs are 0 and carry no gradient.
-        settings: Keywords for `fn`.
+        fn: The loss. Where a row's weight is 0, its log-probs are 0 and carry no gradient.
         autocast: A function that returns the context to run the model's forward in.
         head: Gives `fn` its values_BT; needed where it takes them.
         lockstep: Run all batches before raising: each is a collective with other ranks.
@@ -107,7 +104,10 @@ def accumulate_gradient(
             continue
         value = float(output.loss.detach())
         if not math.isfinite(value):
-            failed = failed or _not_finite(value, batch)
+            failed = failed or NonFiniteError(
+                f"the loss is {value} on a batch of rows {sorted(batch.rows)[:8]}…: nothing was added to "
+                "the gradient. Look at the rows' weights, advantages and old_logprobs"
+            )
             if not lockstep:
                 break
         torch.autograd.backward(output.loss)
@@ -118,27 +118,14 @@ def accumulate_gradient(
     return StepOutput(total, dict(metrics))
 
 
-def _not_finite(loss: float, batch: MicroBatch) -> NonFiniteError:
-    return NonFiniteError(
-        f"the loss is {loss} on a batch of rows {sorted(batch.rows)[:8]}…: nothing was added to "
-        "the gradient. Look at the rows' weights, advantages and old_logprobs"
-    )
-
-
 @contextmanager
 def accumulate_with_grad_stats(
     trained: Iterable[Tensor], compare: Callable[[Gradients, Gradients], dict[str, float]]
 ) -> Iterator[dict[str, float]]:
     """Compute a gradient in the block, then add it to what `.grad` held before.
 
-    Where the block fails, `.grad` is restored.
-
-    Args:
-        trained: The tensors.
-        compare: (new gradient, earlier gradient) → statistics, called after the block.
-
-    Yields:
-        A dict that holds the statistics after the block.
+    Where the block fails, `.grad` is restored. Yields a dict, which holds the result of
+    `compare(new gradient, earlier gradient)` after the block.
     """
     trained, found = list(trained), dict[str, float]()
     before = [p.grad for p in trained]
@@ -173,8 +160,7 @@ def compared_gradients(
     Changes neither, and allocates a few numbers for each tensor.
 
     Args:
-        added: A gradient, tensor by tensor; None is 0.
-        before: The earlier one, in the same order.
+        added, before: The new and the earlier gradient, tensor by tensor in the same order.
         norm, dot: Of gradients and of pairs of them; sharded ones need others.
 
     Returns:

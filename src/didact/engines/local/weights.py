@@ -94,7 +94,11 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint's files into an existing directory."""
     counts = {}
     for part in (WEIGHTS, OPTIMIZER, SNAPSHOTS):
-        tensors = {_file_key(key): t for key, t in checkpoint.items() if key.part == part}
+        tensors = {
+            key.parameter if part == WEIGHTS else f"{key.kind}.{key.parameter}": tensor
+            for key, tensor in checkpoint.items()
+            if key.part == part
+        }
         save_file(tensors, path / f"{part}.safetensors")
         counts[part] = len(tensors)
     meta = {"format": FORMAT, **counts}
@@ -121,10 +125,6 @@ def part_of(checkpoint: Checkpoint, part: str) -> dict[str, Tensors]:
         if key.part == part:
             found.setdefault(key.kind, {})[key.parameter] = tensor
     return found
-
-
-def _file_key(key: Key) -> str:
-    return key.parameter if key.part == WEIGHTS else f"{key.kind}.{key.parameter}"
 
 
 def _check_model(file: Path, tensors: Tensors, parameters: Mapping[str, Tensor]) -> None:
