@@ -9,7 +9,7 @@ import torch
 
 from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, SamplingParams
 from didact.engines.tinker import TinkerEngine, TinkerError
-from didact.engines.tinker.server_behavior import ServerBehavior, measure
+from didact.engines.tinker.server_behavior import ServerBehavior, known_differences, measure
 from didact.errors import CapabilityError, CheckpointError, NonFiniteError, TrainingGuard, UsageError
 from didact.losses import LossOutput, importance_sampling
 from didact.types import Row
@@ -40,7 +40,6 @@ def make_tinker(make_service, tokenizer):
         return TinkerEngine(
             make_service(**faults),
             tokenizer,
-            base_model="tiny",
             rank=RANK,
             max_length=128,
             vocabulary=260,
@@ -412,3 +411,9 @@ def test_the_importance_sampling_of_the_table_is_the_gradient_asked_for():
     )
     out.loss.backward()
     torch.testing.assert_close(logprobs.grad, wanted)
+
+
+def test_the_known_differences_are_those_of_the_server_and_of_the_sdk():
+    found = {known["server"] for known in known_differences("SkyRL (Tinker API Mock 0.0.1), tinker 0.25.0")}
+    assert found == {"SkyRL", "SkyRL, JAX backend", "tinker SDK"}
+    assert {known["server"] for known in known_differences("unknown server")} == {"tinker SDK"}

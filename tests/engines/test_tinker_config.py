@@ -11,7 +11,7 @@ from didact.build.engines import tiny_model
 from didact.config import RunConfig, load_config, parse_config
 from didact.engines.local.loading import load_pretrained
 from didact.engines.probe import ProbeResult
-from didact.engines.tinker import Address, TinkerError, connect
+from didact.engines.tinker import TinkerError, connect
 from didact.engines.tinker import engine as tinker_engine
 from didact.engines.tinker import wire as tinker_wire
 from didact.engines.tinker.connect import require_passed
@@ -114,7 +114,7 @@ def folder(make_model, tokenizer, tmp_path):
 def test_connecting_probes_and_leaves_one_adapter(make_fake, folder):
     """Through every fault that SkyRL's JAX backend has."""
     service = make_fake(reduction="rows", clips=False, shared_snapshots=True, soft_targets=False)
-    engine = connect(Address(URL, "tiny", rank=4), folder, service=service)
+    engine = connect(service, folder, rank=4)
     assert service.alive == 1
     assert engine.behavior.reduction == "mean of row means"
 
@@ -126,7 +126,7 @@ def test_connecting_probes_and_leaves_one_adapter(make_fake, folder):
 def test_connecting_to_a_server_that_computes_something_else_is_refused(make_fake, folder, faults, named):
     service = make_fake(**faults)
     with pytest.raises(TrainingGuard, match=named):
-        connect(Address(URL, "tiny", rank=4), folder, service=service)
+        connect(service, folder, rank=4)
     assert service.alive == 0
 
 

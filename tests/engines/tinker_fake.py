@@ -8,7 +8,7 @@ import torch
 
 from didact.engines.base import REFERENCE, Loss
 from didact.engines.local import LocalEngine, LoraSettings
-from didact.engines.tinker.protocol import SampledSequence, TinkerError
+from didact.engines.tinker.wire import TinkerError
 from didact.errors import NonFiniteError
 from didact.types import Row
 
@@ -56,6 +56,7 @@ class FakeService:
     alive: int = 0
     """Adapters that were made and not closed."""
     name: str = "fake 1.0"
+    base_model: str = "tiny"
 
     def create(self, *, rank, seed):
         return FakeTrainer(self, self.engine(rank, seed), rank)
@@ -94,7 +95,7 @@ class FakeTrainer:
             return self._answer("forward", TinkerError("the server failed at forward: 422"))
         return self._answer("forward", self.engine.logprobs([_row(d) for d in data]))
 
-    def forward_backward(self, data, loss, settings=None):
+    def forward_backward(self, data, loss, settings):
         faults = self.service.faults
         rows = [_row(d) for d in data]
         logprobs = self.engine.logprobs(rows)
@@ -160,7 +161,7 @@ class FakeSampler:
         for s in drawn:
             keep = len(s.ids) - (self.service.faults.drops_end and s.stop_reason == "eos")
             logprobs = tuple(x / factor for x in s.logprobs[:keep])
-            found.append(SampledSequence(s.ids[:keep], logprobs, s.stop_reason != "length"))
+            found.append(s._replace(ids=s.ids[:keep], logprobs=logprobs))
         self.service.log.append("sample")
         return Done(self.service, "sample", found)
 

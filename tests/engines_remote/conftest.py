@@ -113,9 +113,10 @@ def wait_until_it_answers(process, url, log):
 @pytest.fixture(scope="session")
 def connected(server, model, tmp_path_factory):
     """An engine on the server, and where its adapter and optimizer are kept as they were made."""
-    from didact.engines.tinker import Address, connect
+    from didact.engines.tinker import TinkerService, connect
 
-    made = connect(Address(server, model, rank=RANK, timeout=600.0, probed=False), model)
+    service = TinkerService(server, model, api_key=None, timeout=600.0, pipelined=False)
+    made = connect(service, model, rank=RANK, probed=False)
     fresh = tmp_path_factory.mktemp("fresh")
     made.save(fresh)
     yield made, fresh

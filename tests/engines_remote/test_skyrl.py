@@ -176,7 +176,7 @@ def test_a_gradient_that_is_left_behind_reaches_nobody_else(engine, connected, t
 
     clean = step()
     left = engine.service.create(rank=RANK, seed=0)
-    left.forward_backward([scoring_datum(row)], "cross_entropy").wait()
+    left.forward_backward([scoring_datum(row)], "cross_entropy", {}).wait()
     left.close()
     engine.close()
     assert step() == pytest.approx(clean, rel=1e-5)

@@ -18,8 +18,9 @@ from types import SimpleNamespace
 import numpy as np
 import tinker
 from didact.engines.base import AdamParams, SamplingParams
-from didact.engines.tinker.protocol import Datum, TinkerError
-from didact.engines.tinker.wire import TinkerSampler, TinkerService, TinkerTrainer, _adam
+from didact.engines.tinker.wire import (
+    Datum, TinkerError, TinkerSampler, TinkerService, TinkerTrainer, _adam
+)
 
 asked = {}
 
@@ -95,7 +96,7 @@ sampler = TinkerSampler(
     client(sample=SimpleNamespace(sequences=[sequence]), compute_logprobs=[None, -1.0]), 1.0
 )
 [drawn] = sampler.sample((5, 6), 1, SamplingParams(max_tokens=4, stop=("x",)), seed=3, end_ids=(1,)).wait()
-assert drawn == ((7, 1), (-0.5, -1.5), True), drawn
+assert drawn == ((7, 1), (-0.5, -1.5), "eos"), drawn
 _, given = asked["sample"]
 params = given["sampling_params"]
 assert (params.seed, params.stop, params.top_k, params.max_tokens) == (3, [1], -1, 4)

@@ -7,7 +7,6 @@ vllm      trained here, sampled on a vLLM server
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from didact.registry import ENGINES
 from didact.settings import Section
 
 if TYPE_CHECKING:
-    from didact.engines.tinker import Address
+    from didact.engines.tinker import TinkerEngine
 
 TINY = "tiny"
 """The bundled model's name."""
@@ -97,23 +96,24 @@ class TinkerSettings(ServerSettings):
     """Send a step before its gradients are answered: only for servers that keep the order of requests."""
 
     def build(self, at: EngineContext) -> Engine:
-        from didact.engines.tinker import connect
+        from didact.engines.tinker.server_behavior import no_value_head
 
-        model = model_folder(at.model.path)
-        address = self.address(at, model)
-        address = dataclasses.replace(address, probed=address.probed and at.for_training)
-        engine = connect(address, model, value_head=at.value_head)
+        if at.value_head is not None:
+            raise no_value_head()
+        engine = self.connect(at, probed=self.probe and at.for_training)
         if at.for_training:
             engine.check_clipping(at.max_grad_norm)
         return engine
 
-    def address(self, at: EngineContext, model: str) -> Address:
-        """The server's address, for a model whose local folder or hub id is `model`.
+    def connect(self, at: EngineContext, *, probed: bool) -> TinkerEngine:
+        """The engine; with `probed`, once its gradients are proven.
 
         Raises:
-            UsageError: neither the settings nor the environment have one.
+            UsageError: neither the settings nor the environment have the server's address, or it does not
+                answer there.
         """
-        from didact.engines.tinker import Address
+        from didact.engines.tinker import connect
+        from didact.engines.tinker.wire import TinkerService
 
         base_url = self.base_url or os.environ.get("TINKER_BASE_URL")
         if not base_url:
@@ -121,16 +121,16 @@ class TinkerSettings(ServerSettings):
                 "engine: tinker needs the server's address: set engine.settings.base_url, as "
                 "http://127.0.0.1:8000, or the environment's TINKER_BASE_URL"
             )
-        return Address(
-            base_url=base_url,
-            base_model=self.base_model or model,
+        model = model_folder(at.model.path)
+        service = TinkerService(
+            base_url,
+            self.base_model or model,
             api_key=os.environ.get(self.api_key_env or "TINKER_API_KEY"),
             timeout=self.timeout,
-            rank=self.rank if at.model.lora is None else at.model.lora.rank,
-            seed=at.seed,
-            probed=self.probe,
             pipelined=self.pipelined,
         )
+        rank = self.rank if at.model.lora is None else at.model.lora.rank
+        return connect(service, model, rank=rank, seed=at.seed, probed=probed)
 
 
 class VLLMSettings(ServerSettings):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import shutil
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,25 +72,22 @@ def _probe_here(model: str) -> list[ProbeResult]:
 
 
 def _probe_server(path: str, settings: dict[str, Any]) -> list[ProbeResult]:
-    from didact.build.engines import EngineContext, TinkerSettings, model_folder
+    from didact.build.engines import EngineContext, TinkerSettings
     from didact.config import ModelConfig
     from didact.engines.probe import probe
-    from didact.engines.tinker import connect
-    from didact.engines.tinker.known_differences import known_differences
+    from didact.engines.tinker.server_behavior import known_differences
 
-    model = model_folder(path)
-    context = EngineContext(model=ModelConfig(path=path))
-    at = dataclasses.replace(TinkerSettings(**settings).address(context, model), probed=False)
-    engine = connect(at, model)
-    typer.echo(f"\nengine         {at.base_model} on {engine.service.name}, at {at.base_url}, rank {at.rank}")
+    engine = TinkerSettings(**settings).connect(EngineContext(model=ModelConfig(path=path)), probed=False)
+    server = engine.service
+    typer.echo(
+        f"\nengine         {engine.base_model} on {server.name}, at {server.base_url}, rank {engine.rank}"
+    )
     for line in engine.behavior.lines():
         typer.echo(f"  {line}")
-    try:
+    with closing(engine):
         results = probe(engine)
-    finally:
-        engine.close()
-    for known in known_differences(engine.service.name):
-        typer.echo(f"  {known.server} {known.version} {known.behavior}. Handling: {known.handling}")
+    for known in known_differences(server.name):
+        typer.echo("  {server} {version} {behavior}. Handling: {handling}".format(**known))
     return results
 
 

@@ -176,22 +176,18 @@ class Engine(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What it supports."""
-        ...
 
     @property
     def tokenizer(self) -> Any:
         """The transformers tokenizer of the model."""
-        ...
 
     @property
     def end_ids(self) -> Set[int]:
         """Ids that end a completion, the tokenizer's eos among them."""
-        ...
 
     @property
     def max_length(self) -> int | None:
         """The context length in tokens, prompt and completion together; None for no limit."""
-        ...
 
     def sample(
         self,
@@ -212,11 +208,9 @@ class Engine(Protocol):
                 whose draws then do not depend on its place.
             weights: The weights to sample from.
         """
-        ...
 
     def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
         """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
-        ...
 
     def top_logprobs(self, rows: Sequence[Row], k: int, *, weights: Weights = POLICY) -> list[TopLogprobs]:
         """The k likeliest tokens at each target of each row, and their log-probs.
@@ -225,7 +219,6 @@ class Engine(Protocol):
             UsageError: k is not in 1 to the size of the vocabulary.
             CapabilityError: the engine has no `top_logprobs`.
         """
-        ...
 
     def values(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """V of the prefix before each target of nonzero weight, else 0: a list of [T] arrays.
@@ -233,7 +226,6 @@ class Engine(Protocol):
         Raises:
             CapabilityError: the engine has no value head.
         """
-        ...
 
     def full_kl(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """KL(π ‖ π_reference) in nats over the whole vocabulary at each target: a list of [T] arrays, 0
@@ -242,7 +234,6 @@ class Engine(Protocol):
         Raises:
             CapabilityError: the engine has no `full_kl`, or no reference.
         """
-        ...
 
     def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
         """Add the gradient of the loss, summed over rows, to the accumulated one.
@@ -251,7 +242,6 @@ class Engine(Protocol):
             CapabilityError: the loss takes values and the engine has no value head.
             NonFiniteError: the loss is NaN or Inf; nothing was added.
         """
-        ...
 
     def optim_step(self, params: AdamParams) -> StepOutput:
         """Clip, take one AdamW step, and clear the gradient.
@@ -259,7 +249,6 @@ class Engine(Protocol):
         Raises:
             NonFiniteError: the gradient is NaN or Inf; no weight was changed.
         """
-        ...
 
     def snapshot(self, name: str | None = None) -> Weights:
         """Copy the trained weights.
@@ -272,7 +261,6 @@ class Engine(Protocol):
         Raises:
             CapabilityError: the engine has no (named) snapshots.
         """
-        ...
 
     def update_snapshot(self, name: str, decay: float) -> None:
         """Exponential moving average: s ← decay · s + (1 − decay) · w, with w the trained weights.
@@ -281,7 +269,6 @@ class Engine(Protocol):
             UsageError: no snapshot of this name, or a decay outside [0, 1].
             CapabilityError: the engine has no named snapshots.
         """
-        ...
 
     def drop_snapshot(self, name: str) -> None:
         """Delete a named snapshot.
@@ -290,32 +277,25 @@ class Engine(Protocol):
             UsageError: no snapshot of this name.
             CapabilityError: the engine has no named snapshots.
         """
-        ...
 
     @property
     def snapshot_names(self) -> Set[str]:
         """Names of the snapshots that checkpoints include."""
-        ...
 
     def weights_hash(self) -> str:
         """A hash of the trained weights: equal hashes, equal weights."""
-        ...
 
     def model_hash(self) -> str:
         """A hash of all weights, the frozen ones included."""
-        ...
 
     def save(self, path: Path) -> None:
         """Write weights, optimizer state and named snapshots for `load`, into an existing directory."""
-        ...
 
     def load(self, path: Path) -> None:
         """Restore weights, optimizer state and named snapshots bit for bit."""
-        ...
 
     def save_pretrained(self, path: Path) -> None:
         """Write the model (or adapter) and tokenizer for plain transformers and peft."""
-        ...
 
 
 def reuse_prefix_cache(engine: Engine) -> AbstractContextManager[None]:
@@ -326,6 +306,15 @@ def reuse_prefix_cache(engine: Engine) -> AbstractContextManager[None]:
     """
     context: Callable[[], AbstractContextManager[None]] = getattr(engine, "prefix_cache", nullcontext)
     return context()
+
+
+def rescored(
+    engine: Engine, prompts: Sequence[Ids], groups: Sequence[Sequence[Sample]], *, weights: Weights = POLICY
+) -> list[list[Sample]]:
+    """The samples of each prompt with the log-probs that `logprobs` computes."""
+    rows = [Row.from_completion(p, s.ids) for p, own in zip(prompts, groups, strict=True) for s in own]
+    found = iter(engine.logprobs(rows, weights=weights))
+    return [[s._replace(logprobs=tuple(next(found)[-len(s.ids) :].tolist())) for s in own] for own in groups]
 
 
 def fits_context(engine: Engine, tokens: int) -> bool:

@@ -39,7 +39,7 @@ from didact.engines.local.loading import (
     with_lora,
 )
 from didact.engines.local.prefix_cache import PrefixCacheScope
-from didact.engines.local.sampling import Sampler, Streams, check_prompts, streams
+from didact.engines.local.sampling import Sampler, Streams, check_prompts, end_ids_of, streams
 from didact.engines.local.scoring import (
     Arrays,
     Score,
@@ -171,10 +171,8 @@ class LocalEngine:
 
     @property
     def end_ids(self) -> set[int]:
-        """Ids that end a completion: the tokenizer's eos and those of the generation config."""
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        listed = configured if isinstance(configured, list) else [configured]
-        return {i for i in (self.tokenizer.eos_token_id, *listed) if i is not None}
+        """See `Engine.end_ids`."""
+        return end_ids_of(self.tokenizer, self.model.generation_config)
 
     # ── sampling and scoring ──────────────────────────────────────────────────────────────────────
 

@@ -270,6 +270,13 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams) -> tuple
     return next_B1[:, 0], logprobs_BV.gather(-1, next_B1)[:, 0]
 
 
+def end_ids_of(tokenizer: Any, generation: Any) -> set[int]:
+    """Ids that end a completion: the tokenizer's eos and those of the generation config, if any."""
+    configured = getattr(generation, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return {i for i in (tokenizer.eos_token_id, *listed) if i is not None}
+
+
 def check_prompts(
     prompts: Sequence[Ids], n: int, params: SamplingParams, *, max_length: int | None, vocabulary: int
 ) -> None:

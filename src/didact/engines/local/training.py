@@ -57,6 +57,23 @@ def takes_values(fn: LossFn) -> bool:
     return "values_BT" in inspect.signature(fn).parameters
 
 
+def loss_output(
+    fn: LossFn, logprobs_BT: Tensor, fields_BT: Mapping[str, Tensor], settings: Mapping[str, float]
+) -> LossOutput:
+    """Call a loss: a field x is its keyword x_BT.
+
+    Raises:
+        UsageError: it returns something other than a LossOutput.
+    """
+    output = fn(logprobs_BT, **{f"{name}_BT": field for name, field in fields_BT.items()}, **settings)
+    if not isinstance(output, LossOutput):
+        raise UsageError(
+            f"the loss function returned a {type(output).__name__}: "
+            "return didact.losses.LossOutput(loss, metrics)"
+        )
+    return output
+
+
 def accumulate_gradient(
     model: Any,
     batches: Iterable[MicroBatch],
@@ -88,17 +105,13 @@ def accumulate_gradient(
             kept_N = logprobs_of(logits_NV, batch.targets_BT[keep_BT])
         logprobs_BT = kept_N.new_zeros(batch.targets_BT.shape)
         logprobs_BT[keep_BT] = kept_N
-        fields = {f"{name}_BT": value for name, value in batch.fields_BT.items()}
+        fields = batch.fields_BT
         if values:
             assert head is not None, "the engine refuses such a loss without a value head"
-            fields["values_BT"] = torch.zeros_like(fields["weights_BT"])
-            fields["values_BT"][keep_BT] = head(hidden_N)
-        output = fn(logprobs_BT, **fields, **settings)
-        if not isinstance(output, LossOutput):
-            raise UsageError(
-                f"the loss function returned a {type(output).__name__}: "
-                "return didact.losses.LossOutput(loss, metrics)"
-            )
+            values_BT = torch.zeros_like(fields["weights"])
+            values_BT[keep_BT] = head(hidden_N)
+            fields = {**fields, "values": values_BT}
+        output = loss_output(fn, logprobs_BT, fields, settings)
         if not batch.rows:  # a padding batch
             torch.autograd.backward(output.loss * 0)
             continue

@@ -20,7 +20,7 @@ import hashlib
 import json
 import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from didact.engines.base import (
     SamplingParams,
     StepOutput,
     Weights,
+    rescored,
 )
 from didact.engines.local.batching import check_rows
 from didact.engines.local.sampling import check_prompts
@@ -48,13 +49,18 @@ from didact.engines.tinker.gradients import (
     differentiate,
     linear_loss,
     named_loss,
-    no_value_head,
     scoring_datum,
 )
-from didact.engines.tinker.protocol import Pending, ServiceClient, TinkerError, TrainingClient
-from didact.engines.tinker.sampling import Samplers, replace_logprobs, truncate
-from didact.engines.tinker.server_behavior import NO_CLIP, ServerBehavior, measure
-from didact.engines.tinker.unsupported import Unsupported, no_named_snapshots
+from didact.engines.tinker.sampling import Samplers, truncate
+from didact.engines.tinker.server_behavior import (
+    NO_CLIP,
+    ServerBehavior,
+    Unsupported,
+    measure,
+    no_named_snapshots,
+    no_value_head,
+)
+from didact.engines.tinker.wire import Pending, TinkerError, TinkerService, TinkerTrainer
 from didact.errors import CapabilityError, CheckpointError, NonFiniteError, TrainingGuard
 from didact.rng import derive_seed
 from didact.types import Ids, Row
@@ -69,7 +75,6 @@ class TinkerEngine(Unsupported):
     Args:
         service: The connected server.
         tokenizer: The model's tokenizer; only token ids are sent.
-        base_model: The model's name on the server.
         rank: The adapter's rank.
         seed: Of the adapter's initial weights.
         end_ids: Ids that end a completion; the tokenizer's eos is added.
@@ -83,18 +88,17 @@ class TinkerEngine(Unsupported):
 
     def __init__(
         self,
-        service: ServiceClient,
+        service: TinkerService,
         tokenizer: Any,
         *,
-        base_model: str,
         rank: int = 32,
         seed: int = 0,
-        end_ids: Sequence[int] = (),
+        end_ids: Iterable[int] = (),
         max_length: int | None = None,
         vocabulary: int | None = None,
         behavior: ServerBehavior | None = None,
     ) -> None:
-        self.service, self.tokenizer, self.base_model = service, tokenizer, base_model
+        self.service, self.tokenizer, self.base_model = service, tokenizer, service.base_model
         self.rank, self.seed, self.max_length = rank, seed, max_length
         self.end_ids = {i for i in (*end_ids, tokenizer.eos_token_id) if i is not None}
         self._vocabulary: int = vocabulary or len(tokenizer)
@@ -108,7 +112,7 @@ class TinkerEngine(Unsupported):
             full_finetune=False,
             snapshots=self.behavior.snapshots,
         )
-        self._trainer: TrainingClient = service.create(rank=rank, seed=seed)
+        self._trainer: TinkerTrainer = service.create(rank=rank, seed=seed)
         self._samplers = Samplers(service, lambda: self._trainer)
         self._waiting: list[Callable[[int], LossRequest]] = []
         """Backward passes of this step that still have to be sent, as functions of its number of rows."""
@@ -130,7 +134,7 @@ class TinkerEngine(Unsupported):
         seed: int | Sequence[int],
         weights: Weights = POLICY,
     ) -> list[list[Sample]]:
-        """n completions for each prompt; see `Engine.sample`. Equal seeds repeat as far as the server does.
+        """See `Engine.sample`. Equal seeds repeat as far as the server does.
 
         Stop strings are applied to completions that run to an end id; the tokens after them are discarded.
         """
@@ -149,13 +153,9 @@ class TinkerEngine(Unsupported):
             [truncate(s, params, self.tokenizer, self.end_ids, server=self.service.name) for s in group]
             for group in drawn
         ]
-        if self.behavior.raw_logprobs:
-            return groups
-        rows = [Row.from_completion(p, s.ids) for p, g in zip(prompts, groups, strict=True) for s in g]
-        return replace_logprobs(groups, self.logprobs(rows, weights=weights))
+        return groups if self.behavior.raw_logprobs else rescored(self, prompts, groups, weights=weights)
 
     def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
-        """log π(target) for every target of each row, in nats: a list of [T] (or [T, K]) arrays."""
         check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
         self._check()
         self._check_targets(rows)
@@ -178,7 +178,7 @@ class TinkerEngine(Unsupported):
     # ── training ──────────────────────────────────────────────────────────────────────────────────
 
     def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
-        """Accumulate the gradient of the loss, summed over rows; see `Engine.forward_backward`.
+        """See `Engine.forward_backward`.
 
         Raises:
             NonFiniteError: the loss is NaN or Inf. Nothing was accumulated unless the message mentions it.
@@ -187,22 +187,36 @@ class TinkerEngine(Unsupported):
             return StepOutput(0.0, {})
         check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
         self._check()
-        if takes_values(resolve_loss(loss, rows[0].fields)):
+        fn = resolve_loss(loss, rows[0].fields)
+        if takes_values(fn):
             raise no_value_head()
         self._check_targets(rows)
         counting = [row for row in rows if row.fields["weights"].any()]
         if not counting:
             return StepOutput(0.0, {})
-        request = named_loss(counting, loss) if self.behavior.reduction == "sum" else None
+        sums = self.behavior.reduction == "sum"
+        request = named_loss(counting, loss) if sums else None
         if request is not None:
-            output = self._in_one_pass(counting, loss, request)
+            sent = self._update(lambda: self._trainer.forward_backward(*request))
+            logprobs = self._update(sent.wait)
+            try:
+                output, _ = differentiate(counting, logprobs, fn, loss.settings, sent=True)
+            except NonFiniteError:
+                self._lost = "a loss that is not finite was added to the gradient"
+                raise
         else:
-            output = self._by_gradient(counting, loss)
+            logprobs = self._trainer.forward([scoring_datum(row) for row in counting]).wait()
+            output, gradients = differentiate(counting, logprobs, fn, loss.settings)
+            make = partial(linear_loss, counting, gradients, logprobs)
+            if sums:
+                self._sent.append(self._update(lambda: self._trainer.forward_backward(*make(None))))
+            else:
+                self._waiting.append(make)
         self._rows += len(counting)
         return output
 
     def optim_step(self, params: AdamParams) -> StepOutput:
-        """Clip, take one AdamW step, and clear the gradient.
+        """See `Engine.optim_step`.
 
         Raises:
             TrainingGuard: there is no gradient, because no row had a nonzero weight.
@@ -276,8 +290,7 @@ class TinkerEngine(Unsupported):
 
     def model_hash(self) -> str:
         """A hash of the base model's name, the adapter's rank and its seed; the weights cannot be read."""
-        named_so = json.dumps([self.base_model, self.rank, self.seed])
-        return hashlib.sha256(named_so.encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.base_model, self.rank, self.seed]).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Store weights and optimizer state on the server, and their path in an existing directory.
@@ -330,28 +343,6 @@ class TinkerEngine(Unsupported):
         self._trainer.close()
 
     # ── internals ────────────────────────────────────────────────────────────────────────────────────
-
-    def _in_one_pass(self, rows: Sequence[Row], loss: Loss, request: LossRequest) -> StepOutput:
-        sent = self._update(lambda: self._trainer.forward_backward(*request))
-        logprobs = self._update(sent.wait)
-        try:
-            return differentiate(rows, logprobs, loss, sent=True).output
-        except NonFiniteError:
-            self._lost = "a loss that is not finite was added to the gradient"
-            raise
-
-    def _by_gradient(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
-        logprobs = self._trainer.forward([scoring_datum(row) for row in rows]).wait()
-        found = differentiate(rows, logprobs, loss)
-
-        def make(rows_of_step: int | None) -> LossRequest:
-            return linear_loss(rows, found.gradients, logprobs, rows_of_step=rows_of_step)
-
-        if self.behavior.reduction == "sum":
-            self._sent.append(self._update(lambda: self._trainer.forward_backward(*make(None))))
-        else:
-            self._waiting.append(make)
-        return found.output
 
     def _update(self, call: Callable[[], Any]) -> Any:
         """Run an update of the adapter; its state is unknown if that fails."""

@@ -23,12 +23,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from didact.engines.base import Loss, StepOutput
+from didact.engines.base import Loss, LossFn, StepOutput
 from didact.engines.local.batching import micro_batches
-from didact.engines.local.training import resolve_loss, takes_values
-from didact.engines.tinker.protocol import Datum, Floats
-from didact.errors import CapabilityError, NonFiniteError, UsageError
-from didact.losses import LossOutput
+from didact.engines.local.training import loss_output
+from didact.engines.tinker.wire import Datum, Floats
+from didact.errors import NonFiniteError
 from didact.types import Row
 
 
@@ -40,65 +39,48 @@ class LossRequest(NamedTuple):
     settings: Mapping[str, float]
 
 
-class LossGradient(NamedTuple):
-    """A loss and its gradient at given log-probs."""
-
-    output: StepOutput
-    gradients: list[Floats]
-    """∂L/∂log π of each row's targets, [T] or [T, K]."""
-
-
 def differentiate(
-    rows: Sequence[Row], logprobs: Sequence[Floats], loss: Loss, *, sent: bool = False
-) -> LossGradient:
-    """Value, metrics and gradient of a loss; the gradient is 0 where a row's weight is 0.
+    rows: Sequence[Row],
+    logprobs: Sequence[Floats],
+    fn: LossFn,
+    settings: Mapping[str, float],
+    *,
+    sent: bool = False,
+) -> tuple[StepOutput, list[Floats]]:
+    """Value and metrics of a loss, and its gradient ∂L/∂log π for each row's targets, [T] or [T, K] each.
 
     Args:
-        rows: At least one, each with a nonzero weight.
+        rows: At least one, each with a nonzero weight; where a weight is 0, the gradient is 0.
         logprobs: log π of their targets, [T] or [T, K] each.
-        loss: The loss.
         sent: The server has accumulated the gradient already, which the error then mentions.
 
     Raises:
-        UsageError: the loss does not accept these rows.
         NonFiniteError: the loss or its gradient is NaN or Inf.
     """
-    fn = resolve_loss(loss, rows[0].fields)
-    if takes_values(fn):
-        raise no_value_head()
     [batch] = micro_batches(rows, sum(map(len, rows)) * len(rows), torch.device("cpu"))
     keep_BT = batch.fields_BT["weights"] != 0
+    keep = keep_BT if batch.targets_BT.ndim == 2 else keep_BT[:, :, None]
     at_BT = torch.zeros(batch.targets_BT.shape)
     for b, row in enumerate(batch.rows):
         at_BT[b, : len(rows[row])] = torch.from_numpy(np.asarray(logprobs[row], np.float32))
-    at_BT = torch.where(keep_BT.reshape(*keep_BT.shape, *[1] * (at_BT.ndim - 2)), at_BT, 0.0)
-    at_BT.requires_grad_(True)
-    fields = {f"{name}_BT": value for name, value in batch.fields_BT.items()}
-    output = fn(at_BT, **fields, **loss.settings)
-    if not isinstance(output, LossOutput):
-        raise UsageError(
-            f"the loss function returned a {type(output).__name__}: "
-            "return didact.losses.LossOutput(loss, metrics)"
-        )
+    at_BT = torch.where(keep, at_BT, 0.0).requires_grad_(True)
+    output = loss_output(fn, at_BT, batch.fields_BT, settings)
     value = float(output.loss.detach())
-    [gradient_BT] = torch.autograd.grad(output.loss, [at_BT], allow_unused=True)
-    gradient = np.zeros(at_BT.shape, np.float32) if gradient_BT is None else gradient_BT.numpy()
-    if not (math.isfinite(value) and np.isfinite(gradient).all()):
+    [gradient_BT] = torch.autograd.grad(output.loss, [at_BT], materialize_grads=True)
+    if not (math.isfinite(value) and gradient_BT.isfinite().all()):
         where = "the server has accumulated it: load the last checkpoint" if sent else "nothing was sent"
         raise NonFiniteError(
             f"the loss is {value} on {len(rows)} rows, or its gradient is not finite; {where}. Look at the "
             "rows' weights, advantages and old_logprobs"
         )
-    kept = np.where(keep_BT.numpy().reshape(*keep_BT.shape, *[1] * (gradient.ndim - 2)), gradient, 0)
-    ordered: list[Floats] = [np.zeros(0, np.float32)] * len(rows)
-    for b, row in enumerate(batch.rows):
-        ordered[row] = kept[b, : len(rows[row])].astype(np.float32)
-    return LossGradient(StepOutput(value, dict(output.metrics)), ordered)
+    kept_BT = torch.where(keep, gradient_BT, 0.0).numpy()
+    gradients = {row: kept_BT[b, : len(rows[row])] for b, row in enumerate(batch.rows)}
+    return StepOutput(value, dict(output.metrics)), [gradients[i] for i in range(len(rows))]
 
 
 def scoring_datum(row: Row) -> Datum:
     """A row for a forward pass that scores its targets."""
-    return _datum(row, weights=np.ones(row.target_ids.shape, np.float32))
+    return row_datum(row, weights=np.ones(row.target_ids.shape, np.float32))
 
 
 def named_loss(rows: Sequence[Row], loss: Loss) -> LossRequest | None:
@@ -111,7 +93,7 @@ def named_loss(rows: Sequence[Row], loss: Loss) -> LossRequest | None:
         return None
     if loss.name in ("cross_entropy", "policy_gradient"):
         # −Σ w A log π is cross-entropy with weights w A of either sign.
-        return LossRequest([_datum(row, weights=_weights(row, loss)) for row in rows], "cross_entropy", {})
+        return LossRequest([row_datum(row, weights=_weights(row, loss)) for row in rows], "cross_entropy", {})
     if loss.name not in ("importance_sampling", "ppo", "cispo"):
         return None
     if loss.name == "ppo" and any((row.fields["weights"] < 0).any() for row in rows):
@@ -126,37 +108,26 @@ def named_loss(rows: Sequence[Row], loss: Loss) -> LossRequest | None:
     for row in rows:
         weights = row.fields["weights"]
         old = np.where(weights != 0, row.fields["old_logprobs"], 0).astype(np.float32)
-        data.append(_datum(row, advantages=weights * row.fields["advantages"], logprobs=old))
+        data.append(row_datum(row, advantages=weights * row.fields["advantages"], logprobs=old))
     return LossRequest(data, loss.name, clip)
 
 
 def linear_loss(
-    rows: Sequence[Row], gradients: Sequence[Floats], logprobs: Sequence[Floats], *, rows_of_step: int | None
+    rows: Sequence[Row], gradients: Sequence[Floats], logprobs: Sequence[Floats], rows_of_step: int | None
 ) -> LossRequest:
-    """A loss with the given gradient at the given log-probs.
+    """A loss with the given gradients at the given log-probs, [T] or [T, K] each.
 
     Args:
-        rows: The rows.
-        gradients: ∂L/∂log π, [T] or [T, K] each.
-        logprobs: log π of the targets from the server's forward pass.
         rows_of_step: N, for a server that averages; None for one that sums.
     """
     if rows_of_step is None:
-        data = [_datum(row, weights=-g) for row, g in zip(rows, gradients, strict=True)]
+        data = [row_datum(row, weights=-g) for row, g in zip(rows, gradients, strict=True)]
         return LossRequest(data, "cross_entropy", {})
     data = [
-        _datum(row, advantages=-g * np.float32(len(row) * rows_of_step), logprobs=at)
+        row_datum(row, advantages=-g * np.float32(len(row) * rows_of_step), logprobs=at)
         for row, g, at in zip(rows, gradients, logprobs, strict=True)
     ]
     return LossRequest(data, "importance_sampling", {})
-
-
-def no_value_head() -> CapabilityError:
-    """The error for methods that need a value head."""
-    return CapabilityError(
-        "engine: tinker has no value head, which credit `gae` and method `ppo` need: take "
-        "settings.credit=critic_free, whose baseline is the mean of a group, or engine: local"
-    )
 
 
 def _weights(row: Row, loss: Loss) -> Floats:
@@ -168,6 +139,7 @@ def _weights(row: Row, loss: Loss) -> Floats:
     return weights
 
 
-def _datum(row: Row, **inputs: NDArray[Any]) -> Datum:
+def row_datum(row: Row, **inputs: NDArray[Any]) -> Datum:
+    """A row with inputs of a server's loss, in float32."""
     columns = {name: np.asarray(value, np.float32) for name, value in inputs.items()}
     return Datum(row.input_ids, {"target_tokens": np.asarray(row.target_ids, np.int64), **columns})

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from typing import Any
 
 from didact.engines.base import POLICY, REFERENCE, Sample, SamplingParams, Weights
 from didact.engines.local.sampling import Sampler
-from didact.engines.tinker.protocol import (
-    Floats,
-    SampledSequence,
-    SamplingClient,
-    ServiceClient,
-    TinkerError,
-    TrainingClient,
-)
+from didact.engines.tinker.wire import TinkerError, TinkerSampler, TinkerService, TinkerTrainer
 from didact.errors import UsageError
 
 
@@ -28,14 +21,14 @@ class Samplers:
         trainer: Returns the adapter in training.
     """
 
-    def __init__(self, service: ServiceClient, trainer: Callable[[], TrainingClient]) -> None:
+    def __init__(self, service: TinkerService, trainer: Callable[[], TinkerTrainer]) -> None:
         self._service, self._trainer = service, trainer
-        self._current: SamplingClient | None = None
-        self._reference: SamplingClient | None = None
-        self._snapshots: dict[str, SamplingClient] = {}
+        self._current: TinkerSampler | None = None
+        self._reference: TinkerSampler | None = None
+        self._snapshots: dict[str, TinkerSampler] = {}
         self._numbers = itertools.count()
 
-    def of(self, weights: Weights) -> SamplingClient:
+    def of(self, weights: Weights) -> TinkerSampler:
         """The sampler of these weights.
 
         Raises:
@@ -67,7 +60,7 @@ class Samplers:
 
 
 def truncate(
-    drawn: SampledSequence, params: SamplingParams, tokenizer: Any, end_ids: Set[int], *, server: str
+    drawn: Sample, params: SamplingParams, tokenizer: Any, end_ids: Set[int], *, server: str
 ) -> Sample:
     """The completion up to its end id, its first stop string or `max_tokens`, as LocalEngine ends it.
 
@@ -85,11 +78,3 @@ def truncate(
         f"{server} ended a completion after {len(drawn.ids)} of {params.max_tokens} tokens without its end "
         "id: it cannot be trained on as it was sampled"
     )
-
-
-def replace_logprobs(groups: Sequence[Sequence[Sample]], scored: Sequence[Floats]) -> list[list[Sample]]:
-    """The samples with log-probs from a forward pass over prompt and completion, one array per sample."""
-    rows = iter(scored)
-    return [
-        [s._replace(logprobs=tuple(map(float, next(rows)[-len(s.ids) :]))) for s in group] for group in groups
-    ]

@@ -1,31 +1,36 @@
-"""How a server reduces losses, clips, samples and keeps snapshots, measured before anything is trained on it.
+"""What servers can and cannot do: measured before anything is trained on one, known, or not in the protocol.
 
-New adapters of equal rank and seed are equal, so each measurement starts from the same weights. As in
-`probe.py`, AdamW with ε far above every gradient and β₁ = β₂ = 0 is gradient descent with step lr/ε, whose
-effect on log-probs shows how the gradient was reduced. `probe.py` then checks the resulting engine.
+Measured is how a server reduces losses, clips, samples and keeps snapshots. New adapters of equal rank and
+seed are equal, so each measurement starts from the same weights. As in `probe.py`, AdamW with ε far above
+every gradient and β₁ = β₂ = 0 is gradient descent with step lr/ε, whose effect on log-probs shows how the
+gradient was reduced. `probe.py` then checks the resulting engine.
 
 Shapes: T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence, Set
+from contextlib import closing
+from dataclasses import dataclass, replace
+from importlib import resources
 from typing import Literal
 
 import numpy as np
+import yaml
 
-from didact.engines.base import AdamParams, SamplingParams
-from didact.engines.tinker.gradients import scoring_datum
-from didact.engines.tinker.protocol import (
+from didact.engines.base import POLICY, AdamParams, SamplingParams, TopLogprobs, Weights
+from didact.engines.tinker.gradients import row_datum, scoring_datum
+from didact.engines.tinker.wire import (
     Datum,
     Floats,
-    SamplingClient,
-    ServiceClient,
     TinkerError,
-    TrainingClient,
+    TinkerSampler,
+    TinkerService,
+    TinkerTrainer,
 )
-from didact.errors import TrainingGuard
+from didact.errors import CapabilityError, TrainingGuard
 from didact.types import Ids, Row
 
 Reduction = Literal["sum", "mean of row means"]
@@ -39,6 +44,7 @@ CHANGE = 0.1
 """Change of the row's log-prob that a step should make, in nats."""
 SOFT_TARGETS = 20
 """The K that is tried."""
+SDK = "tinker SDK"
 
 
 @dataclass(frozen=True)
@@ -76,35 +82,81 @@ class ServerBehavior:
         ]
 
 
-def measure(service: ServiceClient, prompt: Ids, completion: Ids, *, rank: int) -> ServerBehavior:
-    """Measure a server on temporary adapters.
+def known_differences(server: str) -> list[dict[str, str]]:
+    """Those of a server, found by its name, and of the SDK: server, version, behavior and handling."""
+    listed: list[dict[str, str]] = yaml.safe_load(
+        resources.files("didact.engines.tinker").joinpath("known_differences.yaml").read_text("utf-8")
+    )
+    named = (known["server"].split(",")[0] for known in listed)
+    return [k for k, name in zip(listed, named, strict=True) if name.lower() in server.lower() or name == SDK]
 
-    Args:
-        service: The server.
-        prompt: Ids of any text, at least one.
-        completion: The ids trained after it, at least two.
-        rank: Of the adapters.
+
+class Unsupported:
+    """Methods of `Engine` that no server can do."""
+
+    def values(self, rows: Sequence[Row]) -> list[Floats]:
+        raise no_value_head()
+
+    def full_kl(self, rows: Sequence[Row]) -> list[Floats]:
+        raise CapabilityError(
+            "engine: tinker has no KL over the whole vocabulary, which `kl: full` needs: take a KL of the "
+            "sampled tokens, or engine: local"
+        )
+
+    def top_logprobs(self, rows: Sequence[Row], k: int, *, weights: Weights = POLICY) -> list[TopLogprobs]:
+        raise CapabilityError(
+            "engine: tinker has no top_logprobs: its protocol returns log-probs of given tokens only. Take "
+            "engine: local"
+        )
+
+    def update_snapshot(self, name: str, decay: float) -> None:
+        raise no_named_snapshots()
+
+    def drop_snapshot(self, name: str) -> None:
+        raise no_named_snapshots()
+
+    snapshot_names: Set[str] = frozenset()
+
+
+def no_value_head() -> CapabilityError:
+    """The error for methods that need a value head."""
+    return CapabilityError(
+        "engine: tinker has no value head, which credit `gae` and method `ppo` need: take "
+        "settings.credit=critic_free, whose baseline is the mean of a group, or engine: local"
+    )
+
+
+def no_named_snapshots() -> CapabilityError:
+    """The error of every call that needs a named snapshot."""
+    return CapabilityError(
+        "engine: tinker has no named snapshots: its protocol can neither average weights nor save a second "
+        "set of them with a checkpoint. Use `snapshot()` without a name, or engine: local"
+    )
+
+
+def measure(service: TinkerService, prompt: Ids, completion: Ids, *, rank: int) -> ServerBehavior:
+    """Measure a server on temporary adapters of this rank, with a completion of at least two ids.
 
     Raises:
         TrainingGuard: the server's reduction cannot be undone exactly.
         TinkerError: the server failed.
     """
-    return _Measurement(service, Row.from_completion(prompt, completion), prompt, rank).run()
+    return _Measurement(service, prompt, Row.from_completion(prompt, completion), rank).run()
 
 
 @dataclass
 class _Measurement:
-    service: ServiceClient
-    row: Row
+    service: TinkerService
     prompt: Ids
+    row: Row
     rank: int
 
     def run(self) -> ServerBehavior:
         step_size, gain = self._step_size()
-        ones = self.row.fields["weights"]
-        double = self._gain([self._weighted(2 * ones)], step_size) / gain
-        pair = self._gain([self._weighted(ones), self._weighted(ones)], step_size) / gain
-        clipped = self._gain([self._weighted(ones)], step_size, max_grad_norm=1e-6) / gain
+        once = self._weighted(1)
+        double = self._gain([self._weighted(2)], step_size) / gain
+        pair = self._gain([once, once], step_size) / gain
+        clipped = self._gain([once], step_size, max_grad_norm=1e-6) / gain
         snapshots, raw, soft = self._sampling(step_size)
         return ServerBehavior(
             reduction=reduction(double, pair),
@@ -118,51 +170,45 @@ class _Measurement:
         """A step size lr/ε that changes the row's log-prob by about `CHANGE`, and the change itself."""
         size = 1e-4
         for attempt in range(12):
-            gain = self._gain([self._weighted(self.row.fields["weights"])], size)
+            gain = self._gain([self._weighted(1)], size)
             # The first step may include the gradient that a crashed run left behind.
             if attempt and CHANGE / 2 <= abs(gain) <= 2 * CHANGE:
                 return size, gain
             size *= float(np.clip(CHANGE / abs(gain), 0.01, 100)) if gain else 100
         raise TrainingGuard(f"{self.service.name} changes no weight at any learning rate: it cannot train")
 
-    def _gain(self, data: Sequence[Datum], size: float, max_grad_norm: float = float("inf")) -> float:
+    def _gain(self, data: Sequence[Datum], size: float, max_grad_norm: float = math.inf) -> float:
         """Change of the row's log-prob, in nats, by a cross-entropy step on `data` from a new adapter."""
-        trainer = self._adapter()
-        try:
-            [before] = trainer.forward([scoring_datum(self.row)]).wait()
+        with closing(self.service.create(rank=self.rank, seed=0)) as trainer:
+            before = self._score(trainer)
             self._step(trainer, data, size, max_grad_norm)
-            [after] = trainer.forward([scoring_datum(self.row)]).wait()
-        finally:
-            trainer.close()
+            after = self._score(trainer)
         return float(((after - before) * self.row.fields["weights"]).sum(dtype=np.float64))
 
     def _sampling(self, size: float) -> tuple[bool, bool, int]:
         """Are snapshots frozen, are sampled log-probs untempered, and how many soft targets are taken."""
-        trainer = self._adapter()
-        try:
+        with closing(self.service.create(rank=self.rank, seed=0)) as trainer:
             soft = self._soft_targets(trainer)
-            self._step(trainer, [self._weighted(self.row.fields["weights"])], size, float("inf"))
-            [trained] = trainer.forward([scoring_datum(self.row)]).wait()
+            self._step(trainer, [self._weighted(1)], size)
+            trained = self._score(trainer)
             snapshot = trainer.sampler()
             raw = self._raw(trainer, snapshot)
-            [still] = trainer.forward([scoring_datum(self.row)]).wait()
-            if np.abs(still - trained).max() > 1e-3:
+            drift = np.abs(self._score(trainer) - trained).max()
+            if drift > 1e-3:
                 raise TrainingGuard(
-                    f"sampling from {self.service.name} changes the adapter in training, by "
-                    f"{np.abs(still - trained).max():.2g} nats a token: it cannot be trained on"
+                    f"sampling from {self.service.name} changes the adapter in training, by {drift:.2g} nats "
+                    "a token: it cannot be trained on"
                 )
             first = self._by_sampler(snapshot)
-            self._step(trainer, [self._weighted(self.row.fields["weights"])], size, float("inf"))
-            [moved] = trainer.forward([scoring_datum(self.row)]).wait()
+            self._step(trainer, [self._weighted(1)], size)
+            moved = self._score(trainer)
             second = self._by_sampler(snapshot)
-            [after] = trainer.forward([scoring_datum(self.row)]).wait()
-        finally:
-            trainer.close()
+            after = self._score(trainer)
         change = np.abs(moved - trained).max()
         frozen = max(np.abs(second - first).max(), np.abs(after - moved).max()) < 0.1 * change
         return bool(frozen), raw, soft
 
-    def _raw(self, trainer: TrainingClient, sampler: SamplingClient) -> bool:
+    def _raw(self, trainer: TinkerTrainer, sampler: TinkerSampler) -> bool:
         params = SamplingParams(max_tokens=8, temperature=0.7)
         drawn = sampler.sample(self.prompt, 4, params, seed=0, end_ids=()).wait()
         rows = [Row.from_completion(self.prompt, s.ids) for s in drawn]
@@ -170,24 +216,25 @@ class _Measurement:
         gaps = [np.abs(a[-len(s.ids) :] - s.logprobs).max() for a, s in zip(scored, drawn, strict=True)]
         return bool(max(gaps) < 0.05)
 
-    def _by_sampler(self, sampler: SamplingClient) -> Floats:
+    def _score(self, trainer: TinkerTrainer) -> Floats:
+        return trainer.forward([scoring_datum(self.row)]).wait()[0]
+
+    def _by_sampler(self, sampler: TinkerSampler) -> Floats:
         ids = (*self.row.input_ids.tolist(), int(self.row.target_ids[-1]))
         return np.asarray(sampler.logprobs(ids).wait(), np.float32)
 
-    def _soft_targets(self, trainer: TrainingClient) -> int:
+    def _soft_targets(self, trainer: TinkerTrainer) -> int:
         targets = np.repeat(self.row.target_ids[:, None], SOFT_TARGETS, axis=1)
-        weights = np.ones(targets.shape, np.float32)
-        datum = Datum(self.row.input_ids, {"target_tokens": targets, "weights": weights})
         try:
-            [found] = trainer.forward([datum]).wait()
-            [hard] = trainer.forward([scoring_datum(self.row)]).wait()
+            [found] = trainer.forward([scoring_datum(replace(self.row, target_ids=targets))]).wait()
+            hard = self._score(trainer)
         except TinkerError:
             return 0
         same = found.shape == targets.shape and np.abs(found - hard[:, None]).max() < 1e-2
         return SOFT_TARGETS if same else 0
 
     def _step(
-        self, trainer: TrainingClient, data: Sequence[Datum], size: float, max_grad_norm: float
+        self, trainer: TinkerTrainer, data: Sequence[Datum], size: float, max_grad_norm: float = math.inf
     ) -> None:
         gradient = trainer.forward_backward(data, "cross_entropy", {})
         adam = AdamParams(lr=size * EPS, beta1=0.0, beta2=0.0, eps=EPS, max_grad_norm=max_grad_norm)
@@ -195,12 +242,8 @@ class _Measurement:
         gradient.wait()
         step.wait()
 
-    def _weighted(self, weights: Floats) -> Datum:
-        datum = scoring_datum(self.row)
-        return Datum(datum.tokens, {**datum.inputs, "weights": np.asarray(weights, np.float32)})
-
-    def _adapter(self) -> TrainingClient:
-        return self.service.create(rank=self.rank, seed=0)
+    def _weighted(self, factor: int) -> Datum:
+        return row_datum(self.row, weights=factor * self.row.fields["weights"])
 
 
 def reduction(double: float, pair: float) -> Reduction:

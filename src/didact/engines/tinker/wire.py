@@ -1,7 +1,8 @@
-"""The `tinker` SDK behind the protocol of `protocol.py`; the only module that imports it.
+"""The `tinker` SDK in numpy arrays; the only module that imports it. The tests replace it by a fake server.
 
 The SDK numbers the requests of an adapter, sends them in that order, and repeats a request under its number
-after a lost connection. Differences between SDK 0.22 and 0.38 that are handled here:
+after a lost connection. Requests are submitted at once and waited for later; those of one adapter are
+executed in the order of submission. Differences between SDK 0.22 and 0.38 that are handled here:
 
 * `optim_step` takes `adam_params`, since 0.38 `optim_params` (passed by position);
 * older AdamParams have no `grad_clip_norm`;
@@ -9,6 +10,8 @@ after a lost connection. Differences between SDK 0.22 and 0.38 that are handled 
 * `create_sampling_client` and `create_lora_training_client` return the client or, since 0.38, a future that
   behaves like it;
 * since 0.38 there is no `get_checkpoint_archive_url…`, so adapters cannot be downloaded.
+
+Shapes: T targets of a row, K soft targets per token.
 """
 
 from __future__ import annotations
@@ -17,37 +20,48 @@ import io
 import itertools
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import httpx2
 import numpy as np
+from numpy.typing import NDArray
 
-from didact.engines.base import AdamParams, SamplingParams
-from didact.engines.tinker.protocol import (
-    Datum,
-    Floats,
-    Pending,
-    SampledSequence,
-    SamplingClient,
-    TinkerError,
-    TrainingClient,
-)
+from didact.engines.base import AdamParams, Sample, SamplingParams
 from didact.errors import DidactError, UsageError, install_command
 from didact.llm.api_keys import is_loopback
 from didact.types import Ids
 
 T = TypeVar("T")
+Floats: TypeAlias = NDArray[np.float32]
 SKYRL = "Tinker API Mock"
 """The title in SkyRL's OpenAPI description, whatever its release."""
 PLACEHOLDER_KEY = "tml-none"
 """Sent to servers that need no key, because the SDK requires one of this form."""
 
 
+class TinkerError(DidactError):
+    """The server failed, rejected a request or timed out. The run can be resumed from its checkpoint."""
+
+    exit_code = 75
+
+
+@dataclass(frozen=True)
+class Datum:
+    """A row on the wire: `tokens[t]` predicts `inputs["target_tokens"][t]`.
+
+    Inputs: "target_tokens" ([T] or [T, K]) and, depending on the loss, "weights", "advantages", "logprobs".
+    """
+
+    tokens: NDArray[np.int64]
+    inputs: Mapping[str, NDArray[Any]]
+
+
 @dataclass
-class _Future(Generic[T]):
-    """An SDK future with a timeout and `TinkerError`s."""
+class Pending(Generic[T]):
+    """A submitted request: an SDK future with a timeout in seconds, and how its result is read."""
 
     future: Any
     what: str
@@ -55,6 +69,11 @@ class _Future(Generic[T]):
     read: Callable[[Any], T]
 
     def wait(self) -> T:
+        """The result.
+
+        Raises:
+            TinkerError: there is none; the server may have executed the request or not.
+        """
         try:
             return self.read(self.future.result(timeout=self.timeout))
         except DidactError:
@@ -68,16 +87,32 @@ class _Future(Generic[T]):
             raise TinkerError(f"the server failed at {self.what}: {_short(error)}") from error
 
 
-class TinkerSampler:
-    """A `SamplingClient` over the SDK's."""
+class _Client:
+    """A client of the SDK; `timeout` is in seconds."""
 
     def __init__(self, client: Any, timeout: float) -> None:
         self.client, self.timeout = client, timeout
 
+    def _call(self, method: str, *args: Any, **named: Any) -> Any:
+        """Call a method of the SDK's client, which submits a request or makes another client."""
+        try:
+            return getattr(self.client, method)(*args, **named)
+        except DidactError:
+            raise
+        except Exception as error:
+            raise TinkerError(f"the server failed at {method}: {_short(error)}") from error
+
+    def _send(self, method: str, *args: Any, read: Callable[[Any], T], **named: Any) -> Pending[T]:
+        return Pending(self._call(method, *args, **named), method, self.timeout, read)
+
+
+class TinkerSampler(_Client):
+    """Frozen weights that can sample and score."""
+
     def sample(
         self, prompt: Ids, n: int, params: SamplingParams, *, seed: int, end_ids: Sequence[int]
-    ) -> Pending[list[SampledSequence]]:
-        """See `SamplingClient`."""
+    ) -> Pending[list[Sample]]:
+        """n completions that end at one of `end_ids`; stop strings are ignored."""
         import tinker
 
         asked = tinker.SamplingParams(
@@ -88,66 +123,63 @@ class TinkerSampler:
             seed=seed,
             stop=list(end_ids),
         )
-        future = self.client.sample(prompt=_model_input(prompt), num_samples=n, sampling_params=asked)
-        return _Future(future, "sample", self.timeout, _read_samples)
+        return self._send(
+            "sample", prompt=_model_input(prompt), num_samples=n, sampling_params=asked, read=_read_samples
+        )
 
     def logprobs(self, ids: Ids) -> Pending[list[float]]:
-        """See `SamplingClient`."""
-        future = self.client.compute_logprobs(_model_input(ids))
-        return _Future(future, "compute_logprobs", self.timeout, lambda out: _after_first(out, len(ids)))
+        """log π of each id except the first."""
+        return self._send("compute_logprobs", _model_input(ids), read=lambda out: _after_first(out, len(ids)))
 
 
-class TinkerTrainer:
-    """A `TrainingClient` over the SDK's."""
+class TinkerTrainer(_Client):
+    """An adapter on the server with its optimizer and accumulated gradient."""
 
     def __init__(self, service: TinkerService, client: Any) -> None:
-        self.service, self.client, self.timeout = service, client, service.timeout
+        super().__init__(client, service.timeout)
+        self.service = service
         self._names = itertools.count()
-        self._gradients: list[_Future[list[Floats]]] = []
+        self._gradients: list[Pending[list[Floats]]] = []
         """Backward passes since the last step."""
 
     def forward(self, data: Sequence[Datum]) -> Pending[list[Floats]]:
-        """See `TrainingClient`."""
-        future = _submit("forward", self.client.forward, _data(data), "cross_entropy")
-        return _Future(future, "forward", self.timeout, lambda out: _read_logprobs(out, data))
+        """log π of each row's targets, [T] or [T, K]."""
+        return self._send("forward", _data(data), "cross_entropy", read=lambda out: _read_logprobs(out, data))
 
     def forward_backward(
-        self, data: Sequence[Datum], loss: str, settings: Mapping[str, float] | None = None
+        self, data: Sequence[Datum], loss: str, settings: Mapping[str, float]
     ) -> Pending[list[Floats]]:
-        """See `TrainingClient`."""
-        given = dict(settings) if settings else None
-        future = _submit("forward_backward", self.client.forward_backward, _data(data), loss, given)
-        sent = _Future(future, "forward_backward", self.timeout, lambda out: _read_logprobs(out, data))
+        """Accumulate a gradient; returns log π of the targets."""
+        given = dict(settings) or None
+        sent = self._send(
+            "forward_backward", _data(data), loss, given, read=lambda out: _read_logprobs(out, data)
+        )
         self._gradients.append(sent)
         return sent
 
     def optim_step(self, params: AdamParams) -> Pending[dict[str, float]]:
-        """See `TrainingClient`."""
+        """One AdamW step; returns the server's metrics."""
         if not self.service.pipelined:
             for sent in self._gradients:
                 sent.wait()
         self._gradients = []
-        future = _submit("optim_step", self.client.optim_step, _adam(params))
-        return _Future(future, "optim_step", self.timeout, lambda out: dict(out.metrics or {}))
+        return self._send("optim_step", _adam(params), read=lambda out: dict(out.metrics or {}))
 
     def save(self, name: str) -> Pending[str]:
-        """See `TrainingClient`."""
-        future = _submit("save_state", self.client.save_state, name)
-        return _Future(future, "save_state", self.timeout, lambda out: str(out.path))
+        """Store weights and optimizer state on the server; returns their path."""
+        return self._send("save_state", name, read=lambda out: str(out.path))
 
-    def sampler(self) -> SamplingClient:
-        """See `TrainingClient`."""
-        saved: Any = _Future(
-            _submit("save_weights_for_sampler", self.client.save_weights_for_sampler, self._name()),
-            "save_weights_for_sampler",
-            self.timeout,
-            lambda out: out.path,
-        )
-        client = _submit("create_sampling_client", self.client.create_sampling_client, saved.wait())
-        return TinkerSampler(client, self.timeout)
+    def sampler(self) -> TinkerSampler:
+        """A sampler of the current weights."""
+        name = f"sampler-{next(self._names):06d}"
+        path = self._send("save_weights_for_sampler", name, read=lambda out: out.path).wait()
+        return TinkerSampler(self._call("create_sampling_client", path), self.timeout)
 
     def download(self, path: Path, name: str) -> bool:
-        """See `TrainingClient`. tar's data filter keeps the archive's members inside the directory."""
+        """Fetch the adapter into a directory; False if the server or the SDK does not support it.
+
+        tar's data filter keeps the archive's members inside the directory.
+        """
         rest = self.service.client.create_rest_client()
         if not hasattr(rest, "get_checkpoint_archive_url"):
             return False
@@ -177,7 +209,7 @@ class TinkerTrainer:
         return str(ask(model, name).result(timeout=self.timeout).url)
 
     def close(self) -> None:
-        """See `TrainingClient`. Failures are ignored.
+        """Unload the adapter. Failures are ignored.
 
         SkyRL 0.4.0 gives an accumulated gradient to the next adapter in the same slot; a step of size 0
         clears it.
@@ -191,27 +223,25 @@ class TinkerTrainer:
             with holder.aclient(ClientConnectionPoolType.TRAIN) as client:
                 return await client.models.unload(request=types.UnloadModelRequest(model_id=model))
 
-        try:
+        with suppress(Exception):
             if self._gradients:
                 self.optim_step(AdamParams(lr=0.0)).wait()
             holder.run_coroutine_threadsafe(unload()).result(timeout=self.timeout)
-        except Exception:
-            return
-
-    def _name(self) -> str:
-        return f"sampler-{next(self._names):06d}"
 
 
-class TinkerService:
-    """A `ServiceClient` over the SDK's client.
+class TinkerService(_Client):
+    """A server.
 
     Args:
-        base_url: The server's address.
+        base_url: Its address.
         base_model: The model's name on the server.
         api_key: None if the server needs none.
         timeout: Seconds for one request, including queueing and compilation on the server.
         pipelined: The server executes an adapter's requests in the order of their numbers, so a step may be
             sent before its gradients are answered. SkyRL 0.4.0 does not always.
+
+    Attributes:
+        name: The title in the server's OpenAPI description, and the SDK's version.
 
     Raises:
         UsageError: the SDK is not installed, the server does not answer, or it does not have the model.
@@ -220,16 +250,23 @@ class TinkerService:
     def __init__(
         self, base_url: str, base_model: str, *, api_key: str | None, timeout: float, pipelined: bool
     ) -> None:
-        tinker = _sdk()
-        self.pipelined = pipelined
-        self.base_url, self.base_model, self.timeout = base_url.rstrip("/"), base_model, timeout
+        try:
+            import tinker
+        except ImportError:
+            raise UsageError(
+                f"engine: tinker needs the SDK: {install_command('tinker')}, in the version that the server "
+                "speaks (docs/scaling.md)"
+            ) from None
+        self.base_url, self.base_model, self.pipelined = base_url.rstrip("/"), base_model, pipelined
         _reachable(self.base_url)
         try:
-            self.client = tinker.ServiceClient(base_url=self.base_url, api_key=api_key or PLACEHOLDER_KEY)
+            super().__init__(
+                tinker.ServiceClient(base_url=self.base_url, api_key=api_key or PLACEHOLDER_KEY), timeout
+            )
             offered = [m.model_name for m in self.client.get_server_capabilities().supported_models]
         except Exception as error:
             raise UsageError(
-                f"the server at {base_url} does not speak with tinker {sdk_version()}: {_short(error)}; "
+                f"the server at {base_url} does not speak with tinker {tinker.__version__}: {_short(error)}; "
                 "docs/scaling.md says which version fits which server"
             ) from error
         if offered and base_model not in offered:
@@ -237,43 +274,26 @@ class TinkerService:
                 f"the server at {base_url} has no model {base_model!r}, but "
                 f"{', '.join(map(str, offered[:8]))}: set engine.settings.base_model"
             )
+        self.name = f"{_server_title(self.base_url)}, tinker {tinker.__version__}"
 
-    @property
-    def name(self) -> str:
-        """The title in the server's OpenAPI description, and the SDK's version."""
-        return f"{server_title(self.base_url)}, tinker {sdk_version()}"
-
-    def create(self, *, rank: int, seed: int) -> TrainingClient:
-        """See `ServiceClient`."""
-        client = _submit(
-            "create_lora_training_client",
-            lambda: self.client.create_lora_training_client(
-                self.base_model, rank=rank, seed=seed, train_unembed=False
-            ),
+    def create(self, *, rank: int, seed: int) -> TinkerTrainer:
+        """A new adapter; equal arguments give equal weights."""
+        client = self._call(
+            "create_lora_training_client", self.base_model, rank=rank, seed=seed, train_unembed=False
         )
         return TinkerTrainer(self, client)
 
-    def restore(self, path: str) -> TrainingClient:
-        """See `ServiceClient`."""
-        make = self.client.create_training_client_from_state_with_optimizer
-        return TinkerTrainer(self, _submit(f"loading {path}", make, path))
+    def restore(self, path: str) -> TinkerTrainer:
+        """A new adapter with the weights and optimizer state stored by `TinkerTrainer.save`."""
+        return TinkerTrainer(self, self._call("create_training_client_from_state_with_optimizer", path))
 
-    def reference(self) -> SamplingClient:
-        """See `ServiceClient`."""
-        make = self.client.create_sampling_client
-        return TinkerSampler(
-            _submit("create_sampling_client", lambda: make(base_model=self.base_model)), self.timeout
-        )
+    def reference(self) -> TinkerSampler:
+        """A sampler of the base model."""
+        client = self._call("create_sampling_client", base_model=self.base_model)
+        return TinkerSampler(client, self.timeout)
 
 
-def sdk_version() -> str:
-    """The installed SDK's version."""
-    from importlib.metadata import version
-
-    return version("tinker")
-
-
-def server_title(base_url: str) -> str:
+def _server_title(base_url: str) -> str:
     """The title in the server's OpenAPI description; "unknown server" without one."""
     try:
         info = _get(f"{base_url}/openapi.json").json()["info"]
@@ -281,17 +301,6 @@ def server_title(base_url: str) -> str:
         return f"SkyRL ({title})" if info["title"] == SKYRL else title
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):
         return "unknown server"
-
-
-def _sdk() -> Any:
-    try:
-        import tinker
-    except ImportError:
-        raise UsageError(
-            f"engine: tinker needs the SDK: {install_command('tinker')}, in the version that the server "
-            "speaks (docs/scaling.md)"
-        ) from None
-    return tinker
 
 
 def _get(url: str, timeout: float = 10) -> httpx2.Response:
@@ -307,15 +316,6 @@ def _reachable(base_url: str) -> None:
         raise UsageError(
             f"nothing answers at {base_url}: {_short(error)}; start it, or set engine.settings.base_url"
         ) from None
-
-
-def _submit(what: str, call: Callable[..., T], *args: Any) -> T:
-    try:
-        return call(*args)
-    except DidactError:
-        raise
-    except Exception as error:
-        raise TinkerError(f"the server failed at {what}: {_short(error)}") from error
 
 
 def _model_input(ids: Sequence[int]) -> Any:
@@ -375,13 +375,13 @@ def _after_first(found: Sequence[float | None], length: int) -> list[float]:
     return [float(x) for x in kept]
 
 
-def _read_samples(output: Any) -> list[SampledSequence]:
+def _read_samples(output: Any) -> list[Sample]:
     found = []
     for sequence in output.sequences:
         if sequence.logprobs is None or len(sequence.logprobs) != len(sequence.tokens):
             raise TinkerError("the server did not return a log-prob for each sampled token")
         ids, logprobs = tuple(map(int, sequence.tokens)), tuple(map(float, sequence.logprobs))
-        found.append(SampledSequence(ids, logprobs, sequence.stop_reason == "stop"))
+        found.append(Sample(ids, logprobs, "eos" if sequence.stop_reason == "stop" else "length"))
     return found
 
 
