@@ -1,7 +1,6 @@
 """VLLMEngine against vLLM's endpoints with a tiny model behind them; vLLM itself does not run."""
 
 import asyncio
-import dataclasses
 import shutil
 import threading
 
@@ -11,7 +10,7 @@ import pytest
 from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, SamplingParams
 from didact.engines.local import LoraSettings
 from didact.engines.probe import probe
-from didact.engines.vllm import AdapterPublisher, StaleWeightsError, VLLMEngine, vllm_server
+from didact.engines.vllm import StaleWeightsError, VLLMEngine, vllm_server
 from didact.errors import CapabilityError, DataError, TrainingGuard, UsageError
 from didact.llm.http import ClientError, HttpServer, RetryPolicy, ServerError
 from didact.types import Row
@@ -47,14 +46,26 @@ def serve(make_engine):
 
 
 @pytest.fixture
-def lora(make_engine, serve, tmp_path):
+def make_vllm(make_model, tokenizer, tmp_path):
+    """make_vllm(client, **settings) → an engine that trains an adapter."""
+
+    def make(client, **settings):
+        settings = {"lora": LoraSettings(rank=2), "device": "cpu", "dtype": "float32"} | settings
+        return VLLMEngine(
+            make_model(), tokenizer, server=client, shared_dir=tmp_path / "adapters", **settings
+        )
+
+    return make
+
+
+@pytest.fixture
+def lora(make_vllm, serve):
     """lora() → (engine, server) for an adapter as files."""
 
     def make(engine=None, max_retries=4, **arguments):
         server = serve(lora=LoraSettings(rank=2), **arguments)
-        trainer = make_engine(lora=LoraSettings(rank=2))
         client = vllm_server(server.url, timeout=120, retries=at_once(max_retries))
-        return VLLMEngine(trainer, client, AdapterPublisher(tmp_path / "adapters"), **(engine or {})), server
+        return make_vllm(client, **(engine or {})), server
 
     return make
 
@@ -123,13 +134,14 @@ def test_stop_reasons_are_distinguished(lora, tokenizer):
     assert "stop" in {s.stop_reason for samples in stopped for s in samples}
 
 
-def test_the_reference_and_snapshots_sample_on_the_trainer(lora):
+def test_the_reference_and_snapshots_sample_on_the_trainer(lora, make_engine):
     engine, server = lora()
+    trainer = make_engine(lora=LoraSettings(rank=2))
     kept = engine.snapshot()
     for weights in (REFERENCE, kept):
         found = engine.sample(PROMPTS, 2, PARAMS, seed=1, weights=weights)
-        assert found == engine.trainer.sample(PROMPTS, 2, PARAMS, seed=1, weights=POLICY)
-    assert server.calls == []
+        assert found == trainer.sample(PROMPTS, 2, PARAMS, seed=1, weights=POLICY)
+    assert server.calls == ["/v1/models"]
 
 
 def test_the_trainer_can_score_what_the_server_samples(lora):
@@ -231,9 +243,9 @@ def test_an_adapter_that_cannot_be_dropped_is_a_warning(lora, caplog):
     assert "unused adapter" in caplog.text
 
 
-def test_full_fine_tuning_is_refused_with_the_cure(make_engine, tmp_path):
+def test_full_fine_tuning_is_refused_with_the_cure(make_vllm):
     with pytest.raises(CapabilityError, match=r"model\.lora"):
-        VLLMEngine(make_engine(), vllm_server(), AdapterPublisher(tmp_path))
+        make_vllm(vllm_server(), lora=None)
 
 
 # ── faults ────────────────────────────────────────────────────────────────────────────────────────────
@@ -425,17 +437,16 @@ def temper(reply):
 
 def test_the_shorter_of_both_contexts_counts(lora):
     engine, server = lora(max_model_len=12)
-    engine.connect()
     assert engine.max_length == 12
     with pytest.raises(UsageError, match="12"):
         engine.sample([PROMPTS[1]], 1, PARAMS, seed=1)
     assert server.count(COMPLETIONS) == 0
+    assert len(engine.logprobs([Row.from_completion(PROMPTS[1], range(20, 40))])[0]) == 24  # trained here
 
 
 def test_a_model_that_is_not_served_is_named(lora):
-    engine, _ = lora(engine={"model": "bse-model"})
     with pytest.raises(UsageError, match="did you mean 'base-model'"):
-        engine.connect()
+        lora(engine={"served_model": "bse-model"})
 
 
 @pytest.mark.parametrize(
@@ -465,13 +476,10 @@ def test_the_key_is_sent_to_this_machine_only_and_never_shown(serve, monkeypatch
     assert "wrong-7654321" not in repr(vllm_server(server.url))
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"concurrency": 0}, {"tolerance": 0.0}, {"logprobs": "sever"}], ids=lambda w: next(iter(w))
-)
-def test_a_setting_out_of_range_is_refused(make_engine, tmp_path, wrong):
-    trainer = make_engine(lora=LoraSettings(rank=2))
+@pytest.mark.parametrize("wrong", [{"tolerance": 0.0}, {"logprobs": "sever"}], ids=lambda w: next(iter(w)))
+def test_a_setting_out_of_range_is_refused(make_vllm, wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        VLLMEngine(trainer, HttpServer("http://127.0.0.1:9"), AdapterPublisher(tmp_path), **wrong)
+        make_vllm(HttpServer("http://127.0.0.1:9"), **wrong)
 
 
 @pytest.mark.parametrize("kind", [ClientError, ServerError, StaleWeightsError])
@@ -479,12 +487,3 @@ def test_a_run_saves_itself_before_it_stops_for_an_error(kind):
     """The loop saves on these and raises the same kind again, with more to say."""
     assert issubclass(kind, UsageError | DataError | TrainingGuard)
     assert str(type(kind("why"))("why, and where it is saved")) == "why, and where it is saved"
-
-
-def test_its_capabilities_are_its_trainer_s(make_engine, tmp_path):
-    trainer = make_engine(lora=LoraSettings(rank=2))
-    engine = VLLMEngine(trainer, HttpServer("http://127.0.0.1:9"), AdapterPublisher(tmp_path))
-    assert engine.capabilities == trainer.capabilities
-    assert dataclasses.is_dataclass(engine.capabilities)
-    assert engine.end_ids == trainer.end_ids
-    assert engine.weights_hash() == trainer.weights_hash()

@@ -140,16 +140,21 @@ class VLLMSettings(ServerSettings):
     """For an adapter: a directory that the server sees under the same path."""
 
     def build(self, at: EngineContext) -> Engine:
-        from didact.engines import vllm
+        from didact.engines.vllm import VLLMEngine, vllm_server
 
-        trainer = make_engine(at.model, keep_reference=at.needs_reference, value_head=at.value_head)
-        return vllm.connect(
-            trainer,
-            base_url=self.base_url,
-            model=self.base_model,
-            api_key_env=self.api_key_env,
-            timeout=self.timeout,
+        if self.shared_dir is None:
+            raise UsageError(
+                "engine: vllm sends the adapter as files: set engine.settings.shared_dir to a directory that "
+                "the server sees under the same path, as /dev/shm/didact"
+            )
+        return make_engine(
+            at.model,
+            keep_reference=at.needs_reference,
+            value_head=at.value_head,
+            kind=VLLMEngine,
+            server=vllm_server(self.base_url, api_key_env=self.api_key_env, timeout=self.timeout),
             shared_dir=self.shared_dir,
+            served_model=self.base_model,
         )
 
 
@@ -171,23 +176,27 @@ def build_engine(made: Any, at: EngineContext) -> Engine:
 
 
 def make_engine(
-    config: ModelConfig, *, keep_reference: bool = False, value_head: ValueHeadSettings | None = None
+    config: ModelConfig,
+    *,
+    keep_reference: bool = False,
+    value_head: ValueHeadSettings | None = None,
+    kind: type[LocalEngine] | None = None,
+    **settings: Any,
 ) -> LocalEngine:
     """A local engine with the configured model, and with a value head that is trained as `value_head` has it.
 
-    In a process that was launched as one of several it spans all of them.
+    In a process that was launched as one of several it spans all of them. `kind` is another class, which
+    takes the `settings`.
     """
-    lora = None
-    if config.lora is not None:
-        lora = LoraSettings(**config.lora.model_dump())
-    return select_engine_class().from_pretrained(
+    return (kind or select_engine_class()).from_pretrained(
         model_folder(config.path),
-        lora=lora,
+        lora=None if config.lora is None else LoraSettings(**config.lora.model_dump()),
         device=config.device,
         dtype=config.dtype,
         tokens_per_batch=config.tokens_per_batch,
         keep_reference=keep_reference,
         value_head=value_head,
+        **settings,
     )
 
 

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -60,15 +60,11 @@ class DistributedEngine(LocalEngine):
         super().__init__(*args, **settings)
 
     @classmethod
-    def from_pretrained(
-        cls, path_or_id: str | Path, *, device: str = "auto", **settings: Any
-    ) -> DistributedEngine:
+    def from_pretrained(cls, path_or_id: str | Path, *, device: str = "auto", **settings: Any) -> Self:
         """As `LocalEngine.from_pretrained`; every rank reads the model and takes its own GPU."""
         init_process_group()
         sharding_settings()  # lets transformers read the weights on every rank
-        engine = super().from_pretrained(path_or_id, device=own_device(device), **settings)
-        assert isinstance(engine, DistributedEngine)
-        return engine
+        return super().from_pretrained(path_or_id, device=own_device(device), **settings)
 
     @property
     def uses_fsdp(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -117,7 +117,8 @@ class LocalEngine:
         self._state = TrainState(self._trained, self._head, keep_reference=keep_reference and lora is None)
         config = self.model.config.get_text_config(decoder=True)
         self._vocabulary: int = config.vocab_size
-        self.max_length: int | None = getattr(config, "max_position_embeddings", None)
+        self._row_limit: int | None = getattr(config, "max_position_embeddings", None)
+        self.max_length = self._row_limit
         self.capabilities = Capabilities(
             soft_targets=self._vocabulary,
             custom_loss=True,
@@ -138,17 +139,15 @@ class LocalEngine:
         device: str = "auto",
         dtype: Precision = "auto",
         attention: str | None = None,
-        tokens_per_batch: int = 8192,
-        keep_reference: bool = False,
-        value_head: ValueHeadSettings | None = None,
-    ) -> LocalEngine:
+        **settings: Any,
+    ) -> Self:
         """Load a model from a directory or the hub; safetensors only, and no code of the repository.
 
         Args:
             path_or_id: A directory that `save_pretrained` wrote, an adapter's included, or a hub id.
             attention: A transformers attention implementation, as "sdpa" or "flash_attention_2";
                 None takes transformers' choice.
-            lora, device, dtype, tokens_per_batch, keep_reference, value_head: As for the class.
+            lora, device, dtype, **settings: As for the class.
 
         Raises:
             UsageError: there is no such model.
@@ -158,16 +157,7 @@ class LocalEngine:
         half = lora is not None and use_bfloat16(dtype, pick_device(device))
         stored = torch.bfloat16 if half else torch.float32
         model, tokenizer = cls._load(str(path_or_id), dtype=stored, attention=attention)
-        return cls(
-            model,
-            tokenizer,
-            lora=lora,
-            device=device,
-            dtype=dtype,
-            tokens_per_batch=tokens_per_batch,
-            keep_reference=keep_reference,
-            value_head=value_head,
-        )
+        return cls(model, tokenizer, lora=lora, device=device, dtype=dtype, **settings)
 
     @property
     def end_ids(self) -> set[int]:
@@ -331,7 +321,7 @@ class LocalEngine:
 
     def _resolved(self, rows: Sequence[Row], loss: Loss) -> LossFn:
         """The loss's function, checked against the rows and the engine."""
-        check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
+        check_rows(rows, max_length=self._row_limit, vocabulary=self._vocabulary)
         fn = resolve_loss(loss, rows[0].fields)
         if takes_values(fn):
             self._value_head()
@@ -375,7 +365,7 @@ class LocalEngine:
             )
 
     def _score(self, rows: Sequence[Row], score: Score, *, weighted: bool = False) -> list[Arrays]:
-        check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
+        check_rows(rows, max_length=self._row_limit, vocabulary=self._vocabulary)
         with self._without_gradient(), self._autocast():
             return self._score_rows(rows, score, weighted)
 

@@ -1,7 +1,6 @@
 """A local engine whose samples come from a vLLM server."""
 
-from didact.engines.vllm.adapters import AdapterPublisher
-from didact.engines.vllm.completion import StaleWeightsError
-from didact.engines.vllm.engine import VLLMEngine, connect, vllm_server
+from didact.engines.vllm.engine import VLLMEngine
+from didact.engines.vllm.server import StaleWeightsError, vllm_server
 
-__all__ = ["AdapterPublisher", "StaleWeightsError", "VLLMEngine", "connect", "vllm_server"]
+__all__ = ["StaleWeightsError", "VLLMEngine", "vllm_server"]

@@ -1,13 +1,12 @@
 """VLLMEngine: a local engine trains a LoRA adapter, a vLLM server samples from it.
 
-Sampling from the current weights goes to the server; log-probs, values, gradients, optimizer steps, snapshots
-and checkpoints stay with the trainer, and so does sampling from the reference and from snapshots. Before it
-samples, the engine publishes an adapter that has changed (`adapters.py`); every request names the version of
-the adapter, and a reply of another one is discarded with an error.
+Sampling from the current weights goes to the server; everything else stays here, sampling from the reference
+and from snapshots too. Before it samples, the engine publishes an adapter that has changed; every request
+names the version of the adapter, and a reply of another one is discarded with an error.
 
 A sample's log-probs are the server's, before temperature, top-p and top-k (vLLM's default `--logprobs-mode
-raw_logprobs`). After each publication the trainer scores the first samples as well, and a mean gap above
-`tolerance` ends the run. `logprobs="trainer"` scores all samples there instead.
+raw_logprobs`). After each publication the first samples are scored here as well, and a mean gap above
+`tolerance` ends the run. `logprobs="trainer"` scores all samples here instead.
 
 Full fine-tuning is refused: vLLM 0.32 can reload a checkpoint, but on a CPU a tied output layer keeps
 its old weights (docs/scaling.md). One training process only.
@@ -16,246 +15,169 @@ its old weights (docs/scaling.md). One training process only.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence, Set
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
+from didact.distributed import is_launched
 from didact.engines.base import (
     POLICY,
     AdamParams,
-    Engine,
-    Loss,
     Sample,
     SamplingParams,
     StepOutput,
-    TopLogprobs,
     Weights,
+    rescored,
 )
-from didact.engines.local.sampling import check_prompts
-from didact.engines.vllm.adapters import AdapterPublisher, served_models
-from didact.engines.vllm.completion import CompletionRequest, check_gap
+from didact.engines.local import LocalEngine
+from didact.engines.local.sampling import Streams
+from didact.engines.vllm.server import (
+    CompletionRequest,
+    check_gap,
+    load_adapter,
+    served_models,
+    unload_adapter,
+)
 from didact.errors import CapabilityError, UsageError, did_you_mean
-from didact.llm.api_keys import check_url, optional_key
-from didact.llm.http import ClientError, HttpServer, HttpSession, RetryPolicy, gather_bounded
+from didact.llm.http import ClientError, HttpServer, HttpSession, gather_bounded
 from didact.rng import derive_seed
-from didact.types import Ids, Row
-
-if TYPE_CHECKING:
-    from didact.engines.local import LocalEngine
+from didact.types import Ids
 
 LogprobsFrom: TypeAlias = Literal["server", "trainer"]
 CHECKED = 4
-"""Samples that the trainer scores after each publication."""
-DEFAULT_URL = "http://127.0.0.1:8000"
-"""vLLM's default address."""
-KEY_VARIABLE = "VLLM_API_KEY"
+"""Samples that are scored here after each publication."""
+CONCURRENCY = 64
+"""Prompts in flight at a time."""
 
 
-def vllm_server(
-    base_url: str = DEFAULT_URL,
-    *,
-    api_key_env: str = KEY_VARIABLE,
-    timeout: float = 600.0,
-    retries: RetryPolicy | None = None,
-) -> HttpServer:
-    """A vLLM server.
-
-    Args:
-        base_url: Such as "http://127.0.0.1:8000"; a trailing "/v1" is removed.
-        api_key_env: Environment variable of the server's `--api-key`. The key is sent if the variable is set,
-            over https or to this machine only.
-        timeout: Seconds for one attempt of a request, > 0.
-        retries: The retry policy; None for 4 retries.
-
-    Raises:
-        UsageError: the URL is malformed or may hold a secret, or a value is out of range.
-    """
-    url = base_url.strip().rstrip("/").removesuffix("/v1")
-    check_url(url)
-    return HttpServer(
-        url,
-        key=optional_key(url, api_key_env),
-        key_variable=api_key_env,
-        timeout=timeout,
-        retries=retries or RetryPolicy(max_retries=4),
-    )
-
-
-def connect(
-    trainer: LocalEngine,
-    *,
-    base_url: str | None = None,
-    model: str | None = None,
-    api_key_env: str | None = None,
-    timeout: float = 600.0,
-    shared_dir: str | Path | None = None,
-) -> VLLMEngine:
-    """An engine that trains here and samples on a vLLM server, after a first request to it.
-
-    Args:
-        trainer: Holds the weights; it must train an adapter.
-        base_url: The server's address; None for `DEFAULT_URL`.
-        model: The served base model's name; None if there is only one.
-        api_key_env: Environment variable of the server's key; None for `KEY_VARIABLE`.
-        timeout: Seconds for one attempt of a request.
-        shared_dir: Directory for adapters; the server must see it under the same path.
-
-    Raises:
-        CapabilityError: all weights are trained.
-        UsageError: there is no directory, or the server does not serve the model.
-        ServerError: the server cannot be reached.
-    """
-    _require_adapter(trainer)
-    if shared_dir is None:
-        raise UsageError(
-            "engine: vllm sends the adapter as files: set engine.settings.shared_dir to a directory that the "
-            "server sees under the same path, as /dev/shm/didact"
-        )
-    server = vllm_server(base_url or DEFAULT_URL, api_key_env=api_key_env or KEY_VARIABLE, timeout=timeout)
-    engine = VLLMEngine(trainer, server, AdapterPublisher(shared_dir), model=model)
-    engine.connect()
-    return engine
-
-
-class VLLMEngine:
-    """An engine that samples on a vLLM server; see the top of this file.
+class VLLMEngine(LocalEngine):
+    """A LocalEngine that samples on a vLLM server; see the top of this file.
 
     Equal arguments send equal seeds, but vLLM repeats itself bit by bit only with VLLM_BATCH_INVARIANT=1.
 
     Args:
-        trainer: Trains an adapter. Its weights must change through this engine only.
+        *args: As for LocalEngine; `lora` is needed.
         server: The server.
-        publisher: Sends adapters to the server.
-        model: The served base model's name; None if there is only one.
+        shared_dir: Where adapters are written; the server must see it under the same path. Those no longer
+            served are deleted; the last one stays, there and on the server.
+        served_model: The served base model's name; None if there is only one.
         logprobs: Whose log-probs a sample has.
         tolerance: Largest mean gap between the log-probs of server and trainer, in nats per token, > 0.
-        concurrency: Prompts in flight at a time, ≥ 1.
+        **settings: As for LocalEngine.
 
     Raises:
-        CapabilityError: the trainer trains all weights, or several processes train.
-        UsageError: a value out of range.
+        CapabilityError: all weights are trained, or several processes train.
+        UsageError: a value out of range, or the server does not serve the model.
+        ServerError: the server cannot be reached.
     """
 
     def __init__(
         self,
-        trainer: Engine,
+        *args: Any,
         server: HttpServer,
-        publisher: AdapterPublisher,
-        *,
-        model: str | None = None,
+        shared_dir: str | Path,
+        served_model: str | None = None,
         logprobs: LogprobsFrom = "server",
         tolerance: float = 0.1,
-        concurrency: int = 64,
+        **settings: Any,
     ) -> None:
-        if concurrency < 1 or not tolerance > 0:
-            raise UsageError(
-                f"concurrency must be at least 1 and tolerance above 0, not {concurrency} and {tolerance}"
-            )
+        if not tolerance > 0:
+            raise UsageError(f"tolerance must be above 0, not {tolerance}")
         if logprobs not in ("server", "trainer"):
             raise UsageError(f"logprobs={logprobs!r}: {did_you_mean(logprobs, ['server', 'trainer'])}")
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if is_launched():
             raise CapabilityError(
                 "vLLM samples for one training process: start without accelerate launch, or sample locally"
             )
-        _require_adapter(trainer)
-        self.trainer, self.server, self.publisher = trainer, server, publisher
-        self.capabilities = trainer.capabilities
-        self.logprobs_from, self.tolerance, self.concurrency = logprobs, tolerance, concurrency
-        self._base_model = model
-        self._connected = False
-        self._server_length: int | None = None
+        super().__init__(*args, **settings)
+        if self.capabilities.full_finetune:
+            raise CapabilityError(
+                "engine: vllm samples from an adapter, and all weights are trained: set model.lora, as "
+                "{rank: 16}, or take engine: local"
+            )
+        self.server, self.shared_dir = server, Path(shared_dir).absolute()
+        self.logprobs_from, self.tolerance = logprobs, tolerance
+        length = self._find(served_model).get("max_model_len")
+        if isinstance(length, int):
+            self.max_length = length if self.max_length is None else min(length, self.max_length)
         self._run = secrets.token_hex(4)
         """Distinguishes the adapters of runs on one server."""
         self._version = 0
         """Incremented whenever the weights may have changed."""
         self._published = 0
         """Number of adapters sent."""
-        self._served: tuple[int, str] | None = None
-        """The version on the server and its adapter's name."""
+        self._served: Path | None = None
+        """The adapter on the server."""
+        self._served_version: int | None = None
+        """Its version; None if it has to be sent again."""
 
-    @property
-    def tokenizer(self) -> Any:
-        """The trainer's."""
-        return self.trainer.tokenizer
-
-    @property
-    def end_ids(self) -> Set[int]:
-        """The trainer's."""
-        return self.trainer.end_ids
-
-    @property
-    def max_length(self) -> int | None:
-        """The smaller context length of trainer and, once connected, server."""
-        known = [n for n in (self.trainer.max_length, self._server_length) if n is not None]
-        return min(known, default=None)
-
-    def connect(self) -> None:
-        """Find the base model on the server; `sample` connects if needed.
-
-        Raises:
-            UsageError: the server does not serve the model.
-            ServerError: the server cannot be reached.
-        """
+    def _find(self, name: str | None) -> dict[str, Any]:
+        """The server's entry for the base model."""
         served = served_models(self.server)
         # A loaded adapter has its base model as `parent`.
         base = [name for name, card in served.items() if not card.get("parent")]
-        name = self._base_model or (base[0] if len(base) == 1 else None)
+        name = name or (base[0] if len(base) == 1 else None)
         if name is None or name not in served:
             hint = "name one as its model" if name is None else did_you_mean(name, served)
             raise UsageError(f"{self.server.base_url} serves {', '.join(base) or 'nothing'}: {hint}")
-        length = served[name].get("max_model_len")
-        self._base_model, self._connected = name, True
-        self._server_length = length if isinstance(length, int) else None
+        found: dict[str, Any] = served[name]
+        return found
 
-    # ── sampling ──────────────────────────────────────────────────────────────────────────────────
-
-    def sample(
-        self,
-        prompts: Sequence[Ids],
-        n: int,
-        params: SamplingParams,
-        *,
-        seed: int | Sequence[int],
-        weights: Weights = POLICY,
+    def _sample(
+        self, prompts: Sequence[Ids], n: int, params: SamplingParams, drawn: Streams, weights: Weights
     ) -> list[list[Sample]]:
-        """n completions for each prompt: from the server for the current weights, else from the trainer.
+        """Samples of the current weights from the server, others as LocalEngine.
 
         Raises:
-            UsageError: a prompt that does not fit, or a request that the server rejects.
+            UsageError: the server rejects a request.
             ServerError: the server failed.
             StaleWeightsError: the samples did not come from the current weights.
         """
         if weights != POLICY:
-            return self.trainer.sample(prompts, n, params, seed=seed, weights=weights)
-        if not self._connected:
-            self.connect()
-        check_prompts(prompts, n, params, max_length=self.max_length, vocabulary=len(self.tokenizer))
-        changed = self._served is None or self._served[0] != self._version
-        adapter = self._publish() if changed or self._served is None else self._served[1]
+            return super()._sample(prompts, n, params, drawn, weights)
+        changed = self._served_version != self._version
+        adapter = self._publish() if changed or self._served is None else self._served
         end_ids = frozenset(self.end_ids)
         requests = [
-            CompletionRequest(tuple(prompt), n, params, _seed(seed, i), adapter, end_ids)
-            for i, prompt in enumerate(prompts)
+            CompletionRequest(tuple(prompt), n, params, _seed(*stream), adapter.name, end_ids)
+            for prompt, stream in zip(prompts, drawn, strict=True)
         ]
         samples = self.server.run(lambda session: self._complete(session, requests))
         if self.logprobs_from == "trainer":
-            return self._with_trainer_logprobs(prompts, samples)
+            return rescored(self, prompts, samples)
         if changed:
-            self._check_logprobs(prompts, samples)
+            first = [[own[0]] for own in samples[:CHECKED]]
+            try:
+                check_gap(first, rescored(self, prompts[:CHECKED], first), self.tolerance)
+            except BaseException:
+                self._served_version = None  # the next call publishes and checks again
+                raise
         return samples
 
-    def _publish(self) -> str:
-        """Send the current adapter; its name on the server."""
-        self._served = None
+    def _publish(self) -> Path:
+        """Load the current adapter into the server under a new name, and unload the previous one.
+
+        Raises:
+            UsageError: the directory cannot be written, or the server does not load adapters.
+        """
+        self._served_version = None
         self._published += 1
-        name = f"didact-{self._run}-{self._published}"
-        self.publisher.publish(self.server, self.trainer, name)
-        self._served = self._version, name
-        return name
+        adapter = self.shared_dir / f"didact-{self._run}-{self._published}"
+        try:
+            adapter.mkdir(parents=True)
+            self.save_pretrained(adapter)
+        except OSError as error:
+            raise UsageError(f"the adapter cannot be written into {adapter}: {error}") from error
+        try:
+            load_adapter(self.server, adapter)
+        except BaseException:
+            shutil.rmtree(adapter, ignore_errors=True)
+            raise
+        if self._served is not None:
+            unload_adapter(self.server, self._served)
+        self._served, self._served_version = adapter, self._version
+        return adapter
 
     async def _complete(
         self, session: HttpSession, requests: Sequence[CompletionRequest]
@@ -274,103 +196,17 @@ class VLLMEngine:
                 ) from error
             return found
 
-        return await gather_bounded(map(one, requests), self.concurrency)
-
-    def _check_logprobs(self, prompts: Sequence[Ids], samples: Sequence[Sequence[Sample]]) -> None:
-        checked = [(prompt, own[0]) for prompt, own in zip(prompts, samples, strict=True)][:CHECKED]
-        try:
-            check_gap([s.logprobs for _, s in checked], self._score(checked), self.tolerance)
-        except BaseException:
-            self._served = None  # the next call publishes and checks again
-            raise
-
-    def _with_trainer_logprobs(
-        self, prompts: Sequence[Ids], samples: list[list[Sample]]
-    ) -> list[list[Sample]]:
-        flat = [(prompt, s) for prompt, own in zip(prompts, samples, strict=True) for s in own]
-        scored = iter(self._score(flat))
-        return [[s._replace(logprobs=next(scored)) for s in own] for own in samples]
-
-    def _score(self, sampled: Sequence[tuple[Ids, Sample]]) -> list[tuple[float, ...]]:
-        rows = [Row.from_completion(prompt, s.ids) for prompt, s in sampled]
-        found = self.trainer.logprobs(rows)
-        return [tuple(lp[-len(s.ids) :].tolist()) for lp, (_, s) in zip(found, sampled, strict=True)]
-
-    # ── the trainer's ─────────────────────────────────────────────────────────────────────────────
-
-    def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
-        """The trainer's."""
-        return self.trainer.logprobs(rows, weights=weights)
-
-    def top_logprobs(self, rows: Sequence[Row], k: int, *, weights: Weights = POLICY) -> list[TopLogprobs]:
-        """The trainer's."""
-        return self.trainer.top_logprobs(rows, k, weights=weights)
-
-    def values(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """The trainer's."""
-        return self.trainer.values(rows)
-
-    def full_kl(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """The trainer's."""
-        return self.trainer.full_kl(rows)
-
-    def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
-        """The trainer's."""
-        return self.trainer.forward_backward(rows, loss)
+        return await gather_bounded(map(one, requests), CONCURRENCY)
 
     def optim_step(self, params: AdamParams) -> StepOutput:
-        """The trainer's; the next sample comes from the new weights."""
         self._version += 1  # first, in case the step fails half-way
-        return self.trainer.optim_step(params)
-
-    def snapshot(self, name: str | None = None) -> Weights:
-        """The trainer's."""
-        return self.trainer.snapshot(name)
-
-    def update_snapshot(self, name: str, decay: float) -> None:
-        """The trainer's."""
-        self.trainer.update_snapshot(name, decay)
-
-    def drop_snapshot(self, name: str) -> None:
-        """The trainer's."""
-        self.trainer.drop_snapshot(name)
-
-    @property
-    def snapshot_names(self) -> Set[str]:
-        """The trainer's."""
-        return self.trainer.snapshot_names
-
-    def weights_hash(self) -> str:
-        """The trainer's."""
-        return self.trainer.weights_hash()
-
-    def model_hash(self) -> str:
-        """The trainer's."""
-        return self.trainer.model_hash()
-
-    def save(self, path: Path) -> None:
-        """The trainer's; the server holds no state of a run."""
-        self.trainer.save(path)
+        return super().optim_step(params)
 
     def load(self, path: Path) -> None:
-        """The trainer's; the next sample comes from the loaded weights."""
         self._version += 1
-        self.trainer.load(path)
-
-    def save_pretrained(self, path: Path) -> None:
-        """The trainer's."""
-        self.trainer.save_pretrained(path)
+        super().load(path)
 
 
-def _require_adapter(trainer: Engine) -> None:
-    if trainer.capabilities.full_finetune:
-        raise CapabilityError(
-            "engine: vllm samples from an adapter, and all weights are trained: set model.lora, as "
-            "{rank: 16}, or take engine: local"
-        )
-
-
-def _seed(seed: int | Sequence[int], i: int) -> int:
+def _seed(seed: int, place: int) -> int:
     """A prompt's own seed, hashed so that seed + j of its completions does not meet another prompt's."""
-    own, place = (seed, i) if isinstance(seed, int) else (seed[i], 0)
-    return derive_seed(own, "sample", place) >> 1  # leaves room below 2⁶³ for n
+    return derive_seed(seed, "sample", place) >> 1  # leaves room below 2⁶³ for n

@@ -1,20 +1,29 @@
-"""Requests to `/v1/completions` of vLLM, token ids in and out, and the checks of their replies.
+"""Requests to a vLLM server: adapters, and completions with token ids in and out, whose replies are checked.
+
+Each version of an adapter is written to a shared directory and loaded under a new name. The server must see
+the directory under the same path, be started with `--enable-lora` and a `--max-lora-rank` of at least the
+adapter's rank, and with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1.
 
 Fields: `vllm/entrypoints/openai/completion/protocol.py` of vLLM 0.32 and 0.33.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import shutil
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from didact.engines.base import Sample, SamplingParams
-from didact.errors import TrainingGuard
-from didact.llm.http import RetryableError, ServerError, parse_json
+from didact.errors import TrainingGuard, UsageError
+from didact.llm.api_keys import check_url, optional_key
+from didact.llm.http import ClientError, HttpServer, RetryableError, RetryPolicy, ServerError, parse_json
 from didact.types import Ids, StopReason
 
+LOG = logging.getLogger("didact")
 IMPOSSIBLE = -9999.0
 """vLLM's encoding of −∞."""
 
@@ -23,24 +32,100 @@ class StaleWeightsError(TrainingGuard):
     """A sample did not come from the current weights and was discarded."""
 
 
+def vllm_server(
+    base_url: str | None = None,
+    *,
+    api_key_env: str | None = None,
+    timeout: float = 600.0,
+    retries: RetryPolicy | None = None,
+) -> HttpServer:
+    """A vLLM server.
+
+    Args:
+        base_url: None for "http://127.0.0.1:8000"; a trailing "/v1" is removed.
+        api_key_env: Environment variable of the server's `--api-key`; None for VLLM_API_KEY. The key is sent
+            if the variable is set, over https or to this machine only.
+        timeout: Seconds for one attempt of a request, > 0.
+        retries: The retry policy; None for 4 retries.
+
+    Raises:
+        UsageError: the URL is malformed or may hold a secret, or a value is out of range.
+    """
+    url = ("http://127.0.0.1:8000" if base_url is None else base_url).strip().rstrip("/").removesuffix("/v1")
+    check_url(url)
+    variable = api_key_env or "VLLM_API_KEY"
+    return HttpServer(
+        url,
+        key=optional_key(url, variable),
+        key_variable=variable,
+        timeout=timeout,
+        retries=retries or RetryPolicy(max_retries=4),
+    )
+
+
+def served_models(server: HttpServer) -> dict[str, Any]:
+    """The entries of `/v1/models` by name.
+
+    Raises:
+        ServerError: the server cannot be reached.
+    """
+
+    def parse(text: str) -> dict[str, Any]:
+        listed = parse_json(text)
+        data = listed.get("data") if isinstance(listed, dict) else None
+        if not isinstance(data, list):
+            raise RetryableError(f"/v1/models has no list of models: {text[:200]!r}")
+        return {str(m["id"]): m for m in data if isinstance(m, dict) and "id" in m}
+
+    return server.run(lambda session: session.request("GET", "/v1/models", parse=parse))
+
+
+def load_adapter(server: HttpServer, adapter: Path) -> None:
+    """Load an adapter from its directory, under the directory's name. Safe to repeat: a name never changes
+    its files.
+
+    Raises:
+        UsageError: the server does not load adapters.
+        ServerError: the server failed; nothing may be sampled until a later call succeeds.
+    """
+    cure = (
+        "Start the server with --enable-lora, a --max-lora-rank of the adapter's rank and "
+        f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and let it see {adapter.parent}"
+    )
+    try:
+        _post(server, "/v1/load_lora_adapter", {"lora_name": adapter.name, "lora_path": str(adapter)})
+    except ServerError as error:  # vLLM answers 500 to an adapter that it cannot load
+        raise ServerError(f"{error}. {cure}") from error
+    except ClientError as error:
+        # If the first reply was lost, the second one is "already loaded".
+        if error.status != 400 or adapter.name not in served_models(server):
+            raise UsageError(f"{error}. {cure}") from error
+
+
+def unload_adapter(server: HttpServer, adapter: Path) -> None:
+    """Unload an adapter and delete its directory."""
+    try:
+        _post(server, "/v1/unload_lora_adapter", {"lora_name": adapter.name})
+    except (ClientError, ServerError) as error:
+        LOG.warning("the server keeps the unused adapter %s: %s", adapter.name, error)
+    shutil.rmtree(adapter, ignore_errors=True)
+
+
+def _post(server: HttpServer, path: str, body: dict[str, str]) -> None:
+    server.run(lambda session: session.request("POST", path, body, parse=str))
+
+
 @dataclass(frozen=True)
 class CompletionRequest:
-    """n completions of one prompt.
-
-    Attributes:
-        prompt: Token ids.
-        n: Completions.
-        params: Sampling parameters.
-        seed: vLLM gives completion j the seed `seed` + j.
-        model: The served name of the weights: that of the adapter.
-        end_ids: Ids that end a completion.
-    """
+    """n completions of one prompt."""
 
     prompt: Ids
     n: int
     params: SamplingParams
     seed: int
+    """vLLM gives completion j the seed `seed` + j."""
     model: str
+    """The served name of the adapter."""
     end_ids: Set[int]
 
     def body(self) -> dict[str, Any]:
@@ -145,18 +230,22 @@ def _ids(given: Any) -> Ids | None:
     return tuple(given)
 
 
-def check_gap(server: Sequence[Sequence[float]], trainer: Sequence[Sequence[float]], limit: float) -> float:
-    """The mean |difference| per token, in nats, between the log-probs of server and trainer.
+def check_gap(served: Sequence[Sequence[Sample]], scored: Sequence[Sequence[Sample]], limit: float) -> None:
+    """Compare the samples of each prompt with the same samples as the trainer scores them.
 
     Raises:
-        StaleWeightsError: it exceeds the limit or is not finite.
+        StaleWeightsError: the mean |difference| of their log-probs, in nats per token, exceeds the limit or
+            is not finite.
     """
-    pairs = [(s, t) for a, b in zip(server, trainer, strict=True) for s, t in zip(a, b, strict=True)]
-    gap = sum(abs(s - t) for s, t in pairs) / max(1, len(pairs))
+    server_side, trainer_side = (
+        [logprob for own in groups for sample in own for logprob in sample.logprobs]
+        for groups in (served, scored)
+    )
+    gaps = [abs(s - t) for s, t in zip(server_side, trainer_side, strict=True)]
+    gap = sum(gaps) / max(1, len(gaps))
     if not gap <= limit:
         raise StaleWeightsError(
             f"the server's log-probs differ from the trainer's by {gap:.3g} nats a token, above {limit:g}: "
             "it serves another model or other weights, computes in another precision, or runs with another "
             "--logprobs-mode than raw_logprobs. If only its log-probs are wrong, take logprobs='trainer'"
         )
-    return gap
