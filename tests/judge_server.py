@@ -1,7 +1,7 @@
 """A real OpenAI-compatible server on 127.0.0.1 that answers by a function and fails on request.
 
     with JudgeServer(lambda messages: verdict("Wrong.", 2)) as server:
-        OpenAIChat("judge", base_url=server.url)
+        open_chat("judge", base_url=server.url)
 
 Faults come from a `script`, one entry a request in order of arrival (None is no fault), and then at random
 with `fault_rate`. A random fault is drawn by hashing (seed, the request's body, how often it has come), so
@@ -16,7 +16,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from didact.llm.http import RetryPolicy
+from didact.llm.openai_chat import OpenAIChat, OpenAISettings
 from didact.rng import generator
+from didact.settings import validate_settings
 from tests.loopback import Handler, Loopback
 
 Answer = Callable[[list[dict[str, str]]], str]
@@ -51,6 +54,15 @@ def spoilt(fault: str, text: str) -> str:
         "half_surrogate": r'{"critique": "\ud800", "score": 1, "label": "wrong", "spans": []}',
         "number": "9" * 5000,
     }[fault]
+
+
+def open_chat(model: str, *, sleep: Any = None, max_wait: float = 120.0, **settings: Any) -> OpenAIChat:
+    """A chat model with these settings, whose waits between attempts may take no time."""
+    chosen = validate_settings(OpenAISettings, {"model": model, **settings}, "a server")
+    chat = OpenAIChat(chosen)
+    if sleep is not None:
+        chat.retries = RetryPolicy(chosen.max_retries, max_wait, sleep)
+    return chat
 
 
 class JudgeServer(Loopback):

@@ -13,11 +13,10 @@ from didact.feedback.judge import PROMPTS, TEXT_PROMPTS, Judge, JudgeVerdict
 from didact.feedback.span_judge import make_judge
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatReply
-from didact.llm.openai_chat import OpenAIChat
 from didact.llm.structured import json_schema
 from didact.prompts import critique_messages, load_prompt, shorten
 from didact.types import Feedback, Message, Problem, Turn
-from tests.judge_server import TRANSIENT, UNUSABLE, JudgeServer, spoilt, verdict
+from tests.judge_server import TRANSIENT, UNUSABLE, JudgeServer, open_chat, spoilt, verdict
 
 SYSTEM = Message(role="system", content="Be brief.")
 SCHEMA = json_schema(JudgeVerdict)
@@ -449,7 +448,7 @@ def no_wait():
 def test_a_server_s_unusable_reply_is_repaired_or_missing(no_wait, fault, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with JudgeServer(script=[fault]) as server:
-        judge = Judge(OpenAIChat("m", base_url=server.url, sleep=no_wait))
+        judge = Judge(open_chat("m", base_url=server.url, sleep=no_wait))
         (feedback,) = judge.critique([about()])
     if fault == "empty":
         assert "the reply is empty" in feedback.error
@@ -465,7 +464,7 @@ def test_with_a_tenth_of_faults_every_answer_is_judged_or_missing_and_a_rerun_ag
 
     def run():
         with JudgeServer(answer, fault_rate=0.1, seed=3) as server:
-            chat = OpenAIChat("m", base_url=server.url, sleep=no_wait, timeout=20)
+            chat = open_chat("m", base_url=server.url, sleep=no_wait, timeout=20)
             written = Judge(chat).critique([about(f"answer {i}") for i in range(150)])
             assert sum(server.faulted.values()) >= 8
             assert set(server.faulted) & set(TRANSIENT)
@@ -482,7 +481,7 @@ def test_with_a_tenth_of_faults_every_answer_is_judged_or_missing_and_a_rerun_ag
 def test_a_server_without_json_modes_still_gets_strict_verdicts(no_wait, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with JudgeServer(structures=(), script=[None, None, "prose"]) as server:
-        judge = Judge(OpenAIChat("m", base_url=server.url, sleep=no_wait))
+        judge = Judge(open_chat("m", base_url=server.url, sleep=no_wait))
         (feedback,) = judge.critique([about()])
         assert feedback.score == 0.2
         assert len(server.bodies) == 4

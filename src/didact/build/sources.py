@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
@@ -40,14 +40,14 @@ from didact.feedback.teacher import (
     Teacher,
 )
 from didact.feedback_source import FeedbackSource
+from didact.llm.budget import Budget, UsageTracker
+from didact.llm.cache import ChatCache
 from didact.llm.chat import ChatModel, MainProcessChat
+from didact.llm.openai_chat import OpenAIChat, OpenAISettings
 from didact.prompts import Prompt, read_prompt
 from didact.registry import SOURCES
 from didact.rollouts.engine_chat import EngineChat
 from didact.types import FeedbackSourceName
-
-if TYPE_CHECKING:
-    from didact.llm.openai_chat import Prices
 
 
 class ProgramSource(Source):
@@ -152,29 +152,14 @@ class LocalJudgeSource(LocalModelConfig, JudgeOptions):
         return self.judge(self.chat(at, "frozen", self.model))
 
 
-class OpenAIServerConfig(Source):
-    """Settings of a model behind an OpenAI-compatible server. Keys are named, never stored."""
+class OpenAIServerConfig(OpenAISettings, Source):
+    """A model behind an OpenAI-compatible server, with a cache of its replies and a budget."""
 
     section: ClassVar[str] = "feedback"
     """Where these settings stand in a config, for messages."""
     ledger: ClassVar[str] = "budget.json"
     """The file in `replies/` that keeps what was spent."""
 
-    model: str = "default"
-    """The model's name on the server."""
-    base_url: str = "https://api.openai.com/v1"
-    api_key_env: str | None = "auto"
-    """Name of the environment variable that holds the key; null sends none. "auto" is OPENAI_API_KEY for
-    OpenAI's servers and, if it is set, for this machine's; any other server has to be given a name."""
-    concurrency: Positive = 8
-    timeout: Annotated[float, Field(gt=0)] = 60.0
-    max_retries: Annotated[int, Field(ge=0)] = 5
-    max_tokens: Positive = 1024
-    temperature: Annotated[float, Field(ge=0)] | None = 0.0
-    price_in: Annotated[float, Field(ge=0)] | None = None
-    """USD for a million tokens read."""
-    price_out: Annotated[float, Field(ge=0)] | None = None
-    """USD for a million tokens written."""
     max_cost: Annotated[float, Field(gt=0)] | None = None
     """USD that may be spent, for a run directory in sum: with every resumption, `eval` and `critique run`."""
     max_requests: Positive | None = None
@@ -189,25 +174,10 @@ class OpenAIServerConfig(Source):
             UsageError: no server that could be asked, no key, or a limit in USD without prices.
             DataError: the file of what was spent is damaged.
         """
-        from didact.llm.budget import Budget, UsageTracker
-        from didact.llm.cache import ChatCache
-        from didact.llm.openai_chat import OpenAIChat
-
-        server = OpenAIChat(
-            self.model,
-            base_url=self.base_url,
-            api_key_env=self.api_key_env,
-            concurrency=self.concurrency,
-            timeout=self.timeout,
-            max_retries=self.max_retries,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            prices=self._prices(),
-        )
-        server.check()
+        self._check_prices()
         replies = None if at.home is None else at.home / "replies"
         chat = Budget(
-            server,
+            OpenAIChat(self),
             max_requests=self.max_requests,
             max_cost_usd=self.max_cost,
             tracker=None if replies is None else UsageTracker(replies / self.ledger),
@@ -217,23 +187,18 @@ class OpenAIServerConfig(Source):
         whole = chat if folder is None else ChatCache(chat, folder)
         return MainProcessChat(whole) if process_group().world_size > 1 else whole
 
-    def _prices(self) -> Prices | None:
-        from didact.llm.openai_chat import Prices
-
-        if self.price_in is not None and self.price_out is not None:
-            return Prices(self.price_in, self.price_out)
-        if self.price_in is not None or self.price_out is not None:
+    def _check_prices(self) -> None:
+        if (self.price_in is None) != (self.price_out is None):
             raise UsageError(
                 f"{self.section}.settings: price_in and price_out (--price-in, --price-out) are given "
                 "together or not at all"
             )
-        if self.max_cost is not None:
+        if self.price_in is None and self.max_cost is not None:
             raise UsageError(
                 f"{self.section}.settings.max_cost (--max-cost) needs to know what the judge costs: give "
                 "--price-in and --price-out, in USD for a million tokens read and written, or limit "
                 "--max-requests"
             )
-        return None
 
 
 class ServerJudgeSource(OpenAIServerConfig, JudgeOptions):

@@ -5,31 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from didact.errors import DataError, UsageError
 from didact.jsonl import locked, read_all, write_atomically
-from didact.llm.cache import BATCH_SIZE, HashedChatModel
+from didact.llm.cache import BATCH_SIZE
 from didact.llm.chat import ChatReply, ChatRequest
-from didact.types import Message
+from didact.llm.openai_chat import OpenAIChat
+from didact.settings import Section
 
 LOG = logging.getLogger("didact")
 
 
-class PricedChatModel(HashedChatModel, Protocol):
-    """A chat model with an upper bound on the cost of a request."""
-
-    def cost_bound(self, request: ChatRequest) -> float | None:
-        """Upper bound of a request's cost in USD; None where no prices are known."""
-        ...
-
-
-class Usage(BaseModel):
+class Usage(Section):
     """Requests sent so far and their cost in USD."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     requests: Annotated[int, Field(ge=0)] = 0
     spent_usd: Annotated[float, Field(ge=0)] = 0.0
@@ -96,50 +87,32 @@ class Budget:
     Args:
         model: The model to ask.
         max_requests: Largest number of requests; None for no limit.
-        max_cost_usd: Largest total cost; None for no limit.
+        max_cost_usd: Largest total cost, for a model with prices; None for no limit.
         tracker: Stores the usage across restarts; what it holds already counts.
         batch_size: Requests sent before their real cost is recorded. A kill loses at most the difference
             between the bounds and the costs of this many requests.
 
-    Attributes:
-        requests: Requests sent, including earlier ones in the tracker.
-        spent_usd: Their cost; for requests interrupted by a kill, the upper bound.
-
     Raises:
-        UsageError: a negative limit, or a limit in USD for a model without prices.
         DataError: the tracker's file is damaged.
     """
 
     def __init__(
         self,
-        model: PricedChatModel,
+        model: OpenAIChat,
         *,
         max_requests: int | None = None,
         max_cost_usd: float | None = None,
         tracker: UsageTracker | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> None:
-        for name, limit in {"max_requests": max_requests, "max_cost_usd": max_cost_usd}.items():
-            if limit is not None and not limit >= 0:
-                raise UsageError(f"{name} must be at least 0, not {limit}")
-        empty = ChatRequest((Message(role="user", content=""),))
-        if max_cost_usd is not None and model.cost_bound(empty) is None:
-            raise UsageError(
-                f"max_cost_usd needs the prices of {model.name}: give its prices for a million input and "
-                "output tokens, or set max_requests instead"
-            )
-        self.model = model
-        self.name = model.name
+        self.model, self.name = model, model.name
         self.max_requests, self.max_cost_usd = max_requests, max_cost_usd
         self.tracker, self.batch_size = tracker, batch_size
         self._answered = self._warned = False
         usage = Usage() if tracker is None else tracker.read()
         self.requests, self.spent_usd = usage.requests, usage.spent_usd
-
-    @property
-    def limited(self) -> bool:
-        """True if any limit is set."""
-        return self.max_requests is not None or self.max_cost_usd is not None
+        """Of requests interrupted by a kill, the upper bound of the cost."""
+        self._limited = max_requests is not None or max_cost_usd is not None
 
     def request_hash(self, request: ChatRequest) -> str:
         """The wrapped model's hash: a budget does not change a reply."""
@@ -159,7 +132,7 @@ class Budget:
     def _send(self, batch: Sequence[ChatRequest]) -> list[ChatReply]:
         """Record the upper bound, send, then correct it: even a request that fails may be charged."""
         bound = sum(self.model.cost_bound(request) or 0.0 for request in batch)
-        self._record(len(batch), bound, required=self.limited)
+        self._record(len(batch), bound, required=self._limited)
         self.requests += len(batch)
         try:
             replies = self.model.complete(batch)
@@ -190,7 +163,7 @@ class Budget:
     def _affordable(self, requests: Sequence[ChatRequest]) -> list[ChatRequest]:
         """The longest prefix that can be sent as one batch within the limits."""
         count = len(requests)
-        if self.limited:
+        if self._limited:
             count = min(count, self.batch_size)
         if self.max_requests is not None:
             count = min(count, self.max_requests - self.requests)

@@ -1,9 +1,4 @@
-"""Replies of a chat model, cached on disk.
-
-    ChatCache(Budget(OpenAIChat(…), max_cost_usd=5, tracker=UsageTracker("cache/usage.json")), "cache/")
-
-The cache wraps the budget, so that a cached reply costs nothing.
-"""
+"""Replies of a chat model, cached on disk. The cache wraps a budget, so that a cached reply costs nothing."""
 
 from __future__ import annotations
 
@@ -53,9 +48,7 @@ class ChatCache:
     """
 
     def __init__(self, model: HashedChatModel, path: str | Path) -> None:
-        self.model = model
-        self.name = model.name
-        self.path = Path(path)
+        self.model, self.name, self.path = model, model.name, Path(path)
         self.hits = 0
         self._warned = False
         # Created with the first reply, so that a run that fails to start leaves nothing behind.

@@ -63,17 +63,11 @@ class ChatModel(Protocol):
 
 
 class MainProcessChat:
-    """Sends requests from rank 0 alone; every rank gets the replies. See `didact.distributed`.
-
-    Args:
-        model: A chat model outside this process.
-    """
+    """A chat model outside this process, asked by rank 0 alone; every rank gets the replies."""
 
     def __init__(self, model: ChatModel) -> None:
-        self.model = model
-        self.name = model.name
+        self.model, self.name = model, model.name
 
     @on_main_process
     def complete(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        """One reply per request, in order."""
         return self.model.complete(requests)

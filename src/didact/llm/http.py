@@ -15,8 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from didact.errors import TrainingGuard, UsageError
 from didact.llm.api_keys import describe_variable, is_loopback, redact
@@ -37,11 +36,7 @@ class ServerError(TrainingGuard):
 
 
 class ClientError(UsageError):
-    """The server rejected a request (HTTP 4xx).
-
-    Attributes:
-        status: The HTTP status; 0 if unknown.
-    """
+    """The server rejected a request with this HTTP status, 4xx."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -49,15 +44,12 @@ class ClientError(UsageError):
 
 
 class RetryableError(Exception):
-    """A request failed in a way that may be temporary.
-
-    Attributes:
-        retry_after: Seconds that the server asks to wait; None if it does not.
-    """
+    """A request failed in a way that may be temporary."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        """Seconds that the server asks to wait."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +59,11 @@ class RetryPolicy:
     Attributes:
         max_retries: Further attempts, ≥ 0.
         max_wait: Total delay of one request in seconds.
-        sleep: Replaced in tests.
     """
 
     max_retries: int = 5
     max_wait: float = 120.0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-
-    def __post_init__(self) -> None:
-        for name, value in {"max_retries": self.max_retries, "max_wait": self.max_wait}.items():
-            if not value >= 0:
-                raise UsageError(f"{name} must be at least 0, not {value}")
 
     async def run(
         self, attempt: Callable[[], Awaitable[T]], *, key: str, stop: Callable[[], bool] = lambda: False
@@ -133,63 +119,47 @@ class HttpServer:
     timeout: float = 60.0
     retries: RetryPolicy = RetryPolicy()
 
-    def __post_init__(self) -> None:
-        if not self.timeout > 0:
-            raise UsageError(f"timeout must be above 0, not {self.timeout}")
-
     def __repr__(self) -> str:
         return f"HttpServer({self.base_url!r})"  # without the key
 
     def run(self, work: Callable[[HttpSession], Coroutine[Any, Any, T]]) -> T:
-        """Open a session, run `work` with it to the end, and close it."""
+        """Run `work` with open connections, in a thread if an event loop is running, as in a notebook."""
+        if not _in_event_loop():
+            return asyncio.run(self._run(work))
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, self._run(work)).result()
 
-        async def opened() -> T:
-            async with HttpSession(self) as session:
-                return await work(session)
-
-        return run_async(opened())
-
-
-class HttpSession:
-    """Open connections to a server, within `async with`."""
-
-    def __init__(self, server: HttpServer) -> None:
+    async def _run(self, work: Callable[[HttpSession], Coroutine[Any, Any, T]]) -> T:
         import httpx2
 
-        self.server = server
-        self._http = httpx2
-        self._client = httpx2.AsyncClient(
-            headers={"Authorization": f"Bearer {server.key}"} if server.key else None,
+        async with httpx2.AsyncClient(
+            headers={"Authorization": f"Bearer {self.key}"} if self.key else None,
             timeout=None,  # `send` bounds the whole exchange
             limits=httpx2.Limits(max_connections=None),
             # A proxy of the environment cannot reach servers on this machine.
-            trust_env=not is_loopback(server.base_url),
+            trust_env=not is_loopback(self.base_url),
             # Loading certificates takes longer than a request that needs none.
-            verify=not server.base_url.startswith("http:"),
-        )
+            verify=not self.base_url.startswith("http:"),
+        ) as client:
+            return await work(HttpSession(self, client))
 
-    async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._client.__aexit__(kind, error, trace)
+class HttpSession:
+    """Open connections to a server."""
 
-    async def request(
-        self, method: str, path: str, body: Any = None, *, parse: Callable[[str], T] | None = None
-    ) -> T | Any:
-        """A reply, parsed by `parse` (default: as JSON), with retries. `parse` may raise `RetryableError`.
+    def __init__(self, server: HttpServer, client: httpx2.AsyncClient) -> None:
+        self.server, self._client = server, client
+
+    async def request(self, method: str, path: str, body: Any = None, *, parse: Callable[[str], T]) -> T:
+        """A parsed reply, with retries. `parse` may raise `RetryableError`.
 
         Raises:
             ClientError: the server rejected the request.
             ServerError: no attempt succeeded.
         """
-        read: Callable[[str], Any] = parse or parse_json
 
-        async def attempt() -> Any:
-            return read(await self.send(method, path, body))
+        async def attempt() -> T:
+            return parse(await self.send(method, path, body))
 
         return await self.server.retries.run(attempt, key=path)
 
@@ -200,7 +170,9 @@ class HttpSession:
             RetryableError: another attempt may succeed.
             ClientError: the server rejected the request.
         """
-        server, httpx2 = self.server, self._http
+        import httpx2
+
+        server = self.server
         # json.dumps escapes lone surrogates, which UTF-8 cannot encode.
         content = None if body is None else json.dumps(body).encode()
         headers = None if body is None else {"Content-Type": "application/json"}
@@ -252,14 +224,6 @@ async def gather_bounded(work: Iterable[Coroutine[Any, Any, T]], limit: int) -> 
         await asyncio.gather(*tasks, return_exceptions=True)
         for one in pending:
             one.close()  # those that never started
-
-
-def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end; in a thread of its own if an event loop is running, as in a notebook."""
-    if not _in_event_loop():
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
 
 
 def _in_event_loop() -> bool:

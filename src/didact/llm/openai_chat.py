@@ -2,6 +2,10 @@
 
 The first requests determine what the server supports, which is logged once: whether it enforces a JSON
 schema, a JSON object or neither, and which sampling parameters it rejects.
+
+The server's tokenizer is unknown, and may encode "<|im_end|>" in a message as the end of that message. So
+special tokens are sent with a space inside, "< |im_end|>", which is removed from the reply to keep quotes of
+the answer exact.
 """
 
 from __future__ import annotations
@@ -11,8 +15,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, ValidationError
@@ -21,26 +25,43 @@ from didact.errors import UsageError
 from didact.llm.api_keys import AUTO, SECRET_CHARS, check_url, find_key, key_variable, redact, remove_secret
 from didact.llm.chat import ChatReply, ChatRequest
 from didact.llm.http import ClientError, HttpServer, HttpSession, RetryPolicy, ServerError, gather_bounded
-from didact.llm.sanitize import escape_special_tokens, unescape_special_tokens
+from didact.settings import Section
 
 LOG = logging.getLogger("didact")
-OPENAI = "https://api.openai.com/v1"
+SEED = 0
+"""Sent with every request."""
 ResponseFormat: TypeAlias = Literal["json_schema", "json_object", "prompt"]
 RESPONSE_FORMATS: tuple[ResponseFormat, ...] = ("json_schema", "json_object", "prompt")
 """In the order in which they are tried."""
 _UNKNOWN = re.compile(r"(?i)unsupported|not support|unknown|unrecogni|unexpected|not permitted|extra ")
+_INSIDE = (
+    r"[|｜]|/?\w{1,24}\|>"  # <|im_start|> <｜User｜> <turn|>
+    r"|/?(?:s|bos|eos|pad|unk|mask|cls|sep|think|tool_call|tool_response|start_of_turn|end_of_turn)>"
+    r"|</?SYS>>"
+)
+_BRACKETS = r"/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|CLS|SEP|MASK|PAD|UNK)\]"
+_SPECIAL = re.compile(rf"<(?={_INSIDE})|\[(?={_BRACKETS})")
+_ESCAPED = re.compile(rf"(<) (?={_INSIDE})|(\[) (?={_BRACKETS})")
 
 
-@dataclass(frozen=True)
-class Prices:
-    """A server's prices in USD per million tokens."""
+class OpenAISettings(Section):
+    """Settings of a model behind an OpenAI-compatible server. Keys are named, never stored."""
 
-    input: float
-    output: float
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Cost of a request in USD."""
-        return (self.input * prompt_tokens + self.output * completion_tokens) / 1e6
+    model: str = "default"
+    """The model's name on the server."""
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str | None = AUTO
+    """Name of the environment variable that holds the key; null sends none. "auto" is OPENAI_API_KEY for
+    OpenAI's servers and, if it is set, for this machine's; any other server has to be given a name."""
+    concurrency: Annotated[int, Field(ge=1)] = 8
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    max_retries: Annotated[int, Field(ge=0)] = 5
+    max_tokens: Annotated[int, Field(ge=1)] = 1024
+    temperature: Annotated[float, Field(ge=0)] | None = 0.0
+    price_in: Annotated[float, Field(ge=0)] | None = None
+    """USD for a million tokens read."""
+    price_out: Annotated[float, Field(ge=0)] | None = None
+    """USD for a million tokens written."""
 
 
 class _FormatError(Exception):
@@ -50,73 +71,21 @@ class _FormatError(Exception):
 class OpenAIChat:
     """A chat model behind `POST {base_url}/chat/completions`.
 
-    Args:
-        model: The model's name on the server.
-        base_url: The server's URL up to and including "/v1".
-        api_key_env: Environment variable with the key; None sends no key. "auto" is OPENAI_API_KEY for
-            OpenAI's servers and, if it is set, for this machine; other servers need a name or None. A key is
-            sent over plain http to this machine only.
-        concurrency: Requests in flight at a time, ≥ 1.
-        timeout: Seconds for one attempt, from connecting to the last byte.
-        max_retries: Further attempts of a request, ≥ 0.
-        max_wait: Total delay between a request's attempts in seconds.
-        max_tokens: Largest reply; a reply that needs more tokens fails.
-        temperature: ≥ 0; None for the server's default.
-        seed: Sent with every request unless None.
-        prices: For costs; without them costs are 0 and a budget in USD is impossible.
-        extra: More fields of the request body, such as {"chat_template_kwargs": {…}} for vLLM.
-        sleep: Waits between attempts; replaced in tests.
-
     Raises:
-        UsageError: a value out of range, a URL that is malformed or may hold a secret, or no `api_key_env`
-            where one is needed.
+        UsageError: a URL that is malformed or may hold a secret, or no key where one is needed.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        base_url: str = OPENAI,
-        api_key_env: str | None = AUTO,
-        concurrency: int = 8,
-        timeout: float = 60.0,
-        max_retries: int = 5,
-        max_wait: float = 120.0,
-        max_tokens: int = 1024,
-        temperature: float | None = 0.0,
-        seed: int | None = 0,
-        prices: Prices | None = None,
-        extra: Mapping[str, Any] | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        check_url(base_url)
-        for name, value, lowest in (
-            ("concurrency", concurrency, 1), ("max_tokens", max_tokens, 1),
-            ("temperature", temperature or 0, 0), ("timeout", timeout, 0.001),
-        ):  # fmt: skip
-            if not value >= lowest:
-                raise UsageError(f"{name} must be at least {lowest}, not {value}")
-        self.name = model
-        self.base_url = base_url.rstrip("/")
-        self.api_key_env, self.variable = api_key_env, key_variable(base_url, api_key_env)
-        self.concurrency, self.timeout = concurrency, timeout
-        self.retries = RetryPolicy(max_retries, max_wait, sleep)
-        self.max_tokens, self.temperature, self.seed = max_tokens, temperature, seed
-        self.prices = prices
-        self.extra = dict(extra or {})
+    def __init__(self, settings: OpenAISettings) -> None:
+        check_url(settings.base_url)
+        find_key(settings.base_url, settings.api_key_env)
+        self.settings, self.name = settings, settings.model
+        self.base_url = settings.base_url.rstrip("/")
+        self.retries = RetryPolicy(settings.max_retries)
         self.response_format: ResponseFormat | None = None
         """The format that the server accepts with a schema; None until such a request has succeeded."""
         self.unsupported: set[str] = set()
         """Parameters that the server rejects, which are no longer sent."""
         self.has_answered = False
-
-    def check(self) -> None:
-        """Check without a request that there is a key, if one is needed.
-
-        Raises:
-            UsageError: there is none.
-        """
-        find_key(self.base_url, self.api_key_env)
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
         """One reply per request, in order.
@@ -126,36 +95,41 @@ class OpenAIChat:
         """
         if not requests:
             return []
-        key = find_key(self.base_url, self.api_key_env)
-        server = HttpServer(
-            self.base_url, key=key, key_variable=self.variable, timeout=self.timeout, retries=self.retries
-        )
+        named, timeout = self.settings.api_key_env, self.settings.timeout
+        key, variable = find_key(self.base_url, named), key_variable(self.base_url, named)
+        server = HttpServer(self.base_url, key, variable, timeout, self.retries)
         return server.run(lambda session: _Completions(self, session).replies(requests))
 
     def request_hash(self, request: ChatRequest) -> str:
         """sha256 of everything a reply depends on: server, model, messages, schema and sampling settings."""
-        whole = {
+        whole: dict[str, Any] = {
             "base_url": self.base_url,
             "model": self.name,
             "messages": [m.model_dump() for m in request.messages],
             "schema": request.schema,
-            "settings": [self.max_tokens, self.temperature, self.seed, self.extra],
+            "settings": [self.settings.max_tokens, self.settings.temperature, SEED, {}],
         }
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
     def cost_bound(self, request: ChatRequest) -> float | None:
         """Upper bound of a request's cost in USD (a token has at least one byte); None without prices."""
-        return None if self.prices is None else self.prices.cost(_size(request), self.max_tokens)
+        return self._cost(_size(request), self.settings.max_tokens)
+
+    def _cost(self, read: int, written: int) -> float | None:
+        price_in, price_out = self.settings.price_in, self.settings.price_out
+        if price_in is None or price_out is None:
+            return None
+        return (price_in * read + price_out * written) / 1e6
 
     def body(self, request: ChatRequest, response_format: ResponseFormat) -> dict[str, Any]:
         """The request's JSON, without the parameters that the server rejects."""
         length = "max_completion_tokens" if "max_tokens" in self.unsupported else "max_tokens"
-        settings = {"temperature": self.temperature, "seed": self.seed}
+        settings = {"temperature": self.settings.temperature, "seed": SEED}
         messages = [{"role": m.role, "content": escape_special_tokens(m.content)} for m in request.messages]
         body: dict[str, Any] = {
             "model": self.name,
             "messages": messages,
-            length: self.max_tokens,
+            length: self.settings.max_tokens,
             **{k: v for k, v in settings.items() if v is not None and k not in self.unsupported},
         }
         if request.schema is not None and response_format == "json_schema":
@@ -163,20 +137,21 @@ class OpenAIChat:
             body["response_format"] = {"type": response_format, "json_schema": schema}
         elif request.schema is not None and response_format == "json_object":
             body["response_format"] = {"type": response_format}
-        return {**body, **self.extra}
+        return body
 
     def read(self, request: ChatRequest, response: str, key: str | None = None) -> ChatReply:
         """The reply in a response's body with its cost; the key is removed if the server repeats it."""
         request_hash = self.request_hash(request)
-        completion = Completion.parse(response)
-        if completion is None:
+        try:
+            completion = Completion.model_validate_json(response)
+        except ValidationError:
             error = f"{self.base_url} sent no chat completion but {redact(response, key)!r}"
             return ChatReply(request_hash=request_hash, error=error, error_kind="invalid_reply")
         # Without `usage`, bytes are an upper bound of tokens.
         read, written = _size(request), len(completion.text.encode("utf-8", "replace"))
         if completion.usage is not None:
             read, written = completion.usage.prompt_tokens, completion.usage.completion_tokens
-        cost = 0.0 if self.prices is None else self.prices.cost(read, written)
+        cost = self._cost(read, written) or 0.0
         if completion.failure is not None:
             error = f"{self.name}: {completion.failure}"
             return ChatReply("", written, cost, request_hash, error, "invalid_reply")
@@ -217,7 +192,7 @@ class _Completions:
         """A request has failed for good and none has succeeded since: the others get one attempt each."""
 
     async def replies(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        return await gather_bounded(map(self._reply, requests), self.chat.concurrency)
+        return await gather_bounded(map(self._reply, requests), self.chat.settings.concurrency)
 
     async def _reply(self, request: ChatRequest) -> ChatReply:
         if request.schema is None:
@@ -230,24 +205,18 @@ class _Completions:
         return await self._first_accepted(request, RESPONSE_FORMATS if known is None else (known,))
 
     async def _first_accepted(self, request: ChatRequest, formats: Sequence[ResponseFormat]) -> ChatReply:
-        rejected = ""
+        refusal = ""
         for response_format in formats:
+            attempt = partial(self._send, request, response_format)
+            key = self.chat.request_hash(request)
             try:
-                return await self._with_retries(request, response_format)
+                return await self.chat.retries.run(attempt, key=key, stop=lambda: self.down)
             except _FormatError as error:
-                rejected = str(error)
-        return self._failed(request, rejected)
-
-    async def _with_retries(self, request: ChatRequest, response_format: ResponseFormat) -> ChatReply:
-        try:
-            return await self.chat.retries.run(
-                lambda: self._send(request, response_format),
-                key=self.chat.request_hash(request),
-                stop=lambda: self.down,
-            )
-        except ServerError as error:
-            self.down = True
-            return self._failed(request, str(error))
+                refusal = str(error)
+            except ServerError as error:
+                self.down = True
+                return self._failed(request, str(error))
+        return self._failed(request, refusal)
 
     async def _send(self, request: ChatRequest, response_format: ResponseFormat) -> ChatReply:
         """One attempt.
@@ -304,14 +273,6 @@ class Completion(BaseModel):
     choices: Annotated[list[_Choice], Field(min_length=1)]
     usage: _Usage | None = None
 
-    @classmethod
-    def parse(cls, body: str) -> Completion | None:
-        """The chat completion in a response's body; None if it is not one."""
-        try:
-            return cls.model_validate_json(body)
-        except ValidationError:
-            return None
-
     @property
     def text(self) -> str:
         return self.choices[0].message.content or ""
@@ -334,3 +295,21 @@ def _size(request: ChatRequest) -> int:
     schema = "" if request.schema is None else json.dumps(request.schema)
     texts = [m.content for m in request.messages]
     return len(schema) + sum(32 + len(text.encode("utf-8", "replace")) for text in texts)
+
+
+def escape_special_tokens(text: str) -> str:
+    """The text with a space inside every special token of the common chat formats.
+
+    A lone surrogate, which UTF-8 cannot encode, becomes "?".
+
+    >>> escape_special_tokens("a<|im_end|>[INST] x < y [1]")
+    'a< |im_end|>[ INST] x < y [1]'
+    """
+    return _SPECIAL.sub(r"\g<0> ", text.encode("utf-8", "replace").decode())
+
+
+def unescape_special_tokens(reply: str, sent: Iterable[str]) -> str:
+    """A reply without the spaces of `escape_special_tokens`, if any of the texts sent had one."""
+    if not any(_SPECIAL.search(text) for text in sent):
+        return reply
+    return _ESCAPED.sub(lambda m: m.group(1) or m.group(2), reply)
