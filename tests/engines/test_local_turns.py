@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from didact.engines.base import POLICY, AdamParams, Loss, SamplingParams, reuse_prefix_cache
-from didact.engines.local.kv_cache import make_cache
-from didact.engines.local.prefix_cache import PrefixCache
+from didact.engines.local.kv_cache import PrefixCache, make_cache
 from didact.types import Row
 
 PARAMS = SamplingParams(max_tokens=6, temperature=1.0)

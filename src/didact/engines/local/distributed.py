@@ -30,11 +30,9 @@ from torch import Tensor
 
 from didact.distributed import init_process_group, local_rank, peer_errors
 from didact.engines.base import AdamParams, LossFn, Sample, SamplingParams, StepOutput, Weights
-from didact.engines.local import weights as weight_sets
-from didact.engines.local.batching import Batches, padding_batch
 from didact.engines.local.engine import LocalEngine
 from didact.engines.local.sampling import Streams
-from didact.engines.local.scoring import Arrays, Score, score_rows
+from didact.engines.local.scoring import Arrays, Batches, Score, padding_batch, score_rows
 from didact.engines.local.sharding import (
     local_shard,
     reshard,
@@ -43,8 +41,8 @@ from didact.engines.local.sharding import (
     sharding_settings,
     unsharded,
 )
+from didact.engines.local.state import PARTS, WEIGHTS, Checkpoint, full_tensor, is_sharded, read, write
 from didact.engines.local.training import accumulate_gradient
-from didact.engines.local.weights import is_sharded
 from didact.errors import DidactError, TrainingGuard, UsageError
 from didact.types import Ids, Row
 
@@ -107,24 +105,23 @@ class DistributedEngine(LocalEngine):
     def save(self, path: Path) -> None:
         """As `LocalEngine.save`: rank 0 writes whole tensors, to be loaded by any number of processes."""
         tensors = self._state.collect(keep=self.group.is_main)
-        self.group.run_on_main(lambda: weight_sets.write(Path(path), tensors))
+        self.group.run_on_main(lambda: write(Path(path), tensors))
 
-    def _read(self, path: Path) -> weight_sets.Checkpoint:
+    def _read(self, path: Path) -> Checkpoint:
         """Rank 0 reads and broadcasts."""
-        read: weight_sets.Checkpoint = {}
+        on_main: Checkpoint = {}
 
-        def read_on_main() -> list[tuple[weight_sets.Key, torch.Size, torch.dtype]]:
-            read.update(weight_sets.read(path, self._trained))
-            return [(key, tensor.shape, tensor.dtype) for key, tensor in read.items()]
+        def read_on_main() -> list[tuple[str, str, torch.Size, torch.dtype]]:
+            on_main.update(read(path, self._trained))
+            return [(p, name, t.shape, t.dtype) for p, named in on_main.items() for name, t in named.items()]
 
         layout = self.group.run_on_main(read_on_main)
         self._reshard()
-        found: weight_sets.Checkpoint = {}
-        for key, shape, dtype in layout:
-            tensor = (
-                read[key].to(self.device) if read else torch.empty(shape, dtype=dtype, device=self.device)
-            )
-            found[key] = shard_like(self._trained[key.parameter], _broadcast(tensor))
+        found: Checkpoint = {part: {} for part in PARTS}
+        for part, name, shape, dtype in layout:
+            whole = on_main[part][name] if on_main else torch.empty(shape, dtype=dtype)
+            parameter = name if part == WEIGHTS else name.partition(".")[2]
+            found[part][name] = shard_like(self._trained[parameter], _broadcast(whole.to(self.device)))
         return found
 
     def save_pretrained(self, path: Path) -> None:
@@ -134,7 +131,7 @@ class DistributedEngine(LocalEngine):
         state = {}
         for name, tensor in holder.state_dict(keep_vars=True).items():
             if id(tensor) not in full:
-                whole = weight_sets.full_tensor(tensor.detach())
+                whole = full_tensor(tensor.detach())
                 full[id(tensor)] = whole.cpu() if self.group.is_main else whole
             state[name] = full[id(tensor)]
 

@@ -28,8 +28,7 @@ from didact.engines.base import (
     ValueHeadSettings,
     Weights,
 )
-from didact.engines.local import weights as weight_sets
-from didact.engines.local.batching import Batches, check_rows, micro_batches
+from didact.engines.local.kv_cache import PrefixCache
 from didact.engines.local.loading import (
     LoraSettings,
     Precision,
@@ -38,18 +37,21 @@ from didact.engines.local.loading import (
     use_bfloat16,
     with_lora,
 )
-from didact.engines.local.prefix_cache import PrefixCacheScope
 from didact.engines.local.sampling import Sampler, Streams, check_prompts, end_ids_of, streams
 from didact.engines.local.scoring import (
     Arrays,
+    Batches,
     Score,
+    check_rows,
+    micro_batches,
     score_rows,
     target_kl,
     target_logprobs,
     top_logprobs,
 )
-from didact.engines.local.state import TrainState
+from didact.engines.local.state import Checkpoint, TrainState, read, sha256, swapped_in, write
 from didact.engines.local.training import (
+    ValueHead,
     accumulate_gradient,
     accumulate_with_grad_stats,
     compared_gradients,
@@ -57,7 +59,6 @@ from didact.engines.local.training import (
     resolve_loss,
     takes_values,
 )
-from didact.engines.local.value_head import ValueHead
 from didact.errors import CapabilityError, NonFiniteError, TrainingGuard, UsageError
 from didact.types import Ids, Row
 
@@ -68,7 +69,7 @@ CPU_BATCH = 2048
 
 
 class LocalEngine:
-    """An engine on this machine's CPU or GPU. All of the model is trained, or a LoRA adapter.
+    """An engine on this machine's CPU or GPU; see `Engine`. All of the model is trained, or a LoRA adapter.
 
     The trained weights and the optimizer are float32; in bfloat16, only the arithmetic is. The model
     stays in eval mode: there is no dropout, and equal arguments give equal results.
@@ -113,7 +114,8 @@ class LocalEngine:
         self._trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self._head = None if value_head is None else ValueHead(self.model, value_head).to(self.device)
         self._trained |= {} if self._head is None else self._head.tensors()
-        self.prefix_cache = PrefixCacheScope()
+        self._prefixes: dict[str, PrefixCache] | None = None
+        """Of each set of weights, inside `prefix_cache`."""
         self._state = TrainState(self._trained, self._head, keep_reference=keep_reference and lora is None)
         config = self.model.config.get_text_config(decoder=True)
         self._vocabulary: int = config.vocab_size
@@ -161,7 +163,6 @@ class LocalEngine:
 
     @property
     def end_ids(self) -> set[int]:
-        """See `Engine.end_ids`."""
         return end_ids_of(self.tokenizer, self.model.generation_config)
 
     # ── sampling and scoring ──────────────────────────────────────────────────────────────────────
@@ -175,32 +176,35 @@ class LocalEngine:
         seed: int | Sequence[int],
         weights: Weights = POLICY,
     ) -> list[list[Sample]]:
-        """See `Engine.sample`.
-
-        Raises:
-            UsageError: an empty prompt, or one that leaves no room for `max_tokens`.
-        """
         check_prompts(prompts, n, params, max_length=self.max_length, vocabulary=self._vocabulary)
         return self._sample(prompts, n, params, streams(seed, len(prompts)), weights)
 
+    @contextmanager
+    def prefix_cache(self) -> Iterator[None]:
+        """Cache samples until the end of the block (`kv_cache.py`); a nested one has no effect."""
+        if self._prefixes is not None:
+            yield
+            return
+        self._prefixes = {}
+        try:
+            yield
+        finally:
+            self._prefixes = None
+
     def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
-        """See `Engine.logprobs`."""
         with self._using(weights):
             return [scores_T for (scores_T,) in self._score(rows, target_logprobs)]
 
     def top_logprobs(self, rows: Sequence[Row], k: int, *, weights: Weights = POLICY) -> list[TopLogprobs]:
-        """See `Engine.top_logprobs`."""
         if not 1 <= k <= self._vocabulary:
             raise UsageError(f"top_logprobs: k must be 1 to {self._vocabulary}, not {k}")
         with self._using(weights):
             return [TopLogprobs(*found) for found in self._score(rows, partial(top_logprobs, k))]
 
     def values(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """See `Engine.values`."""
         return [scores_T for (scores_T,) in self._score(rows, self._value_head().score, weighted=True)]
 
     def full_kl(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """See `Engine.full_kl`."""
         with self._using(REFERENCE):
             pass  # refused before anything is computed
         score = partial(target_kl, lambda: self._using(REFERENCE))
@@ -209,14 +213,13 @@ class LocalEngine:
     # ── training ──────────────────────────────────────────────────────────────────────────────────
 
     def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
-        """Add the gradient of the loss, summed over rows, to the accumulated one.
+        """See `Engine.forward_backward`.
 
         A custom loss function sees one micro-batch at a time, so it must be a sum over rows. Tokens of
         weight 0 are not scored: their log-probs reach the loss as 0.
 
         Raises:
             UsageError: an unknown loss, or rows that do not fit it.
-            NonFiniteError: the loss is NaN or Inf; nothing was added.
         """
         if not rows:
             return StepOutput(0.0, {})
@@ -224,11 +227,10 @@ class LocalEngine:
         return self._train([row for row in rows if row.fields["weights"].any()], fn, loss.settings)
 
     def optim_step(self, params: AdamParams) -> StepOutput:
-        """Clip, take one AdamW step, and clear the gradient.
+        """See `Engine.optim_step`; a gradient that is NaN or Inf is cleared too.
 
         Raises:
             TrainingGuard: there is no gradient, because no row of nonzero weight was trained.
-            NonFiniteError: the gradient is NaN or Inf; no weight was changed, and it was cleared.
         """
         trained = [p for p in self._trained.values() if p.grad is not None]
         if not trained:
@@ -252,39 +254,32 @@ class LocalEngine:
     # ── copies of the weights ─────────────────────────────────────────────────────────────────────
 
     def snapshot(self, name: str | None = None) -> Weights:
-        """See `Engine.snapshot`."""
         return self._state.take(name)
 
     def update_snapshot(self, name: str, decay: float) -> None:
-        """See `Engine.update_snapshot`."""
         self._state.update(name, decay)
 
     def drop_snapshot(self, name: str) -> None:
-        """See `Engine.drop_snapshot`."""
         self._state.drop(name)
 
     @property
     def snapshot_names(self) -> set[str]:
-        """Names of the snapshots that checkpoints include."""
         return set(self._state.snapshots)
 
     def weights_hash(self) -> str:
         """sha256 over the trained tensors: equal before and after means that nothing was learned."""
-        return weight_sets.sha256(self._trained)
+        return sha256(self._trained)
 
     def model_hash(self) -> str:
         """sha256 over all tensors, the frozen ones under an adapter and a value head's too."""
-        return weight_sets.sha256({**dict(self.model.named_parameters()), **self._trained})
+        return sha256({**dict(self.model.named_parameters()), **self._trained})
 
     def save(self, path: Path) -> None:
-        """Write trained weights, optimizer state and named snapshots for `load`, into an existing directory.
-
-        An accumulated gradient is not saved.
-        """
-        weight_sets.write(Path(path), self._state.collect())
+        """See `Engine.save`; an accumulated gradient is not saved."""
+        write(Path(path), self._state.collect())
 
     def load(self, path: Path) -> None:
-        """Restore weights, optimizer state and named snapshots bit for bit; clears the gradient.
+        """See `Engine.load`; clears the gradient.
 
         Raises:
             CheckpointError: the checkpoint is torn or another model's; nothing was changed.
@@ -292,7 +287,6 @@ class LocalEngine:
         self._state.restore(self._read(Path(path)))
 
     def save_pretrained(self, path: Path) -> None:
-        """See `Engine.save_pretrained`."""
         (self.model if self._adapter is None else self._adapter).save_pretrained(path)
         self.tokenizer.save_pretrained(path)
 
@@ -305,14 +299,15 @@ class LocalEngine:
     def _place(self) -> None:
         self.model.to(self.device)
 
-    def _read(self, path: Path) -> weight_sets.Checkpoint:
-        return weight_sets.read(path, self._trained)
+    def _read(self, path: Path) -> Checkpoint:
+        return read(path, self._trained)
 
     def _sample(
         self, prompts: Sequence[Ids], n: int, params: SamplingParams, drawn: Streams, weights: Weights
     ) -> list[list[Sample]]:
         most = SAMPLING_BATCH * self._training_tokens
-        sampler = Sampler(self.model, self.tokenizer, self.end_ids, most, self.prefix_cache.of(weights, most))
+        kept = None if self._prefixes is None else self._prefixes.setdefault(weights.name, PrefixCache(most))
+        sampler = Sampler(self.model, self.tokenizer, self.end_ids, most, kept)
         with self._sampling(weights), self._without_gradient(), self._autocast():
             return sampler.sample([tuple(p) for p in prompts], n, params, drawn)
 
@@ -348,7 +343,7 @@ class LocalEngine:
         if weights == POLICY:
             yield
         elif copy is not None:
-            with weight_sets.swapped_in(self._trained, copy):
+            with swapped_in(self._trained, copy):
                 yield
         elif weights == REFERENCE and self._adapter is not None:
             with self._adapter.disable_adapter():

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from didact.engines.base import Sample, SamplingParams
-from didact.engines.local.kv_cache import make_cache
-from didact.engines.local.prefix_cache import PrefixCache
+from didact.engines.local.kv_cache import PrefixCache, make_cache
 from didact.errors import NonFiniteError, UsageError
 from didact.rng import generator
 from didact.types import Ids, StopReason

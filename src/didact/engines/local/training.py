@@ -1,6 +1,6 @@
-"""Gradients of losses of target log-probs, accumulated over micro-batches.
+"""The value head, and gradients of losses of target log-probs, accumulated over micro-batches.
 
-Shapes: B rows, T tokens, K soft targets a token, N kept tokens of all rows, V vocabulary.
+Shapes: B rows, T tokens, K soft targets a token, N kept tokens of all rows, V vocabulary, H hidden size.
 """
 
 from __future__ import annotations
@@ -16,15 +16,49 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from didact.engines.base import Loss, LossFn, StepOutput
-from didact.engines.local.batching import MicroBatch
-from didact.engines.local.scoring import logprobs_of, masked_logits
-from didact.engines.local.value_head import ValueHead
+from didact.engines.base import Loss, LossFn, StepOutput, ValueHeadSettings
+from didact.engines.local.scoring import MicroBatch, logprobs_of, masked_logits
 from didact.errors import NonFiniteError, UsageError, did_you_mean
 from didact.losses import BUILTIN, LossOutput
 
 Gradients: TypeAlias = Sequence[Tensor | None]
 """One for each trained tensor; None is 0."""
+PREFIX = "value_head."
+"""Prefix of the names of a value head's tensors."""
+
+
+class ValueHead(torch.nn.Module):
+    """V_N = h_NH · w_H + b, in float32, of the hidden states that the LM head reads; w and b start at 0.
+
+    It is a module beside the model, so that the saved model is a plain transformers model. Its tensors are
+    trained tensors like any other, so checkpoints, hashes and snapshots include it.
+    """
+
+    def __init__(self, model: Any, settings: ValueHeadSettings) -> None:
+        super().__init__()
+        size: int = model.get_output_embeddings().weight.shape[1]
+        self.settings = settings
+        self.weight = torch.nn.Parameter(torch.zeros(size))
+        self.bias = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, hidden_NH: Tensor) -> Tensor:
+        """V of hidden states, [N]."""
+        if not self.settings.shares_model:
+            hidden_NH = hidden_NH.detach()
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            values_N: Tensor = hidden_NH.float() @ self.weight + self.bias
+        return values_N
+
+    def score(
+        self, model: Any, input_ids_BT: Tensor, targets_BT: Tensor, keep_BT: Tensor
+    ) -> tuple[Tensor, ...]:
+        """V at the kept positions of right-padded rows, [N]; the targets do not matter."""
+        _, hidden_NH = masked_logits(model, input_ids_BT, keep_BT)
+        return (self(hidden_NH),)
+
+    def tensors(self) -> dict[str, torch.nn.Parameter]:
+        """Its tensors by their names in a checkpoint."""
+        return {PREFIX + name: p for name, p in self.named_parameters()}
 
 
 def resolve_loss(loss: Loss, fields: Iterable[str]) -> LossFn:

@@ -40,8 +40,8 @@ from didact.engines.base import (
     Weights,
     rescored,
 )
-from didact.engines.local.batching import check_rows
 from didact.engines.local.sampling import check_prompts
+from didact.engines.local.scoring import check_rows
 from didact.engines.local.training import resolve_loss, takes_values
 from didact.engines.probe import TEXT
 from didact.engines.tinker.gradients import (

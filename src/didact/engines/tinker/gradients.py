@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from didact.engines.base import Loss, LossFn, StepOutput
-from didact.engines.local.batching import micro_batches
+from didact.engines.local.scoring import micro_batches
 from didact.engines.local.training import loss_output
 from didact.engines.tinker.wire import Datum, Floats
 from didact.errors import NonFiniteError
