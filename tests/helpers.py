@@ -14,7 +14,10 @@ from torch import Tensor
 from didact import losses
 from didact.cli.main import main
 from didact.engines.base import Loss, Sample
+from didact.feedback.model_critic import ModelCritic
+from didact.llm.chat import ChatModel
 from didact.methods.base import LossTerm
+from didact.prompts import Prompt
 from didact.rendering.renderer import Renderer
 from didact.rollouts.base import StepContext
 from didact.tasks import make_task
@@ -205,3 +208,8 @@ def mixture_task(parts, held_out=None, *, seed=0):
 code_task, math_task, prompts_task, offline_task, writing_task, annotated_task = (
     partial(task_of, name) for name in ("code", "math", "prompts", "offline", "writing", "annotated")
 )
+
+
+def teacher(model: ChatModel, prompt: str | Prompt = "teacher_v1") -> ModelCritic:
+    """A teacher that sees the reference."""
+    return ModelCritic(model, "teacher", prompt, private=True)

@@ -17,9 +17,9 @@ from didact.controls import controlled
 from didact.controls.adversarial_teacher import Mixed
 from didact.controls.distractors import make_distractor
 from didact.errors import UsageError
+from didact.feedback.model_critic import ModelCritic
 from didact.feedback.program import RIGHT, WRONG, ProgramCritic
 from didact.feedback.puzzle_critic import MISTAKES, PuzzleCritic
-from didact.feedback.teacher import Teacher
 from didact.feedback_source import FeedbackRequest, critiques_correct_answers
 from didact.leakage import LeakGuard
 from didact.methods import make_method
@@ -183,7 +183,8 @@ def test_a_model_is_misled_by_a_false_reference() -> None:
     chat = Chat()
     problem = Problem.ask("Spell it.", id="p", reference="nustrap")
     request = FeedbackRequest(problem, dataset_turn("nusxxxx", False), 0)
-    (said,) = controlled(Teacher(chat), "wrong", verify=exact).critique([request])  # type: ignore[arg-type]
+    teacher = ModelCritic(chat, "teacher", "teacher_v1", private=True)  # type: ignore[arg-type]
+    (said,) = controlled(teacher, "wrong", verify=exact).critique([request])
     assert said.misleading
     assert said.provenance.control == "wrong"
     assert "nustrap" not in chat.seen[0]

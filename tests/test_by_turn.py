@@ -15,7 +15,7 @@ from didact.evaluation.by_turn import (
     by_turn,
     dialogue_table,
 )
-from didact.feedback.teacher import OUTCOME_ONLY
+from didact.feedback.program import OUTCOME_ONLY
 from didact.prompts import CRITIQUE_REQUEST
 from didact.tasks.base import Verdict
 from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context, didact, mixture_task

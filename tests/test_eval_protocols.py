@@ -10,7 +10,7 @@ import pytest
 
 from didact.evaluation.evaluate import evaluate
 from didact.evaluation.stats import wilson
-from didact.feedback.model_critic import SelfCritique
+from didact.feedback.model_critic import ModelCritic
 from didact.prompts import CRITIQUE_REQUEST
 from didact.rollouts.engine_chat import EngineChat
 from didact.types import Ids
@@ -33,7 +33,7 @@ class Recorder(ScriptedEngine):
 
 
 def own(ctx):  # type: ignore[no-untyped-def]
-    critic = SelfCritique(EngineChat(ctx.engine, ctx.renderer))
+    critic = ModelCritic(EngineChat(ctx.engine, ctx.renderer))
     return dataclasses.replace(ctx, feedback=critic)
 
 

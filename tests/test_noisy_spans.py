@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from didact.controls import controlled
 from didact.controls.noisy_spans import SPAN_NOISES, SpanNoiseName
-from didact.feedback.answer_spans import spans as marked
 from didact.feedback.program import ProgramCritic
+from didact.feedback.program import spans as marked
 from didact.feedback_source import FeedbackRequest
 from didact.types import Feedback, Problem, Provenance, Span, Turn
 from tests.test_controls import ask

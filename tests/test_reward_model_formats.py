@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.errors import UsageError
-from didact.feedback.span_judge import ArguedMarks, Marks, SpanJudge
+from didact.feedback.judge import ArguedMarks, Marks, SpanJudge
 from didact.prompts import load_prompt
 from didact.reward_model.card import FORMATS, make_format
 from didact.reward_model.json_v1 import grade, repaired_json

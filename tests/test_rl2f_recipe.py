@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from didact.feedback.program import RIGHT
-from didact.feedback.teacher import OUTCOME_ONLY, TEACHER_SLOTS, Teacher
+from didact.feedback.model_critic import TEACHER_SLOTS, ModelCritic
+from didact.feedback.program import OUTCOME_ONLY, RIGHT
 from didact.feedback_source import FeedbackRequest
 from didact.prompts import read_prompt
 from didact.rendering.renderer import Renderer
@@ -117,7 +117,8 @@ def test_a_lesson_is_asked_as_a_run_asks_its_teacher() -> None:
     assert Path(settings["prompt"]) == Path("recipes/rl2f/teacher.md")
     turn = Turn(prompt_ids=(1,), completion_ids=(2,), logprobs=(-1.0,), text="15", stop_reason="eos")
     request = FeedbackRequest(Problem.ask("?", id="p", reference="27"), turn, 0)
-    teacher = Teacher(None, prompt=read_prompt(RECIPE / "teacher.md", TEACHER_SLOTS))  # type: ignore[arg-type]
+    prompt = read_prompt(RECIPE / "teacher.md", TEACHER_SLOTS)
+    teacher = ModelCritic(None, "teacher", prompt, private=True)  # type: ignore[arg-type]
     lesson = next(x for x in own_teacher.lessons(0, 0, 9))._replace(reference="27", answer="15")
     ids, learned = own_teacher.lesson_row(lesson, renderer)
     asked = renderer.prompt(teacher.messages(request))

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from didact.build.sources import make_source
 from didact.errors import UsageError
-from didact.feedback.judge import Judge
-from didact.feedback.span_judge import (
+from didact.feedback.judge import (
     MAX_SPANS,
-    PROMPTS,
+    SPAN_PROMPTS,
     ArguedMarks,
     ArguedPassage,
+    Judge,
     Marks,
     Passage,
     SpanJudge,
@@ -108,7 +108,7 @@ def test_passages_without_a_critique_before_them():
 
 
 def test_the_schemas_the_strict_forms_and_the_prompts_name_the_same_keys_in_the_same_order():
-    for (reasoning, _), name in PROMPTS.items():
+    for (reasoning, _), name in SPAN_PROMPTS.items():
         form, item = (ArguedMarks, ArguedPassage) if reasoning else (Marks, Passage)
         made = json_schema(form)
         assert made["required"] == list(made["properties"]) == list(form.model_fields)

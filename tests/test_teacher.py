@@ -7,9 +7,8 @@ import pytest
 from didact.engines.base import POLICY, AdamParams, Loss, Sample, SamplingParams
 from didact.engines.local import LocalEngine
 from didact.errors import UsageError
-from didact.feedback.judge import TextJudge
-from didact.feedback.model_critic import SelfCritique
-from didact.feedback.teacher import TEACHER_SLOTS, Teacher
+from didact.feedback.judge import make_judge
+from didact.feedback.model_critic import TEACHER_SLOTS, ModelCritic
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatReply, ChatRequest
 from didact.prompts import CRITIQUE_REQUEST, critique_messages, load_prompt, read_prompt
@@ -17,6 +16,7 @@ from didact.rendering.renderer import Renderer
 from didact.rollouts.engine_chat import EngineChat
 from didact.types import Message, Problem, Row, Turn
 from tests.helpers import ScriptedEngine
+from tests.helpers import teacher as make_teacher
 from tests.test_judge import HOSTILE, ScriptedChat, sections
 
 PROBLEM = Problem.ask("Spell this word backward (example: sun -> nus): tiger", id="p", reference="regit")
@@ -31,7 +31,7 @@ def about(answer="tiger", problem=PROBLEM, index=0):
 
 
 def test_a_teacher_sees_the_solution_with_the_instruction_to_keep_it():
-    teacher = Teacher(ScriptedChat(["Read it from the end.\n"]))
+    teacher = make_teacher(ScriptedChat(["Read it from the end.\n"]))
     (f,) = teacher.critique([about(index=2)])
     (request,) = teacher.model.requests
     outside, found = sections(request.messages[0].content)
@@ -47,23 +47,23 @@ def test_a_teacher_sees_the_solution_with_the_instruction_to_keep_it():
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_text_stays_inside_of_a_teacher_s_data(hostile):
     problem = Problem.ask(hostile, id="p", reference=hostile)
-    (message,) = Teacher(ScriptedChat([])).messages(about(hostile, problem))
+    (message,) = make_teacher(ScriptedChat([])).messages(about(hostile, problem))
     outside, found = sections(message.content)
     assert found == {"QUESTION": hostile, "SOLUTION": hostile, "ANSWER": hostile}
-    (tame,) = Teacher(ScriptedChat([])).messages(about())
+    (tame,) = make_teacher(ScriptedChat([])).messages(about())
     assert outside == sections(tame.content)[0]
 
 
 def test_a_teacher_takes_a_prompt_of_the_user(tmp_path):
     file = tmp_path / "short.md"
     file.write_text("{answer} or {reference}?\n")
-    teacher = Teacher(ScriptedChat(["Look again."]), prompt=read_prompt(file, TEACHER_SLOTS))
+    teacher = make_teacher(ScriptedChat(["Look again."]), prompt=read_prompt(file, TEACHER_SLOTS))
     (f,) = teacher.critique([about("{reference}")])
     (request,) = teacher.model.requests
     assert request.messages == (Message(role="user", content="{reference} or regit?"),)
     assert f.provenance.author.startswith("scripted:short@")
     file.write_text("{reference}, not {answer}!")
-    other = Teacher(ScriptedChat(["Look again."]), prompt=read_prompt(file, TEACHER_SLOTS))
+    other = make_teacher(ScriptedChat(["Look again."]), prompt=read_prompt(file, TEACHER_SLOTS))
     assert other.critique([about()])[0].provenance.author != f.provenance.author
 
 
@@ -83,14 +83,14 @@ def test_a_faulty_prompt_is_refused_with_its_fault(tmp_path):
 
 
 def test_without_a_solution_a_teacher_fails():
-    teacher = Teacher(ScriptedChat([]))
+    teacher = make_teacher(ScriptedChat([]))
     (f,) = teacher.critique([about(problem=Problem.ask("2 + 2?", id="bare"))])
     assert "'bare' has no reference" in f.error
     assert not teacher.model.requests
 
 
 def test_self_critique_asks_with_the_template_of_training_and_sees_nothing_private():
-    critic = SelfCritique(ScriptedChat(["The answer is wrong."]))
+    critic = ModelCritic(ScriptedChat(["The answer is wrong."]))
     (f,) = critic.critique([about(" tiger ")])
     (request,) = critic.model.requests
     assert request.messages == critique_messages(PROBLEM, "tiger")
@@ -103,7 +103,7 @@ def test_training_and_inference_share_one_template():
     assert critique_messages(PROBLEM, "x")[-1].content == CRITIQUE_REQUEST
 
 
-@pytest.mark.parametrize("make", [Teacher, SelfCritique])
+@pytest.mark.parametrize("make", [make_teacher, ModelCritic])
 @pytest.mark.parametrize("reply", ["  ", ChatReply(error="cut off", tokens=9)])
 def test_no_whole_reply_is_a_failure_and_costs_its_tokens(make, reply):
     (f,) = make(ScriptedChat([reply])).critique([about()])
@@ -193,14 +193,14 @@ def tiny():
 def test_the_bundled_model_judges_itself_in_words(tiny):
     chat = engine_chat(tiny, name="tiny", params=SamplingParams(max_tokens=120, temperature=0.0))
     answers = ["tiger", "regit", "abc"]
-    for source in (TextJudge(chat), SelfCritique(chat)):
+    for source in (make_judge(chat, "text"), ModelCritic(chat)):
         written = source.critique([about(answer) for answer in answers])
         assert all(f.ok for f in written), [f.error for f in written]
         assert all(f.text.startswith("The answer is ") for f in written)
         assert {f.saw_reference for f in written} == {False}
         assert all(f.provenance.tokens > 1 for f in written)
-    alone = [TextJudge(chat).critique([about(answer)])[0] for answer in answers]
-    together = TextJudge(chat).critique([about(answer) for answer in answers])
+    alone = [make_judge(chat, "text").critique([about(answer)])[0] for answer in answers]
+    together = make_judge(chat, "text").critique([about(answer) for answer in answers])
     assert alone == together
 
 

@@ -11,8 +11,8 @@ from didact.build.source_base import BuildContext
 from didact.build.sources import make_source
 from didact.engines.base import SamplingParams
 from didact.errors import UsageError
-from didact.feedback.program import ProgramCritic
-from didact.feedback.teacher import OUTCOME_ONLY, DialogueTeacher, OutcomeOnlyTeacher, Teacher
+from didact.feedback.model_critic import DialogueTeacher
+from didact.feedback.program import OUTCOME_ONLY, OutcomeOnlyTeacher, ProgramCritic
 from didact.feedback_source import Exchange, FeedbackRequest
 from didact.leakage import LeakGuard
 from didact.llm.chat import ChatReply
@@ -250,7 +250,7 @@ def test_a_teacher_s_own_wording_is_an_input_of_the_run(tmp_path: Path, view: st
     settings = make_source("teacher", {"view": view, "prompt": str(tmp_path / "p.md")})
     assert settings.files == (tmp_path / "p.md",)
     source = settings.build(at)
-    assert isinstance(source, DialogueTeacher if view == "dialogue" else Teacher)
+    assert isinstance(source, DialogueTeacher) is (view == "dialogue")
     assert source.prompt.text == slots
     (tmp_path / "p.md").write_text("{answer} {dialogues}")
     with pytest.raises(UsageError, match="dialogues"):

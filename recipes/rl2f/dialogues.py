@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple, TypeAlias
 
-from didact.feedback.program import RIGHT, WRONG, Level, ProgramCritic
-from didact.feedback.teacher import OUTCOME_ONLY
+from didact.feedback.program import OUTCOME_ONLY, RIGHT, WRONG, Level, ProgramCritic
 from didact.rng import derive_seed
 
 CAREFUL = 0.25

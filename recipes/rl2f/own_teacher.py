@@ -28,7 +28,7 @@ from warm_start import CAREFUL, as_rows, rows, with_wording  # noqa: E402
 
 from didact.engines.base import AdamParams, Loss, SamplingParams  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
-from didact.feedback.teacher import TEACHER_SLOTS  # noqa: E402
+from didact.feedback.model_critic import TEACHER_SLOTS  # noqa: E402
 from didact.prompts import read_prompt  # noqa: E402
 from didact.rendering.renderer import Renderer  # noqa: E402
 from didact.rollouts.base import completion_text  # noqa: E402

@@ -27,7 +27,7 @@ from warm_models import main  # noqa: E402
 from didact.build.engines import tiny_model  # noqa: E402
 from didact.engines.base import AdamParams, Loss  # noqa: E402
 from didact.engines.local import LocalEngine  # noqa: E402
-from didact.feedback.teacher import OUTCOME_ONLY  # noqa: E402
+from didact.feedback.program import OUTCOME_ONLY  # noqa: E402
 from didact.prompts import CRITIQUE_REQUEST  # noqa: E402
 from didact.rendering.renderer import Renderer  # noqa: E402
 from didact.rng import generator  # noqa: E402

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from didact.types import Feedback, FeedbackSourceName, Problem, Provenance, Span, Turn
+from didact.types import ErrorKind, Feedback, FeedbackSourceName, Problem, Provenance, Span, Turn
 
 FAILURE_WINDOW = 64
 """Number of latest critiques or scores over which a failure rate is measured."""
@@ -41,6 +41,7 @@ class FeedbackRequest:
         source: FeedbackSourceName = "program",
         spans: Sequence[Span] = (),
         score: float | None = None,
+        label: str | None = None,
     ) -> Feedback:
         """A critique of this answer.
 
@@ -51,14 +52,35 @@ class FeedbackRequest:
             source: What the author is.
             spans: Quoted passages of the answer.
             score: The author's score, in its own units.
+            label: The author's verdict, as "wrong".
         """
         return Feedback(
             turn=self.index,
             text=text,
             source=source,
             score=score,
+            label=label,
             spans=tuple(spans),
             saw_reference=saw_reference,
+            provenance=Provenance(author=author),
+        )
+
+    def failed(
+        self,
+        error: str,
+        *,
+        author: str,
+        source: FeedbackSourceName = "program",
+        error_kind: ErrorKind | None = None,
+    ) -> Feedback:
+        """A failed feedback of an author who saw no reference, with its reason."""
+        return Feedback(
+            turn=self.index,
+            source=source,
+            status="failed",
+            error=error,
+            error_kind=error_kind,
+            saw_reference=False,
             provenance=Provenance(author=author),
         )
 

@@ -27,24 +27,16 @@ from didact.distributed import process_group
 from didact.engines.base import POLICY, SamplingParams
 from didact.errors import UsageError, did_you_mean
 from didact.feedback.code import CodeCritic
-from didact.feedback.model_critic import SelfCritique
-from didact.feedback.program import Level, ProgramCritic
+from didact.feedback.judge import make_judge
+from didact.feedback.model_critic import DIALOGUE_SLOTS, TEACHER_SLOTS, DialogueTeacher, ModelCritic
+from didact.feedback.program import OUTCOME_ONLY, Level, OutcomeOnlyTeacher, ProgramCritic
 from didact.feedback.puzzle_critic import MISTAKES, PuzzleCritic
-from didact.feedback.span_judge import make_judge
-from didact.feedback.teacher import (
-    DIALOGUE_SLOTS,
-    OUTCOME_ONLY,
-    TEACHER_SLOTS,
-    DialogueTeacher,
-    OutcomeOnlyTeacher,
-    Teacher,
-)
 from didact.feedback_source import FeedbackSource
 from didact.llm.budget import Budget, UsageTracker
 from didact.llm.cache import ChatCache
 from didact.llm.chat import ChatModel, MainProcessChat
 from didact.llm.openai_chat import OpenAIChat, OpenAISettings
-from didact.prompts import Prompt, read_prompt
+from didact.prompts import Prompt, load_prompt, read_prompt
 from didact.registry import SOURCES
 from didact.rollouts.engine_chat import EngineChat
 from didact.types import FeedbackSourceName
@@ -242,13 +234,13 @@ class TeacherSource(LocalModelConfig):
         chat = self.chat(at, "frozen" if self.model or frozen else "policy", self.model)
         whole = self.view == "dialogue" or (self.view == "auto" and at.in_dialogue)
         if not whole and self.private == "reference":
-            return Teacher(chat, prompt=self._asked(TEACHER_SLOTS))
+            return ModelCritic(chat, "teacher", self._asked("teacher_v1", TEACHER_SLOTS), private=True)
         program = None if self.private == "reference" else ProgramSource(level=Level.REVEAL).build(at)
-        asked = self._asked(DIALOGUE_SLOTS)
+        asked = self._asked("teacher_dialogue_v1", DIALOGUE_SLOTS)
         return DialogueTeacher(chat, reference=self.private != "program", program=program, prompt=asked)
 
-    def _asked(self, slots: Sequence[str]) -> Prompt | None:
-        return None if self.prompt is None else read_prompt(self.prompt, slots)
+    def _asked(self, usual: str, slots: Sequence[str]) -> Prompt:
+        return load_prompt(usual) if self.prompt is None else read_prompt(self.prompt, slots)
 
 
 class RetrySource(Source):
@@ -271,7 +263,7 @@ class SelfSource(LocalModelConfig):
         )
 
     def build(self, at: BuildContext) -> FeedbackSource:
-        return SelfCritique(self.chat(at, "policy", None))
+        return ModelCritic(self.chat(at, "policy", None))
 
 
 class RewardSource(Source):

@@ -134,7 +134,7 @@ def _criticise(
     from didact.annotation.io import choose_answers
     from didact.annotation.targets import cache_folder, open_answers
     from didact.build.components import make_critic
-    from didact.feedback.span_judge import SpanJudge
+    from didact.feedback.judge import SpanJudge
 
     store = open_answers(run_or_file)
     answers = choose_answers(store.answers(), **chosen)

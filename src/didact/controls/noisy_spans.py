@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from didact.controls.base import Control, Verify, altered
-from didact.feedback.answer_spans import Place, in_order
+from didact.feedback.program import Place, in_order
 from didact.feedback_source import FeedbackRequest, FeedbackSource
 from didact.rng import generator
 from didact.types import Feedback, Span

@@ -30,7 +30,7 @@ from didact.errors import UsageError
 from didact.evaluation.calibration import calibration, stated_verdict
 from didact.evaluation.evaluate import critic_failed
 from didact.evaluation.stats import wilson
-from didact.feedback.teacher import OutcomeOnlyTeacher
+from didact.feedback.program import OutcomeOnlyTeacher
 from didact.feedback_source import FeedbackSource
 from didact.rollouts.base import StepContext
 from didact.rollouts.single_turn import single_turn

@@ -22,13 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from didact.distributed import on_main_process
 from didact.errors import DataError, UsageError
-from didact.feedback.answer_spans import Place, program_feedback, spans, whole
-from didact.feedback.program import Level
+from didact.feedback.program import Level, Place, spans, whole
 from didact.feedback_source import FeedbackRequest
 from didact.tasks.code.report import CodeReport, Outcome, UnitTestResult
 from didact.tasks.code.task import CodeTask
 from didact.tasks.code.values import Raised, one_line
-from didact.types import Feedback, Provenance, Span
+from didact.types import Feedback, Span
 
 RIGHT = "The program is right: it passes all tests."
 MOST_LINT = 5
@@ -90,13 +89,15 @@ class CodeCritic:
         except DataError as error:
             broken = str(error)
         if broken is not None:
-            return Feedback(
-                turn=request.index, source="program", status="failed", saw_reference=False,
-                error=one_line(broken), provenance=Provenance(author=author),
-            )  # fmt: skip
-        found = self.spans(report, request.turn.text) if self.with_spans else ()
-        text, seen = self.text(report), bool(report.results)
-        return program_feedback(request, author, text, found, right=report.correct, saw_reference=seen)
+            return request.failed(one_line(broken), author=author)
+        return request.reply(
+            self.text(report),
+            author=author,
+            saw_reference=bool(report.results),
+            score=request.turn.reward,
+            label="right" if report.correct else "wrong",
+            spans=self.spans(report, request.turn.text) if self.with_spans else (),
+        )
 
     def text(self, report: CodeReport) -> str:
         """The critique of a program, with the program's output as data."""

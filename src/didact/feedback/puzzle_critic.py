@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from didact.errors import UsageError, did_you_mean
-from didact.feedback.answer_spans import Place, in_order, program_feedback, runs, spans, whole
-from didact.feedback.program import RIGHT, WRONG, Level
+from didact.feedback.program import Diagnosis, Level, Mistake, Place, program_feedback, runs
 from didact.feedback_source import FeedbackRequest
 from didact.tasks.math.answers import BOX
 from didact.tasks.reasoning_gym import ReasoningGymTask
@@ -30,21 +29,6 @@ from didact.types import Feedback, Problem, Span
 MAX_MISTAKES = 16
 NO_BOX = r"There is no final answer in a \boxed{}."
 _STEPS = {"right": (0, 1), "down": (1, 0), "left": (0, -1), "up": (-1, 0)}
-
-
-class Mistake(NamedTuple):
-    """A sentence about an answer, and the places that it calls wrong."""
-
-    sentence: str
-    places: Sequence[Place] = ()
-
-
-class Diagnosis(NamedTuple):
-    """The mistakes and the right parts of an answer."""
-
-    mistakes: list[Mistake]
-    right: Sequence[Place] = ()
-    """Places that agree with the solution."""
 
 
 class PuzzleCritic:
@@ -73,13 +57,8 @@ class PuzzleCritic:
         return [self._one(request) for request in requests]
 
     def _one(self, request: FeedbackRequest) -> Feedback:
-        turn = request.turn
-        right = turn.correct
-        text = RIGHT if right else " ".join([WRONG, *self.mistakes(request.problem, turn.text)])
-        found: tuple[Span, ...] = ()
-        if self.with_spans:
-            found = whole(turn.text, "good", RIGHT) if right else self.spans(request.problem, turn.text)
-        return program_feedback(request, f"puzzle:{self.level}", text, found, right=right)
+        found = None if request.turn.correct else self._read(request.problem, request.turn.text)
+        return program_feedback(request, f"puzzle:{self.level}", found, with_spans=self.with_spans)
 
     def mistakes(self, problem: Problem, answer: str) -> list[str]:
         """Sentences about the mistakes of an answer; none at level `verdict`."""
@@ -90,23 +69,18 @@ class PuzzleCritic:
 
         There are none at level `verdict`, or if the place of the final answer is uncertain.
         """
-        read, final = self._read(problem, answer), self.task.final_answer(answer)
-        start = None if final is None else _place_of(final, answer, self.task.boxed)
-        if start is None:
-            return ()
-        found = spans(answer, _moved(read.right, start), "good")
-        for sentence, places in read.mistakes:
-            found += spans(answer, _moved(places, start), "poor", sentence)
-        return in_order(found)
+        return self._read(problem, answer).spans(answer)
 
     def _read(self, problem: Problem, answer: str) -> Diagnosis:
         if self.level is Level.VERDICT:
-            return Diagnosis([])
+            return Diagnosis()
         final = self.task.final_answer(answer)
         if final is None:
             return Diagnosis([Mistake(NO_BOX)])
         found = MISTAKES[self.task.name](problem.metadata, final, self.level is Level.REVEAL)
-        return found._replace(mistakes=found.mistakes[:MAX_MISTAKES])
+        start = _place_of(final, answer, self.task.boxed)
+        mistakes = [Mistake(m.sentence, _moved(m.places, start)) for m in found.mistakes[:MAX_MISTAKES]]
+        return Diagnosis(mistakes, _moved(found.right, start))
 
 
 def _place_of(final: str, answer: str, in_box: bool) -> int | None:
@@ -118,8 +92,9 @@ def _place_of(final: str, answer: str, in_box: bool) -> int | None:
     return start if answer.startswith(final, start) else None
 
 
-def _moved(places: Sequence[Place], by: int) -> list[Place]:
-    return [(start + by, end + by) for start, end in places]
+def _moved(places: Sequence[Place], by: int | None) -> list[Place]:
+    """Places in the final answer as places in the whole one; none if it is uncertain."""
+    return [] if by is None else [(start + by, end + by) for start, end in places]
 
 
 def _knights(puzzle: Mapping[str, Any], answer: str, reveal: bool) -> Diagnosis:

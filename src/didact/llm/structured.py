@@ -7,7 +7,7 @@ quotes the reply. Nothing is extracted from prose.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args, get_origin
 
@@ -40,8 +40,10 @@ class Parsed(NamedTuple, Generic[R]):
     """None if the request failed."""
     reply: ChatReply
     """The last reply, with the tokens and the cost of all of them."""
-    error: str | None
-    """Why there is no value; None if there is one."""
+    error: str | None = None
+    """Why there is no value."""
+    repaired: bool = False
+    """The reply was requested a second time."""
 
 
 def json_schema(form: type[StrictReply]) -> dict[str, Any]:
@@ -68,7 +70,10 @@ def _property(annotation: Any) -> dict[str, Any]:
 
 
 def request_json(
-    model: ChatModel, conversations: Sequence[tuple[Message, ...]], form: type[R]
+    model: ChatModel,
+    conversations: Sequence[tuple[Message, ...]],
+    form: type[R],
+    review: Callable[[int, R], tuple[str | None, int]] = lambda i, value: (None, 0),
 ) -> list[Parsed[R]]:
     """One parsed reply per conversation, in order; an invalid reply is requested a second and last time.
 
@@ -76,62 +81,49 @@ def request_json(
         model: The model to ask.
         conversations: Each ends with the request to the model.
         form: The form of the replies.
+        review: (index, value) → what is wrong with the content of a valid reply, so that it is requested
+            again, and its quality. Of two valid replies the better one counts, the second if they are equal.
 
     Raises:
         UsageError: no request can succeed, for example because the server refuses the API key.
     """
     schema = json_schema(form)
     requests = [ChatRequest(messages, schema) for messages in conversations]
-    replies = model.complete(requests) if requests else []
-    invalid = {i: why for i, reply in enumerate(replies) if (why := validation_error(form, reply))}
-    replies = request_again(replies, invalid, requests, model.complete)
-    return [parse(model.name, form, reply) for reply in replies]
+    parsed = [_parse(form, reply) for reply in (model.complete(requests) if requests else [])]
+    faults = {i: why for i, one in enumerate(parsed) if (why := _fault(i, one, review))}
+    repairs = [_repair(requests[i], parsed[i].reply.text, why) for i, why in faults.items()]
+    again = model.complete(repairs) if repairs else []
+    for i, reply in zip(faults, again, strict=True):
+        first, second = parsed[i], _parse(form, _joined(parsed[i].reply, reply))
+        if second.value is None and second.reply.error is None:
+            quoted = excerpt(second.reply.text)
+            error = f"{model.name} gave no valid reply, twice: {second.error}. Its reply was {quoted}"
+            second = second._replace(error=error)
+        worse = second.value is None or (
+            first.value is not None and review(i, second.value)[1] < review(i, first.value)[1]
+        )
+        if first.value is not None and worse:
+            paid = replace(first.reply, tokens=second.reply.tokens, cost_usd=second.reply.cost_usd)
+            second = first._replace(reply=paid)
+        parsed[i] = second._replace(repaired=True)
+    return parsed
 
 
-def validation_error(form: type[StrictReply], reply: ChatReply) -> str | None:
-    """What makes a reply invalid; None if it is valid, or if there is no reply."""
-    if reply.error is not None:
-        return None
-    try:
-        form.model_validate_json(reply.text)
-    except ValidationError as error:
-        found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors()]
-        return shorten("; ".join(found[:5]), 400)
-    return None
-
-
-def request_again(
-    replies: Sequence[ChatReply],
-    invalid: Mapping[int, str],
-    requests: Sequence[ChatRequest],
-    complete: Callable[[Sequence[ChatRequest]], list[ChatReply]],
-) -> list[ChatReply]:
-    """The replies, with the invalid ones requested a second and last time.
-
-    Args:
-        replies: One per request, in order.
-        invalid: What is wrong with a reply, by its index.
-        requests: The requests that were answered.
-        complete: Answers requests, one reply each, in order. Not called if no reply is invalid.
-
-    Raises:
-        UsageError: no request can succeed, for example because the server refuses the API key.
-    """
-    if not invalid:
-        return list(replies)
-    again = complete([_repair(requests[i], replies[i].text, why) for i, why in invalid.items()])
-    second = dict(zip(invalid, again, strict=True))
-    return [_joined(reply, second[i]) if i in second else reply for i, reply in enumerate(replies)]
-
-
-def parse(name: str, form: type[R], reply: ChatReply) -> Parsed[R]:
-    """Parse the last reply of the model with this name."""
+def _parse(form: type[R], reply: ChatReply) -> Parsed[R]:
     if reply.error is not None:
         return Parsed(None, reply, reply.error)
-    if problem := validation_error(form, reply):
-        error = f"{name} gave no valid reply, twice: {problem}. Its reply was {excerpt(reply.text)}"
-        return Parsed(None, reply, error)
-    return Parsed(form.model_validate_json(reply.text), reply, None)
+    try:
+        return Parsed(form.model_validate_json(reply.text), reply)
+    except ValidationError as error:
+        found = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors()]
+        return Parsed(None, reply, shorten("; ".join(found[:5]), 400))
+
+
+def _fault(i: int, parsed: Parsed[R], review: Callable[[int, R], tuple[str | None, int]]) -> str | None:
+    """Why a reply is requested again; None if it is good, or if there is no reply."""
+    if parsed.value is not None:
+        return review(i, parsed.value)[0]
+    return parsed.error if parsed.reply.error is None else None
 
 
 def excerpt(text: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from didact.feedback.span_judge import MAX_SPANS
+from didact.feedback.judge import MAX_SPANS
 from didact.spans import MatchPolicy, Quote, locate
 from didact.types import Feedback, Message, Problem, Span
 

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from didact.feedback.judge import TOP_SCORE
-from didact.feedback.span_judge import MAX_SPANS, PROMPTS, find_phrase, marks_form
+from didact.feedback.judge import MAX_SPANS, SPAN_PROMPTS, TOP_SCORE, find_phrase, marks_form
 from didact.prompts import conversation_text, load_prompt, shorten
 from didact.reward_model.format import Format, Reading, Written
 from didact.spans import MatchPolicy, Quote
@@ -37,7 +36,7 @@ class JsonFormat(Format):
         question = conversation_text(problem)
         if context is not None:
             question = shorten(question, context)
-        prompt = load_prompt(PROMPTS[reasoning, False])
+        prompt = load_prompt(SPAN_PROMPTS[reasoning, False])
         return (Message(role="user", content=prompt.fenced(question=question, answer=answer)),)
 
     def write(self, feedback: Feedback, answer: str, *, reasoning: bool) -> Written | None:

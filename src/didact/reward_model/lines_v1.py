@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from itertools import islice
 
-from didact.feedback.span_judge import MAX_SPANS
+from didact.feedback.judge import MAX_SPANS
 from didact.prompts import conversation_text, critique_messages, load_prompt, shorten
 from didact.reward_model.format import Format, Reading, Written
 from didact.spans import MatchPolicy, Quote

@@ -1,7 +1,7 @@
 """y₀ → c̃₀ → ỹ₁: the policy criticises its own answers and answers again (RLTF, arXiv:2602.02482, Alg. 4).
 
 The critique is requested with `critique_messages`, the template of feedback modelling and of
-`feedback.model_critic.SelfCritique`, and sampled like an answer, because its tokens are trained.
+`feedback.model_critic.ModelCritic`, and sampled like an answer, because its tokens are trained.
 """
 
 from __future__ import annotations

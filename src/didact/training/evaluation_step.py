@@ -16,7 +16,7 @@ from didact.errors import UsageError
 from didact.evaluation.by_turn import PROTOCOLS, DialogueProtocol, family_tables
 from didact.evaluation.calibration import calibration
 from didact.evaluation.evaluate import evaluate
-from didact.feedback.model_critic import SelfCritique
+from didact.feedback.model_critic import ModelCritic
 from didact.feedback_source import FeedbackSource
 from didact.rng import derive_seed
 from didact.rollouts.base import StepContext
@@ -104,7 +104,7 @@ def eval_problems(parts: RunComponents, n: int | None = None, task: Task | None 
 def self_critic(parts: RunComponents, max_tokens: int) -> FeedbackSource:
     """The model as the greedy critic of its own answers, without private information."""
     params = SamplingParams(max_tokens=max_tokens, temperature=0.0)
-    return SelfCritique(EngineChat(parts.engine, parts.renderer, params=params))
+    return ModelCritic(EngineChat(parts.engine, parts.renderer, params=params))
 
 
 def by_turn(
