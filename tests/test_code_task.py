@@ -26,7 +26,7 @@ from didact.tasks.code.report import CodeReport
 from didact.tasks.code.task import unit_tests_of
 from didact.tasks.code.unit_tests import Unconvertible, UnitTest, parse_test
 from didact.tasks.code.values import Plain, Raised, plain, read_value, same, shown
-from didact.tasks.sandbox import choose_backend
+from didact.tasks.sandbox.probe import choose_backend
 from didact.tasks.sandbox.serve import encode
 from didact.types import Problem, Turn
 from tests.helpers import code_task

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from didact.tasks.code.unit_tests import UnitTest
 from didact.tasks.code.values import Plain, Raised, shown
-from didact.tasks.sandbox import Stop
+from didact.tasks.sandbox.session import Stop
 
 
 class Outcome(StrEnum):

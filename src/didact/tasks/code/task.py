@@ -31,7 +31,9 @@ from didact.tasks.code.report import CodeReport, UnitTestResult
 from didact.tasks.code.unit_tests import UnitTest, parse_test
 from didact.tasks.code.values import Plain, Raised, read_value
 from didact.tasks.dataset_task import DatasetTask, EvalFraction, shipped, split_files
-from didact.tasks.sandbox import Limits, SandboxError, Session, Stop, Stopped, choose_backend
+from didact.tasks.sandbox.probe import choose_backend
+from didact.tasks.sandbox.serve import Limits
+from didact.tasks.sandbox.session import SandboxError, Session, Stop, Stopped
 from didact.types import Problem
 
 CACHED_REPORTS = 4096
@@ -56,7 +58,7 @@ class CodeTaskConfig(BaseTaskConfig):
     for less. `correct` means all either way."""
     cpu_seconds: Annotated[int, Field(ge=1)] = 2
     """CPU time of one program, for all its tests together."""
-    wall_seconds: Annotated[float, Field(gt=0)] = 10.0
+    wall_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
     """Wall-clock time of the same."""
     memory_mb: Annotated[int, Field(ge=64)] = 256
     """Address space of one process in MiB."""

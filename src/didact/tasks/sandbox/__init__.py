@@ -5,20 +5,3 @@ nothing. A program has no network, home directory, environment or other programs
 time, memory, processes, output and files. At the end every descendant is killed. `probe` verifies this once,
 before the first program runs.
 """
-
-from didact.tasks.sandbox.backends import BACKENDS, UNSAFE
-from didact.tasks.sandbox.limits import Limits
-from didact.tasks.sandbox.probe import choose_backend, what_is_wrong
-from didact.tasks.sandbox.session import SandboxError, Session, Stop, Stopped
-
-__all__ = [
-    "BACKENDS",
-    "UNSAFE",
-    "Limits",
-    "SandboxError",
-    "Session",
-    "Stop",
-    "Stopped",
-    "choose_backend",
-    "what_is_wrong",
-]

@@ -6,11 +6,10 @@ import os
 import shutil
 import sys
 import sysconfig
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from itertools import chain
 
-from didact.tasks.sandbox.limits import MIB, Limits
+from didact.tasks.sandbox.serve import MIB, Limits
 
 BACKENDS = ("bubblewrap", "namespaces")
 """In the order of preference."""
@@ -26,7 +25,7 @@ _BOOT = (
     "from didact.tasks.sandbox.namespace_init import main\n"
     "main(sys.argv[2:])\n"
 )
-_HERE = str(Path(__file__).resolve().parent)
+_HERE = os.path.dirname(os.path.realpath(__file__))
 _INSIDE = "/didact"
 """Where bubblewrap mounts this folder; the namespaces backend imports it before it changes the root."""
 _SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
@@ -34,39 +33,19 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 _NOBODY = 65534
 
 
-@dataclass(frozen=True)
-class Command:
-    """A process to start.
-
-    Attributes:
-        words: The command line.
-        user: The user and group id of the process; None for the current ones.
-    """
-
-    words: tuple[str, ...]
-    user: int | None = None
+def interpreter() -> str:
+    """The real path of the current interpreter, behind virtual environments."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
 
 @cache
-def interpreter(python: str | None = None) -> str:
-    """The real path of an interpreter, behind virtual environments; by default of the current one."""
-    base: str = getattr(sys, "_base_executable", None) or sys.executable
-    return str(Path(python or base).resolve())
-
-
-@cache
-def shown_paths(python: str | None = None) -> tuple[tuple[str, str], ...]:
-    """(source, destination) of all paths that the interpreter has to read.
-
-    Args:
-        python: Another interpreter, of a system installation: /usr/bin/python3.
-    """
-    wanted = [*_SYSTEM_LIBRARIES]
-    if python is None:
-        libraries = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
-        wanted += [os.path.dirname(path) for path in libraries]  # with libpython and its dependencies
+def shown_paths() -> tuple[tuple[str, str], ...]:
+    """(source, destination) of all paths that the interpreter has to read."""
+    libraries = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+    # The parents hold libpython and its dependencies.
+    wanted = {*_SYSTEM_LIBRARIES, *map(os.path.dirname, libraries)}
     shown: dict[str, str] = {}
-    for path in sorted(set(wanted), key=len):
+    for path in sorted(wanted, key=len):
         covered = any(path.startswith(known.rstrip("/") + "/") for known in shown)
         if not covered and os.path.exists(path) and path != "/":
             shown[path] = os.path.realpath(path)
@@ -74,46 +53,40 @@ def shown_paths(python: str | None = None) -> tuple[tuple[str, str], ...]:
     return (*((source, path) for path, source in shown.items()), *devices)
 
 
-def command(name: str, limits: Limits, channel: int, info: int, python: str | None = None) -> Command:
-    """The command line of a backend.
+def command(name: str, limits: Limits, channel: int, info: int) -> tuple[list[str], int | None]:
+    """The command line of a backend, and its user and group id, None for the current ones.
 
     Args:
         name: "bubblewrap", "namespaces" or "unsafe".
-        limits: The resource limits.
+        limits: Those that the process sets itself, all but the wall time.
         channel: The inherited descriptor for requests and answers.
         info: The inherited descriptor to which the id of process 1 is written.
-        python: Another interpreter than the current one.
 
     Raises:
         OSError: the backend's program is not installed.
     """
-    run = (interpreter(python), "-s", "-S", "-P", "-c", _BOOT)
-    arguments = (name, str(os.getpid()), str(channel), str(info), *limits.words())
+    run = [interpreter(), "-s", "-S", "-P", "-c", _BOOT]
+    arguments = [name, *map(str, (os.getpid(), channel, info, *limits[:-1]))]
     if name == "namespaces":
-        return Command((*run, _HERE, *arguments, *(p for pair in shown_paths(python) for p in pair)))
+        return [*run, _HERE, *arguments, *chain(*shown_paths())], None
     if name == UNSAFE:
-        return Command((*run, _HERE, *arguments))
+        return [*run, _HERE, *arguments], None
+    # Root starts it as user nobody: the kernel enforces no limit of processes for root.
+    user = _NOBODY if os.geteuid() == 0 else None
+    return [*_bubblewrap(limits, info), *run, _INSIDE, *arguments], user
+
+
+def _bubblewrap(limits: Limits, info: int) -> list[str]:
     found = shutil.which("bwrap")
     if found is None:
         raise FileNotFoundError("bwrap is not installed")
-    wall = (*_bubblewrap_words(found, limits, info), *_bubblewrap_view(python, limits))
-    # Root starts it as user nobody: the kernel enforces no limit of processes for root.
-    user = _NOBODY if os.geteuid() == 0 else None
-    return Command((*wall, "--", *run, _INSIDE, *arguments), user)
-
-
-def _bubblewrap_words(found: str, limits: Limits, info: int) -> list[str]:
-    namespaces = [f"--unshare-{kind}" for kind in ("user", "ipc", "pid", "net", "uts", "cgroup-try")]
-    life = ["--die-with-parent", "--new-session", "--as-pid-1", "--info-fd", str(info)]
-    return [found, *namespaces, *life, "--cap-drop", "ALL", "--hostname", "sandbox"]
-
-
-def _bubblewrap_view(python: str | None, limits: Limits) -> list[str]:
-    words = list[str]()
-    for source, target in shown_paths(python):
+    words = [found, *(f"--unshare-{kind}" for kind in ("user", "ipc", "pid", "net", "uts", "cgroup-try"))]
+    words += ["--die-with-parent", "--new-session", "--as-pid-1", "--info-fd", str(info)]
+    words += ["--cap-drop", "ALL", "--hostname", "sandbox"]
+    for source, target in shown_paths():
         words += ["--dev-bind" if target.startswith("/dev/") else "--ro-bind", source, target]
-    program = interpreter(python)
-    if not any(program.startswith(target + "/") for _, target in shown_paths(python)):
+    program = interpreter()
+    if not any(program.startswith(target + "/") for _, target in shown_paths()):
         words += ["--ro-bind", program, program]
     words += ["--ro-bind", _HERE, _INSIDE, "--size", str(limits.disk_mb * MIB), "--perms", "1777"]
-    return [*words, "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
+    return [*words, "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--"]

@@ -18,8 +18,7 @@ import resource
 import sys
 
 from didact.tasks.sandbox import seccomp
-from didact.tasks.sandbox.limits import MIB, Limits
-from didact.tasks.sandbox.serve import serve
+from didact.tasks.sandbox.serve import MIB, Limits, serve
 
 NOBODY = 65534
 BROKEN = 97
@@ -42,13 +41,13 @@ def main(arguments: list[str]) -> None:
 
     Args:
         arguments: "namespaces", "bubblewrap" or "unsafe"; the supervisor's parent; the channel's file
-            descriptor; the descriptor for the id of process 1 (or -1); the limits; then the visible paths,
-            each as source and destination.
+            descriptor; the descriptor for the id of process 1; the five limits of `Limits` but the wall time;
+            then the visible paths, each as source and destination.
     """
     try:
-        mode, parent, channel, info = arguments[0], *map(int, arguments[1:4])
-        end = 4 + len(Limits.__slots__)
-        limits, shown = Limits.from_words(arguments[4:end]), arguments[end:]
+        mode, shown = arguments[0], arguments[9:]
+        parent, channel, info, *bounds = map(int, arguments[1:9])
+        limits = Limits(*bounds)
         if mode == "namespaces":
             _isolate(parent, channel, info, limits, list(zip(shown[::2], shown[1::2], strict=True)))
         _confine(limits, locked=mode != "unsafe")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from didact.errors import UsageError
 from didact.tasks.sandbox.backends import BACKENDS, UNSAFE, shown_paths
-from didact.tasks.sandbox.limits import MIB, Limits
+from didact.tasks.sandbox.serve import MIB, Limits
 from didact.tasks.sandbox.session import SandboxError, Session, Stopped
 
 _PROGRAM = """
@@ -95,19 +95,14 @@ def choose_backend(wanted: str = "auto", *, unsafe_local_exec: bool = False) -> 
 
 
 @cache
-def what_is_wrong(name: str, python: str | None = None) -> str | None:
-    """Run the probe in a backend, once a process: None if it passes, else what is wrong.
-
-    Args:
-        name: One of `BACKENDS`.
-        python: Another interpreter than the current one.
-    """
+def what_is_wrong(name: str) -> str | None:
+    """Run the probe in one of `BACKENDS`, once a process: None if it passes, else what is wrong."""
     limits = Limits(cpu_s=5, processes=4, disk_mb=4)
     home = str(Path.home().resolve())
-    paths = [target for _, target in shown_paths(python)]
+    paths = [target for _, target in shown_paths()]
     ancestors = [os.path.relpath(path, home).split("/")[0] for path in paths if path.startswith(home + "/")]
     try:
-        with socket.socket() as listener, Session(name, limits, python=python) as session:
+        with socket.socket() as listener, Session(name, limits) as session:
             listener.bind(("127.0.0.1", 0))
             listener.listen(1)
             arguments = (home, ancestors, listener.getsockname()[1], limits.processes, limits.disk_mb * MIB)

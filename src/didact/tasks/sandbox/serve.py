@@ -14,12 +14,34 @@ import os
 import sys
 from _json import encode_basestring_ascii
 from types import CodeType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 FILE = "<program>"
 """The program's file name in tracebacks."""
 READY = b'{"ready":true}\n'
 _DEEPEST = 80
+MIB = 1 << 20
+
+
+class Limits(NamedTuple):
+    """Resource limits of one program, from loading it to its last answer.
+
+    Memory and CPU time are limits of each process, as Linux enforces them: together the processes may use
+    `processes` times as much, within the wall time.
+    """
+
+    cpu_s: int = 2
+    """CPU time in whole seconds, ≥ 1, which does not depend on the load of the machine."""
+    memory_mb: int = 256
+    """Address space in MiB, ≥ 64."""
+    processes: int = 8
+    """Processes and threads at once, the first one included, ≥ 1."""
+    disk_mb: int = 16
+    """Size in MiB of the only writable folder, and of any one file in it."""
+    output_kb: int = 256
+    """KiB that may be printed, and KiB of one returned value."""
+    wall_s: float = 10.0
+    """Wall-clock time in seconds, > 0, for a program that sleeps."""
 
 
 def serve(channel: int, *, longest: int) -> None:

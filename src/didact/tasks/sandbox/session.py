@@ -13,11 +13,9 @@ import subprocess
 import tempfile
 import time
 from enum import StrEnum
-from types import TracebackType
 
 from didact.tasks.sandbox.backends import UNSAFE, command
-from didact.tasks.sandbox.limits import Limits
-from didact.tasks.sandbox.serve import READY
+from didact.tasks.sandbox.serve import READY, Limits
 
 START_S = 20.0
 """Time limit for starting a sandbox, on a busy machine."""
@@ -44,15 +42,10 @@ class Stop(StrEnum):
 
 
 class Stopped(Exception):
-    """The program ended without an answer.
+    """The program ended without an answer, for a reason and a detail as "exit code 0" or "signal 11"."""
 
-    Attributes:
-        why: The reason.
-        detail: As "exit code 0" or "signal 11"; may be empty.
-    """
-
-    def __init__(self, why: Stop, detail: str = "") -> None:
-        super().__init__(f"{why}: {detail}" if detail else str(why))
+    def __init__(self, why: Stop, detail: str) -> None:
+        super().__init__(f"{why}: {detail}")
         self.why, self.detail = why, detail
 
 
@@ -66,14 +59,13 @@ class Session:
     Args:
         backend: "bubblewrap", "namespaces", or "unsafe" for none.
         limits: The resource limits. The wall time starts when the sandbox is ready.
-        python: Another interpreter than the current one.
 
     Raises:
         SandboxError: on entering, if the sandbox cannot be started.
     """
 
-    def __init__(self, backend: str, limits: Limits, *, python: str | None = None) -> None:
-        self.backend, self.limits, self.python = backend, limits, python
+    def __init__(self, backend: str, limits: Limits) -> None:
+        self.backend, self.limits = backend, limits
         self.printed = b""
         """The end of the printed output."""
         self._pending, self._printed_bytes = b"", 0
@@ -96,16 +88,11 @@ class Session:
             self.close()
             raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def run(self, text: str) -> str:
-        """Execute a part of the program's module.
-
-        Returns:
-            One JSON line of `serve`, which the program may have forged.
+        """Execute a part of the program's module. The JSON line of `serve` may be forged by the program.
 
         Raises:
             Stopped: the program ended without an answer.
@@ -151,13 +138,13 @@ class Session:
             cwd = "/"
             if self.backend == UNSAFE:
                 cwd = self._folder = tempfile.mkdtemp(prefix="didact-")
-            made = command(self.backend, self.limits, far.fileno(), info, self.python)
+            words, user = command(self.backend, self.limits, far.fileno(), info)
             self._process = subprocess.Popen(
-                made.words,
+                words,
                 stdin=subprocess.DEVNULL, stdout=output.fileno(), stderr=output.fileno(),
                 cwd=cwd, env=_environment(),
                 pass_fds=(far.fileno(), info), start_new_session=True,
-                user=made.user, group=made.user, extra_groups=None if made.user is None else (),
+                user=user, group=user, extra_groups=None if user is None else (),
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
             for end in (self._channel, self._output):
@@ -182,10 +169,7 @@ class Session:
 
     def _ask(self, request: str) -> str:
         body = request.encode(errors="replace")
-        self._send(b"%d\n%s" % (len(body), body))
-        return self._read_line()
-
-    def _send(self, data: bytes) -> None:
+        data = b"%d\n%s" % (len(body), body)
         while data:
             self._wait(select.POLLOUT)
             try:
@@ -194,6 +178,7 @@ class Session:
                 continue
             except OSError:
                 raise self._ended() from None
+        return self._read_line()
 
     def _read_line(self) -> str:
         # An answer is ASCII JSON: at most six characters for one character of a text.
@@ -254,5 +239,6 @@ class Session:
 
 def _environment() -> dict[str, str]:
     """The environment of the interpreter; the program's own is smaller."""
-    kept = {k: v for k in ("LD_LIBRARY_PATH",) if (v := os.environ.get(k))}
-    return {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8", **kept}
+    scrubbed = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}
+    libraries = os.environ.get("LD_LIBRARY_PATH")
+    return scrubbed | {"LD_LIBRARY_PATH": libraries} if libraries else scrubbed
