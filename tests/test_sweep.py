@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import os
@@ -10,9 +9,12 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import typer
@@ -21,14 +23,16 @@ import yaml
 from didact.cli.sweep import sweep
 from didact.controls import CONTROLS, parse_control
 from didact.errors import DataError, DidactError, Interrupted, UsageError
+from didact.evaluation.alarms import Alarm
 from didact.evaluation.results import CurvePoint
 from didact.evaluation.stats import Estimate
 from didact.run_dir import RunDir
-from didact.sweep.collect import accuracy_at, cell_result, collect, mean_curve
-from didact.sweep.plan import Cell, Plan, SweepFile, make_plan, merged, read_plan
+from didact.sweep import run as run_module
+from didact.sweep.collect import cell_result, collect, mean_curve, read_off
+from didact.sweep.plan import Cell, Plan, merged, read_plan
 from didact.sweep.report import HEADINGS, summary, write_sweep_report
 from didact.sweep.results import SweepResults
-from didact.sweep.run import CellState, check_settings, run_cells, train_command
+from didact.sweep.run import CellState, check_settings, train_command
 from didact.types import Feedback, Problem, Provenance, Rollout, Turn
 from tests.models import save_model
 from tests.test_report import ALLOWED_TAGS, HOSTILE, Page
@@ -46,7 +50,10 @@ def plan(**changes: Any) -> Plan:
         "seeds": [0, 1],
         **changes,
     }
-    return make_plan(SweepFile.model_validate(values))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "sweep.yaml"
+        file.write_text(yaml.safe_dump(values, sort_keys=False))
+        return read_plan(file)
 
 
 # ── the plan ──────────────────────────────────────────────────────────────────────────────────────
@@ -228,6 +235,12 @@ class Launcher:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
+def run_cells(cells: Sequence[Cell], out: Path, *, launch: Launcher, **options: Any) -> dict[str, CellState]:
+    """Run cells by another command than `didact train`."""
+    with mock.patch.object(run_module, "train_command", launch):
+        return run_module.run_cells(cells, out, **options)
+
+
 def test_cells_run_in_order_one_after_another_with_one_worker(tmp_path: Path) -> None:
     cells = plan().cells
     launcher = Launcher(tmp_path)
@@ -341,13 +354,13 @@ DRIVER = """\
 import sys
 from pathlib import Path
 from didact.sweep.plan import Cell
-from didact.sweep.run import run_cells
+from didact.sweep import run
 from didact.config import RunConfig
 out, log, code = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 cell = Cell("easy", "grpo", 0, RunConfig(method="grpo"))
-run_cells(
+run.train_command = lambda cell, path: [sys.executable, "-S", "-c", code, str(path), "block", str(log)]
+run.run_cells(
     [cell], out, workers=1,
-    launch=lambda cell, path: [sys.executable, "-S", "-c", code, str(path), "block", str(log)],
     watch=lambda states: print(*log.read_text().split(), flush=True) if log.exists() else None,
 )
 """
@@ -497,7 +510,7 @@ def test_a_run_that_samples_nothing_has_its_end_in_place_of_a_curve(tmp_path: Pa
     run = finished(tmp_path, cell, [True, False, False, False])
     records = [{**json.loads(line), "sampled_tokens": 0} for line in run.metrics.read_text().splitlines()]
     run.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
-    found = cell_result(dataclasses.replace(cell, config=unbounded), tmp_path)
+    found = cell_result(replace(cell, config=unbounded), tmp_path)
     assert (found.accuracy, found.area, found.sampled_tokens) == (0.25, 0.25, 0)
 
 
@@ -569,10 +582,9 @@ def test_curves_that_were_measured_elsewhere_are_read_off_between_their_points()
 
 def test_between_two_evaluations_a_curve_is_a_line() -> None:
     curve = [CurvePoint(step, 10 * step, 0.0, acc, (0, 1)) for step, acc in ((0, 0.1), (25, 0.6), (40, 0.3))]
-    assert accuracy_at(curve, 25) == 0.6
-    assert accuracy_at(curve, 10) == pytest.approx(0.3)
-    assert accuracy_at(curve, 30) == pytest.approx(0.5)
-    assert (accuracy_at(curve, None), accuracy_at([], 3)) == (None, None)
+    assert read_off(curve, "step", 25) == 0.6
+    assert read_off(curve, "step", 10) == pytest.approx(0.3)
+    assert read_off(curve, "sampled_tokens", 300) == pytest.approx(0.5)
 
 
 def test_runs_that_end_apart_are_also_compared_at_equal_steps(tmp_path: Path) -> None:
@@ -638,13 +650,15 @@ def test_results_are_json_and_the_same_runs_give_the_same(tmp_path: Path) -> Non
 def test_the_page_shows_hostile_text_and_executes_none(text: str, tmp_path: Path) -> None:
     found = results(tmp_path)
     (task,) = found.tasks
-    arms = [dataclasses.replace(arm, rollouts=answered([False], text)) for arm in task.arms]
-    hostile = dataclasses.replace(
-        found, title=text, tasks=[dataclasses.replace(task, task=text, arms=arms)], missing={text: text},
-        notes=[text], details={text: text},
+    rollouts = answered([False], text)
+    arms = [replace(arm, shown=replace(arm.shown, rollouts=rollouts)) for arm in task.arms]
+    alarm = Alarm("flat feedback", 1, text, "distinct_critiques")
+    hostile = replace(
+        found, title=text, tasks=[replace(task, task=text, arms=arms)], missing={text: text},
+        notes=[text], details={text: text}, cells=[replace(cell, alarms=[alarm]) for cell in found.cells],
     )  # fmt: skip
     html = write_sweep_report(tmp_path / "page" / "report.html", hostile).read_text(encoding="utf-8")
-    calm = dataclasses.replace(hostile, missing={"a": "b"}, tasks=[dataclasses.replace(task, arms=arms)])
+    calm = replace(hostile, missing={"a": "b"}, tasks=[replace(task, arms=arms)])
     plain = write_sweep_report(tmp_path / "calm.html", calm).read_text(encoding="utf-8")
     page, other = Page(html), Page(plain)
     assert page.open == []
@@ -745,8 +759,6 @@ def test_a_dry_run_shows_the_cells_and_writes_nothing(
 def test_a_sweep_with_failed_cells_reports_the_rest_and_names_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from didact.sweep import run as run_module
-
     def launch(cell: Cell, path: Path) -> Sequence[str]:
         if cell.arm == "rltf-sd":
             finished(tmp_path / "out", cell, [True] * 4)
@@ -773,7 +785,7 @@ def test_the_recipes_sweep_is_a_fair_one() -> None:
     said = {"shuffled", "other-problem", "verdict", "reference", "second-try"}
     assert {arm.control for arm in found.arms if arm.of == "rltf-sd"} == said
     assert said <= set(CONTROLS)
-    assert len(found.seeds) == 2
+    assert len(found.file.seeds) == 2
     assert (
         len({(c.config.max_sampled_tokens, repr(c.config.model), repr(c.config.optim)) for c in found.cells})
         == 1

@@ -33,15 +33,16 @@ def write_report(path: Path | str, report: Report) -> Path:
 
 
 def render(template: str, view: Mapping[str, Any]) -> str:
-    """A page of this package's templates with its words escaped; a word that is missing is an error."""
+    """A page of this package's templates with its words escaped and made visible, none of them missing."""
     environment = Environment(
         loader=PackageLoader("didact.evaluation"),
         autoescape=True,
+        finalize=lambda word: plain_text(word, len(word)) if type(word) is str else word,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters |= {"percent": percent, "text": plain_text, "name": plain_name, "dialogue": dialogue}
     return environment.get_template(template).render(**view)
 
 

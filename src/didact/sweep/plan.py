@@ -19,7 +19,7 @@ alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -84,35 +84,22 @@ class Cell:
 class Plan:
     """All cells of a sweep, task by task, arm by arm, seed by seed."""
 
-    title: str
-    tasks: tuple[str, ...]
-    arms: tuple[Arm, ...]
-    seeds: tuple[int, ...]
+    file: SweepFile
+    arms: list[Arm]
     baseline: str
-    cells: tuple[Cell, ...]
-    unequal_budgets: bool
+    cells: list[Cell]
 
-    def chosen(self, patterns: Sequence[str]) -> tuple[Cell, ...]:
-        """The cells whose names match one of the patterns, as "*/grpo/*"; all for no pattern.
-
-        Raises:
-            UsageError: a pattern that matches no cell.
-        """
+    def chosen(self, patterns: Sequence[str]) -> list[Cell]:
+        """The cells whose names match one of the patterns, as "*/grpo/*"; all for no pattern."""
         names = [cell.name for cell in self.cells]
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise UsageError(f"--only {pattern!r} matches no cell: {did_you_mean(pattern, names)}")
-        if not patterns:
-            return self.cells
-        return tuple(c for c in self.cells if any(fnmatchcase(c.name, p) for p in patterns))
+        return [c for c in self.cells if not patterns or any(fnmatchcase(c.name, p) for p in patterns)]
 
 
 def read_plan(file: Path, *, controls: Sequence[str] | None = None) -> Plan:
-    """The plan in a file.
-
-    Args:
-        file: YAML; see the top of this module.
-        controls: In place of every `controls` in the file.
+    """The plan in a file, with `controls` in place of all that it names.
 
     Raises:
         UsageError: a wrong key or value, a method or setting that does not exist, or methods of a task
@@ -120,36 +107,22 @@ def read_plan(file: Path, *, controls: Sequence[str] | None = None) -> Plan:
         DataError: not readable as YAML.
     """
     written = validate_settings(SweepFile, read_yaml(file), str(file))
-    return make_plan(written, controls=controls)
-
-
-def make_plan(written: SweepFile, *, controls: Sequence[str] | None = None) -> Plan:
-    """The plan of a sweep that was read; see `read_plan`."""
     _check_names(written)
     arms = _arms(written, controls)
     names = [arm.name for arm in arms]
     baseline = written.baseline or names[0]
     if baseline not in names:
         raise UsageError(f"baseline: no method {baseline!r}: {did_you_mean(baseline, names)}")
-    cells = tuple(
+    cells = [
         Cell(task, arm.name, seed, _config(written, task, arm, seed))
         for task in written.tasks
         for arm in arms
         for seed in written.seeds
-    )
-    _check_methods(arms, cells)
+    ]
     for task in written.tasks:
         one_a_arm = [c for c in cells if c.task == task and c.seed == written.seeds[0]]
         _check_equal(one_a_arm, unequal_budgets=written.unequal_budgets)
-    return Plan(
-        title=written.title,
-        tasks=tuple(written.tasks),
-        arms=arms,
-        seeds=tuple(written.seeds),
-        baseline=baseline,
-        cells=cells,
-        unequal_budgets=written.unequal_budgets,
-    )
+    return Plan(written, arms, baseline, cells)
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,12 +151,8 @@ def _check_names(written: SweepFile) -> None:
         raise UsageError(f"seeds: {written.seeds} has one of them twice: name each once")
 
 
-def _arms(written: SweepFile, controls: Sequence[str] | None) -> tuple[Arm, ...]:
-    """The methods, each followed by its controls.
-
-    Raises:
-        UsageError: a control that does not exist, or of a method that reads no critique.
-    """
+def _arms(written: SweepFile, controls: Sequence[str] | None) -> list[Arm]:
+    """The methods, each followed by its controls."""
     found: list[Arm] = []
     for name, settings in written.methods.items():
         found.append(Arm(name))
@@ -204,10 +173,11 @@ def _arms(written: SweepFile, controls: Sequence[str] | None) -> tuple[Arm, ...]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"two arms are named {twice!r}: rename the method, or name each control once")
-    return tuple(found)
+    return found
 
 
 def _config(written: SweepFile, task: str, arm: Arm, seed: int) -> RunConfig:
+    """The settings of a cell, with its method's checked."""
     name = arm.of or arm.name
     own = {k: v for k, v in (written.methods[name] or {}).items() if k != "controls"}
     default: Settings = {"method": name, "task": {"name": task}}
@@ -221,18 +191,11 @@ def _config(written: SweepFile, task: str, arm: Arm, seed: int) -> RunConfig:
             raise UsageError(f"methods.{name}: a control of what has feedback.control itself: remove one")
         values = merged(values, {"feedback": {"control": arm.control}})
     try:
-        return parse_config({**values, "seed": seed})
-    except UsageError as error:
+        config = parse_config({**values, "seed": seed})
+        make_method(config.method, config.settings)
+    except (UsageError, DataError) as error:
         raise UsageError(f"{task}, {arm.name}: {error}") from None
-
-
-def _check_methods(arms: Iterable[Arm], cells: Iterable[Cell]) -> None:
-    """Every method's settings, as they are for each task."""
-    for cell in cells:
-        try:
-            make_method(cell.config.method, cell.config.settings)
-        except (UsageError, DataError) as error:
-            raise UsageError(f"{cell.name}: {error}") from None
+    return config
 
 
 def _check_equal(cells: Sequence[Cell], *, unequal_budgets: bool) -> None:

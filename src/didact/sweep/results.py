@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from didact.evaluation.alarms import Alarm
-from didact.evaluation.results import CurvePoint
+from didact.evaluation.results import ArmResult, CurvePoint
 from didact.evaluation.stats import Estimate
-from didact.types import Rollout
 
 DEFINITIONS = {
     "final": "First answers right without feedback at the end: the interquartile mean over seeds (the mean "
@@ -34,47 +33,46 @@ DEFINITIONS = {
 """What the columns mean, by their names in results.json."""
 
 
-@dataclass(frozen=True)
-class CellResult:
-    """One finished run."""
+@dataclass(frozen=True, kw_only=True)
+class CellResult(ArmResult):
+    """One finished run, with the alarms that stand at its end; `method` is the arm."""
 
     task: str
-    arm: str
     seed: int
     path: str
     """Its run directory within the sweep's."""
-    accuracy: float
-    """First answers right without feedback at the end, in [0, 1]."""
     area: float
     """Mean accuracy over the budget, in [0, 1]."""
-    after_feedback: float | None
-    """Right after at most one critique; None where it was not measured."""
-    after_own_critique: float | None
-    curve: Sequence[CurvePoint]
-    steps: int
-    sampled_tokens: int
-    feedback_tokens: int
     cost_usd: float
     leak_rate: float | None
     """Share of the critiques read in training that state the answer; None if not measured."""
     mentions_critique: float | None
     """Share of second answers that speak of their critique."""
-    seconds: float
-    """Training time, evaluation aside."""
-    alarms: Sequence[Alarm] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The run's numbers, with its curve as [sampled tokens, accuracy]."""
-        plain = {k: v for k, v in vars(self).items() if k not in ("curve", "alarms", "seconds")}
         return {
-            **plain,
+            "task": self.task,
+            "arm": self.method,
+            "seed": self.seed,
+            "path": self.path,
+            "accuracy": self.accuracy,
+            "area": self.area,
+            "after_feedback": self.accuracy_after_feedback,
+            "after_own_critique": self.accuracy_after_own_critique,
+            "steps": self.steps,
+            "sampled_tokens": self.sampled_tokens,
+            "feedback_tokens": self.feedback_tokens,
+            "cost_usd": self.cost_usd,
+            "leak_rate": self.leak_rate,
+            "mentions_critique": self.mentions_critique,
             "seconds": round(self.seconds, 1),
             "curve": [[point.sampled_tokens, point.accuracy] for point in self.curve],
             "alarms": [alarm._asdict() for alarm in self.alarms],
         }
 
 
-@dataclass(frozen=True)
+@dataclass
 class ArmSummary:
     """One arm on one task, over its finished seeds."""
 
@@ -96,24 +94,17 @@ class ArmSummary:
     seconds: float
     leak_rate: float | None
     mentions_critique: float | None
-    improvement: Estimate | None = None
+    improvement: Estimate | None
     """None for the baseline, and without a finished run of it."""
-    difference: tuple[float, float, float] | None = None
+    difference: tuple[float, float, float] | None
     """Mean and interval against the baseline, paired by problem, over the seeds that both have."""
-    to_method: tuple[float, float, float] | None = None
+    to_method: tuple[float, float, float] | None
     """Of a control, the same against the method that it belongs to; None of a method."""
-    p: float | None = None
+    p: float | None
     """As it came out, not corrected."""
-    p_holm: float | None = None
-    rollouts: Sequence[Rollout] = ()
-    """The ones to read."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The arm's numbers, without its curve and rollouts."""
-        values = {k: v for k, v in vars(self).items() if k not in ("curve", "rollouts")}
-        return {
-            key: value._asdict() if isinstance(value, Estimate) else value for key, value in values.items()
-        }
+    p_holm: float | None
+    shown: CellResult
+    """The run whose rollouts are shown."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +118,17 @@ class TaskResults:
     """What every run might use, in words."""
     base_accuracy: float | None
     """Of the model before training; None where it was not evaluated."""
-    arms: Sequence[ArmSummary]
-    equal_steps: int | None = None
+    equal_steps: int | None
     """The step at which the first run ends; None where all of them end there."""
+    arms: Sequence[ArmSummary]
+
+
+class Pooled(NamedTuple):
+    """An arm over all tasks."""
+
+    arm: str
+    final: Estimate
+    improvement: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -138,16 +137,16 @@ class SweepResults:
 
     title: str
     baseline: str
+    notes: Sequence[str]
+    comparisons: int
+    """Tests that the Holm correction is over."""
     tasks: Sequence[TaskResults]
+    pooled: Sequence[Pooled]
+    """Empty for a single task."""
     cells: Sequence[CellResult]
     missing: Mapping[str, str]
     """Cells without a result by name, with the reason."""
-    comparisons: int
-    """Tests that the Holm correction is over."""
-    pooled: Sequence[tuple[str, Estimate, Estimate | None]] = ()
-    """Per arm, over all tasks: its IQM, and its probability of improvement; empty for a single task."""
-    notes: Sequence[str] = ()
-    details: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str]
     """How it was run: command, versions, machine."""
 
     @property
@@ -157,28 +156,18 @@ class SweepResults:
 
     def to_json(self) -> dict[str, Any]:
         """What results.json holds."""
-        return {
-            "title": self.title,
-            "baseline": self.baseline,
-            "definitions": DEFINITIONS,
-            "notes": list(self.notes),
-            "comparisons": self.comparisons,
-            "tasks": [
-                {
-                    "task": t.task,
-                    "n_eval": t.n_eval,
-                    "budget": t.budget,
-                    "base_accuracy": t.base_accuracy,
-                    "equal_steps": t.equal_steps,
-                    "arms": [arm.to_json() for arm in t.arms],
-                }
-                for t in self.tasks
-            ],
-            "pooled": [
-                {"arm": arm, "final": final._asdict(), "improvement": None if p is None else p._asdict()}
-                for arm, final, p in self.pooled
-            ],
-            "cells": [cell.to_json() for cell in self.cells],
-            "missing": dict(self.missing),
-            "details": dict(self.details),
-        }
+        head = {"title": self.title, "baseline": self.baseline, "definitions": DEFINITIONS}
+        return {key: _plain(value) for key, value in (head | vars(self)).items()}
+
+
+def _plain(value: Any) -> Any:
+    """Records as mappings; arms without their curves and rollouts."""
+    if isinstance(value, CellResult):
+        return value.to_json()
+    if isinstance(value, TaskResults | ArmSummary):
+        value = {key: of for key, of in vars(value).items() if key not in ("curve", "shown")}
+    elif isinstance(value, Estimate | Pooled):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: _plain(of) for key, of in value.items()}
+    return [_plain(of) for of in value] if isinstance(value, list | tuple) else value

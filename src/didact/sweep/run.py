@@ -27,8 +27,7 @@ from didact.training.signals import SignalRecorder
 
 POLL_SECONDS = 0.1
 Status: TypeAlias = Literal["waiting", "running", "elsewhere", "finished", "failed"]
-Launch: TypeAlias = Callable[[Cell, Path], Sequence[str]]
-"""The command that runs a cell, or goes on with it, in a run directory."""
+ENDED = ("finished", "failed")
 Watch: TypeAlias = Callable[["dict[str, CellState]"], None]
 """Called repeatedly with the states of all cells by name."""
 
@@ -44,27 +43,19 @@ class CellState:
     """The exit code of a failed cell."""
 
 
-@dataclass
-class _Running:
-    process: subprocess.Popen[bytes]
-    lock: int
-
-
 def run_cells(
     cells: Sequence[Cell],
     out: Path,
     *,
     workers: int,
-    launch: Launch | None = None,
     watch: Watch = lambda states: None,
 ) -> dict[str, CellState]:
     """Run what is not finished, some cells side by side; one that fails does not stop the others.
 
     Args:
-        cells: Which ones; they start in this order.
+        cells: They start in this order.
         out: The sweep's directory.
         workers: Cells at a time, at least 1.
-        launch: The command of a cell; `didact train` if None.
         watch: Called a few times a second, and once at the end.
 
     Returns:
@@ -76,15 +67,11 @@ def run_cells(
     """
     for cell in cells:
         check_settings(cell, out)
-    return _Pool(cells, out, workers, launch or train_command, watch).run()
+    return _Pool(cells, out, workers, watch).run()
 
 
 def check_settings(cell: Cell, out: Path) -> None:
-    """Refuse a run directory whose settings are not the cell's.
-
-    Raises:
-        UsageError: naming the directory.
-    """
+    """Refuse a run directory whose settings are not the cell's."""
     stored = RunDir(out / cell.name).config
     if stored.exists() and not is_stored(cell.config, stored):
         raise UsageError(
@@ -114,27 +101,27 @@ def train_command(cell: Cell, path: Path) -> list[str]:
 class _Pool:
     """The cells that wait, those that run, and how the others ended."""
 
-    def __init__(self, cells: Sequence[Cell], out: Path, workers: int, launch: Launch, watch: Watch) -> None:
+    def __init__(self, cells: Sequence[Cell], out: Path, workers: int, watch: Watch) -> None:
         self.cells = {cell.name: cell for cell in cells}
-        self.out, self.workers, self.launch, self.watch = out, workers, launch, watch
+        self.out, self.workers, self.watch = out, workers, watch
         self.states = {
             name: CellState("finished" if is_finished(cell, out) else "waiting")
             for name, cell in self.cells.items()
         }
-        self.running: dict[str, _Running] = {}
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self) -> dict[str, CellState]:
         with SignalRecorder() as signals:
             came = signals.received
             try:
-                while not came and self._left():
+                while not came and any(s.status not in ENDED for s in self.states.values()):
                     self._start_some()
-                    self.watch(dict(self.states))
+                    self.watch(self.states)
                     time.sleep(POLL_SECONDS)
                     self._collect_ended()
             finally:
                 self._end_all(came)
-            self.watch(dict(self.states))
+            self.watch(self.states)
             if came and any(state.status != "finished" for state in self.states.values()):
                 finished = sum(state.status == "finished" for state in self.states.values())
                 raise Interrupted(
@@ -143,45 +130,35 @@ class _Pool:
                 )
         return self.states
 
-    def _left(self) -> bool:
-        return any(state.status not in ("finished", "failed") for state in self.states.values())
-
     def _start_some(self) -> None:
         for name, state in self.states.items():
-            if state.status not in ("waiting", "elsewhere"):
-                continue
-            if len(self.running) >= self.workers:
-                return
-            self._start(name)
+            if state.status in ("waiting", "elsewhere") and len(self.running) < self.workers:
+                self._start(name)
 
     def _start(self, name: str) -> None:
         path = self.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _take(path.with_name(f"{path.name}.lock"))
-        if lock is None:
-            self.states[name] = CellState("elsewhere")
-            return
-        try:
-            # Whoever held the lock until now may have finished the cell.
+        with path.with_name(f"{path.name}.lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.states[name] = CellState("elsewhere")
+                return
+            # The holder of the lock until now may have finished the cell.
             if is_finished(self.cells[name], self.out):
                 self.states[name] = CellState("finished")
-                os.close(lock)
                 return
-            command = self.launch(self.cells[name], path)
-            process = _spawn(command, path.with_name(f"{path.name}.log"), lock)
-        except BaseException:
-            os.close(lock)
-            raise
-        self.running[name] = _Running(process, lock)
+            command = train_command(self.cells[name], path)
+            self.running[name] = _spawn(command, path.with_name(f"{path.name}.log"), lock.fileno())
         self.states[name] = CellState("running")
 
     def _collect_ended(self) -> None:
-        for name in [name for name, run in self.running.items() if run.process.poll() is not None]:
-            self._note(name, self.running.pop(name))
+        for name, process in list(self.running.items()):
+            if process.poll() is not None:
+                del self.running[name]
+                self._note(name, process.returncode)
 
-    def _note(self, name: str, run: _Running) -> None:
-        os.close(run.lock)
-        code = run.process.returncode
+    def _note(self, name: str, code: int) -> None:
         no_weight_changed = code == TrainingGuard.exit_code
         if (code == 0 or no_weight_changed) and is_finished(self.cells[name], self.out):
             self.states[name] = CellState("finished")
@@ -193,28 +170,14 @@ class _Pool:
 
     def _end_all(self, came: Sequence[str]) -> None:
         """Ask what still runs to save and leave, and wait until it has; a second signal kills it."""
-        for run in self.running.values():
-            run.process.terminate()
+        for process in self.running.values():
+            process.terminate()
         while self.running:
             if len(came) > 1:
-                for run in self.running.values():
-                    run.process.kill()
+                for process in self.running.values():
+                    process.kill()
             time.sleep(POLL_SECONDS)
             self._collect_ended()
-
-
-def _take(file: Path) -> int | None:
-    """A lock's descriptor; None where another process holds it."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _spawn(command: Sequence[str], log: Path, lock: int) -> subprocess.Popen[bytes]:

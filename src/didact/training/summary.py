@@ -69,23 +69,33 @@ def with_differences(paths: Sequence[Path], arms: Sequence[ArmResult], baseline:
     Raises:
         DataError: two runs answered different problems.
     """
-    answers = [RunDir.open(p).read_evaluation(a.steps) for p, a in zip(paths, arms, strict=True)]
-    asked = [[(r.problem.id, r.problem.messages) for r in rollouts] for rollouts in answers]
-    for path, problems in zip(paths, asked, strict=True):
-        if problems != asked[baseline]:
-            raise DataError(
-                f"{path} and {paths[baseline]} were evaluated on different problems, so they cannot be "
-                "compared: evaluate both with the same task and the same eval.problems"
-            )
-    correct = [[correct_or_nan(rollout.turns[0]) for rollout in rollouts] for rollouts in answers]
-    compared = []
+    evaluations = [(path, arm.steps) for path, arm in zip(paths, arms, strict=True)]
+    right = right_answers(evaluations, "evaluate both with the same task and the same eval.problems")
+    compared = list(arms)
     for i, arm in enumerate(arms):
-        if i == baseline:
-            compared.append(arm)
-            continue
-        found = paired_difference(correct[i], correct[baseline], seed=0)
-        compared.append(dataclasses.replace(arm, difference=(found.mean, found.low, found.high)))
+        if i != baseline:
+            difference = paired_difference(right[i], right[baseline], seed=0)[:3]
+            compared[i] = dataclasses.replace(arm, difference=difference)
     return compared
+
+
+def right_answers(evaluations: Sequence[tuple[Path, int]], cure: str) -> list[list[float]]:
+    """For evaluations, each of a run directory at a step, which first answers are right; NaN if unverified.
+
+    Raises:
+        DataError: two of them asked different problems; it ends in `cure`.
+    """
+    asked, right = [], []
+    for path, step in evaluations:
+        rollouts = RunDir.open(path).read_evaluation(step)
+        asked.append([(r.problem.id, r.problem.messages) for r in rollouts])
+        if asked[-1] != asked[0]:
+            raise DataError(
+                f"{path} and {evaluations[0][0]} were evaluated on different problems, so they cannot be "
+                f"compared: {cure}"
+            )
+        right.append([correct_or_nan(r.turns[0]) for r in rollouts])
+    return right
 
 
 def correct_or_nan(turn: Turn) -> float:
