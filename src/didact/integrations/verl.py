@@ -49,8 +49,7 @@ Rows: TypeAlias = list[adv.Array]
 def direct(token_level_rewards: Tensor, response_mask: Tensor, **_: Any) -> Advantages:
     """A_t = r_t: Text2Grad's NL-gradient, if the rewards are those of spans."""
     rewards = _answers(token_level_rewards, response_mask)
-    like = token_level_rewards
-    return _padded(rewards, response_mask, like), _padded(rewards, response_mask, like)
+    return _padded(rewards, rewards, response_mask, token_level_rewards)
 
 
 def span_critic_free(
@@ -73,8 +72,7 @@ def span_critic_free(
     advantages = list(returns)
     for i, mean in zip(kept, means, strict=True):
         advantages[i] = returns[i] - mean
-    like = token_level_rewards
-    return _padded(advantages, response_mask, like), _padded(returns, response_mask, like)
+    return _padded(advantages, returns, response_mask, token_level_rewards)
 
 
 def span_gae(
@@ -99,8 +97,7 @@ def span_gae(
     advantages = [adv.gae(r, v, gamma, lam) for r, v in zip(rewards, known, strict=True)]
     # Where the reward is missing, the target of the critic is its own value.
     returns = [np.nan_to_num(a, nan=0.0) + v for a, v in zip(advantages, known, strict=True)]
-    like = token_level_rewards
-    return _padded(advantages, response_mask, like), _padded(returns, response_mask, like)
+    return _padded(advantages, returns, response_mask, token_level_rewards)
 
 
 def grpo(
@@ -135,18 +132,7 @@ def _second_turn(
     reward_baselines: Tensor | None = None,
     **_: Any,
 ) -> Advantages:
-    """Advantages of second turns.
-
-    Args:
-        baseline: A function of (r₁, r₀, groups).
-        token_level_rewards: Their sum is r₁, the revision's reward.
-        response_mask: The answers' tokens.
-        index: Group keys.
-        reward_baselines: r₀ of each row's dialogue, [B].
-
-    Raises:
-        DataError: the batch has no `reward_baselines`.
-    """
+    """Advantages of second turns: `baseline` of r₁ (the sum of a row's rewards), r₀ [B], and the groups."""
     if reward_baselines is None:
         raise DataError(
             "the batch has no reward_baselines: let the agent loop or trainer put r₀, the first answer's "
@@ -188,12 +174,8 @@ ESTIMATORS: Mapping[str, Callable[..., Advantages]] = {
 def policy_loss(name: str, agg_loss: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
     """A loss of losses.py with verl's signature.
 
-    verl's mask and `loss_agg_mode` become the weights of Didact's loss, which is a sum: `agg_loss` is linear
-    in the token losses, and its gradient with respect to them is the weight of each token.
-
-    Args:
-        name: A key of `LOSSES`.
-        agg_loss: verl's `core_algos.agg_loss`.
+    verl's mask and `loss_agg_mode` become the weights of Didact's loss, which is a sum: verl's `agg_loss` is
+    linear in the token losses, and its gradient with respect to them is the weight of each token.
     """
     function, clips = LOSSES[name]
 
@@ -279,20 +261,21 @@ def _groups(index: Sequence[object] | None, rows: Sequence[object] | adv.Array) 
     return list(index)
 
 
-def _padded(rows: Rows, mask_BT: Tensor, like: Tensor) -> Tensor:
+def _padded(advantages: Rows, returns: Rows, mask_BT: Tensor, like: Tensor) -> Advantages:
     """The rows at their unmasked places; 0 elsewhere and for NaN."""
-    found = np.zeros(tuple(mask_BT.shape))
+    found = np.zeros((2, *mask_BT.shape))
     mask = mask_BT.detach().bool().cpu().numpy()
-    for i, row in enumerate(rows):
-        found[i, mask[i]] = np.nan_to_num(row, nan=0.0)
-    return torch.from_numpy(found).to(like)
+    for i in range(len(mask)):
+        found[:, i, mask[i]] = np.nan_to_num([advantages[i], returns[i]], nan=0.0)
+    padded = torch.from_numpy(found).to(like)
+    return padded[0], padded[1]
 
 
 def _spread(values_N: adv.Array, mask_BT: Tensor, like: Tensor) -> Advantages:
     """One value for all tokens of a row, as advantages and as returns."""
     counts = mask_BT.detach().bool().sum(-1).tolist()
     rows = [np.full(n, value) for n, value in zip(counts, values_N, strict=True)]
-    return _padded(rows, mask_BT, like), _padded(rows, mask_BT, like)
+    return _padded(rows, rows, mask_BT, like)
 
 
 # ── verl ──────────────────────────────────────────────────────────────────────────────────────────────
