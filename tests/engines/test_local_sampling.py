@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from didact.engines.base import REFERENCE, AdamParams, Loss, SamplingParams
 from didact.engines.local import LoraSettings
-from didact.engines.local.sampling import Sampler, draw
+from didact.engines.local.sampling import draw, why_stop
 from didact.errors import NonFiniteError, UsageError
 
 # Lengths 3, 21, 1 and 40: shorter and longer than the sliding window of the gemma3 and mistral shapes.
@@ -129,22 +129,20 @@ def test_a_completion_ends_with_the_first_stop_string_and_includes_it(make_engin
 
 
 def test_a_stop_string_of_several_bytes_stops_at_its_last_byte(tokenizer):
-    sampler = Sampler(model=None, tokenizer=tokenizer, eos_ids={1}, tokens_per_batch=1)
     params = SamplingParams(max_tokens=100, stop=("né→",))
     ids = tokenizer.encode("Eugénie, née né→ and on")
-    reasons = [sampler.why_stop(ids[: t + 1], params) for t in range(len(ids))]
+    reasons = [why_stop(ids[: t + 1], params, tokenizer, {1}) for t in range(len(ids))]
     end = len(tokenizer.encode("Eugénie, née né→"))
     assert reasons.index("stop") == end - 1
 
 
 def test_eos_goes_before_stop_and_stop_before_length(tokenizer):
-    sampler = Sampler(model=None, tokenizer=tokenizer, eos_ids={1}, tokens_per_batch=1)
     params = SamplingParams(max_tokens=2, stop=("<eos>", "b"))
     a, b = tokenizer.encode("ab")
-    assert sampler.why_stop([a, 1], params) == "eos"
-    assert sampler.why_stop([a, b], params) == "stop"
-    assert sampler.why_stop([a, a], params) == "length"
-    assert sampler.why_stop([a], params) is None
+    assert why_stop([a, 1], params, tokenizer, {1}) == "eos"
+    assert why_stop([a, b], params, tokenizer, {1}) == "stop"
+    assert why_stop([a, a], params, tokenizer, {1}) == "length"
+    assert why_stop([a], params, tokenizer, {1}) is None
 
 
 def test_without_an_end_every_completion_has_max_tokens(make_engine):

@@ -9,6 +9,7 @@ import torch
 
 from didact.engines.base import POLICY, REFERENCE, AdamParams, Loss, SamplingParams
 from didact.engines.tinker import TinkerEngine, TinkerError
+from didact.engines.tinker.engine import ModelFiles
 from didact.engines.tinker.server_behavior import ServerBehavior, known_differences, measure
 from didact.errors import CapabilityError, CheckpointError, NonFiniteError, TrainingGuard, UsageError
 from didact.losses import LossOutput, importance_sampling
@@ -39,10 +40,8 @@ def make_tinker(make_service, tokenizer):
             faults = {"reduction": "rows"} | faults
         return TinkerEngine(
             make_service(**faults),
-            tokenizer,
+            ModelFiles(tokenizer, {tokenizer.eos_token_id}, 128, 260),
             rank=RANK,
-            max_length=128,
-            vocabulary=260,
             behavior=behavior,
         )
 

@@ -11,15 +11,17 @@ rounding for any curvature of the loss. Shapes: T tokens.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from didact.engines.base import AdamParams, Engine, Loss, SamplingParams
+from didact.engines.base import AdamParams, Engine, Loss, SamplingParams, rescored
 from didact.losses import BUILTIN
 from didact.types import Ids, Row
 
@@ -60,6 +62,18 @@ class ProbeResult:
         return f"{verdict}  {self.name}: {self.measured:.4g}, expected {self.expected:g} ± {self.tolerance:g}"
 
 
+def probe_text(tokenizer: Any) -> tuple[Ids, Ids]:
+    """Ids of the probed prompt and completion, at least three each."""
+    ids = tuple(tokenizer.encode(TEXT))
+    ids = ids if len(ids) >= 6 else (ids * 6)[:6]
+    return ids[: len(ids) // 2], ids[len(ids) // 2 :]
+
+
+def plain_step(size: float, max_grad_norm: float = math.inf) -> AdamParams:
+    """A step of −size·g."""
+    return AdamParams(lr=size * EPS, beta1=0.0, beta2=0.0, eps=EPS, max_grad_norm=max_grad_norm)
+
+
 def probe(engine: Engine) -> list[ProbeResult]:
     """Measure that sampling, log-probs, gradients and steps agree; the engine's state is restored.
 
@@ -90,10 +104,8 @@ class _Probe:
     """Metrics of the calls before the last step."""
 
     def __post_init__(self) -> None:
-        ids = tuple(self.engine.tokenizer.encode(TEXT))
-        ids = ids if len(ids) >= 6 else (ids * 6)[:6]
-        self.prompt: Ids = ids[: len(ids) // 2]
-        self.row = Row.from_completion(self.prompt, ids[len(ids) // 2 :])
+        self.prompt, completion = probe_text(self.engine.tokenizer)
+        self.row = Row.from_completion(self.prompt, completion)
         self.before_T = self.engine.logprobs([self.row])[0]
 
     def results(self) -> list[ProbeResult]:
@@ -137,12 +149,9 @@ class _Probe:
     def _sampling_agrees(self) -> ProbeResult:
         """The log-probs of samples are those of the model itself, also when temperature is not 1."""
         params = SamplingParams(max_tokens=16, temperature=0.7)
-        [samples] = self.engine.sample([self.prompt], 4, params, seed=0)
-        rows = [Row.from_completion(self.prompt, s.ids) for s in samples]
-        gaps = [
-            np.abs(scored_T[-len(s.ids) :] - np.asarray(s.logprobs)).max()
-            for s, scored_T in zip(samples, self.engine.logprobs(rows), strict=True)
-        ]
+        groups = self.engine.sample([self.prompt], 4, params, seed=0)
+        pairs = zip(groups[0], rescored(self.engine, [self.prompt], groups)[0], strict=True)
+        gaps = [np.abs(np.subtract(drawn.logprobs, scored.logprobs)).max() for drawn, scored in pairs]
         return ProbeResult("log-probs of sample and logprobs", float(max(gaps)), 0.0, LOGPROB_TOLERANCE)
 
     def _top_agrees(self) -> list[ProbeResult]:
@@ -237,8 +246,7 @@ class _Probe:
     def _step(self, calls: Sequence[Sequence[Row]], loss: Loss, size: float) -> None:
         """One step of plain gradient descent."""
         self.calls = [self.engine.forward_backward(rows, loss).metrics for rows in calls]
-        adam = AdamParams(lr=size * EPS, beta1=0.0, beta2=0.0, eps=EPS, max_grad_norm=float("inf"))
-        self.grad_norm = self.engine.optim_step(adam).metrics.get("grad_norm")
+        self.grad_norm = self.engine.optim_step(plain_step(size)).metrics.get("grad_norm")
 
 
 def weighted(row: Row, weights_T: NDArray[np.float32]) -> Row:

@@ -98,7 +98,7 @@ class Sampler:
                     )
                 ids[row].append(token)
                 logprobs[row].append(logprob)
-                reasons[row] = self.why_stop(ids[row], params)
+                reasons[row] = why_stop(ids[row], params, self.tokenizer, self.eos_ids)
                 alive -= reasons[row] is not None
             if not alive:
                 break
@@ -123,20 +123,23 @@ class Sampler:
                 prompt = batch.prompts[row]
                 self.kept.keep(batch.cache, b, batch.longest - len(prompt), (*prompt, *ids[row][:-1]))
 
-    def why_stop(self, ids: Sequence[int], params: SamplingParams) -> StopReason | None:
-        """The reason to stop after these completion ids, or None."""
-        if ids[-1] in self.eos_ids:
-            return "eos"
-        if params.stop:
-            # A stop string of k bytes spans at most k tokens; the margin keeps a character that the
-            # window cuts in two, and a leading space that decoding strips, away from it.
-            window = max(len(s.encode()) for s in params.stop) + 8
-            tail = self.tokenizer.decode(
-                list(ids[-window:]), skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-            if any(s in tail for s in params.stop):
-                return "stop"
-        return "length" if len(ids) == params.max_tokens else None
+
+def why_stop(
+    ids: Sequence[int], params: SamplingParams, tokenizer: Any, end_ids: Collection[int]
+) -> StopReason | None:
+    """The reason to stop after these completion ids, or None."""
+    if ids[-1] in end_ids:
+        return "eos"
+    if params.stop:
+        # A stop string of k bytes spans at most k tokens; the margin keeps a character that the
+        # window cuts in two, and a leading space that decoding strips, away from it.
+        window = max(len(s.encode()) for s in params.stop) + 8
+        tail = tokenizer.decode(
+            list(ids[-window:]), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        if any(s in tail for s in params.stop):
+            return "stop"
+    return "length" if len(ids) == params.max_tokens else None
 
 
 @dataclass

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from contextlib import closing
 from functools import partial
-from typing import Any
 
 from didact.engines.local.sampling import end_ids_of
 from didact.engines.probe import ProbeResult, probe
-from didact.engines.tinker.engine import TinkerEngine
+from didact.engines.tinker.engine import ModelFiles, TinkerEngine
 from didact.engines.tinker.wire import TinkerService
 from didact.errors import TrainingGuard, UsageError
 
@@ -29,17 +28,7 @@ def connect(
         TrainingGuard: the server's gradients differ from those of the losses.
         TinkerError: the server failed.
     """
-    tokenizer, text, generation = _model_files(model)
-    make = partial(
-        TinkerEngine,
-        service,
-        tokenizer,
-        rank=rank,
-        seed=seed,
-        end_ids=end_ids_of(tokenizer, generation),
-        max_length=getattr(text, "max_position_embeddings", None),
-        vocabulary=int(text.vocab_size),
-    )
+    make = partial(TinkerEngine, service, _model_files(model), rank=rank, seed=seed)
     engine = make()
     if probed:
         try:
@@ -65,8 +54,8 @@ def require_passed(server: str, results: list[ProbeResult]) -> None:
         )
 
 
-def _model_files(model: str) -> tuple[Any, Any, Any]:
-    """The tokenizer, the config and the generation config (None if there is none) of a folder or hub id."""
+def _model_files(model: str) -> ModelFiles:
+    """Those of a folder or hub id."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     try:
@@ -81,4 +70,6 @@ def _model_files(model: str) -> tuple[Any, Any, Any]:
         generation = GenerationConfig.from_pretrained(model)
     except OSError:
         generation = None
-    return tokenizer, config.get_text_config(decoder=True), generation
+    text = config.get_text_config(decoder=True)
+    length = getattr(text, "max_position_embeddings", None)
+    return ModelFiles(tokenizer, end_ids_of(tokenizer, generation), length, int(text.vocab_size))

@@ -17,20 +17,23 @@ engine then refuses everything except `load`, so that the run goes on from its c
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+import weakref
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from didact.engines.base import (
     POLICY,
+    REFERENCE,
     AdamParams,
     Capabilities,
     Loss,
@@ -40,18 +43,18 @@ from didact.engines.base import (
     Weights,
     rescored,
 )
-from didact.engines.local.sampling import check_prompts
+from didact.engines.local.sampling import check_prompts, why_stop
 from didact.engines.local.scoring import check_rows
 from didact.engines.local.training import resolve_loss, takes_values
-from didact.engines.probe import TEXT
+from didact.engines.probe import probe_text
 from didact.engines.tinker.gradients import (
     LossRequest,
+    check_targets,
     differentiate,
     linear_loss,
     named_loss,
     scoring_datum,
 )
-from didact.engines.tinker.sampling import Samplers, truncate
 from didact.engines.tinker.server_behavior import (
     NO_CLIP,
     ServerBehavior,
@@ -60,8 +63,8 @@ from didact.engines.tinker.server_behavior import (
     no_named_snapshots,
     no_value_head,
 )
-from didact.engines.tinker.wire import Pending, TinkerError, TinkerService, TinkerTrainer
-from didact.errors import CapabilityError, CheckpointError, NonFiniteError, TrainingGuard
+from didact.engines.tinker.wire import Pending, TinkerError, TinkerSampler, TinkerService, TinkerTrainer
+from didact.errors import CapabilityError, CheckpointError, NonFiniteError, TrainingGuard, UsageError
 from didact.rng import derive_seed
 from didact.types import Ids, Row
 
@@ -69,17 +72,23 @@ FILE = "tinker.json"
 """The file of a checkpoint, with the server's path of the weights and the optimizer state."""
 
 
+class ModelFiles(NamedTuple):
+    """What is read of a model whose weights are on the server."""
+
+    tokenizer: Any
+    end_ids: Set[int]
+    max_length: int | None
+    vocabulary: int
+
+
 class TinkerEngine(Unsupported):
     """Trains a LoRA adapter on a server that speaks the Tinker protocol.
 
     Args:
         service: The connected server.
-        tokenizer: The model's tokenizer; only token ids are sent.
+        files: Of the model; only token ids are sent.
         rank: The adapter's rank.
         seed: Of the adapter's initial weights.
-        end_ids: Ids that end a completion; the tokenizer's eos is added.
-        max_length: The model's context length; None for no limit.
-        vocabulary: Size of the model's vocabulary; None for the tokenizer's.
         behavior: Properties of the server; None measures them.
 
     Raises:
@@ -89,21 +98,15 @@ class TinkerEngine(Unsupported):
     def __init__(
         self,
         service: TinkerService,
-        tokenizer: Any,
+        files: ModelFiles,
         *,
         rank: int = 32,
         seed: int = 0,
-        end_ids: Iterable[int] = (),
-        max_length: int | None = None,
-        vocabulary: int | None = None,
         behavior: ServerBehavior | None = None,
     ) -> None:
-        self.service, self.tokenizer, self.base_model = service, tokenizer, service.base_model
-        self.rank, self.seed, self.max_length = rank, seed, max_length
-        self.end_ids = {i for i in (*end_ids, tokenizer.eos_token_id) if i is not None}
-        self._vocabulary: int = vocabulary or len(tokenizer)
-        ids = tuple(tokenizer.encode(TEXT))
-        prompt, completion = ids[: len(ids) // 2], ids[len(ids) // 2 :]
+        self.service, self.base_model, self.rank, self.seed = service, service.base_model, rank, seed
+        self.tokenizer, self.end_ids, self.max_length, self._vocabulary = files
+        prompt, completion = probe_text(files.tokenizer)
         self._probe_row = Row.from_completion(prompt, completion)
         self.behavior = behavior or measure(service, prompt, completion, rank=rank)
         self.capabilities = Capabilities(
@@ -113,7 +116,9 @@ class TinkerEngine(Unsupported):
             snapshots=self.behavior.snapshots,
         )
         self._trainer: TinkerTrainer = service.create(rank=rank, seed=seed)
-        self._samplers = Samplers(service, lambda: self._trainer)
+        self._samplers: dict[str, TinkerSampler] = {}
+        """Of each set of weights, created when first needed."""
+        self._numbers = itertools.count()
         self._waiting: list[Callable[[int], LossRequest]] = []
         """Backward passes of this step that still have to be sent, as functions of its number of rows."""
         self._sent: list[Pending[Any]] = []
@@ -140,7 +145,7 @@ class TinkerEngine(Unsupported):
         """
         check_prompts(prompts, n, params, max_length=self.max_length, vocabulary=self._vocabulary)
         self._check()
-        sampler, ends = self._samplers.of(weights), sorted(self.end_ids)
+        sampler, ends = self._sampler(weights), sorted(self.end_ids)
         seeds = (
             [derive_seed(seed, "prompt", i) for i in range(len(prompts))] if isinstance(seed, int) else seed
         )
@@ -149,21 +154,18 @@ class TinkerEngine(Unsupported):
             for p, s in zip(prompts, seeds, strict=True)
         ]
         drawn = [request.wait() for request in pending]
-        groups = [
-            [truncate(s, params, self.tokenizer, self.end_ids, server=self.service.name) for s in group]
-            for group in drawn
-        ]
+        groups = [[self._ended(sample, params) for sample in group] for group in drawn]
         return groups if self.behavior.raw_logprobs else rescored(self, prompts, groups, weights=weights)
 
     def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:
         check_rows(rows, max_length=self.max_length, vocabulary=self._vocabulary)
         self._check()
-        self._check_targets(rows)
+        check_targets(rows, self.behavior.soft_targets, server=self.service.name)
         if not rows:
             return []
         if weights == POLICY:
             return self._trainer.forward([scoring_datum(row) for row in rows]).wait()
-        sampler = self._samplers.of(weights)
+        sampler = self._sampler(weights)
         texts = []
         for row in rows:
             if row.target_ids.ndim == 2 or (row.input_ids[1:] != row.target_ids[:-1]).any():
@@ -190,7 +192,7 @@ class TinkerEngine(Unsupported):
         fn = resolve_loss(loss, rows[0].fields)
         if takes_values(fn):
             raise no_value_head()
-        self._check_targets(rows)
+        check_targets(rows, self.behavior.soft_targets, server=self.service.name)
         counting = [row for row in rows if row.fields["weights"].any()]
         if not counting:
             return StepOutput(0.0, {})
@@ -276,7 +278,10 @@ class TinkerEngine(Unsupported):
         if name is not None:
             raise no_named_snapshots()
         self._check()
-        return self._samplers.snapshot()
+        handle = Weights(f"snapshot-{next(self._numbers)}")
+        self._samplers[handle.name] = self._sampler(POLICY)
+        weakref.finalize(handle, self._samplers.pop, handle.name, None)
+        return handle
 
     def weights_hash(self) -> str:
         """A hash of the log-probs of a fixed text, because the weights stay on the server.
@@ -300,7 +305,7 @@ class TinkerEngine(Unsupported):
         self._check()
         kept = self._trainer.save(f"didact-{uuid.uuid4().hex[:12]}").wait()
         record = {"path": kept, "base_model": self.base_model, "rank": self.rank, "server": self.service.name}
-        (Path(path) / FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        (path / FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
     def load(self, path: Path) -> None:
         """Replace the adapter by a saved one; clears the gradient and an unknown state.
@@ -309,7 +314,7 @@ class TinkerEngine(Unsupported):
             CheckpointError: the file is damaged or of another model; nothing was changed.
             TinkerError: the server no longer has it; only another `load` works afterwards.
         """
-        file = Path(path) / FILE
+        file = path / FILE
         try:
             record = json.loads(file.read_bytes())
             kept, found = str(record["path"]), (record["base_model"], record["rank"])
@@ -327,12 +332,10 @@ class TinkerEngine(Unsupported):
 
     def save_pretrained(self, path: Path) -> None:
         """Write the tokenizer, the adapter if the server lets it be downloaded, and its path there."""
-        path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(path)
         self.save(path)
-        name = f"final-{uuid.uuid4().hex[:12]}"
-        if not self._trainer.download(path, name):
+        if not self._trainer.download(path, f"final-{uuid.uuid4().hex[:12]}"):
             (path / "README.txt").write_text(
                 f"The adapter is on the server, at the path in {FILE}; this tinker SDK cannot download it.\n",
                 encoding="utf-8",
@@ -343,6 +346,30 @@ class TinkerEngine(Unsupported):
         self._trainer.close()
 
     # ── internals ────────────────────────────────────────────────────────────────────────────────────
+
+    def _sampler(self, weights: Weights) -> TinkerSampler:
+        if weights.name not in self._samplers:
+            if weights == POLICY:
+                self._samplers[weights.name] = self._trainer.sampler()
+            elif weights == REFERENCE:
+                self._samplers[weights.name] = self.service.reference()
+            else:
+                raise UsageError(
+                    f"unknown weights {weights.name!r}: a snapshot lives as long as the handle that "
+                    "`snapshot` returned; keep the handle, not its name"
+                )
+        return self._samplers[weights.name]
+
+    def _ended(self, drawn: Sample, params: SamplingParams) -> Sample:
+        """The completion ended as LocalEngine ends it: servers take stop ids or stop strings, not both."""
+        for end in range(1, len(drawn.ids) + 1):
+            reason = why_stop(drawn.ids[:end], params, self.tokenizer, self.end_ids)
+            if reason is not None:
+                return Sample(drawn.ids[:end], drawn.logprobs[:end], reason)
+        raise TinkerError(
+            f"{self.service.name} ended a completion after {len(drawn.ids)} of {params.max_tokens} tokens "
+            "without its end id: it cannot be trained on as it was sampled"
+        )
 
     def _update(self, call: Callable[[], Any]) -> Any:
         """Run an update of the adapter; its state is unknown if that fails."""
@@ -362,15 +389,6 @@ class TinkerEngine(Unsupported):
                 "`didact train --resume RUN`"
             )
 
-    def _check_targets(self, rows: Sequence[Row]) -> None:
-        able = self.capabilities.soft_targets
-        for row in rows:
-            if row.target_ids.ndim == 2 and row.target_ids.shape[1] > able:
-                raise CapabilityError(
-                    f"rows have {row.target_ids.shape[1]} soft targets a token, and {self.service.name} "
-                    f"takes {able or 'none'}: take a method with hard targets, or engine: local"
-                )
-
     def _forget_step(self) -> None:
         self._waiting, self._sent, self._rows = [], [], 0
-        self._samplers.invalidate_current()
+        self._samplers.pop(POLICY.name, None)

@@ -27,7 +27,7 @@ from didact.engines.base import Loss, LossFn, StepOutput
 from didact.engines.local.scoring import micro_batches
 from didact.engines.local.training import loss_output
 from didact.engines.tinker.wire import Datum, Floats
-from didact.errors import NonFiniteError
+from didact.errors import CapabilityError, NonFiniteError
 from didact.types import Row
 
 
@@ -76,6 +76,16 @@ def differentiate(
     kept_BT = torch.where(keep, gradient_BT, 0.0).numpy()
     gradients = {row: kept_BT[b, : len(rows[row])] for b, row in enumerate(batch.rows)}
     return StepOutput(value, dict(output.metrics)), [gradients[i] for i in range(len(rows))]
+
+
+def check_targets(rows: Sequence[Row], able: int, *, server: str) -> None:
+    """Raise a CapabilityError for rows with more than `able` soft targets a token."""
+    for row in rows:
+        if row.target_ids.ndim == 2 and row.target_ids.shape[1] > able:
+            raise CapabilityError(
+                f"rows have {row.target_ids.shape[1]} soft targets a token, and {server} takes "
+                f"{able or 'none'}: take a method with hard targets, or engine: local"
+            )
 
 
 def scoring_datum(row: Row) -> Datum:

@@ -20,7 +20,8 @@ from typing import Literal
 import numpy as np
 import yaml
 
-from didact.engines.base import POLICY, AdamParams, SamplingParams, TopLogprobs, Weights
+from didact.engines.base import POLICY, SamplingParams, TopLogprobs, Weights
+from didact.engines.probe import CHANGE, plain_step
 from didact.engines.tinker.gradients import row_datum, scoring_datum
 from didact.engines.tinker.wire import (
     Datum,
@@ -39,9 +40,6 @@ and the total by the number of rows since the last step."""
 
 NO_CLIP = 1e6
 """A `max_grad_norm` of at least this much means no clipping."""
-EPS = 1e8
-CHANGE = 0.1
-"""Change of the row's log-prob that a step should make, in nats."""
 SOFT_TARGETS = 20
 """The K that is tried."""
 SDK = "tinker SDK"
@@ -237,8 +235,7 @@ class _Measurement:
         self, trainer: TinkerTrainer, data: Sequence[Datum], size: float, max_grad_norm: float = math.inf
     ) -> None:
         gradient = trainer.forward_backward(data, "cross_entropy", {})
-        adam = AdamParams(lr=size * EPS, beta1=0.0, beta2=0.0, eps=EPS, max_grad_norm=max_grad_norm)
-        step = trainer.optim_step(adam)
+        step = trainer.optim_step(plain_step(size, max_grad_norm))
         gradient.wait()
         step.wait()
 
