@@ -89,6 +89,11 @@ class RawRow:
         return Skipped(self.file.name, self.row, reason)
 
 
+def columns_near(column: str, row: Mapping[str, Any]) -> str:
+    """The columns of a row and, if there is one, that with nearly this name."""
+    return did_you_mean(column, map(str, row)).replace("Valid:", "Columns:")
+
+
 def kind_of(value: object) -> str:
     """The kind of a JSON value, for messages."""
     if isinstance(value, bool):

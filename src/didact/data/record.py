@@ -23,7 +23,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from didact.data.faults import Checker, RowError, expected, row_error, shown
+from didact.data.faults import Checker, RowError, columns_near, expected, row_error, shown
 from didact.data.feedback_parser import SHARED, TEXT_ALIASES, VERDICT, parse_feedback
 from didact.errors import did_you_mean
 from didact.types import Example, Message, Problem
@@ -190,8 +190,7 @@ def _check_hash(check: Checker, value: Mapping[str, Any], completion: str | None
 
 
 def _missing(check: Checker, column: str, value: Mapping[str, Any], what: str) -> None:
-    hint = did_you_mean(column, map(str, value)) if value else "the row is empty"
-    hint = hint.replace("Valid:", "Columns:")
+    hint = columns_near(column, value) if value else "the row is empty"
     check.fail(column, f"is missing: {hint}; rename a column, or add {what}")
 
 

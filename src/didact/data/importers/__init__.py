@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from didact.data.importers.base import LOG_TARGETS, TARGETS, Importer, Outcome
-from didact.data.importers.helpsteer3 import import_helpsteer3
+from didact.data.importers.base import LOG_TARGETS, TARGETS, Importer, Outcome, by_row
+from didact.data.importers.datasets import helpsteer3_examples, slf5k_examples, ultrafeedback_examples
 from didact.data.importers.langfuse import import_langfuse
 from didact.data.importers.mlflow import import_mlflow
 from didact.data.importers.phoenix import import_phoenix
-from didact.data.importers.slf5k import import_slf5k
-from didact.data.importers.table import import_csv, import_jsonl
-from didact.data.importers.ultrafeedback import import_ultrafeedback
+from didact.data.importers.table import import_table
 from didact.data.importers.weave import import_weave
 from didact.data.rows import Form, read_rows
 from didact.errors import UsageError, did_you_mean
 
 IMPORTERS: dict[str, tuple[Importer, Form, tuple[str, ...]]] = {
-    "csv": (import_csv, "csv", TARGETS),
-    "jsonl": (import_jsonl, "json", TARGETS),
-    "helpsteer3": (import_helpsteer3, "auto", ()),
-    "slf5k": (import_slf5k, "auto", ()),
-    "ultrafeedback": (import_ultrafeedback, "auto", ()),
+    "csv": (partial(import_table, cells=True), "csv", TARGETS),
+    "jsonl": (partial(import_table, cells=False), "json", TARGETS),
+    "helpsteer3": (by_row(helpsteer3_examples), "auto", ()),
+    "slf5k": (by_row(slf5k_examples), "auto", ()),
+    "ultrafeedback": (by_row(ultrafeedback_examples), "auto", ()),
     "langfuse": (import_langfuse, "auto", LOG_TARGETS),
     "phoenix": (import_phoenix, "auto", LOG_TARGETS),
     "mlflow": (import_mlflow, "auto", LOG_TARGETS),
@@ -34,17 +33,7 @@ __all__ = ["IMPORTERS", "import_rows", "parse_map"]
 
 
 def import_rows(kind: str, files: Sequence[Path], mapping: Mapping[str, str]) -> Iterator[Outcome]:
-    """Examples, rejected and skipped rows of all files together.
-
-    Args:
-        kind: A name in `IMPORTERS`.
-        files: The files of one export; logs may have answers in one and feedback in another.
-        mapping: Columns by target, as {"prompt": "question"}.
-
-    Raises:
-        UsageError: an unknown kind or target.
-        DataError: a file cannot be read.
-    """
+    """Examples, rejected and skipped rows of all files of one export; `mapping` has columns by target."""
     if kind not in IMPORTERS:
         raise UsageError(f"unknown kind {kind!r}: {did_you_mean(kind, IMPORTERS)}")
     importer, form, targets = IMPORTERS[kind]

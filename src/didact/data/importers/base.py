@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from didact.data.faults import RawRow, Rejected, RowError, Skipped, expected, row_error, shown
+from didact.data.faults import Fault, RawRow, Rejected, RowError, Skipped, expected, row_error, shown
 from didact.data.feedback_parser import SOURCES, qualified_label
 from didact.data.files import stem
 from didact.data.record import prompt_id
@@ -50,29 +50,33 @@ DOWN = {"down", "thumbs_down", "thumbs-down", "thumbsdown", "👎", "dislike", "
         "false", "fail"}  # fmt: skip
 
 
-def by_row(
-    rows: Iterable[RawRow | Rejected], convert: Callable[[RawRow], Iterable[Example | RowError]]
-) -> Iterator[Outcome]:
-    """Convert rows one by one. A row may give several examples and several faults."""
-    row_of: dict[str, RawRow] = {}
-    for row in rows:
-        if isinstance(row, Rejected):
-            yield row
-            continue
-        made: list[Example | RowError] = []
-        try:
-            made.extend(convert(row))
-        except RowError as error:
-            made.append(error)
-        for i, item in enumerate(made):
-            if isinstance(item, Example) and (first := row_of.setdefault(item.id, row)) is not row:
-                made[i] = row_error(
-                    "id", f"{item.id!r} is already the id of row {first.row} of {first.file.name}"
-                )
-        faults = tuple(fault for item in made if isinstance(item, RowError) for fault in item.faults)
-        if faults:
-            yield row.rejected(RowError(*faults))
-        yield from (item for item in made if isinstance(item, Example))
+def by_row(convert: Callable[[RawRow], Iterable[Example | RowError]]) -> Importer:
+    """An importer of rows one by one, each of which may give several examples and several faults."""
+
+    def import_(rows: Iterable[RawRow | Rejected], _: Mapping[str, str]) -> Iterator[Outcome]:
+        row_of: dict[str, RawRow] = {}
+        for row in rows:
+            if isinstance(row, Rejected):
+                yield row
+                continue
+            examples: list[Example] = []
+            faults: list[Fault] = []
+            try:
+                for item in convert(row):
+                    if isinstance(item, RowError):
+                        faults += item.faults
+                    elif (first := row_of.setdefault(item.id, row)) is row:
+                        examples.append(item)
+                    else:
+                        where = f"row {first.row} of {first.file.name}"
+                        faults.append(Fault("id", f"{item.id!r} is already the id of {where}"))
+            except RowError as error:
+                faults += error.faults
+            if faults:
+                yield row.rejected(RowError(*faults))
+            yield from examples
+
+    return import_
 
 
 def row_id(row: RawRow) -> str:
@@ -93,11 +97,7 @@ def make_example(
     reference: str | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Example:
-    """An example whose problem id is `prompt_id`.
-
-    Raises:
-        RowError: the answer is empty, or the prompt does not end with the user's message.
-    """
+    """An example whose problem id is `prompt_id`; RowError without an answer or a question."""
     if not completion.strip():
         raise row_error("completion", "the answer is empty; remove the row, or map another column")
     if not messages or messages[-1].role != "user":
@@ -119,11 +119,7 @@ def make_feedback(
     name: str | None = None,
     created_at: Any = None,
 ) -> Feedback:
-    """Feedback that did not see the reference, its label qualified by its name.
-
-    Raises:
-        RowError: it has no text, score or label; the error names `column`.
-    """
+    """Feedback that did not see the reference, its label qualified by its name; RowError if it is empty."""
     if not (text or "").strip() and score is None and label is None:
         raise row_error(column, "says nothing: no text, score or label; remove it")
     return Feedback(
@@ -138,40 +134,24 @@ def log_example(
     identity: str,
     feedback: Iterable[Feedback],
     *,
-    asked: tuple[str, Any],
-    answered: tuple[str, Any],
+    asked: tuple[Any, str],
+    answered: tuple[Any, str],
     user: Any = None,
     reference: Any = None,
     metadata: dict[str, Any] | None = None,
 ) -> Example:
-    """An example from a log's row.
+    """An example from a log's row; RowError if the question or the answer is ambiguous or missing.
 
-    Args:
-        value: The row.
-        mapping: The `--map`: paths in the row that override what the importer found.
-        identity: The example's id.
-        feedback: Its feedback.
-        asked: (column, value) of the input.
-        answered: (column, value) of the output.
-        user: The user.
-        reference: The private reference answer.
-        metadata: The problem's metadata.
-
-    Raises:
-        RowError: the question or the answer is ambiguous or missing.
+    Each of `asked` and `answered` is (value, column). The paths of `mapping` override what was found.
     """
-    found = {target: (path, dig(value, path)) for target, path in mapping.items()}
-    where, prompt = found.get("prompt", asked)
-    messages = log_messages(prompt, where)
-    where, completion = found.get("completion", answered)
-    text = answer_text(completion, where)
+    found = {target: (dig(value, path), path) for target, path in mapping.items()}
     return make_example(
         identity,
-        messages,
-        text,
+        log_messages(*found.get("prompt", asked)),
+        answer_text(*found.get("completion", answered)),
         feedback,
-        user=maybe_text(*reversed(found.get("user", ("user", user)))),
-        reference=maybe_text(*reversed(found.get("reference", ("reference", reference)))),
+        user=maybe_text(*found.get("user", (user, "user"))),
+        reference=maybe_text(*found.get("reference", (reference, "reference"))),
         metadata=metadata,
     )
 
@@ -188,10 +168,7 @@ def dig(value: Any, path: str) -> Any:
         return value
     value = unpacked(value)
     if isinstance(value, list):
-        head, _, rest = path.partition(".")
-        if head.isdigit() and int(head) < len(value):
-            return dig(value[int(head)], rest)
-        return None
+        value = {str(i): item for i, item in enumerate(value)}
     if not isinstance(value, dict):
         return None
     if path in value:
@@ -216,11 +193,7 @@ def unpacked(value: Any) -> Any:
 
 
 def log_messages(value: Any, column: str) -> tuple[Message, ...]:
-    """Chat messages from a log's input.
-
-    Raises:
-        RowError: the question is ambiguous or missing.
-    """
+    """Chat messages from a log's input; RowError if the question is ambiguous or missing."""
     value = unpacked(value)
     if isinstance(value, str) and value.strip():
         return (Message(role="user", content=value),)
@@ -244,21 +217,16 @@ def log_messages(value: Any, column: str) -> tuple[Message, ...]:
 
 
 def answer_text(value: Any, column: str) -> str:
-    """The answer's text from a log's output.
-
-    Raises:
-        RowError: the answer is ambiguous or missing.
-    """
+    """The answer's text from a log's output; RowError if it is ambiguous or missing."""
     found = unpacked(value)
     if isinstance(value, str) and isinstance(found, str | list) and not _is_chat(found):
         return value  # a text, or an answer that is a JSON list
     if isinstance(found, list) and found and (_is_chat(found) or len(found) == 1):
         return answer_text(found[-1], f"{column}[-1]")
     if isinstance(found, dict):
-        if "choices" in found and isinstance(found["choices"], list) and found["choices"]:
-            return answer_text(
-                dig(found, "choices.0.message") or dig(found, "choices.0"), f"{column}.choices[0]"
-            )
+        if isinstance(found.get("choices"), list) and found["choices"]:
+            choice = dig(found, "choices.0.message") or dig(found, "choices.0")
+            return answer_text(choice, f"{column}.choices[0]")
         if isinstance(found.get("content"), list):
             return _content(found["content"], f"{column}.content")
         texts = [key for key in COMPLETION_KEYS if found.get(key) not in (None, "", [], {})]
@@ -305,8 +273,7 @@ def score_and_label(value: Any, column: str) -> tuple[float | None, str | None]:
     >>> score_and_label(True, "value"), score_and_label("thumbs_down", "value"), score_and_label(0.5, "value")
     ((1.0, 'true'), (0.0, 'thumbs_down'), (0.5, None))
     """
-    value = None if value == "" else value
-    if value is None:
+    if value is None or value == "":
         return None, None
     if isinstance(value, bool):
         return float(value), str(value).lower()
@@ -328,11 +295,7 @@ def score_and_label(value: Any, column: str) -> tuple[float | None, str | None]:
 
 
 def maybe_text(value: Any, column: str) -> str | None:
-    """A text or a number as text; None if empty.
-
-    Raises:
-        RowError: it is something else.
-    """
+    """A text or a number as text, None if empty, else RowError."""
     if value is None or value == "":
         return None
     if isinstance(value, str | int | float) and not isinstance(value, bool):

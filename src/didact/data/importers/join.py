@@ -28,17 +28,13 @@ class PendingExample:
 
 
 def nested_rows(row: RawRow, value: Any, **ids: Any) -> list[RawRow]:
-    """The objects of a list inside a row, as rows at the same place.
-
-    Args:
-        row: The row.
-        value: The list, or its JSON text; anything else holds no rows.
-        ids: Values for keys that an object does not have.
-    """
+    """The objects of a list inside a row, or of its JSON text; `ids` are for keys that they do not have."""
     items = unpacked(value)
-    if not isinstance(items, list):
-        return []
-    return [RawRow(row.file, row.row, {**ids, **item}) for item in items if isinstance(item, dict)]
+    return [
+        RawRow(row.file, row.row, {**ids, **item})
+        for item in (items if isinstance(items, list) else ())
+        if isinstance(item, dict)
+    ]
 
 
 class Join:
@@ -77,10 +73,6 @@ class Join:
         answer = PendingExample(row, make, keep)
         self._pending.append(answer)
         self._by_id.update(dict.fromkeys(ids, answer))
-
-    def has(self, identity: str) -> bool:
-        """Is there an answer of this id?"""
-        return identity in self._by_id
 
     def add_feedback(
         self, row: RawRow, parse: Callable[[dict[str, Any]], Feedback | list[Feedback]], *ids: str | None

@@ -60,24 +60,18 @@ def import_langfuse(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str
         join.add_answer(row, _maker(value, identity, mapping), f"trace:{identity}", keep=True)
     known = {str(_get(row.value, "id")) for row in traces}
     for row in observations:
-        _add_observation(join, row, known, mapping, roots)
+        trace = str(_get(row.value, "trace_id"))
+        identity = str(_get(row.value, "id") or f"langfuse/{row.row}")
+        is_root = trace not in known and roots.get(trace, {}).get("_root") == identity
+        ids = [f"observation:{identity}", *([f"trace:{trace}"] if is_root else [])]
+        # Without a trace and a root, generations are kept, so that they report why they cannot be used.
+        lost = trace not in known and trace not in roots and _is_generation(row.value)
+        join.add_answer(row, _maker(row.value, identity, mapping), *ids, keep=is_root or lost)
     for row in scores:
         observation, trace = _get(row.value, "observation_id"), _get(row.value, "trace_id")
-        ids = (f"observation:{observation}" if observation else None, f"trace:{trace}" if trace else None)
-        join.add_feedback(row, _feedback, *ids)
+        about = (f"observation:{observation}" if observation else None, f"trace:{trace}" if trace else None)
+        join.add_feedback(row, _feedback, *about)
     yield from join.outcomes()
-
-
-def _add_observation(
-    join: Join, row: RawRow, traces: set[str], mapping: Mapping[str, str], roots: dict[str, Any]
-) -> None:
-    trace = str(_get(row.value, "trace_id"))
-    identity = str(_get(row.value, "id") or f"langfuse/{row.row}")
-    is_root = trace not in traces and roots.get(trace, {}).get("_root") == identity
-    ids = [f"observation:{identity}", *([f"trace:{trace}"] if is_root else [])]
-    # Without a trace and a root, generations are kept, so that they report why they cannot be used.
-    lost = trace not in traces and trace not in roots and str(row.value.get("type")).upper() == "GENERATION"
-    join.add_answer(row, _maker(row.value, identity, mapping), *ids, keep=is_root or lost)
 
 
 def _maker(value: dict[str, Any], identity: str, mapping: Mapping[str, str]) -> Make:
@@ -86,8 +80,8 @@ def _maker(value: dict[str, Any], identity: str, mapping: Mapping[str, str]) -> 
         value,
         mapping,
         identity,
-        asked=("input", value.get("input")),
-        answered=("output", value.get("output")),
+        asked=(value.get("input"), "input"),
+        answered=(value.get("output"), "output"),
         user=_get(value, "user_id"),
         metadata={"langfuse_trace": _get(value, "trace_id") or identity, "name": value.get("name")},
     )
@@ -129,6 +123,10 @@ def _is_score(value: dict[str, Any]) -> bool:
     return "name" in value and has_value and "input" not in value and "output" not in value
 
 
+def _is_generation(value: dict[str, Any]) -> bool:
+    return str(value.get("type")).upper() == "GENERATION"
+
+
 def _filled(value: dict[str, Any]) -> dict[str, Any]:
     return {key: inner for key, inner in value.items() if inner not in (None, "", [], {})}
 
@@ -140,8 +138,7 @@ def _root_observations(observations: list[RawRow]) -> dict[str, dict[str, Any]]:
         value = row.value
         if not {"input", "output"} <= _filled(value).keys():
             continue
-        generation = str(value.get("type")).upper() == "GENERATION"
-        rank = 2 if not _get(value, "parent_observation_id") else int(generation)
+        rank = 2 if not _get(value, "parent_observation_id") else int(_is_generation(value))
         trace = str(_get(value, "trace_id"))
         if rank and (trace not in best or rank > best[trace][0]):
             best[trace] = rank, row

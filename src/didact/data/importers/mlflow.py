@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
@@ -32,7 +33,7 @@ from didact.data.importers.base import (
     score_and_label,
     unpacked,
 )
-from didact.data.importers.join import Join, Make, nested_rows
+from didact.data.importers.join import Join, nested_rows
 from didact.types import Example, Feedback
 
 GOLD = ("expected_response", "expected_output", "ground_truth", "answer", "reference")
@@ -50,14 +51,14 @@ def import_mlflow(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str])
         trace = unpacked(row.value.get("trace"))
         row = RawRow(row.file, row.row, {**row.value, **(trace if isinstance(trace, dict) else {})})
         identity = str(_first(row.value, *TRACE_IDS) or f"mlflow/{row.row}")
-        expected_values = expectations.setdefault(identity, {})
-        join.add_answer(row, _maker(row.value, identity, mapping, expected_values), identity, keep=True)
+        found = expectations.setdefault(identity, {})
+        join.add_answer(row, partial(_example, row.value, mapping, identity, found), identity, keep=True)
         held = dig(row.value, "info.assessments") or row.value.get("assessments")
         for note in nested_rows(row, held):
             assessments.append(RawRow(row.file, row.row, {**note.value, "trace_id": identity}))
     for row in assessments:
         identity = str(row.value.get("trace_id"))
-        if row.value.get("expectation") is not None and join.has(identity):
+        if row.value.get("expectation") is not None and identity in expectations:
             name = str(row.value.get("assessment_name") or row.value.get("name"))
             expectations[identity][name] = _value(row.value["expectation"])
         elif row.value.get("valid") is False:
@@ -80,27 +81,27 @@ def _first(value: dict[str, Any], *paths: str) -> Any:
     return next((found for path in paths if (found := dig(value, path)) not in (None, "")), None)
 
 
-def _maker(
-    value: dict[str, Any], identity: str, mapping: Mapping[str, str], expectations: dict[str, Any]
-) -> Make:
-    def make(feedback: tuple[Feedback, ...]) -> Example:
-        rest = {name: inner for name, inner in expectations.items() if name not in GOLD}
-        return log_example(
-            value,
-            mapping,
-            identity,
-            feedback,
-            asked=("request", None if "prompt" in mapping else _content(value, "Inputs", "request")),
-            answered=(
-                "response",
-                None if "completion" in mapping else _content(value, "Outputs", "response"),
-            ),
-            user=_metadata(value, "mlflow.trace.user"),
-            reference=next((str(expectations[name]) for name in GOLD if name in expectations), None),
-            metadata={"mlflow_trace": identity, "expectations": rest or None},
-        )
-
-    return make
+def _example(
+    value: dict[str, Any],
+    mapping: Mapping[str, str],
+    identity: str,
+    expectations: dict[str, Any],
+    feedback: tuple[Feedback, ...],
+) -> Example:
+    asked = None if "prompt" in mapping else _content(value, "Inputs", "request")
+    answered = None if "completion" in mapping else _content(value, "Outputs", "response")
+    rest = {name: inner for name, inner in expectations.items() if name not in GOLD}
+    return log_example(
+        value,
+        mapping,
+        identity,
+        feedback,
+        asked=(asked, "request"),
+        answered=(answered, "response"),
+        user=_metadata(value, "mlflow.trace.user"),
+        reference=next((str(expectations[name]) for name in GOLD if name in expectations), None),
+        metadata={"mlflow_trace": identity, "expectations": rest or None},
+    )
 
 
 def _metadata(value: dict[str, Any], key: str) -> Any:
@@ -162,6 +163,5 @@ def _feedback(note: dict[str, Any]) -> Feedback:
         return feedback
     why = str(error)
     if isinstance(error, dict):
-        code = dig(error, "error_code") or "failed"
-        why = f"{code}: {dig(error, 'error_message') or 'no message'}"
+        why = f"{error.get('error_code') or 'failed'}: {error.get('error_message') or 'no message'}"
     return feedback.model_copy(update={"status": "failed", "error": why})

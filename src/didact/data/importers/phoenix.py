@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from didact.data.faults import RawRow, Rejected
@@ -31,8 +32,8 @@ from didact.data.importers.base import (
     score_and_label,
     unpacked,
 )
-from didact.data.importers.join import Join, Make, nested_rows
-from didact.types import Example, Feedback
+from didact.data.importers.join import Join, nested_rows
+from didact.types import Feedback
 
 FLAT_MESSAGE = re.compile(r"(?:attributes\.)?llm\.(input|output)_messages\.(\d+)\.message\.(role|content)")
 
@@ -53,7 +54,17 @@ def import_phoenix(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str]
             value = span.value
             identity = str(_span_id(value) or f"phoenix/{span.row}")
             is_root = not (value.get("parent_id") or value.get("parentId"))
-            join.add_answer(span, _maker(value, identity, mapping), identity, keep=is_root)
+            make = partial(
+                log_example,
+                value,
+                mapping,
+                identity,
+                asked=(_content(value, "input"), "attributes.input"),
+                answered=(_content(value, "output"), "attributes.output"),
+                user=_attribute(value, "user.id"),
+                metadata={"phoenix_trace": dig(value, "context.trace_id"), "name": value.get("name")},
+            )
+            join.add_answer(span, make, identity, keep=is_root)
             annotations += nested_rows(span, value.get("annotations"), span_id=identity)
     for row in annotations:
         join.add_feedback(row, _feedback, str(_span_id(row.value)))
@@ -69,22 +80,6 @@ def _is_annotation(value: dict[str, Any]) -> bool:
 
 def _span_id(value: dict[str, Any]) -> Any:
     return dig(value, "context.span_id") or value.get("span_id") or value.get("spanId")
-
-
-def _maker(value: dict[str, Any], identity: str, mapping: Mapping[str, str]) -> Make:
-    def make(feedback: tuple[Feedback, ...]) -> Example:
-        return log_example(
-            value,
-            mapping,
-            identity,
-            feedback,
-            asked=("attributes.input", _content(value, "input")),
-            answered=("attributes.output", _content(value, "output")),
-            user=_attribute(value, "user.id"),
-            metadata={"phoenix_trace": dig(value, "context.trace_id"), "name": value.get("name")},
-        )
-
-    return make
 
 
 def _content(value: dict[str, Any], side: str) -> Any:

@@ -14,28 +14,18 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
+from didact.data.faults import RawRow, Rejected, RowError, columns_near, expected, row_error
 from didact.data.feedback_parser import TEXT_ALIASES
 from didact.data.files import stem
 from didact.data.importers.base import Outcome
 from didact.data.record import parse_example
-from didact.errors import did_you_mean
 from didact.types import Example
 
 
-def import_csv(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str]) -> Iterator[Outcome]:
-    """Cells are texts; empty ones are missing, and `score`, `messages` and `metadata` are parsed."""
-    return _merged(rows, mapping, cells=True)
-
-
-def import_jsonl(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str]) -> Iterator[Outcome]:
-    """Values keep their types; feedback may be a text, an object, or a list of them."""
-    return _merged(rows, mapping, cells=False)
-
-
-def _merged(
+def import_table(
     rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str], *, cells: bool
 ) -> Iterator[Outcome]:
+    """One example an id. `cells` are texts of which some are parsed; other values keep their types."""
     found: dict[str, tuple[RawRow, Example]] = {}
     for row in rows:
         if isinstance(row, Rejected):
@@ -74,31 +64,26 @@ def _record(value: dict[str, Any], mapping: Mapping[str, str], *, cells: bool) -
     record = dict(value)
     for target, column in mapping.items():
         if column not in value:
-            near = did_you_mean(column, map(str, value)).replace("Valid:", "Columns:")
+            near = columns_near(column, value)
             raise row_error(column, f"--map {target}={column}: there is no such column: {near}")
     for target, twin in (("prompt", "messages"), ("completion", "completion")):
         if not {target, twin} & (set(mapping) | set(value)):
-            near = did_you_mean(target, map(str, value)).replace("Valid:", "Columns:")
+            near = columns_near(target, value)
             raise row_error(target, f"is missing: {near}; say which it is with --map {target}=COLUMN")
     taken = {target: value[column] for target, column in mapping.items()}
     for column in set(mapping.values()) - set(mapping):
         del record[column]
     if "feedback" in mapping:
         # The named column is the feedback; its aliases are then columns like others.
-        for alias in set(TEXT_ALIASES[1:]) - {"feedback"}:
-            if alias in record:
-                record.setdefault("metadata", {})
-                record = _into_metadata(record, alias)
+        aliases = {alias: record.pop(alias) for alias in TEXT_ALIASES[2:] if alias in record}
+        metadata = record.get("metadata", {})
+        if aliases:
+            record["metadata"] = {
+                **(metadata if isinstance(metadata, dict) else {"metadata": metadata}),
+                **aliases,
+            }
     record.update(taken)
     return _typed(record) if cells else record
-
-
-def _into_metadata(record: dict[str, Any], column: str) -> dict[str, Any]:
-    metadata = (
-        record["metadata"] if isinstance(record["metadata"], dict) else {"metadata": record["metadata"]}
-    )
-    rest = {key: value for key, value in record.items() if key not in (column, "metadata")}
-    return {**rest, "metadata": {**metadata, column: record[column]}}
 
 
 def _typed(record: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from didact.data.importers.base import (
     score_and_label,
     unpacked,
 )
-from didact.data.importers.join import Join, Make, nested_rows
+from didact.data.importers.join import Join, nested_rows
 from didact.types import Feedback, FeedbackSourceName
 
 TEXT_KEYS = ("note", "comment", "reason", "rationale", "explanation", "text", "feedback", "critique")
@@ -47,7 +47,16 @@ def import_weave(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str]) 
         value = _nested(row.value)
         identity = str(value.get("id") or f"weave/{row.row}")
         call = RawRow(row.file, row.row, value)
-        join.add_answer(call, _maker(value, identity, mapping), identity, keep=not value.get("parent_id"))
+        make = partial(
+            log_example,
+            value,
+            mapping,
+            identity,
+            asked=(_inputs(value.get("inputs")), "inputs"),
+            answered=(value.get("output"), "output"),
+            metadata={"weave_trace": value.get("trace_id"), "op_name": value.get("op_name")},
+        )
+        join.add_answer(call, make, identity, keep=not value.get("parent_id"))
         held = dig(value, "summary.weave.feedback") or value.get("feedback")
         feedback += [(item, identity) for item in nested_rows(call, held)]
     for row, identity in feedback:
@@ -57,35 +66,20 @@ def import_weave(rows: Iterable[RawRow | Rejected], mapping: Mapping[str, str]) 
 
 def _nested(value: dict[str, Any]) -> dict[str, Any]:
     """Nest CSV columns such as inputs.question under inputs; empty cells are left out."""
-    made: dict[str, Any] = {}
     gathered: dict[str, dict[str, Any]] = {}
+    made: dict[str, Any] = {}
     for key, inner in value.items():
         head, dot, rest = key.partition(".")
-        if dot and head in ("inputs", "output"):
-            if inner != "":
-                gathered.setdefault(head, {})[rest] = inner
-        else:
+        if not dot or head not in ("inputs", "output"):
             made[key] = inner
-    for head, fields in gathered.items():
-        made.setdefault(head, fields)
-    return made
+        elif inner != "":
+            gathered.setdefault(head, {})[rest] = inner
+    return made | {head: fields for head, fields in gathered.items() if head not in made}
 
 
 def _call_of(value: dict[str, Any]) -> str:
     """The call's id, the last part of its reference."""
     return str(value.get("call_id") or str(value.get("weave_ref") or "").rstrip("/").rpartition("/")[2])
-
-
-def _maker(value: dict[str, Any], identity: str, mapping: Mapping[str, str]) -> Make:
-    return partial(
-        log_example,
-        value,
-        mapping,
-        identity,
-        asked=("inputs", _inputs(value.get("inputs"))),
-        answered=("output", value.get("output")),
-        metadata={"weave_trace": value.get("trace_id"), "op_name": value.get("op_name")},
-    )
 
 
 def _inputs(value: Any) -> Any:
@@ -139,15 +133,14 @@ def _values(held: Any) -> list[tuple[str, float | None, str | None, str]]:
     held = unpacked(held)
     if not isinstance(held, dict):
         score, label = score_and_label(held, "payload.value")
-        words = label is not None and score is None and len(label.split()) > 3
-        return [(str(label), None, None, "") if words else ("", score, label, "")]
-    key = next((key for key in TEXT_KEYS if isinstance(held.get(key), str) and held[key]), None)
-    text = "" if key is None else str(held[key])
-    fields = [(name, inner) for name, inner in held.items() if name != key and inner not in (None, "")]
-    if not fields:
-        return [(text, None, None, "")]
+        if label is not None and score is None and len(label.split()) > 3:
+            return [(label, None, None, "")]
+        return [("", score, label, "")]
+    fields = {name: inner for name, inner in held.items() if inner not in (None, "")}
+    key = next((key for key in TEXT_KEYS if isinstance(fields.get(key), str)), None)
+    text = "" if key is None else fields.pop(key)
     several = len(fields) > 1
     return [
         (text if i == 0 else "", *score_and_label(inner, f"payload.{name}"), name if several else "")
-        for i, (name, inner) in enumerate(fields)
-    ]
+        for i, (name, inner) in enumerate(fields.items())
+    ] or [(text, None, None, "")]

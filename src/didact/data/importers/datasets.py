@@ -1,0 +1,164 @@
+"""Public datasets of answers with feedback.
+
+**HelpSteer3**, config "feedback" (nvidia/HelpSteer3 on the Hugging Face hub, CC-BY-4.0). Shape after its
+dataset card, of which a part was seen (first release March 2025): `feedback/train.jsonl.gz`, a row with
+`domain`, `language`, `context` (chat messages), `response1`, `response2`, and `feedback1`, `feedback2`: up to
+three critiques of each response, by different annotators, opening with "The response is
+{not|slightly|partially|mostly|perfectly} helpful". That opening becomes the label. The card names no
+annotators: `helpsteer3:annotator-1` is a position in the list, not a person.
+
+**SLF5K**, summaries with language feedback (JeremyAlain/SLF5K; Scheurer et al. 2023, arXiv:2303.16755).
+Columns after its dataset card as of 2023: `id`, `subreddit`, `title`, `post`, `summary_prompt`,
+`generated_summary_for_feedback`, `feedback`, `feedback_class` (Coverage, Accuracy, Coherence, other),
+`has_additional_feedback`, `ideal_human_summary`, `tldr_human_reference_summary`, and two summaries for
+comparison. The complete list could not be confirmed: only title or post, the summary and the feedback
+are required, and any other column is kept in the metadata. The set ships as a loading script, which
+`datasets` 4 and later refuse; export it to JSON lines or CSV first. `ideal_human_summary` becomes the private
+reference, and `feedback_class` the label.
+
+**UltraFeedback** (openbmb/UltraFeedback; Cui et al. 2023, arXiv:2310.01377): critiques by GPT-4. Shape as the
+set's own scripts and its users read it (2023–2026): a row has `source`, `instruction` and `completions`, each
+with `response`, `model`, `critique`, `overall_score`, `fine-grained_score`, and `annotations`: helpfulness,
+honesty, truthfulness and instruction_following with `Rating` ("1"–"5" or "N/A"), `Rationale` and, where types
+are given, `Rationale For Rating`. The nesting is only confirmed in part, so every key but `instruction` and
+`response` may be missing. Pin a revision: scores were corrected after the release (an `overall_score` of 10
+that its critique contradicts should be 1). A rating of "N/A" or NaN is no score; it is never 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from didact.data.faults import RawRow, RowError, columns_near, expected, row_error
+from didact.data.importers.base import (
+    log_messages,
+    make_example,
+    make_feedback,
+    maybe_text,
+    row_id,
+    score_and_label,
+)
+from didact.types import Example, Feedback, Message
+
+HELPFUL = re.compile(r"\s*The response is (\w+(?: \w+)?) helpful", re.IGNORECASE)
+SLF5K_COLUMNS = ("id", "summary_prompt", "title", "post", "generated_summary_for_feedback", "feedback",
+                 "feedback_class", "ideal_human_summary")  # fmt: skip
+
+
+def helpsteer3_examples(row: RawRow) -> Iterator[Example | RowError]:
+    """Two examples a row."""
+    value = row.value
+    if "overall_preference" in value or "individual_preference" in value:
+        raise row_error(None, 'this is the config "preference"; import the config "feedback"')
+    messages = log_messages(value.get("context"), "context")
+    identity = row_id(row)
+    metadata = {key: value.get(key) for key in ("domain", "language")}
+    for side in (1, 2):
+        try:
+            answer = value.get(f"response{side}")
+            if not isinstance(answer, str):
+                raise RowError(expected(f"response{side}", "text", answer, "complete the row"))
+            feedback = _critiques(value.get(f"feedback{side}"), f"feedback{side}")
+            yield make_example(f"{identity}/{side}", messages, answer, feedback, metadata=metadata)
+        except RowError as error:
+            yield error
+
+
+def _critiques(value: Any, column: str) -> Iterator[Feedback]:
+    critiques = [value] if isinstance(value, str) else value
+    if not isinstance(critiques, list) or not critiques:
+        raise RowError(expected(column, "a list of critiques", value, "complete the row"))
+    for i, text in enumerate(critiques, start=1):
+        where = f"{column}[{i - 1}]"
+        if not isinstance(text, str):
+            raise RowError(expected(where, "text", text, "remove the critique"))
+        opening = HELPFUL.match(text)
+        label = f"{opening[1].lower()} helpful" if opening else None
+        author = f"helpsteer3:annotator-{i}"
+        yield make_feedback(where, text=text, label=label, source="human", author=author)
+
+
+def slf5k_examples(row: RawRow) -> Iterator[Example]:
+    """One example a row."""
+    value = row.value
+    for column in ("generated_summary_for_feedback", "feedback"):
+        if column not in value:
+            near = columns_near(column, value)
+            raise row_error(
+                column, f"is missing: {near}; this importer reads SLF5K, `csv` and `jsonl` read others"
+            )
+    prompt = maybe_text(value.get("summary_prompt"), "summary_prompt")
+    if prompt is None:
+        title, post = (maybe_text(value.get(key), key) for key in ("title", "post"))
+        if title is None and post is None:
+            raise row_error("post", "there is no title, post or summary_prompt; complete the row")
+        prompt = f"Title: {title or ''}\nText: {post or ''}\nTL;DR:"
+    text = maybe_text(value["feedback"], "feedback") or ""
+    label = maybe_text(value.get("feedback_class"), "feedback_class")
+    has_feedback = bool(text.strip() or label)
+    yield make_example(
+        row_id(row),
+        (Message(role="user", content=prompt),),
+        maybe_text(value["generated_summary_for_feedback"], "generated_summary_for_feedback") or "",
+        [make_feedback("feedback", text=text, label=label, source="human", author="slf5k")]
+        if has_feedback
+        else [],
+        reference=maybe_text(value.get("ideal_human_summary"), "ideal_human_summary"),
+        metadata={key: inner for key, inner in value.items() if key not in SLF5K_COLUMNS},
+    )
+
+
+def ultrafeedback_examples(row: RawRow) -> Iterator[Example | RowError]:
+    """One example a completion, with its critique and its ratings."""
+    value = row.value
+    instruction = maybe_text(value.get("instruction"), "instruction")
+    if instruction is None or not instruction.strip():
+        raise row_error("instruction", "is missing or empty; complete the row")
+    completions = value.get("completions")
+    if not isinstance(completions, list) or not completions:
+        raise RowError(expected("completions", "a list of completions", completions, "complete the row"))
+    identity = row_id(row)
+    for i, completion in enumerate(completions):
+        where = f"completions[{i}]"
+        try:
+            if not isinstance(completion, dict):
+                raise RowError(expected(where, "an object", completion, "complete the row"))
+            system = maybe_text(completion.get("custom_system_prompt"), f"{where}.custom_system_prompt")
+            asked = [Message(role="system", content=system)] if system else []
+            metadata = {key: completion.get(key) for key in ("model", "principle")}
+            yield make_example(
+                f"{identity}/{i + 1}",
+                (*asked, Message(role="user", content=instruction)),
+                maybe_text(completion.get("response"), f"{where}.response") or "",
+                _ratings(completion, where),
+                metadata={**metadata, "source": value.get("source")},
+            )
+        except RowError as error:
+            yield error
+
+
+def _ratings(completion: dict[str, Any], where: str) -> Iterator[Feedback]:
+    text = maybe_text(completion.get("critique"), f"{where}.critique")
+    yield from _rated(text, completion.get("overall_score"), f"{where}.overall_score", None)
+    annotations = completion.get("annotations")
+    if annotations is None:
+        return
+    if not isinstance(annotations, dict):
+        raise RowError(expected(f"{where}.annotations", "an object", annotations, "complete the row"))
+    for aspect, rated in annotations.items():
+        column = f"{where}.annotations.{aspect}"
+        for item in rated if isinstance(rated, list) else [rated]:
+            if isinstance(item, dict):
+                why = item.get("Rationale For Rating") or item.get("Rationale")
+                text = maybe_text(why, f"{column}.Rationale")
+                yield from _rated(text, item.get("Rating"), f"{column}.Rating", aspect)
+
+
+def _rated(text: str | None, rating: Any, column: str, aspect: str | None) -> Iterator[Feedback]:
+    score = None if rating in (None, "", "N/A") else score_and_label(rating, column)[0]
+    if (text or "").strip() or score is not None:
+        yield make_feedback(
+            "critique", text=text, score=score, label=aspect, name=aspect, source="judge", author="gpt-4"
+        )
