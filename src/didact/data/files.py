@@ -14,12 +14,10 @@ from typing import Any, BinaryIO
 
 from didact.data.faults import Rejected, RowError, row_error
 from didact.data.record import parse_example
-from didact.data.rows import read_rows
+from didact.data.rows import read_rows, stem
 from didact.errors import DataError, UsageError
 from didact.jsonl import encode, open_atomically, write_atomically
 from didact.types import Example
-
-SUFFIXES = (".gz", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def check_examples(path: Path) -> Iterator[Example | Rejected]:
@@ -64,18 +62,6 @@ def read_examples(path: Path) -> Iterator[Example]:
                 "with --out it writes the good rows to a file of their own"
             )
         yield outcome
-
-
-def stem(path: Path) -> str:
-    """A file's name without the endings of data files.
-
-    >>> stem(Path("x/fb.train.jsonl.gz"))
-    'fb.train'
-    """
-    name = path.name
-    while name.lower().endswith(SUFFIXES):
-        name = name[: name.rindex(".")]
-    return name or path.name
 
 
 def beside(path: Path, part: str, folder: Path | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""Rows of JSON lines, a JSON array or CSV, gzipped or not, read one by one.
+"""Rows of JSON lines, a JSON array or CSV, gzipped or not, of Parquet files and Hugging Face datasets.
 
 A row that cannot be read is yielded as `Rejected` and reading goes on: one bad row costs one row. Rows are
 numbered as an editor or a spreadsheet numbers them: JSON lines and CSV records from 1, a CSV header being
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import importlib
 import io
 import json
 import math
@@ -19,23 +20,24 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
+from pydantic_core import to_jsonable_python
+
 from didact.data.faults import Fault, RawRow, Rejected, RowError, kind_of, row_error, shown
-from didact.errors import DataError
+from didact.errors import DataError, UsageError
 
 Form: TypeAlias = Literal["auto", "json", "csv"]
 
 WRAPPERS = ("data", "traces", "calls", "items", "results")
 """Keys under which a file of one JSON object holds its rows, as in REST responses."""
 DELIMITERS = ",;\t"
+SUFFIXES = (".gz", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def read_rows(path: Path, form: Form = "auto") -> Iterator[RawRow | Rejected]:
-    """Every row of a file, in order.
+    """Every row of a file in UTF-8, with or without a byte-order mark, in order.
 
-    Args:
-        path: A file in UTF-8, with or without a byte-order mark, possibly gzipped.
-        form: "json" for JSON lines or a JSON array, "csv" for CSV (comma, semicolon or tab), "auto"
-            to choose by the file name.
+    `form` is "json" for JSON lines or a JSON array, "csv" for CSV (comma, semicolon or tab), or "auto" to
+    choose by the file name.
 
     Raises:
         DataError: the file cannot be opened, is UTF-16, or its CSV header cannot be used.
@@ -70,6 +72,18 @@ def require_rows(path: Path, form: Form = "auto") -> Iterator[RawRow]:
         if isinstance(row, Rejected):
             raise DataError(f"{path}, {row.messages()[0]}")
         yield row
+
+
+def stem(path: Path) -> str:
+    """A file's name without the endings of data files.
+
+    >>> stem(Path("x/fb.train.jsonl.gz"))
+    'fb.train'
+    """
+    name = path.name
+    while name.lower().endswith(SUFFIXES):
+        name = name[: name.rindex(".")]
+    return name or path.name
 
 
 def json_fault(value: object) -> Fault | None:
@@ -264,3 +278,73 @@ def _quoting_fault(error: csv.Error) -> Fault:
 def _escaped(text: str) -> str:
     """Text decoded with surrogateescape, its undecodable bytes as \\xNN."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+# ── Parquet and Hugging Face datasets; both need the package `datasets`, which brings `pyarrow` ──────────
+
+
+def parquet_rows(path: Path) -> Iterator[RawRow]:
+    """Every row of a Parquet file, numbered from 1.
+
+    Raises:
+        UsageError: pyarrow is not installed.
+        DataError: the file cannot be read.
+    """
+    parquet = _import("pyarrow.parquet", f"{path} is a Parquet file")
+    try:
+        with parquet.ParquetFile(path) as file:
+            values = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            for number, row in enumerate(values, start=1):
+                yield RawRow(path, number, _plain(row))
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these two kinds
+        raise DataError(f"{path} cannot be read as Parquet: {error}. Check the file.") from error
+
+
+def hub_rows(
+    dataset: str, *, split: str, subset: str | None = None
+) -> tuple[list[dict[str, Any]], tuple[Path, ...]]:
+    """All rows of a Hugging Face dataset, downloaded where it is not cached.
+
+    Args:
+        dataset: Its id, as "openai/gsm8k".
+        split: As "train", or a slice as "train[:1000]".
+        subset: The configuration, where the dataset has several.
+
+    Returns:
+        The rows, and the local files that hold them.
+
+    Raises:
+        UsageError: the package `datasets` is not installed.
+        DataError: there is no such dataset, subset or split, or it cannot be downloaded.
+    """
+    library = _import("datasets", f"{dataset!r} is no file, and read as the id of a Hugging Face dataset")
+    try:
+        loaded = library.load_dataset(dataset, name=subset, split=split)
+        rows = [_plain(row) for row in loaded]
+    except Exception as error:  # dozens of kinds: of the hub, the network, the file formats
+        raise DataError(
+            f"dataset {dataset!r}, subset {subset!r}, split {split!r} cannot be loaded: "
+            f"{type(error).__name__}: {error}. Check the three names and the network, or give a file."
+        ) from error
+    return rows, tuple(Path(file["filename"]) for file in loaded.cache_files)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON values. In nested records a column that other rows use has a null, which is left out."""
+
+    def without_nulls(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_nulls(item) for key, item in value.items() if item is not None}
+        return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+    plain = to_jsonable_python(row, bytes_mode="base64", inf_nan_mode="strings", fallback=repr)
+    return {key: without_nulls(value) for key, value in plain.items()}
+
+
+def _import(module: str, why: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"{why}, which needs {module.partition('.')[0]}: pip install 'didact-rl[datasets]'"
+        ) from error

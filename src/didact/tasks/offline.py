@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from didact.data.files import read_examples, stem
+from didact.data.files import read_examples
+from didact.data.rows import stem
 from didact.errors import DataError, UsageError
 from didact.tasks.base import BaseTaskConfig, Verdict
 from didact.tasks.dataset_task import DatasetTask, EvalFraction, held_out_keys

@@ -15,8 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple
 
-from didact.data.arrow import hub_rows
-from didact.data.files import SUFFIXES, stem
+from didact.data.rows import SUFFIXES, hub_rows, stem
 from didact.tasks.base import BaseTaskConfig, Verdict
 from didact.tasks.dataset_task import (
     DatasetTask,

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from didact.data.arrow import parquet_rows
 from didact.data.faults import Fault, RowError, shown
-from didact.data.files import stem
 from didact.data.record import parse_messages
-from didact.data.rows import require_rows
+from didact.data.rows import parquet_rows, require_rows, stem
 from didact.errors import DataError, did_you_mean
 from didact.types import Message
 

@@ -13,9 +13,8 @@ from typing import Any, TypeAlias
 
 from didact.data.faults import Fault, RawRow, Rejected, RowError, Skipped, expected, row_error, shown
 from didact.data.feedback_parser import SOURCES, qualified_label
-from didact.data.files import stem
 from didact.data.record import prompt_id
-from didact.data.rows import json_fault
+from didact.data.rows import json_fault, stem
 from didact.types import Example, Feedback, FeedbackSourceName, Message, Problem, Provenance
 
 Outcome: TypeAlias = Example | Rejected | Skipped
