@@ -60,7 +60,7 @@ def validate(
     out: Annotated[Path | None, typer.Option(help="Write the good rows here.")] = None,
 ) -> None:
     """Check every row; name the row, the column, what was expected and the cure. Exit 3 if one fails."""
-    from didact.data.validate import validate_file
+    from didact.data.importing import validate_file
 
     found = validate_file(file, out=out)
     typer.echo(_safe(found.render()))

@@ -7,10 +7,9 @@ inspect   lengths, authors, near-duplicates, personal data, prompt injection
 """
 
 from didact.data.files import read_examples
-from didact.data.importing import ImportReport, import_files
+from didact.data.importing import ImportReport, ValidationReport, import_files, validate_file
 from didact.data.inspection import Inspection, inspect_file
 from didact.data.split import SplitReport, split_file
-from didact.data.validate import ValidationReport, validate_file
 
 __all__ = [
     "ImportReport",

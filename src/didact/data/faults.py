@@ -113,8 +113,11 @@ def shown(value: object, limit: int = 60) -> str:
 
 def expected(column: str, what: str, value: object, cure: str) -> Fault:
     """The fault of a value of the wrong type."""
-    got = kind_of(value) if value is None else f"{kind_of(value)} {shown(value)}"
-    return Fault(column, f"expected {what}, got {got}; {cure}")
+    return Fault(column, f"expected {what}, got {_described(value)}; {cure}")
+
+
+def _described(value: object) -> str:
+    return "null" if value is None else f"{kind_of(value)} {shown(value)}"
 
 
 def _quoted(text: str, limit: int) -> str:
@@ -137,42 +140,29 @@ class Checker:
         """Add the fault of a value of the wrong type."""
         self.faults.append(expected(column, what, value, cure))
 
-    def text(self, row: Mapping[str, Any], key: str, where: str = "", *, required: str = "") -> str | None:
-        """A text or None.
-
-        Args:
-            row: The row, or an object in it.
-            key: The key of the value.
-            where: The path of the object, with its dot.
-            required: What to write, if a text that is not blank is required.
-        """
-        column = f"{where}{key}"
+    def text(self, row: Mapping[str, Any], key: str, *, required: str = "") -> str | None:
+        """A text or None; `required` tells what to write, if a text that is not blank is required."""
         value = row.get(key)
         if value is None:
             if required:
-                self.fail(column, f"is {'null' if key in row else 'missing'}; write {required}")
+                self.fail(key, f"is {'null' if key in row else 'missing'}; write {required}")
             return None
         if not isinstance(value, str):
-            self.expected(column, "text", value, "write it as a JSON string")
+            self.expected(key, "text", value, "write it as a JSON string")
         elif required and not value.strip():
-            self.fail(column, f"is empty; write {required}, or remove the row")
+            self.fail(key, f"is empty; write {required}, or remove the row")
         else:
             return value
         return None
 
-    def model(self, kind: type[M], value: Mapping[str, Any], where: str = "") -> M | None:
-        """A strictly validated record, or None with its errors as faults.
-
-        Args:
-            kind: A pydantic model.
-            value: Its JSON object.
-            where: The path of the object, with its dot.
-        """
+    def model(self, kind: type[M], value: Mapping[str, Any], where: str) -> M | None:
+        """A strictly validated record, or None with its errors as faults, whose paths begin with `where`."""
         try:
             return kind.model_validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
             for found in error.errors(include_url=False):
-                path = _path(found["loc"])
+                parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in found["loc"])
+                path = "".join(parts).removeprefix(".")
                 if found["type"] == "missing":
                     message = "is missing; add it"
                 elif found["type"] == "extra_forbidden":
@@ -181,14 +171,7 @@ class Checker:
                 elif found["type"] == "value_error":
                     message = str(found["ctx"]["error"])
                 else:
-                    got = found["input"]
-                    shown_input = kind_of(got) if got is None else f"{kind_of(got)} {shown(got)}"
-                    message = f"{found['msg'].replace('Input should be', 'expected')}, got {shown_input}"
+                    what = found["msg"].replace("Input should be", "expected")
+                    message = f"{what}, got {_described(found['input'])}"
                 self.fail(f"{where}{path}".rstrip(".") or None, message)
             return None
-
-
-def _path(location: tuple[str | int, ...]) -> str:
-    """A pydantic location as a path such as "spans[0].start"."""
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return "".join(parts).removeprefix(".")

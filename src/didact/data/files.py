@@ -50,11 +50,7 @@ def check_examples(path: Path) -> Iterator[Example | Rejected]:
 
 
 def read_examples(path: Path) -> Iterator[Example]:
-    """Every example of a data file.
-
-    Raises:
-        DataError: a row cannot be used; the message names the row and `didact data validate`.
-    """
+    """Every example of a data file; DataError if a row cannot be used."""
     for outcome in check_examples(path):
         if isinstance(outcome, Rejected):
             raise DataError(
@@ -115,15 +111,7 @@ def create_jsonl(path: Path) -> Iterator[JsonlWriter]:
 
 
 def write_rejected(path: Path, rejected: Iterable[Rejected]) -> Path | None:
-    """Write rejected rows to a file, replacing those of an earlier run; without any, remove the file.
-
-    Returns:
-        The file, or None if nothing was rejected.
-
-    Raises:
-        UsageError: the file exists and holds something else.
-    """
-    refuse_foreign(path)
+    """Write rejected rows, replacing those of an earlier run, and return the file; None without any."""
     data = encode(row.as_json() for row in rejected)
     if not data:
         path.unlink(missing_ok=True)

@@ -20,16 +20,35 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from didact.data.faults import Checker, RowError, columns_near, expected, row_error, shown
-from didact.data.feedback_parser import SHARED, TEXT_ALIASES, VERDICT, parse_feedback
 from didact.errors import did_you_mean
-from didact.types import Example, Message, Problem
+from didact.feedback_store import UNKNOWN_AUTHOR
+from didact.types import Example, Feedback, FeedbackSourceName, Message, Problem
+
+TEXT_ALIASES = ("text", "feedback", "critique", "rationale", "explanation", "comment")
+
+SOURCES: dict[str, FeedbackSourceName] = {
+    "human": "human", "judge": "judge", "llm": "judge", "program": "program", "code": "program",
+    "teacher": "teacher", "self": "self",
+}  # fmt: skip
+"""Sources by the annotator kinds that a row may name."""
+
+SPAN_LABELS = {"positive": "good", "+": "good", "negative": "poor", "-": "poor"}
+
+VERDICT = ("score", "label", "spans")
+"""Columns of a plain row that belong to its only feedback."""
+SHARED = ("author", "annotator", "annotator_kind", "source", "created_at")
+"""Columns of a plain row that apply to all its feedback."""
+GENERIC_NAMES = {
+    "", "feedback", "user_feedback", "human_feedback", "label", "score", "rating", "thumbs", "thumb",
+    "reaction", "note", "comment", "overall",
+}  # fmt: skip
+"""Names of feedback that do not name an aspect of the answer."""
 
 ROLES = ("system", "user", "assistant")
-
 EXAMPLE_COLUMNS = ("id", "problem", "completion", "feedback", "user")
 PLAIN_COLUMNS = (
     "id", "prompt", "messages", "completion", "user", "reference", "metadata", "completion_sha256",
@@ -39,15 +58,10 @@ PLAIN_COLUMNS = (
 
 
 def parse_example(value: Mapping[str, Any], *, fallback_id: str, strict: bool = True) -> Example:
-    """Check one row and turn it into an `Example`.
+    """Turn a parsed row into an `Example`; RowError with every fault of the row.
 
-    Args:
-        value: The parsed row, in either form.
-        fallback_id: The id of a row without one.
-        strict: Reject an unknown column whose name is close to that of a missing one.
-
-    Raises:
-        RowError: with every fault of the row.
+    A row without an id gets `fallback_id`. If `strict`, an unknown column whose name is close to that of a
+    missing one is a fault.
     """
     check = Checker()
     is_example = "problem" in value
@@ -56,26 +70,33 @@ def parse_example(value: Mapping[str, Any], *, fallback_id: str, strict: bool = 
     else:
         completion = None
         _missing(check, "completion", value, "the answer that the feedback is about")
-    identity = _id(check, value, fallback_id)
+    identity = value.get("id", fallback_id)
+    if identity is None:
+        identity = fallback_id
+    elif isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
+        check.expected("id", "text or an integer", identity, "give each row an id of its own")
     problem = (_problem if is_example else _plain_problem)(check, value, completion)
     if strict:
         _check_column_names(check, value)
-    user = _user(check, value)
-    feedback = parse_feedback(check, value, completion, plain=not is_example)
+    user = value.get("user")
+    if not isinstance(user, int) or isinstance(user, bool):
+        user = check.text(value, "user") or None
+    feedback = _parse_feedback(check, value, completion, plain=not is_example)
     if check.faults or problem is None or completion is None:
         raise RowError(*check.faults)
-    return Example(id=identity, problem=problem, completion=completion, feedback=feedback, user=user)
+    return Example(
+        id=str(identity),
+        problem=problem,
+        completion=completion,
+        feedback=feedback,
+        user=None if user is None else str(user),
+    )
 
 
 def parse_messages(value: object, column: str) -> tuple[Message, ...]:
-    """A prompt: a text, or chat messages of which the last is the user's.
+    """A prompt: a text, or chat messages {"role": …, "content": …} of which the last is the user's.
 
-    Args:
-        value: The text or the list of {"role": …, "content": …}.
-        column: Where it is, for the error.
-
-    Raises:
-        RowError: naming the first fault.
+    RowError names the first fault and its place in `column`.
     """
     chat = [{"role": "user", "content": value}] if isinstance(value, str) else value
     if not isinstance(chat, list) or not chat:
@@ -127,7 +148,12 @@ def _problem(check: Checker, value: Mapping[str, Any], completion: str | None) -
 
 def _plain_problem(check: Checker, value: Mapping[str, Any], completion: str | None) -> Problem | None:
     """The problem of a row in the plain form."""
-    _check_hash(check, value, completion)
+    claimed = value.get("completion_sha256")
+    if claimed is not None and completion is not None:
+        found = hashlib.sha256(completion.encode()).hexdigest()
+        if claimed != found:
+            message = f"is {shown(claimed, 20)}, but the completion's is '{found[:12]}…'"
+            check.fail("completion_sha256", f"{message}; the answer was changed")
     reference: Any = value.get("reference")
     if isinstance(reference, int | float) and not isinstance(reference, bool):
         reference = str(reference)
@@ -135,58 +161,24 @@ def _plain_problem(check: Checker, value: Mapping[str, Any], completion: str | N
         check.expected("reference", "text or a number", reference, "write the gold answer as text")
     column = "messages" if "prompt" not in value and "messages" in value else "prompt"
     messages = None
-    if column in value:
-        messages = _messages(check, value[column], column)
-    else:
+    if column not in value:
         _missing(check, "prompt", value, "the question")
-    extras = {k: v for k, v in value.items() if k not in PLAIN_COLUMNS}
-    metadata = {**extras, **_metadata(check, value, "")}
+    else:
+        try:
+            messages = parse_messages(value[column], column)
+        except RowError as error:
+            check.faults += error.faults
+    metadata = {} if value.get("metadata") is None else value["metadata"]
+    if not isinstance(metadata, dict):
+        check.expected("metadata", "an object", metadata, 'write {"key": value}')
     if check.faults or messages is None:
         return None
-    shared = prompt_id(messages, reference)
-    return Problem(id=shared, messages=messages, reference=reference, metadata=metadata)
-
-
-def _messages(check: Checker, value: object, column: str) -> tuple[Message, ...] | None:
-    try:
-        return parse_messages(value, column)
-    except RowError as error:
-        check.faults += error.faults
-        return None
-
-
-def _id(check: Checker, value: Mapping[str, Any], fallback: str) -> str:
-    identity = value.get("id")
-    if identity is None:
-        return fallback
-    if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
-        check.expected("id", "text or an integer", identity, "give each row an id of its own")
-    return str(identity)
-
-
-def _user(check: Checker, value: Mapping[str, Any]) -> str | None:
-    user = value.get("user")
-    if isinstance(user, int) and not isinstance(user, bool):
-        return str(user)
-    return check.text(value, "user") or None
-
-
-def _metadata(check: Checker, row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    metadata = row.get("metadata")
-    if metadata is None or isinstance(metadata, dict):
-        return metadata or {}
-    check.expected(f"{where}metadata", "an object", metadata, 'write {"key": value}')
-    return {}
-
-
-def _check_hash(check: Checker, value: Mapping[str, Any], completion: str | None) -> None:
-    claimed = value.get("completion_sha256")
-    if claimed is None or completion is None:
-        return
-    found = hashlib.sha256(completion.encode()).hexdigest()
-    if claimed != found:
-        message = f"is {shown(claimed, 20)}, but the completion's is '{found[:12]}…'; the answer was changed"
-        check.fail("completion_sha256", message)
+    return Problem(
+        id=prompt_id(messages, reference),
+        messages=messages,
+        reference=reference,
+        metadata={**{k: v for k, v in value.items() if k not in PLAIN_COLUMNS}, **metadata},
+    )
 
 
 def _missing(check: Checker, column: str, value: Mapping[str, Any], what: str) -> None:
@@ -207,3 +199,149 @@ def _check_column_names(check: Checker, value: Mapping[str, Any]) -> None:
             check.fail(key, f"unknown column: did you mean {near[0]!r}? Rename one or the other")
         elif is_example and not near:
             check.fail(key, f"unknown column: {did_you_mean(key, known)}; move it to problem.metadata")
+
+
+# ── feedback: texts, scores, labels and quoted spans, under their various names ───────────────────────────
+
+
+def qualified_label(name: str | None, label: str | None) -> str | None:
+    """A label prefixed with the aspect that it is about, unless the aspect is generic or already there.
+
+    >>> qualified_label("correctness", "incorrect"), qualified_label("user_feedback", "thumbs-down")
+    ('correctness: incorrect', 'thumbs-down')
+    >>> qualified_label("correctness", "correctness: incorrect")
+    'correctness: incorrect'
+    """
+    generic = (name or "").casefold().replace("-", "_").replace(" ", "_") in GENERIC_NAMES
+    if label is None:
+        return None if generic else name
+    complete = generic or label == name or label.startswith(f"{name}: ")
+    return label if complete else f"{name}: {label}"
+
+
+def _parse_feedback(
+    check: Checker, row: Mapping[str, Any], completion: str | None, *, plain: bool
+) -> tuple[Feedback, ...]:
+    """All feedback of a row; `completion` is None if the answer has faults of its own.
+
+    A repeated feedback is a fault in the plain form; in an `Example` it is a version of a critique.
+    """
+    found: list[Feedback] = []
+    seen: dict[Feedback, str] = {}
+    items = _plain_items(check, row) if plain else _column_items(check, row, "feedback")
+    for where, item in items:
+        feedback = _feedback(check, where, item, completion)
+        if feedback is None:
+            continue
+        if plain and feedback in seen:
+            check.fail(where, f"says the same as {seen[feedback]}, by the same author; remove one")
+        seen.setdefault(feedback, where)
+        found.append(feedback)
+    return tuple(found)
+
+
+def _column_items(
+    check: Checker, row: Mapping[str, Any], column: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(path, feedback object) of each item in a column."""
+    value = row.get(column)
+    if value is None or value == "":
+        return
+    listed = isinstance(value, list)
+    for i, item in enumerate(value if listed else [value]):
+        where = f"{column}[{i}]" if listed else column
+        if isinstance(item, str):
+            yield where, {"text": item}
+        elif isinstance(item, dict):
+            yield where, item
+        else:
+            check.expected(where, "text or an object", item, "write the feedback as text")
+
+
+def _plain_items(check: Checker, row: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(path, feedback object), with the row's shared columns and, if it has only one, its verdict."""
+    shared = {key: row[key] for key in SHARED if row.get(key) is not None}
+    verdict = {key: row[key] for key in VERDICT if row.get(key) is not None}
+    found = [
+        (where, {**shared, **item})
+        for column in TEXT_ALIASES[1:]
+        for where, item in _column_items(check, row, column)
+    ]
+    if verdict and len(found) == 1 and not set(verdict) & set(found[0][1]):
+        return [(found[0][0], {**found[0][1], **verdict})]
+    return [*found, ("", {**shared, **verdict})] if verdict else found
+
+
+def _feedback(check: Checker, where: str, item: dict[str, Any], completion: str | None) -> Feedback | None:
+    before = len(check.faults)
+    dot = f"{where}." if where else ""
+    values = {key: value for key, value in item.items() if value is not None}
+    texts = [text for key in TEXT_ALIASES if (text := values.pop(key, ""))]
+    if len(texts) > 1:
+        check.fail(where or None, "has several texts; write each as a feedback of its own")
+    author = values.pop("author", None) or values.pop("annotator", None) or UNKNOWN_AUTHOR
+    provenance = {"author": author, "created_at": values.pop("created_at", None)}
+    values.pop("annotator", None)
+    kind = values.pop("annotator_kind", "human")
+    source = values.get("source", kind)
+    canonical = {
+        "provenance": provenance,
+        "saw_reference": False,
+        **values,
+        "text": texts[0] if texts else "",
+        "source": SOURCES.get(source.casefold(), source) if isinstance(source, str) else source,
+        "spans": _spans(check, dot, values.get("spans", []), completion),
+    }
+    feedback = check.model(Feedback, canonical, dot)
+    if feedback is None or len(check.faults) > before:
+        return None
+    label = qualified_label(feedback.name, feedback.label)
+    has_verdict = label is not None or feedback.score is not None
+    if feedback.ok and not feedback.text.strip() and not feedback.spans and not has_verdict:
+        check.fail(where or None, "says nothing: no text, score, label or span; fill it in or remove it")
+        return None
+    return feedback.model_copy(update={"label": label, "name": feedback.name or None})
+
+
+def _spans(check: Checker, dot: str, spans: Any, completion: str | None) -> Any:
+    """Spans with Didact's labels, without those that are misplaced, which are faults."""
+    if not isinstance(spans, list):
+        return spans
+    found = []
+    for i, item in enumerate(spans):
+        if not isinstance(item, dict):
+            found.append(item)
+            continue
+        span = {key: value for key, value in item.items() if value is not None}
+        label = span.get("label", span.pop("polarity", None))
+        span["label"] = SPAN_LABELS.get(str(label), label)
+        fault = None if completion is None else _misplaced(span, completion)
+        if fault is not None:
+            check.fail(f"{dot}spans[{i}]", fault)
+        else:
+            found.append(span)
+    return found
+
+
+def _misplaced(span: Mapping[str, Any], completion: str) -> str | None:
+    """Why a span does not quote the completion; None if it does, or has values of the wrong types."""
+    start, end, quote = span.get("start"), span.get("end"), span.get("quote")
+    if not isinstance(start, int) or not isinstance(end, int) or not isinstance(quote, str) or not quote:
+        return None
+    there = completion[start:end] if 0 <= start < end else ""
+    if there == quote:
+        return None
+    message = f"the quote {shown(quote, 30)} is not at [{start}, {end}) of the completion"
+    message += f", where {shown(there, 30)} stands" if there else ""
+    count = completion.count(quote)
+    if count == 1:
+        at = completion.index(quote)
+        why = " (code points, not UTF-16 units)" if _utf16(completion, start, end) == quote else ""
+        return f"{message}; set start to {at} and end to {at + len(quote)}{why}"
+    found = f"occurs {count} times" if count else "does not occur"
+    return f"{message}; it {found} in the completion: quote one place exactly, or drop the span"
+
+
+def _utf16(text: str, start: int, end: int) -> str:
+    """[start, end) counted in UTF-16 units, as browsers do."""
+    return text.encode("utf-16-le")[2 * max(start, 0) : 2 * max(end, 0)].decode("utf-16-le", "replace")

@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from didact.data.faults import Fault, RawRow, Rejected, RowError, Skipped, expected, row_error, shown
-from didact.data.feedback_parser import SOURCES, qualified_label
-from didact.data.record import prompt_id
+from didact.data.record import SOURCES, prompt_id, qualified_label
 from didact.data.rows import json_fault, stem
 from didact.types import Example, Feedback, FeedbackSourceName, Message, Problem, Provenance
 

@@ -24,7 +24,6 @@ from functools import partial
 from typing import Any
 
 from didact.data.faults import RawRow, Rejected
-from didact.data.feedback_parser import qualified_label
 from didact.data.importers.base import (
     Outcome,
     annotator,
@@ -34,6 +33,7 @@ from didact.data.importers.base import (
     score_and_label,
 )
 from didact.data.importers.join import Join, Make, nested_rows
+from didact.data.record import qualified_label
 from didact.types import Feedback
 
 PEOPLE = re.compile(r"user|human|thumb|customer|rating|feedback|review", re.IGNORECASE)

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from didact.data.faults import RawRow, Rejected, RowError, columns_near, expected, row_error
-from didact.data.feedback_parser import TEXT_ALIASES
 from didact.data.importers.base import Outcome
-from didact.data.record import parse_example
+from didact.data.record import TEXT_ALIASES, parse_example
 from didact.data.rows import stem
 from didact.types import Example
 
