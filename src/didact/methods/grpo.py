@@ -24,7 +24,6 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import numpy as np
-from numpy.typing import ArrayLike
 from pydantic import Field
 
 from didact.advantages import Array, group_advantages, returns_to_go
@@ -36,14 +35,13 @@ from didact.rollouts.single_turn import single_turn
 from didact.types import Problem, Rollout, Row, Turn
 
 
-class GRPO(Method):
-    """Group-relative policy optimisation.
+class GroupPolicyGradient(Method):
+    """What GRPO, RLTF and RL2F share: a group's answers are compared, and their likelihoods trained.
 
     Attributes:
         samples: N, dialogues a problem, ≥ 2.
         turns: H, answers a dialogue, with a critique between any two.
         gamma: γ ∈ [0, 1], discount a turn (for two turns and more).
-        early_stop: A correct answer ends the dialogue.
         divide_by_std: Divide a group's advantages by its standard deviation.
         clip: PPO's ε; None for the plain policy gradient.
         kl_coef: β ≥ 0 of the k₃ penalty towards the initial weights.
@@ -52,7 +50,6 @@ class GRPO(Method):
     samples: Annotated[int, Field(ge=2)] = 8
     turns: Annotated[int, Field(ge=1)] = 1
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.1
-    early_stop: bool = True
     divide_by_std: bool = False
     clip: Annotated[float, Field(gt=0)] | None = None
     kl_coef: Annotated[float, Field(ge=0)] = 0.0
@@ -65,53 +62,85 @@ class GRPO(Method):
     def needs_reference(self) -> bool:
         return self.kl_coef > 0
 
+    @property
+    def policy_gradient(self) -> Loss:
+        """The loss of sampled turns: `losses.policy_gradient`, or `losses.ppo` with a clip."""
+        settings = {"kl_coef": self.kl_coef} if self.kl_coef else {}
+        if self.clip is None:
+            return Loss("policy_gradient", settings)
+        return Loss("ppo", {**settings, "clip_low": self.clip, "clip_high": self.clip})
+
+    def turn_advantages(self, rewards_NH: Array, rollouts: Sequence[Rollout]) -> Array:
+        """A_h of every turn, [N, H]; NaN where there is no turn or its return is unknown.
+
+        A turn that was never reached adds nothing to the return, whether the dialogue stopped early or the
+        revision's prompt did not fit. A turn without a reward makes the return unknown.
+        """
+        groups = [rollout.group for rollout in rollouts]
+        returns_NH = returns_to_go(rewards_NH, [len(rollout.turns) for rollout in rollouts], self.gamma)
+        by_turn = [group_advantages(g_N, groups, divide_by_std=self.divide_by_std) for g_N in returns_NH.T]
+        return np.stack(by_turn, axis=1)
+
+    def with_reference(self, ctx: StepContext, rows: list[Row]) -> list[Row]:
+        """The rows; for a KL term with the log-probs under the initial weights as a field."""
+        if not self.kl_coef or not rows:
+            return rows
+        reference = ctx.engine.logprobs(rows, weights=REFERENCE)
+        return [
+            dataclasses.replace(row, fields={**row.fields, "ref_logprobs": logprobs})
+            for row, logprobs in zip(rows, reference, strict=True)
+        ]
+
+
+class GRPO(GroupPolicyGradient):
+    """Group-relative policy optimisation.
+
+    The settings of `GroupPolicyGradient`, and
+
+    Attributes:
+        early_stop: A correct answer ends the dialogue.
+    """
+
+    early_stop: bool = True
+
     def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         if self.turns == 1:
             return single_turn(ctx, problems, self.samples)
         return multi_turn(ctx, problems, self.samples, turns=self.turns, early_stop=self.early_stop)
 
     def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
-        term = rl_term(ctx, rollouts, self.advantages(rollouts), clip=self.clip, kl_coef=self.kl_coef)
+        term = self.rl_term(ctx, rollouts)
         return [term] if term.rows else []
 
     def advantages(self, rollouts: Sequence[Rollout]) -> Array:
-        """A_h of every turn, [N, H]; see `turn_advantages`."""
-        return rollout_advantages(rollouts, self.turns, self.gamma, divide_by_std=self.divide_by_std)
+        """A_h of every turn, [N, H]."""
+        return self.turn_advantages(rewards_by_turn(rollouts, self.turns), rollouts)
 
+    def rl_term(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> LossTerm:
+        """The policy-gradient term "rl" over all turns, normalised by the number of valid rollouts."""
+        advantages_NH = self.advantages(rollouts)
+        credited = [
+            (turn, float(advantage))
+            for rollout, advantages_H in zip(rollouts, advantages_NH, strict=True)
+            for turn, advantage in zip(rollout.turns, advantages_H, strict=False)
+        ]
+        rows = self.turn_rows(ctx, credited, 1 / num_valid_rollouts(advantages_NH[:, 0]))
+        return LossTerm("rl", self.policy_gradient, rows)
 
-def rollout_advantages(
-    rollouts: Sequence[Rollout], turns: int, gamma: float, *, divide_by_std: bool
-) -> Array:
-    """`turn_advantages` of rollouts."""
-    rewards_NH = rewards_by_turn(rollouts, turns)
-    turns_N = [len(rollout.turns) for rollout in rollouts]
-    groups = [rollout.group for rollout in rollouts]
-    return turn_advantages(rewards_NH, turns_N, groups, gamma, divide_by_std=divide_by_std)
+    def turn_rows(self, ctx: StepContext, credited: Iterable[tuple[Turn, float]], weight: float) -> list[Row]:
+        """Rows of sampled turns with their advantages, for the loss `policy_gradient`.
 
-
-def turn_advantages(
-    rewards_NH: Array,
-    turns_N: ArrayLike,
-    groups: Sequence[object],
-    gamma: float,
-    *,
-    divide_by_std: bool = False,
-) -> Array:
-    """A_h of every turn, [N, H]; NaN where there is no turn or its return is unknown.
-
-    A turn that was never reached adds nothing to the return, whether the dialogue stopped early or the
-    revision's prompt did not fit. A turn without a reward makes the return unknown.
-
-    Args:
-        rewards_NH: r_h, NaN where missing; see `rewards_by_turn`.
-        turns_N: Number of turns of each dialogue.
-        groups: N group keys.
-        gamma: γ ∈ [0, 1].
-        divide_by_std: Divide by the standard deviation of the group.
-    """
-    returns_NH = returns_to_go(rewards_NH, turns_N, gamma)
-    by_turn = [group_advantages(g_N, groups, divide_by_std=divide_by_std) for g_N in returns_NH.T]
-    return np.stack(by_turn, axis=1)
+        Left out are turns with advantage NaN, with advantage 0 (no gradient, unless there is a KL term), and
+        those from a dataset: they are no samples of π, so their likelihood has no policy gradient.
+        """
+        rows = []
+        for turn, advantage in credited:
+            if turn.logprobs is None or np.isnan(advantage) or (advantage == 0 and not self.kl_coef):
+                continue
+            old = {} if self.clip is None else {"old_logprobs": turn.logprobs}
+            prompt, answer = turn.prompt_ids, turn.completion_ids
+            rows.append(Row.from_completion(prompt, answer, weights=weight, advantages=advantage, **old))
+        return self.with_reference(ctx, rows)
 
 
 def rewards_by_turn(rollouts: Sequence[Rollout], turns: int) -> Array:
@@ -133,65 +162,3 @@ def rewards_by_turn(rollouts: Sequence[Rollout], turns: int) -> Array:
 def num_valid_rollouts(values_N: Array) -> int:
     """M, the number of values that are not NaN; at least 1."""
     return max(1, int(np.count_nonzero(~np.isnan(values_N))))
-
-
-def rl_term(
-    ctx: StepContext,
-    rollouts: Sequence[Rollout],
-    advantages_NH: Array,
-    *,
-    clip: float | None,
-    kl_coef: float,
-) -> LossTerm:
-    """The policy-gradient term "rl" over all turns, normalised by the number of valid rollouts."""
-    credited = [
-        (turn, float(advantage))
-        for rollout, advantages_H in zip(rollouts, advantages_NH, strict=True)
-        for turn, advantage in zip(rollout.turns, advantages_H, strict=False)
-    ]
-    weight = 1 / num_valid_rollouts(advantages_NH[:, 0])
-    rows = policy_gradient_rows(ctx, credited, weight, clip=clip, kl_coef=kl_coef)
-    return LossTerm("rl", policy_gradient_loss(clip, kl_coef), rows)
-
-
-def policy_gradient_loss(clip: float | None, kl_coef: float) -> Loss:
-    """The loss of sampled turns: `losses.policy_gradient`, or `losses.ppo` with a clip."""
-    settings = {"kl_coef": kl_coef} if kl_coef else {}
-    if clip is None:
-        return Loss("policy_gradient", settings)
-    return Loss("ppo", {**settings, "clip_low": clip, "clip_high": clip})
-
-
-def policy_gradient_rows(
-    ctx: StepContext,
-    credited: Iterable[tuple[Turn, float]],
-    weight: float,
-    *,
-    clip: float | None,
-    kl_coef: float,
-) -> list[Row]:
-    """Rows of sampled turns with their advantages, for `policy_gradient_loss`.
-
-    Left out are turns with advantage NaN, with advantage 0 (no gradient, unless there is a KL term), and
-    those from a dataset: they are no samples of π, so their likelihood has no policy gradient.
-    """
-    rows = []
-    for turn, advantage in credited:
-        if turn.logprobs is None or np.isnan(advantage) or (advantage == 0 and not kl_coef):
-            continue
-        old = {} if clip is None else {"old_logprobs": turn.logprobs}
-        rows.append(
-            Row.from_completion(
-                turn.prompt_ids, turn.completion_ids, weights=weight, advantages=advantage, **old
-            )
-        )
-    return with_reference(ctx, rows) if kl_coef and rows else rows
-
-
-def with_reference(ctx: StepContext, rows: Sequence[Row]) -> list[Row]:
-    """The rows with the log-probs under the initial weights as a field."""
-    reference = ctx.engine.logprobs(rows, weights=REFERENCE)
-    return [
-        dataclasses.replace(row, fields={**row.fields, "ref_logprobs": logprobs})
-        for row, logprobs in zip(rows, reference, strict=True)
-    ]

@@ -42,34 +42,23 @@ from didact.advantages import Array, group_advantages, group_mean, last_reward_r
 from didact.engines.base import Loss, fits_context
 from didact.errors import UsageError
 from didact.feedback_source import critiques_correct_answers
-from didact.methods.base import LossTerm, Method
-from didact.methods.grpo import (
-    num_valid_rollouts,
-    policy_gradient_loss,
-    rewards_by_turn,
-    turn_advantages,
-    with_reference,
-)
+from didact.methods.base import LossTerm
+from didact.methods.grpo import GroupPolicyGradient, num_valid_rollouts, rewards_by_turn
 from didact.rng import derive_seed
 from didact.rollouts.base import StepContext
 from didact.rollouts.tutored_dialogue import tutored_dialogues
 from didact.rollouts.unprivileged_critic import critique_prompt
 from didact.types import Problem, Rollout, Row, Turn
 
-Credit: TypeAlias = Literal["conversation", "to_go"]
 DialogueLeaks: TypeAlias = Literal["zero", "drop", "keep"]
 
 
-class RL2F(Method):
+class RL2F(GroupPolicyGradient):
     """GRPO over tutored dialogues, with a world model of the teacher.
 
+    The settings of `GroupPolicyGradient`, and
+
     Attributes:
-        samples: g ≥ 2, dialogues a problem.
-        turns: T, answers a dialogue.
-        gamma: γ ∈ [0, 1], discount a turn.
-        divide_by_std: Divide a group's advantages by its standard deviation; off in Dr. GRPO.
-        clip: PPO's ε; None for the plain policy gradient.
-        kl_coef: β ≥ 0 of the k₃ penalty towards the initial weights.
         credit: `conversation`: every answer of a dialogue has A of its R. `to_go`: answer h has γ^(τ−h),
             centred over the dialogues that had an answer h.
         normalise: `dialogues`: 1/M, token sums, as in methods/grpo.py. `tokens`: 1 / Σ|S|, a mean over the
@@ -82,13 +71,10 @@ class RL2F(Method):
         band: Train only questions with a share of solved dialogues in [low, high].
     """
 
-    samples: Annotated[int, Field(ge=2)] = 8
     turns: Annotated[int, Field(ge=1)] = 4
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.7
     divide_by_std: bool = True
-    clip: Annotated[float, Field(gt=0)] | None = None
-    kl_coef: Annotated[float, Field(ge=0)] = 0.0
-    credit: Credit = "conversation"
+    credit: Literal["conversation", "to_go"] = "conversation"
     normalise: Literal["dialogues", "tokens"] = "dialogues"
     lambda_wm: Annotated[float, Field(ge=0)] = 0.2
     leaks: DialogueLeaks = "drop"
@@ -101,14 +87,6 @@ class RL2F(Method):
         if self.band is not None and self.band[0] > self.band[1]:
             raise ValueError("the band's lower end comes first")
         return self
-
-    @property
-    def needs_feedback(self) -> bool:
-        return self.turns > 1
-
-    @property
-    def needs_reference(self) -> bool:
-        return self.kl_coef > 0
 
     @property
     def uses_dialogue_teacher(self) -> bool:
@@ -146,11 +124,7 @@ class RL2F(Method):
         ctx.metrics.update(dialogue_metrics(rollouts, self.turns))
         ctx.metrics["groups_without_signal"] = float(len(without_signal(advantages_NH, rollouts)))
         terms = [
-            LossTerm(
-                "rl",
-                policy_gradient_loss(self.clip, self.kl_coef),
-                self._student_rows(ctx, rollouts, advantages_NH),
-            ),
+            LossTerm("rl", self.policy_gradient, self._student_rows(ctx, rollouts, advantages_NH)),
             world_model_term(ctx, rollouts, self.lambda_wm, leaks=self.leaks),
         ]
         return [term for term in terms if term.rows]
@@ -161,9 +135,7 @@ class RL2F(Method):
         groups = [rollout.group for rollout in rollouts]
         turns_N = np.array([len(rollout.turns) for rollout in rollouts])
         if self.credit == "to_go":
-            advantages_NH = turn_advantages(
-                rewards_NH, turns_N, groups, self.gamma, divide_by_std=self.divide_by_std
-            )
+            advantages_NH = self.turn_advantages(rewards_NH, rollouts)
         else:
             tau_N = np.array([turns_to_solve(rollout) for rollout in rollouts])
             returns_N = last_reward_returns(rewards_NH, tau_N, self.gamma)
@@ -193,7 +165,7 @@ class RL2F(Method):
                 keep_zero=self.kl_coef > 0,
             )
         ]
-        return with_reference(ctx, rows) if self.kl_coef and rows else rows
+        return self.with_reference(ctx, rows)
 
 
 # ── returns ───────────────────────────────────────────────────────────────────────────────────────

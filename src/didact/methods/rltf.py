@@ -66,16 +66,15 @@ from didact.advantages import (
 from didact.engines.base import Loss, fits_context
 from didact.errors import UsageError
 from didact.leakage import mentions_critique
-from didact.methods.base import LossTerm, Method
-from didact.methods.grpo import num_valid_rollouts, rewards_by_turn, rl_term, rollout_advantages
+from didact.methods.base import LossTerm
+from didact.methods.grpo import GRPO, num_valid_rollouts, rewards_by_turn
 from didact.prompts import critique_messages
 from didact.rollouts.base import StepContext
-from didact.rollouts.multi_turn import criticise, multi_turn
+from didact.rollouts.multi_turn import criticise
 from didact.types import Problem, Rollout, Row
 
 Baseline: TypeAlias = Literal["first_turn", "second_turn", "leave_one_out", "delta", "none"]
 Weighting: TypeAlias = Literal["awr", "is", "token_is", "ppo", "cispo"]
-CriticisedTurns: TypeAlias = Literal["first", "every"]
 
 BASELINES: dict[Baseline, Callable[[ArrayLike, ArrayLike, Sequence[object]], Array]] = {
     "first_turn": first_turn_baseline,
@@ -96,17 +95,12 @@ WEIGHTINGS: dict[Weighting, Callable[[float], Loss]] = {
 """ε → the loss of the SD rows."""
 
 
-class RLTF(Method):
+class RLTF(GRPO):
     """RL from text feedback.
 
+    The settings of `GRPO`, with at least two turns, and
+
     Attributes:
-        samples: N, dialogues a problem, ≥ 2.
-        turns: H ≥ 2, answers a dialogue.
-        gamma: γ ∈ [0, 1], discount a turn.
-        early_stop: A correct answer ends the dialogue.
-        divide_by_std: Divide a group's RL advantages by its standard deviation.
-        clip: PPO's ε of the RL term; None for the plain policy gradient.
-        kl_coef: β ≥ 0 of the k₃ penalty towards the initial weights, in the RL term.
         lambda_sd: λ_SD ≥ 0; 0 switches self-distillation off.
         lambda_sd_ramp: λ_SD rises linearly from 0 over this share of the run (the paper's 0 → 0.1 on
             mathematics is 1.0); 0 for a constant.
@@ -120,13 +114,7 @@ class RLTF(Method):
         fm_turns: Model the critique of the first answer only, or of every answer.
     """
 
-    samples: Annotated[int, Field(ge=2)] = 8
     turns: Annotated[int, Field(ge=2)] = 2
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.1
-    early_stop: bool = True
-    divide_by_std: bool = False
-    clip: Annotated[float, Field(gt=0)] | None = None
-    kl_coef: Annotated[float, Field(ge=0)] = 0.0
     lambda_sd: Annotated[float, Field(ge=0)] = 0.1
     lambda_sd_ramp: Annotated[float, Field(ge=0, le=1)] = 0.0
     sd_baseline: Baseline = "first_turn"
@@ -136,15 +124,7 @@ class RLTF(Method):
     sd_drop_mentions: bool = False
     lambda_fm: Annotated[float, Field(ge=0)] = 0.2
     lambda_fm_ramp: Annotated[float, Field(ge=0, le=1)] = 0.0
-    fm_turns: CriticisedTurns = "first"
-
-    @property
-    def needs_feedback(self) -> bool:
-        return True
-
-    @property
-    def needs_reference(self) -> bool:
-        return self.kl_coef > 0
+    fm_turns: Literal["first", "every"] = "first"
 
     def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
         """Dialogues as GRPO's.
@@ -160,18 +140,13 @@ class RLTF(Method):
                 f"sd_weighting={self.sd_weighting} weighs by the probabilities that revisions were sampled "
                 "with: set sampling.temperature=1, sampling.top_p=1 and sampling.top_k=0, or take awr"
             )
-        rollouts = multi_turn(ctx, problems, self.samples, turns=self.turns, early_stop=self.early_stop)
+        rollouts = super().collect(ctx, problems)
         if self.lambda_fm and self.fm_turns == "every":
             criticise(ctx, rollouts, self.turns - 1, early_stop=self.early_stop)
         return rollouts
 
     def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
-        advantages_NH = rollout_advantages(rollouts, self.turns, self.gamma, divide_by_std=self.divide_by_std)
-        terms = [
-            rl_term(ctx, rollouts, advantages_NH, clip=self.clip, kl_coef=self.kl_coef),
-            self.sd_term(ctx, rollouts),
-            self.fm_term(ctx, rollouts),
-        ]
+        terms = [self.rl_term(ctx, rollouts), self.sd_term(ctx, rollouts), self.fm_term(ctx, rollouts)]
         return [term for term in terms if term.rows]
 
     def sd_term(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> LossTerm:
@@ -184,12 +159,13 @@ class RLTF(Method):
         weight = coefficient / num_valid_rollouts(rewards_NH[:, 0])
         if self.sd_drop_mentions:
             rewards_NH = without_mentions(rewards_NH, rollouts)
-        advantages_NH = sd_advantages(rewards_NH, [r.group for r in rollouts], self.sd_baseline)
+        groups, baseline = [rollout.group for rollout in rollouts], BASELINES[self.sd_baseline]
+        advantages_HN = [baseline(second_N, rewards_NH[:, 0], groups) for second_N in rewards_NH[:, 1:].T]
         rows = [
-            sd_row(rollout, h, float(advantages_NH[i, h]), weight)
+            sd_row(rollout, h, float(advantages_N[i]), weight)
             for i, rollout in enumerate(rollouts)
-            for h in range(1, self.turns)
-            if not np.isnan(advantages_NH[i, h]) and advantages_NH[i, h] != 0.0
+            for h, advantages_N in enumerate(advantages_HN, start=1)
+            if not np.isnan(advantages_N[i]) and advantages_N[i] != 0.0
         ]
         if rows and (self.sd_weighting == "is" or self.mask_below is not None):
             logprobs = ctx.engine.logprobs(rows)
@@ -212,14 +188,6 @@ class RLTF(Method):
         # The length of an attempt or a critique is up to the models and must not end the run.
         fitting = [row for row in rows if row is not None and fits_context(ctx.engine, len(row))]
         return LossTerm("fm", Loss("cross_entropy"), fitting)
-
-
-def sd_advantages(rewards_NH: Array, groups: Sequence[object], baseline: Baseline) -> Array:
-    """A of every turn under a baseline, [N, H]; NaN for first turns and where it is missing."""
-    advantages_NH = np.full(rewards_NH.shape, np.nan)
-    for h in range(1, rewards_NH.shape[1]):
-        advantages_NH[:, h] = BASELINES[baseline](rewards_NH[:, h], rewards_NH[:, 0], groups)
-    return advantages_NH
 
 
 def linear_warmup(coefficient: float, ramp: float, progress: float) -> float:

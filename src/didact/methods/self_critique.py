@@ -28,12 +28,7 @@ from pydantic import Field
 
 from didact.advantages import Array, group_advantages, mean_of_known
 from didact.methods.base import LossTerm
-from didact.methods.grpo import (
-    num_valid_rollouts,
-    policy_gradient_loss,
-    policy_gradient_rows,
-    rewards_by_turn,
-)
+from didact.methods.grpo import num_valid_rollouts, rewards_by_turn
 from didact.methods.rltf import RLTF
 from didact.rollouts.base import StepContext
 from didact.rollouts.self_critique_rollout import branch_id, sampled_critique, self_critique_branches
@@ -99,13 +94,8 @@ class SelfCritiqueRL(RLTF):
             by_turn = (float(advantages.first[i]), float(advantages.second[i]))
             answers += zip(rollout.turns, by_turn, strict=False)
             critiques += [(turn, float(advantages.own[i])) for turn in self._trained(own)]
-        loss = policy_gradient_loss(self.clip, self.kl_coef)
         terms = [
-            LossTerm(
-                name,
-                loss,
-                policy_gradient_rows(ctx, credited, weight, clip=self.clip, kl_coef=self.kl_coef),
-            )
+            LossTerm(name, self.policy_gradient, self.turn_rows(ctx, credited, weight))
             for name, credited in (("rl", answers), ("own", critiques))
         ]
         terms += [self.sd_term(ctx, branches.source), self.fm_term(ctx, branches.source)]
