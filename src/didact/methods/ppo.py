@@ -12,34 +12,29 @@ and is refused. An answer without R is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from pydantic import model_validator
 
 from didact.advantages import Array
-from didact.methods.advantage_estimators import Direct
-from didact.methods.text2grad import SpanRewards, span_metrics, span_rewards
-from didact.methods.token_level_pg import TokenLevelPolicyGradient
+from didact.methods.text2grad import Text2Grad
+from didact.methods.token_level_pg import Direct
 from didact.rollouts.base import StepContext
 from didact.types import Rollout
 
-Reward: TypeAlias = Literal["task", "score", "spans"]
 
-
-class PPO(TokenLevelPolicyGradient):
+class PPO(Text2Grad):
     """Actor-critic with one reward an answer.
 
-    The settings of `TokenLevelPolicyGradient`, and
+    The settings of `Text2Grad`, of which `spans` serves `reward: spans`, and
 
     Attributes:
         reward: The `task`'s reward, the feedback's `score`, or the sum of the rewards of its `spans`.
-        spans: How spans become rewards, for `reward: spans`.
     """
 
-    reward: Reward = "task"
-    spans: SpanRewards = SpanRewards()
+    reward: Literal["task", "score", "spans"] = "task"
 
     @model_validator(mode="after")
     def _reaches_all_tokens(self) -> PPO:
@@ -54,11 +49,20 @@ class PPO(TokenLevelPolicyGradient):
         return self.reward != "task"
 
     def token_rewards(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Array | None]:
-        rewards = REWARDS[self.reward](self, ctx, rollouts)
         return [
             None if reward is None else at_last_token(reward, len(rollout.turns[0].completion_ids))
-            for rollout, reward in zip(rollouts, rewards, strict=True)
+            for rollout, reward in zip(rollouts, self.answer_rewards(ctx, rollouts), strict=True)
         ]
+
+    def answer_rewards(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[float | None]:
+        """R of each rollout's answer; None where it is unknown."""
+        if self.reward == "task":
+            return [rollout.turns[0].reward for rollout in rollouts]
+        if self.reward == "score":
+            feedback = [rollout.feedback_on(0) for rollout in rollouts]
+            return [None if f is None else f.score for f in feedback]
+        by_token = super().token_rewards(ctx, rollouts)
+        return [None if rewards_T is None else float(rewards_T.sum()) for rewards_T in by_token]
 
 
 def at_last_token(reward: float, length: int) -> Array:
@@ -66,26 +70,3 @@ def at_last_token(reward: float, length: int) -> Array:
     rewards_T = np.zeros(length)
     rewards_T[-1] = reward
     return rewards_T
-
-
-def _task(method: PPO, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[float | None]:
-    return [rollout.turns[0].reward for rollout in rollouts]
-
-
-def _score(method: PPO, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[float | None]:
-    feedback = [rollout.feedback_on(0) for rollout in rollouts]
-    return [None if f is None else f.score for f in feedback]
-
-
-def _spans(method: PPO, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[float | None]:
-    rewards, counts = span_rewards(rollouts, ctx.renderer.tokenizer, method.spans)
-    ctx.metrics.update(span_metrics(counts))
-    return [None if rewards_T is None else float(rewards_T.sum()) for rewards_T in rewards]
-
-
-REWARDS: Mapping[Reward, Callable[[PPO, StepContext, Sequence[Rollout]], list[float | None]]] = {
-    "task": _task,
-    "score": _score,
-    "spans": _spans,
-}
-"""R of each rollout's answer; None where it is unknown."""

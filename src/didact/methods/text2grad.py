@@ -6,8 +6,7 @@ an answer y quotes good and poor spans of it.
     δ_t = 1 in a good span, −1 in a poor one, 0 elsewhere     `spans.token_labels`, shaped by `span_rewards`
     ∇_NL(c → y) = Σ_t δ_t ∇ log π(y_t | x, y_<t)              the paper's NL-gradient: credit direct, β = 0
     r_t = δ_t − β k_t                                         the KL in the reward: methods/token_level_pg.py
-    A = GAE(r, V), PPO                                        its optimiser: credit gae, the default;
-                                                              methods/advantage_estimators.py
+    A = GAE(r, V), PPO                                        its optimiser: credit gae, the default
 
 `credit: critic_free` compares the answers of a group and needs no value head.
 

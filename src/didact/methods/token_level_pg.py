@@ -3,9 +3,19 @@
     r_t = s_t − β k_t,      g = 1/M Σᵢ Σ_t A_t ∇ log π(y_t | x, y_<t)
 
 s_t is the reward that the subclass gives to token t, k_t an estimate of the KL divergence from the initial
-weights at t, A_t the advantage that `credit` makes of r (methods/advantage_estimators.py). M answers a step;
-a sum over tokens, without division by an answer's length. An answer without rewards is missing: it has no row
-and is in no mean.
+weights at t, A_t the advantage that `credit` makes of r. M answers a step; a sum over tokens, not divided
+by an answer's length. An answer without rewards is missing: it has no row and is in no mean.
+
+    credit         A_t, with V_t the value of the prefix before token t
+    direct         r_t
+    gae            d_t = r_t + γ V_{t+1} − V_t,   A_t = Σ_l (γλ)^l d_{t+l},   value target A_t + V_t
+    critic_free    G_t = Σ_l γ^l r_{t+l},   A_t = G_t − mean of the group's G_t
+
+The functions of arrays are `gae`, `token_returns` and `position_baselines` of advantages.py. Limits: gae with
+V = 0 and γ = 0, and critic_free with γ = 0 and no baseline, equal direct; gae with V = 0 and λ = 1 equals
+critic_free without a baseline; critic_free of one reward at the last token equals GRPO. Papers: γ, λ
+arXiv:1506.02438; PPO's clip arXiv:1707.06347. An answer ends at its last token, also where it was cut off:
+V = 0 after it.
 
     kl        k_t                                        expected gradient, at one token
     k1        log π(y_t) − log π_ref(y_t), in the reward of β KL(π ‖ π_ref)
@@ -23,32 +33,153 @@ Shape: T sampled tokens of one answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from didact.advantages import Array
-from didact.engines.base import REFERENCE, ValueHeadSettings
-from didact.errors import CapabilityError, UsageError
-from didact.methods.advantage_estimators import (
-    GAE,
-    AnyEstimator,
-    CriticFree,
-    Direct,
-    Fields,
-    TokenRewards,
-)
+from didact.advantages import Array, explained_variance, gae, position_baselines, token_returns, whitened
+from didact.engines.base import REFERENCE, Loss, ValueHeadSettings
+from didact.errors import CapabilityError, UsageError, did_you_mean
 from didact.methods.base import LossTerm, Method
 from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import criticise
 from didact.rollouts.single_turn import first_turns
 from didact.types import Problem, Rollout, Row, Turn
 
+Clip = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Fields: TypeAlias = Mapping[str, Array]
+"""[T] arrays by the name of a row's field."""
 KL_COEF = "kl_coef"
 """The name of an adaptive β in the checkpoint and in the metrics."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRewards:
+    """An answer and the rewards of its tokens."""
+
+    row: Row
+    """Prompt and answer; the answer's tokens have weight 1/M."""
+    group: str
+    rewards_T: Array
+
+
+class AdvantageEstimator(BaseModel):
+    """Settings that make the fields of the loss, `advantages` among them, of each answer's rewards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Direct(AdvantageEstimator):
+    """The advantage of a token is its own reward."""
+
+    kind: Literal["direct"] = "direct"
+
+    def fields(self, ctx: StepContext, answers: Sequence[TokenRewards]) -> list[Fields]:
+        return [{"advantages": answer.rewards_T} for answer in answers]
+
+    def loss(self, settings: Mapping[str, float]) -> Loss:
+        return Loss("policy_gradient", settings)
+
+
+class GAE(AdvantageEstimator):
+    """Generalised advantage estimation with a value head, trained by PPO.
+
+    Attributes:
+        gamma: γ ∈ [0, 1].
+        lam: λ ∈ [0, 1].
+        whiten: Shift and scale a step's advantages to mean 0 and variance 1. This makes them relative: where
+            no token is poor, the less good ones are pushed down.
+        clip: PPO's ε.
+        value_clip: ε of the value's clip; None for no clip.
+        value_coef: c ≥ 0, coefficient of the value loss.
+        value_lr_scale: Learning rate of the head over that of the model. The head starts at 0, also on a
+            pretrained model, so that 1 is slow.
+        value_shares_model: The value loss also trains the model below the head.
+    """
+
+    kind: Literal["gae"] = "gae"
+    gamma: Share = 1.0
+    lam: Share = 0.95
+    whiten: bool = False
+    clip: Clip = 0.2
+    value_clip: Clip | None = 0.2
+    value_coef: Annotated[float, Field(ge=0)] = 0.1
+    value_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    value_shares_model: bool = True
+
+    def fields(self, ctx: StepContext, answers: Sequence[TokenRewards]) -> list[Fields]:
+        scored = ctx.engine.values([answer.row for answer in answers])
+        values = [v[-len(a.rewards_T) :].astype(np.float64) for v, a in zip(scored, answers, strict=True)]
+        advantages = [gae(a.rewards_T, v, self.gamma, self.lam) for a, v in zip(answers, values, strict=True)]
+        returns = [a + v for a, v in zip(advantages, values, strict=True)]
+        explained = explained_variance(np.concatenate(values), np.concatenate(returns))
+        if not np.isnan(explained):
+            ctx.metrics["explained_variance"] = explained
+        if self.whiten:
+            advantages = whitened(advantages)
+        names = ("advantages", "returns", "old_values")
+        return [dict(zip(names, own, strict=True)) for own in zip(advantages, returns, values, strict=True)]
+
+    def loss(self, settings: Mapping[str, float]) -> Loss:
+        value_clip = {} if self.value_clip is None else {"value_clip": self.value_clip}
+        clip = {"clip_low": self.clip, "clip_high": self.clip}
+        return Loss("actor_critic", {**settings, **clip, **value_clip, "value_coef": self.value_coef})
+
+
+class CriticFree(AdvantageEstimator):
+    """Return to go minus the group's mean return to go at the same position.
+
+    An answer that has ended contributes its last token's return.
+
+    Attributes:
+        gamma: γ ∈ [0, 1].
+        baseline: Subtract the group's mean; needs two samples a problem.
+        whiten: As for GAE.
+        clip: PPO's ε; None for the plain policy gradient.
+    """
+
+    kind: Literal["critic_free"] = "critic_free"
+    gamma: Share = 1.0
+    baseline: bool = True
+    whiten: bool = False
+    clip: Clip | None = None
+
+    def fields(self, ctx: StepContext, answers: Sequence[TokenRewards]) -> list[Fields]:
+        advantages = [token_returns(answer.rewards_T, self.gamma) for answer in answers]
+        if self.baseline:
+            means = position_baselines(advantages, [answer.group for answer in answers])
+            advantages = [g - mean for g, mean in zip(advantages, means, strict=True)]
+        if self.whiten:
+            advantages = whitened(advantages)
+        return [{"advantages": a} for a in advantages]
+
+    def loss(self, settings: Mapping[str, float]) -> Loss:
+        if self.clip is None:
+            return Loss("policy_gradient", settings)
+        return Loss("ppo", {**settings, "clip_low": self.clip, "clip_high": self.clip})
+
+
+def _with_kind(value: Any) -> Any:
+    """A name alone is a kind with its defaults; settings alone are those of gae."""
+    if isinstance(value, str):
+        value = {"kind": value}
+    if isinstance(value, Mapping):
+        value = {"kind": "gae", **value}
+        if value["kind"] not in KINDS:
+            raise ValueError(f"unknown credit {value['kind']!r}: {did_you_mean(str(value['kind']), KINDS)}")
+    return value
+
+
+AnyEstimator: TypeAlias = Annotated[
+    Annotated[Direct | GAE | CriticFree, Field(discriminator="kind")], BeforeValidator(_with_kind)
+]
+"""`gae`, or `{kind: gae, lam: 0.9}`."""
+KINDS = ("direct", "gae", "critic_free")
 
 
 class TokenLevelPolicyGradient(Method):
@@ -93,7 +224,10 @@ class TokenLevelPolicyGradient(Method):
 
     @property
     def value_head(self) -> ValueHeadSettings | None:
-        return self.credit.value_head
+        credit = self.credit
+        if not isinstance(credit, GAE):
+            return None
+        return ValueHeadSettings(lr_scale=credit.value_lr_scale, shares_model=credit.value_shares_model)
 
     def token_rewards(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[Array | None]:
         """s_t of each rollout's answer, [T] each; None where they are unknown."""
@@ -113,7 +247,7 @@ class TokenLevelPolicyGradient(Method):
         return rollouts
 
     def check(self, ctx: StepContext) -> None:
-        """Refuse an engine or answers that this method cannot train with; see `collect`."""
+        """Refuse an engine or answers that this method cannot train with."""
         able = ctx.engine.capabilities
         if self.value_head is not None and not able.value_head:
             raise CapabilityError(
@@ -125,7 +259,7 @@ class TokenLevelPolicyGradient(Method):
                 "kl=full needs the probabilities of the whole vocabulary, which this engine does not give: "
                 "take kl=k1 or kl=k3_loss"
             )
-        if ctx.offline is not None and not self.credit.supports_off_policy:
+        if ctx.offline is not None and not isinstance(self.credit, Direct):
             raise UsageError(
                 "this task's answers come from a dataset, and advantages that look ahead need answers that "
                 "the policy sampled: take credit=direct"
@@ -185,17 +319,9 @@ class TokenLevelPolicyGradient(Method):
         divergence = float(np.mean([kl_T.sum() for kl_T in kl]))
         ctx.metrics.update({"kl": divergence, KL_COEF: beta})
         if self.kl_target is not None:
-            ctx.method_state[KL_COEF] = adapted_coefficient(
-                beta, divergence, self.kl_target, answers=len(kl), horizon=self.kl_horizon
-            )
-
-
-def adapted_coefficient(
-    beta: float, divergence: float, target: float, *, answers: int, horizon: int
-) -> float:
-    """β (1 + clip(KL / target − 1, ±0.2) · answers / horizon): the controller of arXiv:1909.08593, §2.2."""
-    error = float(np.clip(divergence / target - 1, -0.2, 0.2))
-    return beta * (1 + error * answers / horizon)
+            # The controller of arXiv:1909.08593, §2.2.
+            error = float(np.clip(divergence / self.kl_target - 1, -0.2, 0.2))
+            ctx.method_state[KL_COEF] = beta * (1 + error * len(kl) / self.kl_horizon)
 
 
 def _row(turn: Turn, fields: Fields, weight: float) -> Row:
