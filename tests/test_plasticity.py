@@ -11,7 +11,8 @@ from didact.battery.plasticity import critique_gains, edit_distance, moves, plas
 from didact.errors import DataError
 from didact.evaluation.stats import clustered_mean
 from didact.rendering.renderer import Renderer
-from didact.rollouts.conversation import conversation, public_contexts
+from didact.rollouts.base import conversation
+from didact.rollouts.tutored_dialogue import public_contexts
 from didact.spans.fuzzy import levenshtein
 from didact.types import Feedback, Problem, Rollout, Turn
 from tests.bigram import Bigram

@@ -13,8 +13,8 @@ from didact.errors import UsageError
 from didact.evaluation.evaluate import evaluate
 from didact.feedback_source import FeedbackRequest
 from didact.prompts import REVISION
+from didact.rollouts.base import single_turn
 from didact.rollouts.multi_turn import two_turn
-from didact.rollouts.single_turn import single_turn
 from didact.tasks.base import Verdict
 from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context
 

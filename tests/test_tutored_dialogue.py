@@ -18,8 +18,8 @@ from didact.leakage import LeakGuard
 from didact.llm.chat import ChatReply
 from didact.prompts import CRITIQUE_REQUEST
 from didact.rendering.renderer import Renderer
+from didact.rollouts.self_critique_rollout import UnprivilegedCritic
 from didact.rollouts.tutored_dialogue import tutored_dialogues
-from didact.rollouts.unprivileged_critic import UnprivilegedCritic
 from didact.tasks.base import Verdict
 from didact.types import Feedback, Ids, Message, Problem, Provenance
 from tests.helpers import CountingCritic, EchoTask, ScriptedEngine, context

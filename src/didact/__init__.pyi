@@ -35,9 +35,8 @@ from .prompts import revision_messages
 from .registry import ENGINES, METHODS, SOURCES
 from .rendering.renderer import Renderer
 from .rng import derive_seed
-from .rollouts.base import StepContext
+from .rollouts.base import StepContext, single_turn
 from .rollouts.multi_turn import two_turn
-from .rollouts.single_turn import single_turn
 from .run_dir import RunDir
 from .settings import Entry, Registry, load_class
 from .tasks import make_task

@@ -19,7 +19,7 @@ import numpy as np
 from didact.engines.base import POLICY, Engine, Weights, fits_context
 from didact.evaluation.stats import clustered_mean
 from didact.rendering.renderer import Renderer
-from didact.rollouts.conversation import public_contexts
+from didact.rollouts.tutored_dialogue import public_contexts
 from didact.spans.fuzzy import levenshtein
 from didact.types import Rollout, Row
 

@@ -35,8 +35,7 @@ from didact.feedback.program import WRONG
 from didact.feedback_source import FeedbackRequest, FeedbackSource
 from didact.leakage import LeakGuard
 from didact.rng import derive_seed, generator
-from didact.rollouts.base import StepContext, dataset_turn, sample_turns
-from didact.rollouts.conversation import conversation
+from didact.rollouts.base import StepContext, conversation, dataset_turn, sample_turns
 from didact.types import Feedback, Ids, Problem, Turn
 
 Condition: TypeAlias = Literal[

@@ -38,10 +38,9 @@ from didact.errors import UsageError
 from didact.llm.chat import ChatReply, ChatRequest
 from didact.methods.base import LossTerm, Method
 from didact.prompts import conversation_text, load_prompt, shorten
-from didact.rollouts.base import StepContext
+from didact.rollouts.base import StepContext, single_turn
 from didact.rollouts.engine_chat import EngineChat
 from didact.rollouts.multi_turn import criticise
-from didact.rollouts.single_turn import single_turn
 from didact.rollouts.system_prompt import InstructedRenderer, Place
 from didact.tasks.base import Task
 from didact.types import Message, Problem, Record, Rollout

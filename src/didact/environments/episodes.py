@@ -24,8 +24,7 @@ from didact.errors import DataError
 from didact.evaluation.stats import clustered_mean, wilson
 from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
-from didact.rollouts.base import completion_text
-from didact.rollouts.conversation import conversation
+from didact.rollouts.base import completion_text, conversation
 from didact.types import Feedback, Ids, Message, Problem, Provenance, Rollout, Turn
 
 Ending: TypeAlias = Literal["over", "turns", "room"]

@@ -32,10 +32,9 @@ from didact.evaluation.evaluate import critic_failed
 from didact.evaluation.stats import wilson
 from didact.feedback.program import OutcomeOnlyTeacher
 from didact.feedback_source import FeedbackSource
-from didact.rollouts.base import StepContext
-from didact.rollouts.single_turn import single_turn
+from didact.rollouts.base import StepContext, single_turn
+from didact.rollouts.self_critique_rollout import UnprivilegedCritic
 from didact.rollouts.tutored_dialogue import tutored_dialogues
-from didact.rollouts.unprivileged_critic import UnprivilegedCritic
 from didact.tasks.base import Task, Verdict, as_base_task, verify_all
 from didact.types import Problem, Rollout
 

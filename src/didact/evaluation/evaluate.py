@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from didact.errors import UsageError
 from didact.evaluation.judge_scores import score_metrics
 from didact.evaluation.stats import wilson
-from didact.rollouts.base import StepContext
+from didact.rollouts.base import StepContext, single_turn
 from didact.rollouts.multi_turn import multi_turn
-from didact.rollouts.single_turn import single_turn
 from didact.tasks.base import as_base_task
 from didact.types import Problem, Rollout, Turn
 

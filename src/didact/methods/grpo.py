@@ -29,9 +29,8 @@ from pydantic import Field
 from didact.advantages import Array, group_advantages, returns_to_go
 from didact.engines.base import REFERENCE, Loss
 from didact.methods.base import LossTerm, Method
-from didact.rollouts.base import StepContext
+from didact.rollouts.base import StepContext, single_turn
 from didact.rollouts.multi_turn import multi_turn
-from didact.rollouts.single_turn import single_turn
 from didact.types import Problem, Rollout, Row, Turn
 
 

@@ -19,7 +19,7 @@ RLTF's λ_FM. Every choice is a setting of `RL2F`. The teacher is `feedback.sour
 model of its own has the policy's initial weights.
 
 Departures from what is known of the paper: 1. the critique is requested ("criticise this", the prompt of
-`rollouts/unprivileged_critic.py`) and trained as an assistant message, where the paper may predict it as
+`rollouts/self_critique_rollout.py`) and trained as an assistant message, where the paper may predict it as
 the other party's turn; 2. R is γ^(τ−1) times the last answer's reward, for tasks with partial rewards; 3. a
 critique that leaks is not trained unless `leaks: keep`; 4. earlier answers stay in view whole, including
 thinking. A dialogue whose teacher failed is missing: it is in no mean and has no row.
@@ -46,8 +46,8 @@ from didact.methods.base import LossTerm
 from didact.methods.grpo import GroupPolicyGradient, num_valid_rollouts, rewards_by_turn
 from didact.rng import derive_seed
 from didact.rollouts.base import StepContext
+from didact.rollouts.self_critique_rollout import critique_prompt
 from didact.rollouts.tutored_dialogue import tutored_dialogues
-from didact.rollouts.unprivileged_critic import critique_prompt
 from didact.types import Problem, Rollout, Row, Turn
 
 DialogueLeaks: TypeAlias = Literal["zero", "drop", "keep"]

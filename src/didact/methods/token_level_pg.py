@@ -45,9 +45,8 @@ from didact.advantages import Array, explained_variance, gae, position_baselines
 from didact.engines.base import REFERENCE, Loss, ValueHeadSettings
 from didact.errors import CapabilityError, UsageError, did_you_mean
 from didact.methods.base import LossTerm, Method
-from didact.rollouts.base import StepContext
+from didact.rollouts.base import StepContext, first_turns
 from didact.rollouts.multi_turn import criticise
-from didact.rollouts.single_turn import first_turns
 from didact.types import Problem, Rollout, Row, Turn
 
 Clip = Annotated[float, Field(gt=0)]

@@ -1,18 +1,20 @@
-"""The context of a step, and the operation that all rollouts share: sample answers and verify them."""
+"""The context of a step, and what all rollouts share: sample answers and verify them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeAlias
 
 from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights, fits_context
 from didact.errors import UsageError
 from didact.feedback_source import FeedbackSource
 from didact.rendering.renderer import Renderer
-from didact.tasks.base import OfflineAnswers, Task, Verdict, verify_all
-from didact.types import Ids, Problem, Rollout, Turn
+from didact.rng import derive_seed
+from didact.tasks.base import OfflineAnswers, Task, verify_all
+from didact.types import Ids, Message, Problem, Rollout, Turn
 
 MethodState: TypeAlias = dict[str, Any]
 """Floats and numpy arrays by name."""
@@ -23,12 +25,10 @@ class StepContext:
     """What one step of a method may use.
 
     Attributes:
-        engine: Samples, scores and trains.
-        renderer: Messages ⇄ ids for the engine's tokenizer.
-        task: Verifies answers.
+        engine, renderer, task: The run's.
         feedback: Criticises answers; None if no source is configured.
         sampling: Sampling parameters of the policy.
-        seed: The step's seed; every draw of the step derives from it.
+        seed: Every draw of the step derives from it.
         step: Number of steps done; part of the rollouts' ids.
         progress: Share of the run that is done, in [0, 1]; ramps follow it.
         weights: The weights that are sampled.
@@ -129,33 +129,70 @@ def sample_turns(
     answers = [(problem, text) for problem, group in zip(problems, texts, strict=True) for text in group]
     verdicts = iter(verify_all(ctx.task, answers))
     return [
-        [_sampled_turn(prompt, s, text, next(verdicts)) for s, text in zip(group, own, strict=True)]
+        [
+            Turn(
+                prompt_ids=prompt,
+                completion_ids=sample.ids,
+                logprobs=sample.logprobs,
+                text=text,
+                stop_reason=sample.stop_reason,
+                reward=verdict.reward,
+                correct=verdict.correct,
+            )
+            for sample, text, verdict in zip(group, own, islice(verdicts, len(own)), strict=True)
+        ]
         for prompt, group, own in zip(prompts, samples, texts, strict=True)
     ]
 
 
-def _sampled_turn(prompt_ids: Ids, sample: Sample, text: str, verdict: Verdict) -> Turn:
-    return Turn(
-        prompt_ids=prompt_ids,
-        completion_ids=sample.ids,
-        logprobs=sample.logprobs,
-        text=text,
-        stop_reason=sample.stop_reason,
-        reward=verdict.reward,
-        correct=verdict.correct,
-    )
+def single_turn(ctx: StepContext, problems: Sequence[Problem], n: int) -> list[Rollout]:
+    """n ≥ 1 sampled answers to each problem, grouped by problem."""
+    prompts = [ctx.renderer.prompt(problem.messages) for problem in problems]
+    turns = sample_turns(ctx, problems, prompts, n, seed=derive_seed(ctx.seed, "turn", 0))
+    return _grouped(ctx, problems, turns)
+
+
+def first_turns(ctx: StepContext, problems: Sequence[Problem], n: int) -> list[Rollout]:
+    """`single_turn`, or with `ctx.offline` the dataset's answers to each problem, repeated up to n."""
+    if ctx.offline is None:
+        return single_turn(ctx, problems, n)
+    turns = []
+    for problem in problems:
+        prompt, texts = ctx.renderer.prompt(problem.messages), ctx.offline.answers(problem)
+        turns.append([dataset_turn(ctx, problem, prompt, texts[j % len(texts)]) for j in range(n)])
+    return _grouped(ctx, problems, turns)
+
+
+def _grouped(ctx: StepContext, problems: Sequence[Problem], turns: Sequence[Sequence[Turn]]) -> list[Rollout]:
+    rollouts = []
+    for i, (problem, answers) in enumerate(zip(problems, turns, strict=True)):
+        group = f"{ctx.step}/{i}/{problem.id}"
+        rollouts += [
+            Rollout(id=f"{group}/{j}", group=group, problem=problem, turns=(turn,))
+            for j, turn in enumerate(answers)
+        ]
+    return rollouts
 
 
 def add_answers(ctx: StepContext, rollouts: list[Rollout], prompts: Mapping[int, Ids], *, seed: int) -> None:
-    """Sample one more turn for some of the rollouts, in place.
-
-    Args:
-        ctx: The step's context.
-        rollouts: All rollouts.
-        prompts: The prompts to be answered, by index in `rollouts`.
-        seed: Seed of the draws.
-    """
+    """Answer these prompts, by index in `rollouts`, with one more turn of theirs, in place."""
     problems = [rollouts[i].problem for i in prompts]
     answers = sample_turns(ctx, problems, list(prompts.values()), 1, seed=seed)
     for i, (turn,) in zip(prompts, answers, strict=True):
         rollouts[i] = rollouts[i].model_copy(update={"turns": (*rollouts[i].turns, turn)})
+
+
+def conversation(problem: Problem, exchanges: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
+    """A problem's messages, then each answer and its critique, up to the next answer.
+
+    >>> [m.role for m in conversation(Problem.ask("2 + 2?", id="p"), [("5", "Too many.")])]
+    ['user', 'assistant', 'user']
+    """
+    return (
+        *problem.messages,
+        *(
+            message
+            for answer, critique in exchanges
+            for message in (Message(role="assistant", content=answer), Message(role="user", content=critique))
+        ),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights
 from didact.llm.chat import ChatReply, ChatRequest
@@ -13,53 +14,38 @@ from didact.rng import derive_seed
 from didact.rollouts.base import completion_text, sample_fitting
 from didact.types import Ids
 
+GREEDY = SamplingParams(temperature=0.0)
 
+
+@dataclass(eq=False)
 class EngineChat:
     """A `ChatModel` with an engine's weights.
 
     A reply depends on the weights, the settings and its own conversation: every draw is seeded by hashing
     (seed, "chat", messages), so neither the step nor the batch changes it. A schema is not enforced: the
     prompt has to request it.
-
-    Args:
-        engine: Where the weights live.
-        renderer: Messages ⇄ ids for its tokenizer.
-        name: The author in the provenance of its texts.
-        params: How to sample; greedy by default.
-        weights: `POLICY` follows the training; a snapshot stays as it was.
-        seed: Seed of the draws.
-        keep_cut: A reply that was cut off has its text beside the error.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        renderer: Renderer,
-        *,
-        name: str = "policy",
-        params: SamplingParams | None = None,
-        weights: Weights = POLICY,
-        seed: int = 0,
-        keep_cut: bool = False,
-    ) -> None:
-        self.engine = engine
-        self.renderer = renderer
-        self.name = name
-        self.params = params or SamplingParams(temperature=0.0)
-        self.weights = weights
-        self.seed = seed
-        self.keep_cut = keep_cut
+    engine: Engine
+    renderer: Renderer
+    name: str = "policy"
+    """The author in the provenance of its texts."""
+    params: SamplingParams = GREEDY
+    weights: Weights = POLICY
+    """`POLICY` follows the training; a snapshot stays as it was."""
+    seed: int = 0
+    keep_cut: bool = False
+    """A reply that was cut off has its text beside the error."""
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
         """One reply a request, in order; an error where it does not fit the context or was cut off."""
         prompts = [self.renderer.prompt(request.messages) for request in requests]
-        seeds = [self._seed(request) for request in requests]
+        seeds = [
+            derive_seed(self.seed, "chat", *(part for m in request.messages for part in (m.role, m.content)))
+            for request in requests
+        ]
         samples = sample_fitting(self.engine, prompts, self.params, seeds=seeds, weights=self.weights)
         return [self._reply(*answered) for answered in zip(requests, prompts, samples, strict=True)]
-
-    def _seed(self, request: ChatRequest) -> int:
-        parts = [part for m in request.messages for part in (m.role, m.content)]
-        return derive_seed(self.seed, "chat", *parts)
 
     def _reply(self, request: ChatRequest, prompt: Ids, sample: Sample | None) -> ChatReply:
         request_hash = self.request_hash(request)

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from didact.feedback_source import FeedbackRequest
 from didact.prompts import revision_messages
 from didact.rng import derive_seed
-from didact.rollouts.base import StepContext, add_answers
-from didact.rollouts.single_turn import first_turns
-from didact.types import Ids, Problem, Rollout
+from didact.rollouts.base import StepContext, add_answers, first_turns
+from didact.types import Problem, Rollout
 
 
 def two_turn(
@@ -37,7 +36,7 @@ def multi_turn(
     First answers are sampled, or taken from `ctx.offline`.
 
     Args:
-        ctx: The step's context, with a feedback source.
+        ctx: With a feedback source.
         problems: P problems.
         n: Dialogues a problem, ≥ 1.
         turns: H ≥ 1, answers a dialogue.
@@ -54,11 +53,7 @@ def multi_turn(
 
 
 def criticise(ctx: StepContext, rollouts: list[Rollout], h: int, *, early_stop: bool) -> list[int]:
-    """Add critiques of turn h, in place.
-
-    Returns:
-        The indices of the rollouts that now have a usable critique of turn h.
-    """
+    """Add critiques of turn h, in place; the indices of the rollouts that now have a usable one."""
     source = ctx.feedback_source
     open_ = [
         i for i, r in enumerate(rollouts) if len(r.turns) == h + 1 and not (early_stop and r.turns[h].correct)
@@ -78,19 +73,12 @@ def revise(
 ) -> None:
     """Add an answer after the critique of turn h to some of the rollouts, in place.
 
-    Args:
-        ctx: The step's context.
-        rollouts: All rollouts.
-        which: Indices of those whose last feedback is to be answered.
-        h: The criticised turn.
-        stream: Random stream, so that another branch of the same dialogues has other draws.
+    Another branch of the same dialogues has another random stream, hence other draws.
     """
-    prompts = {i: _revision_prompt(ctx, rollouts[i], h) for i in which}
+    prompts = {}
+    for i in which:
+        attempt, critique = rollouts[i].turns[h].text.strip(), rollouts[i].feedback[-1].text
+        prompts[i] = ctx.renderer.prompt(revision_messages(rollouts[i].problem, attempt, critique))
     # The length of an attempt or a critique is up to the models and must not end the run.
     fitting = {i: prompt for i, prompt in prompts.items() if ctx.fits(prompt)}
     add_answers(ctx, rollouts, fitting, seed=derive_seed(ctx.seed, stream, h + 1))
-
-
-def _revision_prompt(ctx: StepContext, rollout: Rollout, h: int) -> Ids:
-    attempt, critique = rollout.turns[h].text.strip(), rollout.feedback[-1].text
-    return ctx.renderer.prompt(revision_messages(rollout.problem, attempt, critique))

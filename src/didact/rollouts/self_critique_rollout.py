@@ -1,21 +1,29 @@
-"""y₀ → c̃₀ → ỹ₁: the policy criticises its own answers and answers again (RLTF, arXiv:2602.02482, Alg. 4).
+"""The policy criticises its own answers, in RLTF's dialogues and in RL2F's.
 
-The critique is requested with `critique_messages`, the template of feedback modelling and of
-`feedback.model_critic.ModelCritic`, and sampled like an answer, because its tokens are trained.
+    RLTF    y₀ → c̃₀ ~ π(· | f_FeeMol(x₀, y₀)) → ỹ₁          (arXiv:2602.02482, Alg. 4)
+    RL2F    c̃_t ~ π(· | o_t, u_t, "criticise this")           (arXiv:2602.16066)
+
+RLTF's critique is requested with `critique_messages`, the template of feedback modelling and of
+`feedback.model_critic.ModelCritic`, and sampled like an answer, because its tokens are trained. RL2F's is
+given the public conversation only: the request is appended to the ids that the student saw, and is not part
+of its later context. The world model of methods/rl2f.py trains critiques after the same request.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
-from didact.engines.base import Sample, fits_context
-from didact.prompts import critique_messages, load_prompt
+from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights, fits_context
+from didact.feedback_source import FeedbackRequest
+from didact.prompts import CRITIQUE_REQUEST, critique_messages, load_prompt
+from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
-from didact.rollouts.base import StepContext
+from didact.rollouts.base import StepContext, sample_fitting
 from didact.rollouts.multi_turn import revise
 from didact.types import Feedback, Ids, Provenance, Rollout, Turn
 
@@ -51,14 +59,8 @@ def self_critique_branches(
     The first answer of a branch has no log-probs: it is sampled, counted and trained in the dialogue that it
     comes from. A critique that was cut off or is empty is used unchanged: its revision's reward trains it.
 
-    Args:
-        ctx: The step's context; no feedback source is needed.
-        rollouts: Dialogues whose first answers are criticised.
-        max_tokens: Maximum number of tokens of a critique.
-
-    Returns:
-        At most one rollout a dialogue, with the id `branch_id(...)` and the dialogue's group: none where the
-        critique request does not fit into the model, one turn where the revision does not.
+    At most one rollout a dialogue, with the id `branch_id(...)` and the dialogue's group: none where the
+    request for a critique of `max_tokens` does not fit into the model, one turn where the revision does not.
     """
     params = dataclasses.replace(ctx.sampling, max_tokens=max_tokens, stop=())
     requests: list[tuple[Rollout, Ids]] = []
@@ -106,3 +108,50 @@ def _branch(ctx: StepContext, rollout: Rollout, prompt: Ids, sample: Sample) -> 
         turns=(first,),
         feedback=(critique,),
     )
+
+
+def critique_prompt(renderer: Renderer, turn: Turn) -> Ids:
+    """The student's context before a turn, the turn, and the request to criticise it."""
+    request = renderer.follow_up(CRITIQUE_REQUEST, ended=turn.stop_reason == "eos")
+    return (*turn.prompt_ids, *turn.completion_ids, *request)
+
+
+@dataclass(frozen=True)
+class UnprivilegedCritic:
+    """Criticises answers of `tutored_dialogues` with the policy's own weights.
+
+    It conditions on ids that the student has seen or sampled, and neither on the reference nor on a reward. A
+    critique that was cut off or is empty is used unchanged.
+    """
+
+    engine: Engine
+    renderer: Renderer
+    params: SamplingParams
+    weights: Weights = POLICY
+
+    def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
+        """One feedback a request, in order; failed where the conversation leaves no room for it."""
+        prompts = [critique_prompt(self.renderer, request.turn) for request in requests]
+        seeds = [derive_seed(0, "public critic", *prompt) for prompt in prompts]
+        samples = sample_fitting(self.engine, prompts, self.params, seeds=seeds, weights=self.weights)
+        return [
+            self._feedback(request, len(prompt), sample)
+            for request, prompt, sample in zip(requests, prompts, samples, strict=True)
+        ]
+
+    def _feedback(self, request: FeedbackRequest, length: int, sample: Sample | None) -> Feedback:
+        error = (
+            f"{length} tokens leave no room for a critique of {self.params.max_tokens} in the model's "
+            f"context of {self.engine.max_length}"
+        )
+        return Feedback(
+            turn=request.index,
+            text="" if sample is None else self.renderer.text(sample.ids).strip(),
+            source="self",
+            status="failed" if sample is None else "ok",
+            error=error if sample is None else None,
+            saw_reference=False,
+            provenance=Provenance(
+                author=f"{AUTHOR}:dialogue", tokens=0 if sample is None else len(sample.ids)
+            ),
+        )

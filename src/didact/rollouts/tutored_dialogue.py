@@ -23,8 +23,7 @@ from typing import NamedTuple
 from didact.engines.base import reuse_prefix_cache
 from didact.feedback_source import Exchange, FeedbackRequest, critiques_correct_answers
 from didact.rng import derive_seed
-from didact.rollouts.base import StepContext, add_answers
-from didact.rollouts.single_turn import first_turns
+from didact.rollouts.base import StepContext, add_answers, conversation, first_turns
 from didact.types import Ids, Message, Problem, Rollout
 
 NOTICE = "\n\n[… {number} earlier {attempts} left out …]"
@@ -53,7 +52,7 @@ def tutored_dialogues(
     First answers are sampled, or taken from `ctx.offline`.
 
     Args:
-        ctx: The step's context; with more than one turn, its feedback source is the teacher.
+        ctx: With more than one turn, its feedback source is the teacher.
         problems: P problems.
         n: Dialogues a problem, ≥ 1.
         turns: T ≥ 1, answers a dialogue.
@@ -120,16 +119,10 @@ def _answer(
 
 
 def next_view(ctx: StepContext, rollout: Rollout, view: View, window: int | None) -> View | None:
-    """The student's context after the latest critique.
+    """The student's context after the latest critique: the longest view that fits.
 
-    Args:
-        ctx: Gives the renderer and the model's context length.
-        rollout: A dialogue whose last turn was criticised.
-        view: The student's context before that turn.
-        window: Maximum number of exchanges.
-
-    Returns:
-        The longest view that fits; None where not even the latest exchange does.
+    None where not even the latest exchange does. `view` is the context before the criticised answer, `window`
+    the maximum number of exchanges.
     """
     exchanges = len(rollout.turns)
     first = view.start if window is None else max(view.start, exchanges - window)
@@ -162,3 +155,19 @@ def _question(ctx: StepContext, problem: Problem, left_out: int) -> Ids:
 def _critique(rollout: Rollout, k: int) -> str:
     feedback = rollout.feedback_on(k)
     return "" if feedback is None else feedback.text
+
+
+def public_contexts(rollout: Rollout) -> list[tuple[Message, ...]]:
+    """o_0, o_1, …: the conversation before any answer, after the first critique, after the second, …
+
+    The list ends before the first turn without a usable critique.
+    """
+    exchanges: list[tuple[str, str]] = []
+    contexts = [conversation(rollout.problem, exchanges)]
+    for h, turn in enumerate(rollout.turns):
+        feedback = rollout.feedback_on(h)
+        if feedback is None:
+            break
+        exchanges.append((turn.text, feedback.text))
+        contexts.append(conversation(rollout.problem, exchanges))
+    return contexts
