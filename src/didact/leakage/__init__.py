@@ -10,7 +10,7 @@
 
 from didact.leakage.detect import leak
 from didact.leakage.guard import LeakGuard, LeakMeter
-from didact.leakage.mentions import mentions_critique
-from didact.leakage.result import Evidence, Leak
+from didact.leakage.phrases import mentions_critique
+from didact.leakage.query import Evidence, Leak
 
 __all__ = ["Evidence", "Leak", "LeakGuard", "LeakMeter", "leak", "mentions_critique"]

@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
-from didact.leakage.assertion_patterns import asserts_as_answer, is_label
-from didact.leakage.query import LeakQuery
-from didact.leakage.result import PARTIAL_SHARE, Leak
-from didact.leakage.text import Text, Word, places
-from didact.leakage.vocabulary import BETWEEN, DIGITS, NATO, ORDINALS, TENS, UNITS
+from didact.leakage.phrases import asserts_as_answer, is_label
+from didact.leakage.query import PARTIAL_SHARE, Leak, LeakQuery
+from didact.leakage.text import Place, Text, Word, places
+from didact.leakage.vocabulary import BETWEEN, DIGITS, NATO, ORDINALS, TENS, UNITS, pattern
 
 _GAP, _PAUSE = 8, 4
 _LONGEST = 4000
@@ -29,7 +28,7 @@ def spelled(query: LeakQuery) -> Leak:
         if form.letter or len(form.text.source) > _LONGEST:
             continue
         # An equation is single letters and digits side by side.
-        runs = Leak.none() if form.is_math else _in_runs(query, form.text)
+        runs = Leak() if form.is_math else _in_runs(query, form.text)
         for found in (runs, _in_quotes(query, form.text)):
             if found.leaks:
                 return found
@@ -37,20 +36,12 @@ def spelled(query: LeakQuery) -> Leak:
     if characters.leaks:
         return characters
     words = _claimed(query, "word")
-    return words if words.leaks else Leak.none(max(characters.overlap, words.overlap))
+    return words if words.leaks else Leak(overlap=max(characters.overlap, words.overlap))
 
 
-class _Piece(NamedTuple):
-    text: str
-    start: int
-    end: int
-    literal: bool
-    """Written as digits, which any text may have side by side."""
-
-
-def _runs(text: Text) -> list[list[_Piece]]:
+def _runs(text: Text) -> list[list[Word]]:
     """Runs of single letters and digits with only joining words between them."""
-    runs: list[list[_Piece]] = [[]]
+    runs: list[list[Word]] = [[]]
     pause, repeat, end = 0, 1, 0
     for w in text.words:
         single, close = _single(w.text), w.start - end <= _GAP and not _decimal(text.text, end, w.start)
@@ -58,7 +49,7 @@ def _runs(text: Text) -> list[list[_Piece]]:
         if single is not None:
             if not close or pause > _PAUSE:
                 runs.append([])
-            runs[-1].append(_Piece(single * repeat, w.start, w.end, w.text.isdigit()))
+            runs[-1].append(Word(single * repeat, w.start, w.end))
             pause, repeat = 0, 1
         elif w.text in ("double", "triple"):
             repeat = 2 if w.text == "double" else 3
@@ -83,21 +74,21 @@ def _single(word: str) -> str | None:
 def _in_runs(query: LeakQuery, reference: Text) -> Leak:
     wanted = re.sub(r"[\W_]", "", reference.text)
     if not 2 <= len(wanted) <= 200:
-        return Leak.none()
+        return Leak()
     text = query.critique
     known = " ".join(w.text for side in query.known for w in side.words)
-    spans, best = [], 0.0
+    found, best = [], 0.0
     for run in _runs(text):
         for variant in (run, _without_articles(run, text)):
             pieces = _matching(variant, wanted, known)
             if pieces and not _ordinary(pieces, wanted, text):
-                spans.append(text.span(pieces[0].start, pieces[-1].end))
+                found.append((pieces[0].start, pieces[-1].end))
                 best = max(best, min(1.0, sum(len(p.text) for p in pieces) / len(wanted)))
                 break
-    return Leak.at("spelled", text.source, spans, best) if spans else Leak.none()
+    return query.leak("spelled", found, best) if found else Leak()
 
 
-def _matching(run: list[_Piece], wanted: str, known: str) -> list[_Piece]:
+def _matching(run: list[Word], wanted: str, known: str) -> list[Word]:
     """The pieces of a run that spell the reference or most of it."""
     given = "".join(p.text for p in run)
     at = given.find(wanted)
@@ -113,24 +104,26 @@ def _matching(run: list[_Piece], wanted: str, known: str) -> list[_Piece]:
     return run[first : last + 1]
 
 
-def _ordinary(run: list[_Piece], wanted: str, text: Text) -> bool:
+def _ordinary(run: list[Word], wanted: str, text: Text) -> bool:
     """Whether any text may have such a run: "steps 1, 2 and 0", "a b" or "one two"."""
     if len(run) < 2:
         return True
-    if all(p.literal for p in run):
+    # Digits, which any text may have side by side
+    literal = [text.text[p.start : p.end].isdigit() for p in run]
+    if all(literal):
         before = text.text[max(0, run[0].start - 60) : run[0].start]
         announced = re.search(r"\bdigits?\b|\bspell", before)
         if announced or asserts_as_answer(text.text, run[0].start, run[-1].end):
             return False
         return len(wanted) < 3 or is_label(text.text, run[0].start, run[0].end)
-    if all(p.literal or len(p.text) < p.end - p.start for p in run):
+    if all(digits or len(p.text) < p.end - p.start for p, digits in zip(run, literal, strict=True)):
         return len(run) < len(wanted)  # digits in words
     if len(wanted) == 2:
         return not re.search(r"[-'\",.]|then|follow", text.text[run[0].end : run[1].start])
     return False
 
 
-def _without_articles(run: list[_Piece], text: Text) -> list[_Piece]:
+def _without_articles(run: list[Word], text: Text) -> list[Word]:
     """The run without an "a" that introduces the next letter: "then a t, then a c"."""
     kept = [
         p
@@ -147,7 +140,7 @@ def _in_quotes(query: LeakQuery, reference: Text) -> Leak:
     """A reference of several words in quoted pieces: first "the", then "quick", then …"""
     wanted = reference.content
     if len(wanted) < 3:
-        return Leak.none()
+        return Leak()
     text = query.critique
     given: list[Word] = []
     for m in _QUOTED.finditer(text.text):
@@ -156,73 +149,35 @@ def _in_quotes(query: LeakQuery, reference: Text) -> Leak:
         given += [Word(w.text, start + w.start, start + w.end) for w in Text(m[group]).content]
     found = places(wanted, given)
     if not found or query.is_known(wanted):
-        return Leak.none()
-    return Leak.at("spelled", text.source, text.spans((given[i].start, given[j - 1].end) for i, j in found))
+        return Leak()
+    return query.leak("spelled", [(given[i].start, given[j - 1].end) for i, j in found])
 
 
 _COUNT = {**{w: i for w, i in UNITS.items() if i}, **TENS}
 _ORDINAL = {**ORDINALS, "last": -1, "final": -1, "initial": 1, "penultimate": -2}
-_UNIT = (
-    r"(?:(?P<c>characters?|chars?|letters?|digits?|symbols?|positions?|places?|slots?)|(?P<w>words?|tokens?))"
-)
-_COPULA = (
-    r"(?:\s{0,2}[,:=]\s{0,2}|\s{0,2}-{0,2}>\s{0,2}|\s{1,3}(?:(?:should|must|has to|needs to|ought to|would|"
-    r"will) (?:be|read|have been)|is|are|was|being|reads?|becomes|holds|to be|to)\s{1,3}|\s{1,3})"
-    r"(?:(?:an?|the|actually|really) ){0,2}(?:(?:letters?|digits?|words?|characters?) )?"
-)
-_VALUE = (
-    r"(?:\"(?P<q>[^\"\n]{1,60})\"|'(?P<s>[^'\n]{1,60})'|(?P<v>[^\s\"',;:!?.()*]{1,40}|[^\w\s](?=\.(?:\s|\Z))|"
-    r"\s(?=\.(?:\s|\Z))))"
-)
-_NUMBERED = re.compile(
-    rf"\b{_UNIT}\s{{1,2}}(?:number |no\. )?#?(?P<n>\d{{1,4}}|{'|'.join(_COUNT)})\b{_COPULA}{_VALUE}"
-)
-_ORDERED = re.compile(
-    rf"\b(?:(?P<n>\d{{1,4}})(?:st|nd|rd|th)|(?P<o>{'|'.join(_ORDINAL)}))\b"
-    rf"(?:\s{{1,2}}{_UNIT})?{_COPULA}{_VALUE}"
-)
-_EDGE = re.compile(
-    rf"\b(?:(?P<head>(?:starts?|begins?|beginning|starting|opens?|opening) (?:with|in|by))|(?P<tail>(?:ends?|"
-    rf"ending|finish(?:es)?|finishing|closes|closing) (?:with|in|on|by)))\s{{1,2}}"
-    rf"(?:(?:the|an?) )?(?:(?:letters?|digits?|words?|characters?) )?{_VALUE}"
-)
-_SEVERAL = re.compile(
-    rf"\b(?:(?P<head>first|initial)|(?P<tail>last|final)) (?:\d{{1,2}}|"
-    rf"{'|'.join(_COUNT)}) {_UNIT}{_COPULA}{_VALUE}"
-)
-
-
-class _Claim(NamedTuple):
-    position: int
-    """From 0, or from −1 backward."""
-    text: str
-    start: int
-    end: int
+_NUMBERED = pattern("numbered", counts=_COUNT)
+_ORDERED = pattern("ordered", ordinals=_ORDINAL)
+_EDGE, _SEVERAL = pattern("edge"), pattern("several", counts=_COUNT)
 
 
 def _claimed(query: LeakQuery, unit: _Unit) -> Leak:
     """Claims about positions of the reference that the student's answer does not have right."""
     reference = query.reference
     if len(reference) > _LONGEST or (unit == "character" and len(reference.split()) > 3):
-        return Leak.none()
+        return Leak()
     wanted = _elements(reference, unit)
     n = len(wanted)
     if n < 2:
-        return Leak.none()
-    claims = [c for c in _claims(query.critique, unit, wanted) if -n <= c.position < n]
-    claims = [c for c in claims if wanted[c.position] == c.text]
-    if not claims:
-        return Leak.none()
+        return Leak()
     unknown = set(range(n)) - _right_already(query.answer.source, wanted, unit)
-    new = [c for c in claims if c.position % n in unknown]
-    given = {c.position % n for c in new}
+    new = [(at % n, place) for at, place in _claims(query.critique, unit, wanted) if at % n in unknown]
+    given = {at for at, _ in new}
     if not given:
-        return Leak.none()
+        return Leak()
     share = len(given) / len(unknown)
     if share < PARTIAL_SHARE or (len(given) == 1 < len(unknown) and n > 2):
-        return Leak.none(share)
-    text = query.critique
-    return Leak.at("spelled", text.source, text.spans((c.start, c.end) for c in new), share)
+        return Leak(overlap=share)
+    return query.leak("spelled", [place for _, place in new], share)
 
 
 def _elements(text: str, unit: _Unit) -> list[str]:
@@ -248,8 +203,11 @@ def _right_already(answer: str, wanted: list[str], unit: _Unit) -> set[int]:
     return best
 
 
-def _claims(text: Text, unit: _Unit, wanted: list[str]) -> Iterator[_Claim]:
-    """Claims about single positions, then those about the beginning or the end of the reference."""
+def _claims(text: Text, unit: _Unit, wanted: list[str]) -> Iterator[tuple[int, Place]]:
+    """(position, place) of true claims about single positions, or about the reference's beginning or end.
+
+    A position counts from 0, or from −1 backward.
+    """
     named = False
     matches = [m for form in (_NUMBERED, _ORDERED) for m in form.finditer(text.text)]
     for m in sorted(matches, key=lambda m: m.start()):
@@ -259,9 +217,9 @@ def _claims(text: Text, unit: _Unit, wanted: list[str]) -> Iterator[_Claim]:
             continue
         position = m["n"] or m["o"]
         at = int(position) if position.isdigit() else _COUNT.get(position) or _ORDINAL[position]
-        value = _value(m)
-        if at and value:
-            yield _Claim(at - 1 if at > 0 else at, value, m.start(), m.end())
+        index = at - 1 if at > 0 else at
+        if at and -len(wanted) <= index < len(wanted) and wanted[index] == _value(m):
+            yield index, m.span()
     if (unit == "word") != (len("".join(wanted)) > len(wanted)):
         return
     for m in (m for form in (_EDGE, _SEVERAL) for m in form.finditer(text.text)):
@@ -269,7 +227,7 @@ def _claims(text: Text, unit: _Unit, wanted: list[str]) -> Iterator[_Claim]:
         pieces = value.split() if unit == "word" else _elements(value, unit)
         first = 0 if m["head"] else -len(pieces)
         if pieces and wanted[first : first + len(pieces) or None] == pieces:
-            yield from (_Claim(first + i, p, m.start(), m.end()) for i, p in enumerate(pieces))
+            yield from ((first + i, m.span()) for i in range(len(pieces)))
 
 
 def _value(m: re.Match[str]) -> str:

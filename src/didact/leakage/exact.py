@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from didact.leakage.assertion_patterns import asserts_as_answer, is_label
-from didact.leakage.dates import dates
-from didact.leakage.number_reader import Number
-from didact.leakage.query import LeakQuery, Reference
-from didact.leakage.result import PARTIAL_SHARE, Leak
+from didact.leakage.numbers import Number
+from didact.leakage.phrases import asserts_as_answer, is_label
+from didact.leakage.query import PARTIAL_SHARE, Leak, LeakQuery, Reference
 from didact.leakage.text import SOLO, Place, Text, Word, alone, places
-from didact.leakage.vocabulary import COMMON
+from didact.leakage.vocabulary import COMMON, MONTHS, ORDINALS, pattern
 
 MENTIONS = 1000
 """The most mentions of a common word that are examined; later ones do not count."""
 
-_COUNTED = re.compile(
-    r"\s{0,2}(?:more |other |of )?(?:your |the |these )?(?:steps?|lines?|words?|sentences?|characters?|"
-    r"letters?|digits?|points?|times|mistakes?|errors?|parts?|cases?|terms?|places?|decimals?|marks?|tests?|"
-    r"items?|paragraphs?|reasons?|things|minutes?|seconds?|claims?|options?|equations?|pages?|examples?|"
-    r"rows?|columns?|figures?|st|nd|rd|th)\b"
-)
+_COUNTED = pattern("counted")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
 _NOUN = re.compile(r"\s{0,3}(?:more |other |whole |different )?([a-z]{3,})")
+_MONTH_OF = {**MONTHS, **{m[:3]: i for m, i in MONTHS.items()}, "sept": 9}
+_ORDINAL_OF = {
+    **ORDINALS,
+    "thirtieth": 30,
+    **{f"twenty{dash}{w}": 20 + i for w, i in ORDINALS.items() if i < 10 for dash in "- "},
+    **{f"thirty{dash}first": 31 for dash in "- "},
+}
+_M = rf"(?P<month>{'|'.join(sorted(_MONTH_OF, key=len, reverse=True))})\b\.?"
+_D = rf"(?P<day>\d{{1,2}}(?:st|nd|rd|th)?|{'|'.join(sorted(_ORDINAL_OF, key=len, reverse=True))})\b"
+_Y = r"(?P<year>\d{4})\b"
+_DATES = [
+    re.compile(
+        rf"\b{_D}\s{{1,3}}(?:day\s{{1,3}})?(?:of\s{{1,3}})?{_M}"
+        rf"(?:\s{{0,3}},?\s{{0,3}}(?:of\s{{1,3}})?(?:the year\s{{1,3}})?{_Y})?"
+    ),
+    re.compile(rf"\b{_M}\s{{1,3}}(?:the\s{{1,3}})?{_D}(?:\s{{0,3}},?\s{{0,3}}(?:of\s{{1,3}})?{_Y})?"),
+    re.compile(rf"\b{_M}(?:\s{{0,3}},?\s{{0,3}}(?:of\s{{1,3}})?){_Y}"),
+    re.compile(r"\b(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})\b"),
+    re.compile(r"\b(?P<day>\d{1,2})[-/.](?P<month>\d{1,2})[-/.](?P<year>\d{4})\b"),
+    re.compile(r"\b(?P<month>\d{1,2})[-/.](?P<day>\d{1,2})[-/.](?P<year>\d{4})\b"),
+]
 
 
 def verbatim(query: LeakQuery) -> Leak:
@@ -33,9 +48,9 @@ def verbatim(query: LeakQuery) -> Leak:
     if found and not any(_occurrences(side.source, wanted) for side in query.known):
         return Leak.at("verbatim", query.critique.source, found)
     for form in query.references:
-        if found := query.critique.spans(_form(query, form)):
-            return Leak.at("verbatim", query.critique.source, found)
-    return Leak.none()
+        if folded := _form(query, form):
+            return query.leak("verbatim", folded)
+    return Leak()
 
 
 def _occurrences(text: str, wanted: str) -> list[Place]:
@@ -137,8 +152,8 @@ def number(query: LeakQuery) -> Leak:
             if not found and (dated := _date(query, form)).leaks:
                 return dated
         if found:
-            return Leak.at("number", query.critique.source, query.critique.spans(found))
-    return Leak.none()
+            return query.leak("number", found)
+    return Leak()
 
 
 def _same_value(query: LeakQuery, wanted: Number) -> list[Place]:
@@ -227,22 +242,44 @@ def _number_list(query: LeakQuery, form: Reference) -> list[Place]:
 def _date(query: LeakQuery, form: Reference) -> Leak:
     """The reference's date in another form, or most of its unknown parts."""
     if len(form.text.content) > 6:
-        return Leak.none()
-    wanted = max(dates(form.text.text), key=lambda d: len(d.parts), default=None)
-    if wanted is None:
-        return Leak.none()
-    known = {part for side in query.known for date in dates(side.text) for part in date.parts}
-    if wanted.year is not None and wanted.year in query.question.values:
-        known.add(("year", wanted.year))
-    unknown = wanted.parts - known
-    found, best = [], 0.0
-    for date in dates(query.critique.text):
-        named = {name for name, _ in date.parts}
-        contradicts = date.parts - {part for part in wanted.parts if part[0] in named}
-        new = date.parts & unknown
-        if new and not contradicts and len(date.parts) / len(wanted.parts) >= PARTIAL_SHARE:
-            found.append((date.start, date.end))
-            best = max(best, len(new) / len(unknown))
+        return Leak()
+    wanted = max((date.parts for date in _dates(form.text.text)), key=len, default=frozenset())
+    known = {part for side in query.known for date in _dates(side.text) for part in date.parts}
+    unknown = {
+        (name, value)
+        for name, value in wanted - known
+        if name != "year" or value not in query.question.values
+    }
+    found = [
+        date
+        for date in _dates(query.critique.text)
+        if date.parts & unknown and date.parts <= wanted and len(date.parts) / len(wanted) >= PARTIAL_SHARE
+    ]
     if not found:
-        return Leak.none()
-    return Leak.at("number", query.critique.source, query.critique.spans(found), best)
+        return Leak()
+    best = max(len(date.parts & unknown) / len(unknown) for date in found)
+    return query.leak("number", [date.place for date in found], best)
+
+
+class _Date(NamedTuple):
+    parts: frozenset[tuple[str, int]]
+    """(name, value) of "year", "month" and "day", as far as they are given."""
+    place: Place
+
+
+def _dates(text: str) -> list[_Date]:
+    """Every date of a folded text that names a month; day/month and month/day both count.
+
+    >>> sorted(_dates("born on march 14th, 1879")[0].parts)
+    [('day', 14), ('month', 3), ('year', 1879)]
+    """
+    found = []
+    for m in (m for form in _DATES for m in form.finditer(text)):
+        given = {name: _part(word) for name, word in m.groupdict().items() if word is not None}
+        if 1 <= given["month"] <= 12 and 1 <= given.get("day", 1) <= 31:
+            found.append(_Date(frozenset(given.items()), m.span()))
+    return found
+
+
+def _part(word: str) -> int:
+    return _MONTH_OF.get(word) or _ORDINAL_OF.get(word) or int(re.sub(r"\D", "", word))

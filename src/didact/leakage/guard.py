@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from didact.errors import TrainingGuard, UsageError, did_you_mean
 from didact.feedback_source import FeedbackRequest, FeedbackSource, critiques_correct_answers
 from didact.leakage.detect import find_leak, leak
-from didact.leakage.query import LeakQuery
-from didact.leakage.result import Leak
+from didact.leakage.query import Leak, LeakQuery
 from didact.llm.chat import ChatModel, ChatReply, ChatRequest
 from didact.llm.structured import StrictReply, json_schema
 from didact.prompts import conversation_text, load_prompt, shorten

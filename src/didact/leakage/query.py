@@ -1,15 +1,16 @@
-"""What the leak meter compares: a critique, the forms of the reference, and what is known already."""
+"""What the leak meter compares (critique, forms of the reference, what is known already), and its result."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple, TypeAlias
 
-from didact.leakage.assertion_patterns import asserts_as_answer
-from didact.leakage.number_reader import Number
-from didact.leakage.text import Text, Word, alone, places
+from didact.leakage.numbers import Number
+from didact.leakage.phrases import asserts_as_answer
+from didact.leakage.text import Place, Text, Word, alone, places
 
 _FINAL = re.compile(r"####[ \t]*(\S[^\n]{0,200})|\\boxed\{([^{}]{1,200})\}")
 _LETTER = re.compile(r"\W{0,3}(?:(?:option|choice|answer)\W{1,3})?([A-J])\W{0,3}", re.IGNORECASE)
@@ -28,6 +29,57 @@ _cached_text = lru_cache(maxsize=512)(Text)
 def _text(source: str) -> Text:
     """A text that several queries may share, as the answers of one problem share its question."""
     return _cached_text(source) if len(source) <= _CACHED_CHARS else Text(source)
+
+
+LeakKind: TypeAlias = Literal["verbatim", "number", "spelled", "partial", "judge"]
+"""verbatim: the answer up to case, punctuation and markup. number: its value in another form (dates too).
+spelled: character by character or word by word. partial: most of it. judge: found by a model."""
+
+PARTIAL_SHARE = 0.6
+"""From this share of the reference on, beyond what question and answer hold, a part of it is a leak."""
+
+
+class Evidence(NamedTuple):
+    """A place in a critique that gives the answer away: `quote == critique[start:end]`."""
+
+    start: int
+    """First character, in Unicode code points."""
+    end: int
+    """One past the last character."""
+    quote: str
+
+
+class Leak(NamedTuple):
+    """The result for one critique.
+
+    >>> Leak().leaks, Leak().quote
+    (False, '')
+    """
+
+    leaks: bool = False
+    kind: LeakKind | None = None
+    """None without a leak."""
+    evidence: tuple[Evidence, ...] = ()
+    """Every stretch that gives the answer away, ordered and disjoint; empty without a leak."""
+    overlap: float = 0.0
+    """The share of the reference that is given away, in [0, 1], beyond what question and answer hold. It may
+    lie between 0 and `PARTIAL_SHARE` without a leak."""
+
+    @property
+    def quote(self) -> str:
+        """The first evidence; empty without a leak."""
+        return self.evidence[0].quote if self.evidence else ""
+
+    @classmethod
+    def at(cls, kind: LeakKind, critique: str, spans: Iterable[Place], overlap: float = 1.0) -> Leak:
+        """A leak with its evidence; spans that touch or overlap are joined."""
+        merged: list[Place] = []
+        for start, end in sorted(spans):
+            if merged and start <= merged[-1][1]:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((start, end))
+        return cls(True, kind, tuple(Evidence(s, e, critique[s:e]) for s, e in merged), overlap)
 
 
 @dataclass(frozen=True)
@@ -93,6 +145,11 @@ class LeakQuery:
     def known(self) -> tuple[Text, Text]:
         """Question and answer, which hold what the student knows already."""
         return self.question, self.answer
+
+    def leak(self, kind: LeakKind, found: Iterable[Place], overlap: float = 1.0) -> Leak:
+        """A leak at places of the folded critique."""
+        spans = [self.critique.span(start, end) for start, end in found]
+        return Leak.at(kind, self.critique.source, spans, overlap)
 
     def is_known(self, words: Sequence[Word]) -> bool:
         """Whether question or answer hold these words."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import NamedTuple, TypeAlias
 
-from didact.leakage.number_reader import Number
-from didact.leakage.numbers import read_numbers
+from didact.leakage.numbers import Number, read_numbers
 
 Place: TypeAlias = tuple[int, int]
 """(first character, one past the last)."""
@@ -79,10 +78,6 @@ class Text:
         while last < len(self.source) and "\u0300" <= self.source[last] <= "\u036f":
             last += 1
         return self._at[start], last
-
-    def spans(self, places: Iterable[Place]) -> list[Place]:
-        """`span` of several stretches."""
-        return [self.span(start, end) for start, end in places]
 
     def original(self, word: Word) -> str:
         """A word as written in the original."""
