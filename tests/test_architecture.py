@@ -183,7 +183,7 @@ LIGHT = [
     "tasks.code",
     "tasks.math",
     "tasks.sandbox",
-    "tasks.writing",
+    "tasks.prompts",
     "llm.openai_chat",
     "llm.budget",
     "llm.cache",

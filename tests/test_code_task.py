@@ -335,8 +335,8 @@ def test_the_shipped_set_is_large_split_and_asks_with_examples_but_not_with_hidd
     assert len(first.all_problems()) >= 40
     assert {p.metadata["level"] for p in first.all_problems()} == {"easy", "medium"}
     assert [p.id for p in first.eval_problems(99)] == [p.id for p in second.eval_problems(99)]
-    train = {first.train_problem(i).id for i in range(first.train_size)}
-    assert train == {second.train_problem(i).id for i in range(second.train_size)}
+    train = {first.train_problem(i).id for i in range(len(first.all_train_problems()))}
+    assert train == {second.train_problem(i).id for i in range(len(second.all_train_problems()))}
     assert train.isdisjoint(p.id for p in first.eval_problems(99))
     assert [first.train_problem(i).id for i in range(9)] != [second.train_problem(i).id for i in range(9)]
     for problem in first.all_problems():

@@ -1,6 +1,6 @@
 """A task needs four members; all that a run asks beyond them has a default."""
 
-from didact.tasks.base import BaseTask, PolicyLimits, Verdict, as_base_task, verify_all
+from didact.tasks.base import BaseTask, PolicyLimits, Verdict, as_base_task
 from didact.types import Message, Problem
 
 
@@ -26,7 +26,8 @@ class Foreign:
 def test_four_members_are_a_whole_task():
     task = as_base_task(Foreign())
     assert (task.name, task.train_problem(3).id, len(task.eval_problems(2))) == ("foreign", "p3", 2)
-    assert [v.correct for v in verify_all(task, [(problem(0), "x"), (problem(0), "y")])] == [True, False]
+    verdicts = task.verify_many([(problem(0), "x"), (problem(0), "y")])
+    assert [v.correct for v in verdicts] == [True, False]
     assert (task.needs_judge, task.judge, task.offline, task.files) == (False, None, None, ())
     assert task.all_train_problems() is None
     assert task.all_problems() is None
@@ -49,7 +50,7 @@ def test_hooks_of_a_foreign_task_are_used():
     task = as_base_task(Finite())
     assert [p.id for p in task.all_train_problems()] == ["p0"]
     assert (task.critic_name, task.extra) == ("mine", "kept")
-    assert verify_all(Finite(), [(problem(0), "x")]) == [Verdict(0.5, False)]
+    assert as_base_task(Finite()).verify_many([(problem(0), "x")]) == [Verdict(0.5, False)]
 
 
 def test_a_task_with_the_base_class_is_left_as_it_is():

@@ -180,7 +180,7 @@ def test_the_shipped_problems_are_a_task_that_accepts_its_own_references(task):
 
 
 def test_training_goes_through_all_problems_in_another_order_each_pass(task):
-    n = task.train_size
+    n = len(task.all_train_problems())
     first, second = ([task.train_problem(i + k * n).id for i in range(n)] for k in (0, 1))
     assert sorted(first) == sorted(second)
     assert first != second
@@ -455,7 +455,7 @@ def test_the_own_instruction_of_dapo_gives_way_to_ours():
 
 def test_a_second_file_is_evaluated_on_and_may_not_overlap(tmp_path):
     task = math_task(fixture("dapo.jsonl"), eval_path=fixture("aime.jsonl"))
-    assert task.train_size == 2
+    assert len(task.all_train_problems()) == 2
     assert {p.metadata["shape"] for p in task.eval_problems(9)} == {"aime"}
     assert [f.name for f in task.files] == ["dapo.jsonl", "aime.jsonl"]
     own = write(tmp_path / "own.jsonl", {"problem": "1+1?", "answer": 2}, {"problem": "1+2?", "answer": 3})

@@ -36,7 +36,7 @@ def prompts(problems):
 
 
 def training(task):
-    return [task.train_problem(i) for i in range(task.train_size)]
+    return [task.train_problem(i) for i in range(len(task.all_train_problems()))]
 
 
 def test_every_row_is_on_exactly_one_side_and_gold_scores_one(write):
@@ -71,13 +71,13 @@ def test_the_same_prompt_is_never_on_both_sides(write):
 @pytest.mark.parametrize("fraction", [0.0001, 0.9999])
 def test_neither_side_is_ever_empty(write, fraction):
     task = prompts_task(write(sums(2)), eval_fraction=fraction)
-    assert task.train_size == len(task.eval_problems(9)) == 1
+    assert len(task.all_train_problems()) == len(task.eval_problems(9)) == 1
 
 
 def test_each_pass_visits_every_problem_once_in_an_order_of_its_own(write):
     path = write(sums(30))
     task = prompts_task(path, seed=1)
-    n = task.train_size
+    n = len(task.all_train_problems())
     passes = [prompts(task.train_problem(i) for i in range(e * n, e * n + n)) for e in range(3)]
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
     assert passes[0] != passes[1] != passes[2]
@@ -194,7 +194,7 @@ def test_a_hub_dataset_is_trained_on_one_split_and_evaluated_on_another(tmp_path
     monkeypatch.setitem(sys.modules, "datasets", hub)
     task = prompts_task("owner/sums", subset="main", eval_split="test")
     assert hub.asked == [("owner/sums", "train", "main"), ("owner/sums", "test", "main")]
-    assert (task.name, task.train_size) == ("sums", 8)
+    assert (task.name, len(task.all_train_problems())) == ("sums", 8)
     assert [p.id for p in task.eval_problems(9)] == [f"sums/test/{i}" for i in (1, 2, 3)]
     assert task.files == (hub.file, hub.file)
     with pytest.raises(DataError, match=r"'owner/sums'.*'dev'"):

@@ -93,8 +93,8 @@ TASKS: Registry[Any] = Registry(
         "offline": Entry("didact.tasks.offline:OfflineTaskConfig", "recorded answers and critiques"),
         "code": Entry("didact.tasks.code:CodeTaskConfig", "functions to write, verified by tests"),
         "math": Entry("didact.tasks.math:MathTaskConfig", "mathematics, verified by math-verify"),
-        "writing": Entry("didact.tasks.writing:WritingTaskConfig", "texts that a judge scores"),
-        "mixture": Entry("didact.tasks.mixture:MixtureTaskConfig", "several generators"),
+        "writing": Entry("didact.tasks.prompts:WritingTaskConfig", "texts that a judge scores"),
+        "mixture": Entry("didact.tasks.reasoning_gym:MixtureTaskConfig", "several generators"),
         "annotated": Entry(
             "didact.reward_model.task:AnnotatedTaskConfig", "annotated answers, for a reward model"
         ),

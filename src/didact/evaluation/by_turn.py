@@ -35,7 +35,7 @@ from didact.feedback_source import FeedbackSource
 from didact.rollouts.base import StepContext, single_turn
 from didact.rollouts.self_critique_rollout import UnprivilegedCritic
 from didact.rollouts.tutored_dialogue import tutored_dialogues
-from didact.tasks.base import Task, Verdict, as_base_task, verify_all
+from didact.tasks.base import Task, Verdict, as_base_task
 from didact.types import Problem, Rollout
 
 DialogueProtocol: TypeAlias = Literal["didactic", "self-critique", "retry", "resample"]
@@ -216,7 +216,7 @@ def by_turn(
 def verified(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
     """The rollouts with a verdict on every answer."""
     asked = [(r.problem, turn.text) for r in rollouts for turn in r.turns]
-    verdicts = iter(verify_all(task, asked))
+    verdicts = iter(as_base_task(task).verify_many(asked))
     return [
         r.model_copy(
             update={

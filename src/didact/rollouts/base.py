@@ -13,7 +13,7 @@ from didact.errors import UsageError
 from didact.feedback_source import FeedbackSource
 from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
-from didact.tasks.base import OfflineAnswers, Task, verify_all
+from didact.tasks.base import OfflineAnswers, Task, as_base_task
 from didact.types import Ids, Message, Problem, Rollout, Turn
 
 MethodState: TypeAlias = dict[str, Any]
@@ -127,7 +127,7 @@ def sample_turns(
     samples = ctx.engine.sample(prompts, n, ctx.sampling, seed=seed, weights=ctx.weights)
     texts = [[completion_text(ctx.renderer, ctx.sampling, s) for s in group] for group in samples]
     answers = [(problem, text) for problem, group in zip(problems, texts, strict=True) for text in group]
-    verdicts = iter(verify_all(ctx.task, answers))
+    verdicts = iter(as_base_task(ctx.task).verify_many(answers))
     return [
         [
             Turn(

@@ -36,15 +36,15 @@ class Task(Protocol):
 
         A finite task starts a new epoch in another order once all problems were returned.
         """
-        ...
+        raise NotImplementedError
 
     def eval_problems(self, n: int) -> Sequence[Problem]:
-        """The first n evaluation problems, the same for every method and seed."""
-        ...
+        """The first n evaluation problems, or all if there are fewer, the same for every method and seed."""
+        raise NotImplementedError
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
         """Score one answer. A malformed answer scores 0; no answer makes this raise."""
-        ...
+        raise NotImplementedError
 
 
 class Scorer(Protocol):
@@ -84,7 +84,7 @@ class PolicyLimits(NamedTuple):
     """Arguments of the chat template."""
 
 
-class BaseTask:
+class BaseTask(Task):
     """Defaults for the optional hooks of a task.
 
     Attributes:
@@ -101,7 +101,6 @@ class BaseTask:
             run checks their versions.
     """
 
-    name: str
     files: tuple[Path, ...] = ()
     needs_judge: bool = False
     judge: Scorer | None = None
@@ -110,18 +109,6 @@ class BaseTask:
     critic_name: str = "reference"
     critic_uses_reference: bool = True
     packages: tuple[str, ...] = ()
-
-    def train_problem(self, index: int) -> Problem:
-        """See `Task.train_problem`."""
-        raise NotImplementedError
-
-    def eval_problems(self, n: int) -> Sequence[Problem]:
-        """See `Task.eval_problems`."""
-        raise NotImplementedError
-
-    def verify(self, problem: Problem, answer: str) -> Verdict:
-        """See `Task.verify`."""
-        raise NotImplementedError
 
     def verify_many(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
         """One verdict for each (problem, answer), in order; override it where a batch is faster."""
@@ -158,10 +145,7 @@ class BaseTaskConfig(Section):
     """Settings of a task: a frozen pydantic model that builds it."""
 
     def build(self, seed: int) -> BaseTask:
-        """The task.
-
-        Args:
-            seed: Which training problems come in which order. Evaluation problems do not depend on it.
+        """The task; see `make_task`.
 
         Raises:
             UsageError: a setting that cannot be used, or a package that is not installed.
@@ -175,7 +159,7 @@ class _Adapted(BaseTask):
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        for name in ("name", *vars(BaseTask)):
+        for name in ("name", *dir(BaseTask)):
             if not name.startswith("_") and hasattr(task, name):
                 setattr(self, name, getattr(task, name))
 
@@ -185,21 +169,13 @@ class _Adapted(BaseTask):
 
 def as_base_task(task: Task) -> BaseTask:
     """The task itself if it is a `BaseTask`, else a wrapper that adds the defaults of the missing hooks."""
-    return task if isinstance(task, BaseTask) else _Adapted(task)
-
-
-def verify_all(task: Task, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
-    """One verdict for each (problem, answer), in order."""
-    return as_base_task(task).verify_many(asked)
+    return task if isinstance(task, BaseTask) else _Adapted(task)  # type: ignore[abstract]
 
 
 def validate_task(task: Task, n: int = 8) -> None:
-    """Check that the task's own references get full marks.
+    """Check that the references of n evaluation problems get full marks.
 
-    Args:
-        task: The task to check.
-        n: How many evaluation problems to try. Problems without a reference, or without a verifier, are
-            skipped.
+    Problems without a reference, or without a verifier, are skipped.
 
     Raises:
         DataError: naming the first problem whose verifier does not accept its reference.

@@ -44,10 +44,6 @@ class OfflineTask(DatasetTask):
     Only answers with a usable critique are trained on. Without `eval_path` the problems are split by a hash
     of the question, so that one question is on one side.
 
-    Args:
-        config: The settings.
-        seed: Seeds the order of the training problems.
-
     Raises:
         DataError: a file or row that cannot be used, or nothing to train on.
         UsageError: an unknown verifier.
@@ -90,12 +86,10 @@ class OfflineTask(DatasetTask):
         super().__init__(train, evaluation, files=files, seed=seed, stream="recorded-order")
 
     def answers(self, problem: Problem) -> Sequence[str]:
-        """The recorded answers to a training problem, in the file's order."""
         return self._answers[problem.id]
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """Score one answer with the configured verifier; no reward where it needs a reference and has
-        none."""
+        """No reward where the verifier needs a reference and there is none."""
         if problem.reference is None and self._verifier.needs_reference:
             return Verdict(None, False)
         row = {**problem.metadata, "prompt": problem.question, "reference": problem.reference}

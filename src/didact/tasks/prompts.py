@@ -1,4 +1,4 @@
-"""Your own prompts: a file (JSON lines, a JSON array, CSV, Parquet) or a Hugging Face dataset.
+"""Your own prompts, with a verifier or a judge: a file (JSON lines, a JSON array, CSV, Parquet) or a dataset.
 
     {"prompt": "What is 2 + 2?", "reference": "4"}
     {"messages": [{"role": "system", "content": "…"}, {"role": "user", "content": "…"}], "id": "q7"}
@@ -9,23 +9,26 @@ Every row is checked when the task is built, before anything is written or train
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple
 
 from didact.data.rows import SUFFIXES, hub_rows, stem
+from didact.errors import UsageError
 from didact.tasks.base import BaseTaskConfig, Verdict
 from didact.tasks.dataset_task import (
     DatasetTask,
     EvalFraction,
+    FileRow,
     LoadedFile,
     LoadedProblem,
     Split,
+    read_file,
+    shipped,
     split_problems,
 )
-from didact.tasks.rows import FileRow, SourceLocation, read_file
 from didact.tasks.verifiers import Verifier, make_verifier
 from didact.types import Problem
 
@@ -74,10 +77,6 @@ class PromptsTask(DatasetTask):
     the rows are split by a hash of the prompt, so that the split is the same for every seed and method, and
     equal prompts are on one side.
 
-    Args:
-        config: The settings.
-        seed: Seeds the order of the training problems.
-
     Raises:
         DataError: a file, dataset or row that cannot be used, naming the row, the column and the cure.
         UsageError: an unknown verifier, or a package that is not installed.
@@ -101,6 +100,47 @@ class PromptsTask(DatasetTask):
         return self._verifier.verify(answer, reference or "", row)
 
 
+class WritingTaskConfig(PromptSource):
+    """Prompts to write to."""
+
+    path: str | Path = shipped("didact.tasks", "writing_prompts.jsonl")
+    """A file or dataset of prompts; by default the set that ships with Didact."""
+
+    def build(self, seed: int) -> WritingTask:
+        """See `WritingTask`."""
+        return WritingTask(self, seed=seed)
+
+
+class WritingTask(DatasetTask):
+    """Pieces to write, with no verifier: the scorer given to `bind_judge` gives the rewards.
+
+    The prompts are read like those of `PromptsTask`. The task knows no model; its usual scorer is
+    `feedback.writing_judge.RubricJudge`. Where it fails there is no reward.
+    """
+
+    name = "writing"
+    needs_judge = True
+
+    def __init__(self, config: WritingTaskConfig, *, seed: int = 0) -> None:
+        split, _ = load_prompts(config, make_verifier("none"))
+        super().__init__(split.train, split.evaluation, files=split.files, seed=seed, stream="jsonl-order")
+
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        return self.verify_many([(problem, answer)])[0]
+
+    def verify_many(self, asked: Sequence[tuple[Problem, str]]) -> list[Verdict]:
+        """One verdict for each (problem, answer), in order, scored as one batch.
+
+        Raises:
+            UsageError: no scorer is bound, or none of its requests can succeed.
+        """
+        if self.judge is None:
+            raise UsageError(
+                "the task 'writing' has no verifier, and no judge was bound to it: name one for its rewards"
+            )
+        return self.judge.score(asked)
+
+
 class Columns(NamedTuple):
     """The columns of one file."""
 
@@ -113,11 +153,7 @@ class Columns(NamedTuple):
 def load_prompts(
     config: PromptSource, verifier: Verifier, reference_column: str | None = None
 ) -> tuple[Split, Columns]:
-    """The problems of the configured source, and the columns of the file to train on.
-
-    Raises:
-        DataError, UsageError: see `PromptsTask`.
-    """
+    """The problems of the configured source, and the columns of the file to train on."""
     sources = [(config.path, config.split)]
     if config.eval_path is not None or config.eval_split is not None:
         sources.append((config.eval_path or config.path, config.eval_split or config.split))
@@ -143,11 +179,8 @@ def _open(
         return read_file(file), (file,), text
     source, name = f"dataset {text}, split {split}", stem(file)
     values, files = hub_rows(text, split=split, subset=subset)
-    rows = (
-        FileRow(SourceLocation(source, number), row, f"{name}/{split}/{number}")
-        for number, row in enumerate(values, start=1)
-    )
-    return rows, files, source
+    numbered = enumerate(values, start=1)
+    return (FileRow(source, i, row, f"{name}/{split}/{i}") for i, row in numbered), files, source
 
 
 def _guess(prompt: str | None, reference: str | None, row: Mapping[str, Any]) -> Columns:
@@ -177,7 +210,7 @@ def _problem(row: FileRow, columns: Columns, verifier: Verifier) -> LoadedProble
         reference=reference,
         metadata=metadata,
     )
-    return LoadedProblem(problem, row.location, problem.question_key)
+    return LoadedProblem(problem, row, problem.question_key)
 
 
 def _reference(row: FileRow, column: str, verifier: Verifier) -> str | None:

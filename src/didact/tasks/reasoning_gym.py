@@ -1,4 +1,4 @@
-r"""Problems of a reasoning-gym generator (a third party's), by name.
+r"""Problems of a reasoning-gym generator (a third party's), by name, or of several in one task.
 
 `reasoning_gym` seeds problem i of a data set with seed + i, so data sets with neighbouring seeds overlap.
 Training and evaluation therefore use disjoint ranges of seeds, and a training problem whose question is also
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -21,7 +21,8 @@ from pydantic import ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
 from didact.errors import DataError, UsageError, did_you_mean
-from didact.tasks.base import BaseTask, BaseTaskConfig, Verdict
+from didact.settings import validate_settings
+from didact.tasks.base import BaseTask, BaseTaskConfig, Task, Verdict
 from didact.tasks.math.answers import boxed
 from didact.tasks.safe_eval import may_score, reject_code
 from didact.types import Message, Problem
@@ -38,6 +39,7 @@ _FINITE = {"acre": 2_000, "gsm_symbolic": 100_000, "list_functions": 100_000, "w
 """Generators that make all problems at once, or refuse to be endless, and the size that they are given; after
 that many problems they start again."""
 _MAX_SKIPPED = 2_000
+_SEPARATOR = "::"
 
 
 class ReasoningGymTaskConfig(BaseTaskConfig):
@@ -68,6 +70,7 @@ class ReasoningGymTask(BaseTask):
     Args:
         config: The settings.
         seed: Run seed in [0, 100): which training problems are drawn.
+        prefix: Of all problem ids.
 
     Raises:
         UsageError: an unknown generator or setting (with the nearest valid name), or a value out of range.
@@ -76,12 +79,12 @@ class ReasoningGymTask(BaseTask):
     critic_name = "puzzle"
     packages = ("reasoning-gym",)
 
-    def __init__(self, config: ReasoningGymTaskConfig, *, seed: int = 0) -> None:
+    def __init__(self, config: ReasoningGymTaskConfig, *, seed: int = 0, prefix: str = "") -> None:
         if not 0 <= seed < 100:
             raise UsageError(f"reasoning-gym tasks take a seed from 0 to 99, not {seed}")
         self.name, self.dense, self.boxed = config.generator, config.dense, config.boxed
         self.instruction, self.format_penalty = config.instruction.strip(), config.format_penalty
-        self.config = dict(config.model_extra or {})
+        self.config, self._prefix = dict(config.model_extra or {}), prefix
         self._size = _FINITE.get(self.name, _ENDLESS)
         self._eval_set = self._create(EVAL_SEED)
         self._train_set = self._create(seed * TRAIN_STRIDE)
@@ -150,7 +153,7 @@ class ReasoningGymTask(BaseTask):
             raise UsageError(
                 f"{self.name} cannot make a problem with the settings {self.config}: {error}"
             ) from error
-        identity = f"{self.name}/{split}/{data_set.seed + index}"
+        identity = f"{self._prefix}{self.name}/{split}/{data_set.seed + index}"
         self._entries[identity] = entry
         question = entry["question"]
         # Some generators only score answers and have none themselves.
@@ -184,12 +187,68 @@ class ReasoningGymTask(BaseTask):
             raise UsageError(f"{self.name} refuses the settings {self.config}: {error}") from error
 
 
-def generator_names() -> list[str]:
-    """The names of all reasoning-gym generators, sorted.
+class MixtureTaskConfig(BaseTaskConfig):
+    """Generators by name: some to train on in turn, others for evaluation only."""
+
+    parts: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """Generator → its settings, as those of `ReasoningGymTaskConfig`: the generators that are trained on. A
+    name may be any if the settings name the `generator`."""
+    held_out: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """The same for generators that are only evaluated on."""
+
+    def build(self, seed: int) -> MixtureTask:
+        """See `MixtureTask`."""
+        return MixtureTask(self, seed=seed)
+
+
+class MixtureTask(BaseTask):
+    """Problems of several generators.
+
+    Training, and `eval_problems`, take the trained generators in turn. `families` has a task for each
+    generator, those that are held out too.
 
     Raises:
-        UsageError: reasoning-gym is not installed.
+        UsageError: a name that is used twice, or a generator or setting that does not exist.
     """
+
+    name = "mixture"
+    packages = ReasoningGymTask.packages
+
+    def __init__(self, config: MixtureTaskConfig, *, seed: int = 0) -> None:
+        parts, others = config.parts, config.held_out
+        if both := sorted(parts.keys() & others.keys()):
+            raise UsageError(f"task 'mixture': {both[0]!r} is trained on and held out: leave it out of one")
+        if odd := [name for name in (*parts, *others) if _SEPARATOR in name]:
+            raise UsageError(f"task 'mixture': the name {odd[0]!r} holds {_SEPARATOR!r}: choose another")
+        self.held_out_families = tuple(others)
+        self._tasks = dict[str, ReasoningGymTask]()
+        for name, settings in {**parts, **others}.items():
+            where, full = f"task 'mixture', part {name!r}", {"generator": name, **settings}
+            part = validate_settings(ReasoningGymTaskConfig, full, where)
+            self._tasks[name] = ReasoningGymTask(part, seed=seed, prefix=name + _SEPARATOR)
+        self._trained = [self._tasks[name] for name in parts]
+
+    def train_problem(self, index: int) -> Problem:
+        """Problem i // P of part i mod P, for P parts."""
+        turn, part = divmod(index, len(self._trained))
+        return self._trained[part].train_problem(turn)
+
+    def eval_problems(self, n: int) -> Sequence[Problem]:
+        """The parts' evaluation problems in turn, n in all; none that is held out."""
+        each = -(-n // len(self._trained))
+        found = [part.eval_problems(each) for part in self._trained]
+        return [problem for row in zip(*found, strict=False) for problem in row][:n]
+
+    def families(self) -> Mapping[str, Task]:
+        return self._tasks
+
+    def verify(self, problem: Problem, answer: str) -> Verdict:
+        """Score one answer by its own generator."""
+        return self._tasks[problem.id.partition(_SEPARATOR)[0]].verify(problem, answer)
+
+
+def generator_names() -> list[str]:
+    """The names of all reasoning-gym generators, sorted."""
     return sorted(_import_reasoning_gym().factory.DATASETS)
 
 

@@ -22,8 +22,7 @@ from didact.data.faults import shown
 from didact.errors import DataError, did_you_mean
 from didact.tasks.code.extract import defines
 from didact.tasks.code.unit_tests import Unconvertible, convert, parse_test
-from didact.tasks.dataset_task import LoadedFile, LoadedProblem
-from didact.tasks.rows import FileRow, read_file
+from didact.tasks.dataset_task import FileRow, LoadedFile, LoadedProblem, read_file
 from didact.types import Problem
 
 _HOW = "Answer with the whole function in one ```python block. Use nothing but Python's standard library."
@@ -48,7 +47,7 @@ def load(path: Path, shape: str = "auto", *, skip: bool = False) -> LoadedFile:
     """Read a file.
 
     Args:
-        path: JSON lines, or another form that `tasks.rows` reads.
+        path: JSON lines, or another form that `read_file` reads.
         shape: One of `SHAPES`, or "auto" to decide by the columns of each row.
         skip: Leave out rows whose tests cannot be verified outside the sandbox.
 
@@ -87,15 +86,16 @@ def _problem(row: FileRow, identity: str, read: _CodeProblem, kind: str) -> Load
     if isinstance(level := row.values.get("level"), str):
         metadata["level"] = level
     problem = Problem.ask(read.question, id=identity, reference=read.reference, **metadata)
-    return LoadedProblem(problem, row.location, " ".join(read.question.split()))
+    return LoadedProblem(problem, row, " ".join(read.question.split()))
 
 
 def _shape(row: FileRow, wanted: str) -> str:
     kinds = [wanted] if wanted != "auto" else [k for k, s in SHAPES.items() if s.distinctive in row.values]
     if not kinds:
-        row.location.fail(
+        row.fail(
+            None,
             "no column tells the shape: 'tests' (own), 'test' (humaneval) or 'test_list' (mbpp); "
-            f"{did_you_mean('tests', row.values)}"
+            f"{did_you_mean('tests', row.values)}",
         )
     for column in SHAPES[kinds[0]].needed:
         if row.values.get(column) is None:

@@ -30,7 +30,7 @@ from didact.tasks.code.load import load
 from didact.tasks.code.report import CodeReport, UnitTestResult
 from didact.tasks.code.unit_tests import UnitTest, parse_test
 from didact.tasks.code.values import Plain, Raised, read_value
-from didact.tasks.dataset_task import DatasetTask, EvalFraction, shipped, split_files
+from didact.tasks.dataset_task import DatasetTask, EvalFraction, shipped, split_problems
 from didact.tasks.sandbox.probe import choose_backend
 from didact.tasks.sandbox.serve import Limits
 from didact.tasks.sandbox.session import SandboxError, Session, Stop, Stopped
@@ -101,7 +101,8 @@ class CodeTask(DatasetTask):
         self.dense = config.dense
         self.workers = config.workers or min(os.cpu_count() or 1, 8)
         read = partial(load, shape=config.shape, skip=config.unconvertible == "skip")
-        split = split_files(read, config.path, config.eval_path, config.eval_fraction)
+        evaluation = None if config.eval_path is None else read(config.eval_path)
+        split = split_problems(read(config.path), evaluation, config.eval_fraction)
         super().__init__(split.train, split.evaluation, files=split.files, seed=seed, stream="code-order")
         self.left_out = split.left_out
         self.sandbox = choose_backend(config.sandbox, unsafe_local_exec=config.unsafe_local_exec)

@@ -23,9 +23,8 @@ from typing import NamedTuple
 
 from didact.data.faults import shown
 from didact.errors import did_you_mean
-from didact.tasks.dataset_task import LoadedFile, LoadedProblem
+from didact.tasks.dataset_task import FileRow, LoadedFile, LoadedProblem, read_file
 from didact.tasks.math.answers import MAX_ANSWER_CHARS, boxed, integer
-from didact.tasks.rows import FileRow, read_file
 from didact.types import Message, Problem
 
 ANSWER = "answer"
@@ -76,7 +75,7 @@ def load(path: Path, shape: str, wording: Wording, *, skip_conflicts: bool = Fal
     refused, or both left out.
 
     Args:
-        path: JSON lines, or another form that `tasks.rows` reads.
+        path: JSON lines, or another form that `read_file` reads.
         shape: One of `SHAPES`, or "auto" to decide by the columns of each row.
         wording: How the problems are asked.
         skip_conflicts: Leave out questions with two answers.
@@ -94,14 +93,15 @@ def load(path: Path, shape: str, wording: Wording, *, skip_conflicts: bool = Fal
         same = first.problem.metadata[ANSWER] == read.problem.metadata[ANSWER]
         if not same:
             if not skip_conflicts:
-                row.location.fail(
-                    f"the question of row {first.location.row} has another answer here; correct one of the "
-                    "two, or set conflicts to skip"
+                row.fail(
+                    None,
+                    f"the question of row {first.row.number} has another answer here; correct one of the "
+                    "two, or set conflicts to skip",
                 )
             conflicts.add(read.key)
-        left_out[str(row.location)] = f"{'repeats' if same else 'contradicts'} row {first.location.row}"
+        left_out[row.place] = f"{'repeats' if same else 'contradicts'} row {first.row.number}"
     for key in conflicts:
-        left_out[str(by_key.pop(key).location)] = "another row contradicts it"
+        left_out[by_key.pop(key).row.place] = "another row contradicts it"
     return LoadedFile(str(path), list(by_key.values()), left_out, (path,))
 
 
@@ -118,7 +118,7 @@ def _problem(row: FileRow, shape: str, wording: Wording) -> LoadedProblem:
         reference=wording.reference % answer,
         metadata={**kept, ANSWER: answer, "shape": kind},
     )
-    return LoadedProblem(problem, row.location, " ".join(question.split()))
+    return LoadedProblem(problem, row, " ".join(question.split()))
 
 
 def _shape(row: FileRow) -> str:
@@ -128,9 +128,10 @@ def _shape(row: FileRow) -> str:
             return name
     missing = [column for column in ("problem", "answer") if column not in columns]
     near = "; ".join(f"column {column!r} is missing: {did_you_mean(column, columns)}" for column in missing)
-    return row.location.fail(
+    return row.fail(
+        None,
         f"the columns are those of no known shape. {near}; rename the columns, or set shape to one of "
-        f"{', '.join(SHAPES)}"
+        f"{', '.join(SHAPES)}",
     )
 
 

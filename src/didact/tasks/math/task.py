@@ -21,7 +21,7 @@ from pydantic import Field
 from didact.distributed import on_main_process
 from didact.errors import DataError
 from didact.tasks.base import BaseTaskConfig, Verdict
-from didact.tasks.dataset_task import DatasetTask, EvalFraction, shipped, split_files
+from didact.tasks.dataset_task import DatasetTask, EvalFraction, shipped, split_problems
 from didact.tasks.math.answers import boxed, integer, last_number
 from didact.tasks.math.checker import MathChecker, shared_checker
 from didact.tasks.math.load import ANSWER, Wording, load
@@ -88,7 +88,8 @@ class MathTask(DatasetTask):
         instruction = INSTRUCTIONS[self.form] if config.instruction is None else config.instruction.strip()
         wording = Wording(instruction, "%s" if self.form == "number" else r"\boxed{%s}")
         read = partial(load, shape=config.shape, wording=wording, skip_conflicts=config.conflicts == "skip")
-        split = split_files(read, config.path, config.eval_path, config.eval_fraction)
+        evaluation = None if config.eval_path is None else read(config.eval_path)
+        split = split_problems(read(config.path), evaluation, config.eval_fraction)
         super().__init__(split.train, split.evaluation, files=split.files, seed=seed, stream="math-order")
         self.left_out = split.left_out
         if self.form == "number":
