@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.build.checks import check_task
-from didact.build.sources import make_source
 from didact.config import parse_config
 from didact.controls import controlled
 from didact.controls.adversarial_teacher import Mixed
@@ -24,6 +23,7 @@ from didact.feedback_source import FeedbackRequest, critiques_correct_answers
 from didact.leakage import LeakGuard
 from didact.methods import make_method
 from didact.methods.rl2f import correct_from_turn
+from didact.registry import SOURCES
 from didact.rng import generator
 from didact.tasks import make_task
 from didact.tasks.base import Verdict, as_base_task
@@ -258,7 +258,7 @@ def test_a_source_that_goes_by_no_reference_cannot_be_misled(control: str, sourc
         "method": "rltf-sd", "task": {"name": task}, "feedback": {"source": source, "control": control},
     })  # fmt: skip
     with pytest.raises(UsageError, match=f"feedback.source={source}"):
-        check_task(config, make_method("rltf-sd"), as_base_task(make_task(task)), make_source(source, {}))
+        check_task(config, make_method("rltf-sd"), as_base_task(make_task(task)), SOURCES.make(source, {}))
 
 
 def test_settings_of_the_mixed_teacher_reach_it() -> None:
@@ -267,7 +267,7 @@ def test_settings_of_the_mixed_teacher_reach_it() -> None:
     assert config.feedback.control == Mixed(share=0.25, after_right=True)
     assert parse_config(yaml.safe_load(config.to_yaml())) == config
     task = as_base_task(make_task("spell_backward"))
-    check_task(config, make_method("rltf-sd"), task, make_source("program", {}))
+    check_task(config, make_method("rltf-sd"), task, SOURCES.make("program", {}))
 
 
 @pytest.mark.parametrize(

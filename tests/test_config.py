@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from didact.build.sources import make_source
 from didact.config import OptimConfig, RunConfig, load_config, parse_config, read_yaml
 from didact.errors import DataError, UsageError
 from didact.methods import make_method
+from didact.registry import SOURCES
 
 
 def test_later_words_win_over_earlier_ones(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_every_recipe_can_be_loaded(file: Path) -> None:
     if "method" in values:
         config = parse_config(values)
         make_method(config.method, config.settings)
-        make_source(config.feedback.source, config.feedback.settings)
+        SOURCES.make(config.feedback.source, config.feedback.settings)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 import didact
-from didact.build.sources import make_source
 from didact.config import load_config
 from didact.errors import UsageError
 from didact.feedback.program import RIGHT
 from didact.feedback.puzzle_critic import PuzzleCritic
 from didact.feedback_source import FeedbackRequest
 from didact.methods import make_method
+from didact.registry import SOURCES
 from didact.tasks import make_task
 from didact.tasks.base import validate_problem, validate_task
 from didact.tasks.reasoning_gym import INSTRUCTION
@@ -59,7 +59,7 @@ def tasks():
 def test_every_config_is_one_that_a_run_accepts(name):
     config = load_config("rltf-sd", RECIPE / f"{name}.yaml")
     make_method(config.method, config.settings)
-    make_source(config.feedback.source, config.feedback.settings)
+    SOURCES.make(config.feedback.source, config.feedback.settings)
     assert config.eval.problems == 200
 
 

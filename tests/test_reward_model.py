@@ -11,7 +11,7 @@ import torch
 
 from didact.build.engines import tiny_model
 from didact.build.reward_models import model_version, reward_chat
-from didact.build.sources import BuildContext, make_source
+from didact.build.sources import BuildContext
 from didact.engines.base import SamplingParams
 from didact.engines.local import LocalEngine
 from didact.errors import DataError, UsageError
@@ -19,6 +19,7 @@ from didact.feedback.program import ProgramCritic
 from didact.feedback_source import FeedbackRequest
 from didact.llm.chat import ChatReply, ChatRequest
 from didact.methods.text2grad import SpanRewards, span_rewards
+from didact.registry import SOURCES
 from didact.rendering.renderer import Renderer
 from didact.reward_model import Card, Prompter, RewardModel, find_model
 from didact.rollouts.engine_chat import EngineChat
@@ -259,7 +260,7 @@ def test_training_evaluation_and_rl_ask_with_the_same_ids(
     at = BuildContext(
         load=lambda path: (engine, Renderer(engine.tokenizer)), policy=None, task=None, seed=0, home=None
     )
-    source = make_source("reward-model", {"model": str(trained)}).build(at)
+    source = SOURCES.make("reward-model", {"model": str(trained)}).build(at)
     requests = []
     for answer in in_training:
         turn = Turn(prompt_ids=(), completion_ids=(), logprobs=None, text=answer, stop_reason="eos")
@@ -312,9 +313,9 @@ def test_settings_that_do_not_fit_are_refused(trained: Path, tmp_path: Path) -> 
         load=lambda path: (engine, Renderer(engine.tokenizer)), policy=None, task=None, seed=0, home=None
     )
     with pytest.raises(UsageError, match="max_tokens"):
-        make_source("reward-model", {"model": str(trained), "max_tokens": 1000}).build(at)
+        SOURCES.make("reward-model", {"model": str(trained), "max_tokens": 1000}).build(at)
     with pytest.raises(UsageError, match=r"reward_model\.json"):
-        make_source("reward-model", {"model": str(tmp_path)}).build(at)
+        SOURCES.make("reward-model", {"model": str(tmp_path)}).build(at)
     (tmp_path / "reward_model.json").write_text('{"format": "prose"}')
     with pytest.raises(DataError, match="prose"):
         find_model(tmp_path)

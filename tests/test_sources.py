@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from didact.build.sources import BuildContext, make_source
+from didact.build.sources import BuildContext
 from didact.cli.terminal import log_to_stderr
 from didact.errors import UsageError
 from didact.feedback.program import ProgramCritic
 from didact.feedback_source import FeedbackRequest
 from didact.llm import http
+from didact.registry import SOURCES
 from didact.run_dir import read_jsonl
 from didact.types import Example, Feedback, Problem, Provenance, Turn
 from tests.helpers import didact
@@ -229,7 +230,7 @@ def test_a_wrong_source_is_named_with_the_nearest_right_one(
     name: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
-        make_source(name, settings)
+        SOURCES.make(name, settings)
 
 
 def test_budgets_are_for_servers_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,12 +332,12 @@ def test_what_no_server_can_be_asked_with_ends_a_run_before_it_begins(
 def test_a_budget_is_one_for_a_run_however_often_it_is_resumed(tmp_path: Path) -> None:
     with JudgeServer(critic) as server:
         settings = {"base_url": server.url, "model": "m", "price_in": 1.0, "price_out": 1.0, "max_tokens": 64}
-        limited = make_source("judge:openai", {**settings, "max_requests": 2})
+        limited = SOURCES.make("judge:openai", {**settings, "max_requests": 2})
         first = limited.build(outside(tmp_path)).critique([about("tin"), about("cat"), about("dog")])
         again = limited.build(outside(tmp_path)).critique([about("sun"), about("tin")])
         assert len(server.bodies) == 2
         kept = json.loads((tmp_path / "replies" / "budget.json").read_text())
-        cheap = make_source("judge:openai", {**settings, "max_cost": kept["spent_usd"] * 1.01})
+        cheap = SOURCES.make("judge:openai", {**settings, "max_cost": kept["spent_usd"] * 1.01})
         dear = cheap.build(outside(tmp_path)).critique([about("sun")])
         elsewhere = limited.build(outside(tmp_path / "other")).critique([about("sun")])
     assert [f.status for f in first] == ["ok", "ok", "failed"]
@@ -388,7 +389,7 @@ def test_the_documented_settings_are_all_that_there_are() -> None:
     table = DOCS.read_text(encoding="utf-8")
     for name in ("judge:openai", "judge:local", "teacher", "self"):
         (row,) = [line for line in table.splitlines() if line.startswith(f"| `{name}` |")]
-        for setting in type(make_source(name, {})).model_fields:
+        for setting in type(SOURCES.make(name, {})).model_fields:
             assert f"`{setting}`" in row, (name, setting)
 
 
@@ -401,8 +402,8 @@ def test_the_documented_settings_are_all_that_there_are() -> None:
 )
 def test_without_a_policy_each_source_says_what_to_do(name: str, cure: str) -> None:
     with pytest.raises(UsageError, match=cure) as caught:
-        make_source(name, {}).build(outside())
-    assert "model" in type(make_source(name, {})).model_fields or "name a model" not in str(caught.value)
+        SOURCES.make(name, {}).build(outside())
+    assert "model" in type(SOURCES.make(name, {})).model_fields or "name a model" not in str(caught.value)
 
 
 def test_what_is_logged_is_shown_once_and_as_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -414,7 +415,7 @@ def test_what_is_logged_is_shown_once_and_as_one_plain_line(capsys: pytest.Captu
         log.info("%s holds\n\x1b[31mits replies", "m")
         log.debug("not shown")
         with JudgeServer(critic) as server:
-            source = make_source("judge:openai", {"base_url": server.url, "model": "m"})
+            source = SOURCES.make("judge:openai", {"base_url": server.url, "model": "m"})
             assert source.build(outside()).critique([about("tin")])[0].ok
         lines = capsys.readouterr().err.splitlines()
     finally:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.build.sources import make_source
 from didact.errors import UsageError
 from didact.feedback.judge import (
     MAX_SPANS,
@@ -23,6 +22,7 @@ from didact.feedback.judge import (
 from didact.llm.chat import ChatReply
 from didact.llm.structured import json_schema
 from didact.prompts import load_prompt
+from didact.registry import SOURCES
 from didact.spans import SpanReport
 from didact.types import Feedback
 from tests.test_judge import PROBLEM, ScriptedChat, about
@@ -235,7 +235,7 @@ def test_the_setting_output_chooses_the_judge():
     with pytest.raises(UsageError, match="reasoning=false"):
         make_judge(chat, "json", reasoning=False)
     with pytest.raises(UsageError, match="output"):
-        make_source("judge:openai", {"output": "span"})
+        SOURCES.make("judge:openai", {"output": "span"})
     for name in ("judge:openai", "judge:local"):
-        found = make_source(name, {"output": "spans", "reasoning": False})
+        found = SOURCES.make(name, {"output": "spans", "reasoning": False})
         assert (found.output, found.reasoning) == ("spans", False)

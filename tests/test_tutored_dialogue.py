@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from didact.build.source_base import BuildContext
-from didact.build.sources import make_source
+from didact.build.sources import BuildContext
 from didact.engines.base import SamplingParams
 from didact.errors import UsageError
 from didact.feedback.model_critic import DialogueTeacher
@@ -17,6 +16,7 @@ from didact.feedback_source import Exchange, FeedbackRequest
 from didact.leakage import LeakGuard
 from didact.llm.chat import ChatReply
 from didact.prompts import CRITIQUE_REQUEST
+from didact.registry import SOURCES
 from didact.rendering.renderer import Renderer
 from didact.rollouts.self_critique_rollout import UnprivilegedCritic
 from didact.rollouts.tutored_dialogue import tutored_dialogues
@@ -233,10 +233,10 @@ def test_a_teacher_that_names_nobody_is_frozen_where_the_method_says_so(frozen: 
         return policy
 
     at = BuildContext(load=load, policy=policy, task=None, seed=0, home=None, in_dialogue=frozen)
-    source = make_source("teacher", {}).build(at)
+    source = SOURCES.make("teacher", {}).build(at)
     assert len(loaded) == loads
     assert isinstance(source, DialogueTeacher) is frozen
-    make_source("teacher", {"who": "policy"}).build(at)  # the live policy, if asked for
+    SOURCES.make("teacher", {"who": "policy"}).build(at)  # the live policy, if asked for
     assert len(loaded) == loads
 
 
@@ -247,7 +247,7 @@ def test_a_teacher_s_own_wording_is_an_input_of_the_run(tmp_path: Path, view: st
     policy = (guesses("x"), Renderer(guesses("x").tokenizer))
     at = BuildContext(load=lambda model: policy, policy=policy, task=None, seed=0, home=None)
     (tmp_path / "p.md").write_text(slots)
-    settings = make_source("teacher", {"view": view, "prompt": str(tmp_path / "p.md")})
+    settings = SOURCES.make("teacher", {"view": view, "prompt": str(tmp_path / "p.md")})
     assert settings.files == (tmp_path / "p.md",)
     source = settings.build(at)
     assert isinstance(source, DialogueTeacher) is (view == "dialogue")
@@ -258,7 +258,7 @@ def test_a_teacher_s_own_wording_is_an_input_of_the_run(tmp_path: Path, view: st
 
 
 def test_a_second_try_is_told_one_sentence() -> None:
-    source = make_source("retry", {}).build(
+    source = SOURCES.make("retry", {}).build(
         BuildContext(load=lambda model: (None, None), policy=None, task=None, seed=0, home=None)  # type: ignore[arg-type,return-value]
     )
     assert isinstance(source, OutcomeOnlyTeacher)

@@ -13,15 +13,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from didact.build.rewards import JudgeReward, reward_settings
-from didact.config import RewardConfig
+from didact.build.rewards import JudgeReward
 from didact.errors import BudgetExceeded, CheckpointError, Interrupted, UsageError
 from didact.evaluation.judge_scores import score_metrics
 from didact.feedback.length_control import mean_interval, score_at, win_rate
-from didact.feedback.writing_judge import RubricJudge
 from didact.feedback_source import FeedbackRequest
 from didact.llm import http
 from didact.llm.chat import ChatReply
+from didact.registry import REWARDS
 from didact.rng import generator
 from didact.run_dir import RunDir, read_jsonl
 from didact.training.api import resume
@@ -305,17 +304,17 @@ def test_settings_that_name_no_judge_say_what_would(
 
 
 def test_a_rubrics_settings_have_those_of_their_judge() -> None:
-    chosen = reward_settings(RewardConfig(source="judge:local", settings={"good": 8, "max_tokens": 99}))
+    chosen = REWARDS.make("judge:local", {"good": 8, "max_tokens": 99})
     assert (chosen.good, chosen.model_dump()["max_tokens"]) == (8, 99)
     with pytest.raises(UsageError, match="output"):
-        reward_settings(RewardConfig(source="judge:openai", settings={"output": "text"}))
+        REWARDS.make("judge:openai", {"output": "text"})
 
 
 # ── scoring ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def scoring(reply: Any, max_failed: float = 0.1) -> JudgeReward:
-    return JudgeReward(RubricJudge(ScriptedChat(reply)), max_failed)
+    return JudgeReward(ScriptedChat(reply), max_failed)
 
 
 def pieces(n: int, start: int = 0) -> list[tuple[Problem, str]]:

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from didact.build.checks import check_lengths, check_task
-from didact.build.engines import EngineContext, build_engine, make_engine, make_engine_settings
-from didact.build.instances import Instances, check_given
-from didact.build.reward_models import run_task
+from didact.build.engines import EngineContext, build_engine, make_engine
 from didact.build.rewards import JudgeReward, UsageCost, check_reward, make_scoring
-from didact.build.source_base import BuildContext
-from didact.build.sources import build_source, make_source
+from didact.build.sources import BuildContext
 from didact.config import RunConfig
 from didact.controls import controlled
 from didact.engines.base import Engine
+from didact.errors import UsageError
 from didact.feedback_source import FeedbackSource
 from didact.leakage import LeakGuard
 from didact.methods import Method, make_method
+from didact.registry import ENGINES, METHODS, SOURCES, TASKS
 from didact.rendering.renderer import Renderer
 from didact.rollouts.base import StepContext
-from didact.tasks.base import BaseTask, PolicyLimits, as_base_task, validate_task
+from didact.tasks import make_task
+from didact.tasks.base import BaseTask, PolicyLimits, Task, as_base_task, validate_task
+
+PREFIX = "instance:"
+"""Begins the name of a component that only an object can stand for."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,8 @@ def build(
     method = given.method or make_method(config.method, config.settings)
     task = run_task(config) if given.task is None else as_base_task(given.task)
     check_reward(config, task)
-    source = given.feedback or make_source(config.feedback.source, config.feedback.settings)
-    engine_settings = given.engine or make_engine_settings(config.engine.name, config.engine.settings)
+    source = given.feedback or SOURCES.make(config.feedback.source, config.feedback.settings)
+    engine_settings = given.engine or ENGINES.make(config.engine.name, config.engine.settings)
     if not task.needs_judge:  # a judge's scores are no proof of a reference
         validate_task(task)
     if for_training:
@@ -108,7 +114,14 @@ def build(
         ),
     )
     renderer = Renderer(engine.tokenizer, config.model.chat_template, engine.end_ids)
-    task.bind_policy(_limits(config, engine, renderer))
+    limits = PolicyLimits(
+        prompt_tokens=lambda messages: len(renderer.prompt(messages)),
+        answer_tokens=lambda text: len(renderer.answer(text)),
+        context=engine.max_length,
+        max_tokens=config.sampling.max_tokens,
+        chat_template=config.model.chat_template,
+    )
+    task.bind_policy(limits)
     policy = (engine, renderer)
     scoring = make_scoring(config, build_context(config, task, policy, home))
     if scoring is not None and task.needs_judge:
@@ -121,14 +134,9 @@ def build(
     return RunComponents(config, task, critic, feedback, method, engine, renderer, scoring, source)
 
 
-def _limits(config: RunConfig, engine: Engine, renderer: Renderer) -> PolicyLimits:
-    return PolicyLimits(
-        prompt_tokens=lambda messages: len(renderer.prompt(messages)),
-        answer_tokens=lambda text: len(renderer.answer(text)),
-        context=engine.max_length,
-        max_tokens=config.sampling.max_tokens,
-        chat_template=config.model.chat_template,
-    )
+def run_task(config: RunConfig) -> BaseTask:
+    """The configured task; raises as `make_task`."""
+    return as_base_task(make_task(config.task.name, config.task.settings, seed=config.seed))
 
 
 def make_critic(
@@ -158,8 +166,10 @@ def make_critic(
     def judge() -> FeedbackSource | None:
         return scoring or make_scoring(config, at)
 
-    made = source or make_source(config.feedback.source, config.feedback.settings)
-    return LeakGuard(build_source(made, dataclasses.replace(at, judge=judge)), config.feedback.leaks)
+    made = source or SOURCES.make(config.feedback.source, config.feedback.settings)
+    if hasattr(made, "build"):
+        made = made.build(dataclasses.replace(at, judge=judge))
+    return LeakGuard(made, config.feedback.leaks)
 
 
 def build_context(
@@ -175,3 +185,58 @@ def build_context(
         return engine, Renderer(engine.tokenizer, template, engine.end_ids)
 
     return BuildContext(load=load, policy=policy, task=task, seed=config.seed, home=home)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Objects in place of names; None where the config has a name."""
+
+    method: Method | None = None
+    feedback: FeedbackSource | None = None
+    task: Task | None = None
+    engine: Engine | None = None
+
+
+def describe(component: Any) -> tuple[str, dict[str, Any]]:
+    """The name and settings of an object in a config.
+
+    A pydantic object whose class can be imported is "module:Class" with its fields, from which it can be made
+    again; any other object is "instance:module.Class" without settings.
+    """
+    kind = type(component)
+    importable = getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind
+    if not isinstance(component, BaseModel):
+        return f"{PREFIX}{kind.__module__}.{kind.__qualname__}", {}
+    values = component.model_dump(mode="json")
+    if importable and kind.__module__ != "__main__":
+        return f"{kind.__module__}:{kind.__qualname__}", values
+    return f"{PREFIX}{kind.__module__}.{kind.__qualname__}", values
+
+
+def check_given(config: RunConfig, instances: Instances) -> None:
+    """Compare the objects that were given with those that a config records.
+
+    Raises:
+        UsageError: one is missing, or of another class or with other settings than the run's.
+    """
+    named = {
+        "method": (config.method, config.settings),
+        "feedback": (config.feedback.source, config.feedback.settings),
+        "task": (config.task.name, config.task.settings),
+        "engine": (config.engine.name, config.engine.settings),
+    }
+    tables = {"method": METHODS, "feedback": SOURCES, "task": TASKS, "engine": ENGINES}
+    for key, (name, settings) in named.items():
+        component = getattr(instances, key)
+        if component is not None:
+            tables[key].check(component, f"the {key} given")
+        if component is None and name.startswith(PREFIX):
+            raise UsageError(
+                f"the {key} of this run was an object of class {name.removeprefix(PREFIX)}: give it again in "
+                f"Python, as didact.resume(PATH, {key}=…), or name the class as file.py:Class in a new run"
+            )
+        if component is not None and describe(component) != (name, settings):
+            given, values = describe(component)
+            changed = [k for k in {**settings, **values} if settings.get(k) != values.get(k)]
+            where = f" with other settings ({', '.join(changed)})" if given == name else f", not {name}"
+            raise UsageError(f"the {key} given is {given}{where}: give the one that the run was made with")

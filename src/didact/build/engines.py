@@ -8,7 +8,6 @@ vllm      trained here, sampled on a vLLM server
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,7 +20,6 @@ from didact.distributed import is_launched
 from didact.engines.base import Engine, ValueHeadSettings
 from didact.engines.local import LocalEngine, LoraSettings, select_engine_class
 from didact.errors import UsageError
-from didact.registry import ENGINES
 from didact.settings import Section
 
 if TYPE_CHECKING:
@@ -156,15 +154,6 @@ class VLLMSettings(ServerSettings):
             shared_dir=self.shared_dir,
             served_model=self.base_model,
         )
-
-
-def make_engine_settings(spec: str, settings: Mapping[str, Any]) -> Any:
-    """An engine's settings by name, or your own engine as "file.py:Class"; see `build_engine`.
-
-    Raises:
-        UsageError: unknown name or setting (with the nearest valid one), or a value out of range.
-    """
-    return ENGINES.make(spec, settings)
 
 
 def build_engine(made: Any, at: EngineContext) -> Engine:

@@ -1,18 +1,17 @@
-"""Reward models in a run: trained as a task, asked as a source of feedback, the same prompts in both."""
+"""Reward models as sources of feedback, with the prompts of their training."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from didact.build.source_base import BuildContext, Source
-from didact.config import Positive, RunConfig
+from didact.build.sources import BuildContext, Source
+from didact.config import Positive
 from didact.engines.base import Engine, SamplingParams
 from didact.errors import UsageError
 from didact.feedback_source import FeedbackSource
@@ -22,9 +21,6 @@ from didact.rendering.renderer import Renderer
 from didact.reward_model import Card, Prompter, RewardModel, find_model
 from didact.reward_model.card import CARD
 from didact.rollouts.engine_chat import EngineChat
-from didact.tasks import make_task
-from didact.tasks.base import BaseTask, as_base_task
-from didact.types import Message
 
 LOG = logging.getLogger("didact")
 
@@ -116,19 +112,5 @@ def model_version(engine: Engine) -> str:
 
 
 def make_prompter(card: Card, renderer: Renderer) -> Prompter:
-    """The builder of a reward model's prompts."""
-    return Prompter(card, conversation_length(renderer))
-
-
-def conversation_length(renderer: Renderer) -> Callable[[Sequence[Message]], int]:
-    """Tokens of a conversation as it is rendered."""
-    return lambda messages: len(renderer.prompt(messages))
-
-
-def run_task(config: RunConfig) -> BaseTask:
-    """The configured task.
-
-    Raises:
-        UsageError, DataError: as `make_task`.
-    """
-    return as_base_task(make_task(config.task.name, config.task.settings, seed=config.seed))
+    """The builder of a reward model's prompts, which counts their tokens."""
+    return Prompter(card, lambda messages: len(renderer.prompt(messages)))

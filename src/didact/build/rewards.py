@@ -1,8 +1,5 @@
 """Judges that score the answers of tasks without a verifier: the section `reward` of a config.
 
-judge:openai       a model behind any OpenAI-compatible server
-judge:local        a model in this process; without `model`, a frozen copy of the trained one
-
 A judge scores every answer by `writing_rubric_v1`. Its critique is the critique of `feedback.source=reward`,
 in the same reply; any other source may criticise instead.
 """
@@ -15,9 +12,8 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from didact.build.source_base import BuildContext
-from didact.build.sources import LocalModelConfig, OpenAIServerConfig
-from didact.config import Positive, RewardConfig, RunConfig
+from didact.build.sources import BuildContext, LocalModelConfig, OpenAIServerConfig
+from didact.config import Positive, RunConfig
 from didact.errors import BudgetExceeded, DataError, Interrupted, UsageError
 from didact.evaluation.evaluate import Evaluation
 from didact.feedback.length_control import LengthControlled, win_rate
@@ -60,7 +56,7 @@ class LocalRubric(Rubric, LocalModelConfig):
     """A folder or hub id; None is a frozen copy of the model that is trained."""
 
     def model_of(self, at: BuildContext) -> ChatModel:
-        return self.chat(at, "frozen", self.model)
+        return self.frozen(at, self.model)
 
 
 class ServerRubric(Rubric, OpenAIServerConfig):
@@ -71,16 +67,6 @@ class ServerRubric(Rubric, OpenAIServerConfig):
 
     def model_of(self, at: BuildContext) -> ChatModel:
         return self.chat(at)
-
-
-def reward_settings(chosen: RewardConfig) -> Rubric:
-    """A judge's settings by name.
-
-    Raises:
-        UsageError: unknown name or setting (with the nearest valid one), or a value out of range.
-    """
-    rubric: Rubric = REWARDS.make(chosen.source, chosen.settings)
-    return rubric
 
 
 class UsageCost(NamedTuple):
@@ -95,19 +81,23 @@ class UsageCost(NamedTuple):
         return {"reward_tokens": self.tokens, "reward_cost_usd": self.cost_usd} if self.tokens else {}
 
 
-class JudgeReward:
+class JudgeReward(RubricJudge):
     """A rubric judge as a run's scorer: it counts what scores cost, and stops where too many fail.
 
     Every score is counted at its price, also where a cache gave it, so that a resumed run counts alike.
 
     Args:
-        judge: The judge.
+        model: The judge.
+        good, max_chars: As of `RubricJudge`.
         max_failed: Share of the last `FAILURE_WINDOW` scores that may fail, in (0, 1]; 1 never stops. Below 1
             a judge that fails at all of the first batch stops at once: it will hardly do better.
     """
 
-    def __init__(self, judge: RubricJudge, max_failed: float = 0.1) -> None:
-        self.judge, self.max_failed = judge, max_failed
+    def __init__(
+        self, model: ChatModel, max_failed: float = 0.1, *, good: int = 9, max_chars: int = MAX_CHARS
+    ) -> None:
+        super().__init__(model, good=good, max_chars=max_chars)
+        self.max_failed = max_failed
         self._recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
         self._owed = UsageCost()
 
@@ -119,12 +109,12 @@ class JudgeReward:
             BudgetExceeded: the judge's budget; resuming does not help until the limit is raised.
             Interrupted: too many scores failed.
         """
-        ratings = self.judge.rate(asked)
+        ratings = self.rate(asked)
         self._owed = UsageCost(
             self._owed.tokens + sum(r.provenance.tokens for r in ratings),
             self._owed.cost_usd + sum(r.provenance.cost_usd for r in ratings),
         )
-        verdicts = [self.judge.verdict(rating) for rating in ratings]
+        verdicts = [self.verdict(rating) for rating in ratings]
         errors = [verdict.error for verdict in verdicts if verdict.error is not None]
         self._recent += [verdict.error is not None for verdict in verdicts]
         if exceeded := next((rating for rating in ratings if rating.error_kind == "budget"), None):
@@ -132,7 +122,7 @@ class JudgeReward:
         failed = sum(self._recent)
         if self.max_failed < 1 and 1 < failed == len(self._recent) == len(verdicts):
             raise Interrupted(
-                f"the judge of the rewards, {self.judge.model.name}, gave none of the first {failed} scores "
+                f"the judge of the rewards, {self.model.name}, gave none of the first {failed} scores "
                 f"(the last failure: {errors[-1]}): name another with reward.source and reward.settings, "
                 "or say reward.max_failed=1 to go on all the same; stopped"
             )
@@ -151,15 +141,15 @@ class JudgeReward:
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """The critiques of these answers; those that came with a score cost nothing again."""
-        paid = [self.judge.knows(request.problem, request.turn.text) for request in requests]
-        found = self.judge.critique(requests)
+        paid = [self.knows(request.problem, request.turn.text) for request in requests]
+        found = super().critique(requests)
         return [_free(f) if known else f for f, known in zip(found, paid, strict=True)]
 
     def inputs(self) -> dict[str, str]:
         """What scores depend on beside the config, one value a name; see `training.inputs`."""
-        found = {"rubric": self.judge.prompt.label}
-        if isinstance(self.judge.model, EngineChat):
-            found["model of the judge"] = self.judge.model.engine.model_hash()
+        found = {"rubric": self.prompt.label}
+        if isinstance(self.model, EngineChat):
+            found["model of the judge"] = self.model.engine.model_hash()
         return found
 
 
@@ -171,10 +161,9 @@ def make_scoring(config: RunConfig, at: BuildContext) -> JudgeReward | None:
     """
     if config.reward is None:
         return None
-    settings = reward_settings(config.reward)
+    settings: Rubric = REWARDS.make(config.reward.source, config.reward.settings)
     return JudgeReward(
-        RubricJudge(settings.model_of(at), good=settings.good, max_chars=settings.max_chars),
-        config.reward.max_failed,
+        settings.model_of(at), config.reward.max_failed, good=settings.good, max_chars=settings.max_chars
     )
 
 
@@ -197,7 +186,7 @@ def check_reward(config: RunConfig, task: BaseTask) -> None:
             "remove that section, or take --task writing"
         )
     if config.reward is not None:
-        reward_settings(config.reward)
+        REWARDS.make(config.reward.source, config.reward.settings)
 
 
 def against_start(
@@ -218,7 +207,7 @@ def against_start(
         found |= _won("win_rate", [_by_scores(now, then) for now, then in pairs], pairs)
     bill = scoring.pop_cost()
     if pairs and pairwise:
-        judge = PairJudge(scoring.judge.model, max_chars=scoring.judge.max_chars)
+        judge = PairJudge(scoring.model, max_chars=scoring.max_chars)
         asked = [Pair(now.problem, now.turns[0].text, then.turns[0].text) for now, then in pairs]
         compared = judge.compare(asked)
         preferences = [float("nan") if c.preference is None else c.preference for c in compared]

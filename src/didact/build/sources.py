@@ -1,30 +1,18 @@
-"""Feedback sources by name: each has a settings class that builds it.
-
-program            the task's verifier, compiler or tests
-judge:openai       a model behind any OpenAI-compatible server
-judge:local        a model in this process; without `model`, a frozen copy of the trained one
-teacher            the policy, a frozen copy or another model, shown the reference
-self               the policy, with nothing private
-retry              one fixed sentence
-reward             the critique of the judge that scores the answers (build/rewards.py)
-recorded           recorded critiques of exactly this answer
-human              the same, written by people
-reward-model       a model that `didact reward-model train` made, with marked passages
-"""
+"""Settings of feedback sources, each with the source that it builds; `didact.registry.SOURCES` names them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
 from didact.annotation.human import HumanFeedback
-from didact.build.source_base import BuildContext, Source
 from didact.config import Positive
 from didact.distributed import process_group
-from didact.engines.base import POLICY, SamplingParams
+from didact.engines.base import Engine, SamplingParams
 from didact.errors import UsageError, did_you_mean
 from didact.feedback.code import CodeCritic
 from didact.feedback.judge import make_judge
@@ -37,9 +25,48 @@ from didact.llm.cache import ChatCache
 from didact.llm.chat import ChatModel, MainProcessChat
 from didact.llm.openai_chat import OpenAIChat, OpenAISettings
 from didact.prompts import Prompt, load_prompt, read_prompt
-from didact.registry import SOURCES
+from didact.rendering.renderer import Renderer
 from didact.rollouts.engine_chat import EngineChat
+from didact.settings import Section
+from didact.tasks.base import BaseTask
 from didact.types import FeedbackSourceName
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a source is built from."""
+
+    load: Callable[[str | None], tuple[Engine, Renderer]]
+    """Makes an engine and its renderer from a model's name or path; None is the policy's own."""
+    policy: tuple[Engine, Renderer] | None
+    """The engine in training and its renderer; None where nothing is trained."""
+    task: BaseTask | None
+    """The task whose answers are criticised."""
+    seed: int
+    home: Path | None
+    """A folder for a source's files, as a judge's replies; made when needed."""
+    in_dialogue: bool = False
+    """The source is a teacher in a dialogue; see `Method.uses_dialogue_teacher`."""
+    judge: Callable[[], FeedbackSource | None] = lambda: None
+    """Returns the judge of the rewards as a feedback source; None without a judge."""
+
+
+class Source(Section):
+    """Settings of a source."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it cannot criticise a problem without a reference."""
+        return False
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that its critiques depend on; a run is not resumed when they have changed."""
+        return ()
+
+    def build(self, at: BuildContext) -> FeedbackSource:
+        """The source."""
+        raise NotImplementedError
 
 
 class ProgramSource(Source):
@@ -62,26 +89,19 @@ class ProgramSource(Source):
             raise UsageError(
                 "feedback.settings.lint: only the task 'code' has programs to lint: leave it out"
             )
-        kind = "reference" if at.task is None else at.task.critic_name
+        task: Any = at.task
+        kind = "reference" if task is None else task.critic_name
+        if kind == "tests":
+            return CodeCritic(task, level, linter=self.lint, spans=self.spans)
+        if kind == "puzzle" and task.name in MISTAKES:
+            return PuzzleCritic(task, level, spans=self.spans)
         if kind not in PROGRAM_CRITICS:
-            raise UsageError(f"{type(at.task).__name__}.critic_name: {did_you_mean(kind, PROGRAM_CRITICS)}")
-        return PROGRAM_CRITICS[kind](self, at.task, level)
+            raise UsageError(f"{type(task).__name__}.critic_name: {did_you_mean(kind, PROGRAM_CRITICS)}")
+        return ProgramCritic(level, spans=self.spans)
 
 
-def _puzzle_critic(settings: ProgramSource, task: Any, level: Level) -> FeedbackSource:
-    if task.name not in MISTAKES:
-        return ProgramCritic(level, spans=settings.spans)
-    return PuzzleCritic(task, level, spans=settings.spans)
-
-
-PROGRAM_CRITICS: dict[str, Callable[[ProgramSource, Any, Level], FeedbackSource]] = {
-    "reference": lambda settings, task, level: ProgramCritic(level, spans=settings.spans),
-    "tests": lambda settings, task, level: CodeCritic(
-        task, level, linter=settings.lint, spans=settings.spans
-    ),
-    "puzzle": _puzzle_critic,
-}
-"""`BaseTask.critic_name` → the program that criticises its answers."""
+PROGRAM_CRITICS = ("reference", "tests", "puzzle")
+"""Values of `BaseTask.critic_name`."""
 
 
 class LocalModelConfig(Source):
@@ -98,19 +118,21 @@ class LocalModelConfig(Source):
         """The cure where no policy is trained, for error messages."""
         return "name a model"
 
-    def chat(self, at: BuildContext, which: str, model: str | None) -> ChatModel:
-        """The policy as it is now ("policy"), or another model ("frozen"; None for the policy's start)."""
-        if which == "policy":
-            if at.policy is None:
-                raise UsageError(f"nothing is trained here, so there is no policy to ask: {self.elsewhere}")
-            engine, renderer = at.policy
-        else:
-            engine, renderer = at.load(model)
+    def policy(self, at: BuildContext) -> ChatModel:
+        """The policy as it is now."""
+        if at.policy is None:
+            raise UsageError(f"nothing is trained here, so there is no policy to ask: {self.elsewhere}")
+        return self._chat(at, at.policy, "policy")
+
+    def frozen(self, at: BuildContext, model: str | None) -> ChatModel:
+        """Another model; None is the policy as it was before training."""
+        return self._chat(at, at.load(model), model or "frozen policy")
+
+    def _chat(self, at: BuildContext, policy: tuple[Engine, Renderer], name: str) -> ChatModel:
         params = SamplingParams(
             max_tokens=self.max_tokens, temperature=self.temperature, stop=tuple(self.stop)
         )
-        name = "policy" if which == "policy" else model or "frozen policy"
-        return EngineChat(engine, renderer, name=name, params=params, weights=POLICY, seed=at.seed)
+        return EngineChat(*policy, name=name, params=params, seed=at.seed)
 
 
 class JudgeOptions(Source):
@@ -141,7 +163,7 @@ class LocalJudgeSource(LocalModelConfig, JudgeOptions):
     output: Literal["text", "json", "spans"] = "text"
 
     def build(self, at: BuildContext) -> FeedbackSource:
-        return self.judge(self.chat(at, "frozen", self.model))
+        return self.judge(self.frozen(at, self.model))
 
 
 class OpenAIServerConfig(OpenAISettings, Source):
@@ -231,7 +253,7 @@ class TeacherSource(LocalModelConfig):
 
     def build(self, at: BuildContext) -> FeedbackSource:
         frozen = self.who == "frozen" or (self.who == "auto" and at.in_dialogue)
-        chat = self.chat(at, "frozen" if self.model or frozen else "policy", self.model)
+        chat = self.frozen(at, self.model) if self.model or frozen else self.policy(at)
         whole = self.view == "dialogue" or (self.view == "auto" and at.in_dialogue)
         if not whole and self.private == "reference":
             return ModelCritic(chat, "teacher", self._asked("teacher_v1", TEACHER_SLOTS), private=True)
@@ -263,7 +285,7 @@ class SelfSource(LocalModelConfig):
         )
 
     def build(self, at: BuildContext) -> FeedbackSource:
-        return ModelCritic(self.chat(at, "policy", None))
+        return ModelCritic(self.policy(at))
 
 
 class RewardSource(Source):
@@ -282,17 +304,15 @@ class RewardSource(Source):
 class RecordedSource(Source):
     """Recorded critiques of exactly this answer, from a data file or a run directory."""
 
+    said_by: ClassVar[tuple[str, ...]] = get_args(FeedbackSourceName)
+    """The kinds of author that are used."""
+
     path: Path
     """A data file of `didact data import`, or a run directory."""
     max_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Largest share of the critiques that one author may have."""
     quarantined: list[str] = Field(default_factory=list)
     """Authors whose critiques are not used."""
-
-    @property
-    def said_by(self) -> tuple[str, ...]:
-        """The kinds of author that are used."""
-        return get_args(FeedbackSourceName)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -313,21 +333,4 @@ class RecordedSource(Source):
 class HumanSource(RecordedSource):
     """Recorded critiques by people only."""
 
-    @property
-    def said_by(self) -> tuple[str, ...]:
-        return ("human",)
-
-
-def make_source(spec: str, settings: Mapping[str, Any]) -> Any:
-    """A source's settings by name, or your own source as "file.py:Class"; see `build_source`.
-
-    Raises:
-        UsageError: unknown name or setting (with the nearest valid one), or a value out of range.
-    """
-    return SOURCES.make(spec, settings)
-
-
-def build_source(made: Any, at: BuildContext) -> FeedbackSource:
-    """The source that settings describe; an object that criticises already is returned as it is."""
-    source: FeedbackSource = made.build(at) if hasattr(made, "build") else made
-    return source
+    said_by: ClassVar[tuple[str, ...]] = ("human",)

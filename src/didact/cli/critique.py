@@ -199,7 +199,7 @@ def make_config(
         UsageError: an unknown setting or source, or a data file without --feedback or --judge-model.
     """
     from didact.annotation.targets import is_run
-    from didact.build.reward_models import run_task
+    from didact.build.components import run_task
     from didact.config import load_config, read_yaml
     from didact.run_dir import RunDir
 

@@ -91,11 +91,11 @@ def eval_suites(
 
 def _sycophancy(loaded: LoadedModel, answers: Answers, seed: int) -> SycophancyResult:
     from didact.battery.sycophancy import sycophancy
-    from didact.build.sources import make_source
+    from didact.registry import SOURCES
     from didact.training.evaluation_step import eval_context, eval_problems
 
     parts, chosen = loaded.parts, loaded.parts.config.feedback
-    uses_reference = make_source(chosen.source, chosen.settings).needs_reference
+    uses_reference = SOURCES.make(chosen.source, chosen.settings).needs_reference
     if not uses_reference or not parts.task.critic_uses_reference:
         raise UsageError(
             f"feedback.source={chosen.source} of task {parts.task.name!r} uses no reference, so it cannot "

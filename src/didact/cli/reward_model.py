@@ -142,7 +142,7 @@ def _items(folder: Path, data: Path | None) -> list[Item]:
 
 def _trained(config: Path) -> AnnotatedTask:
     """What a run was trained on."""
-    from didact.build.reward_models import run_task
+    from didact.build.components import run_task
     from didact.config import parse_config, read_yaml
     from didact.reward_model import AnnotatedTask
 

@@ -133,8 +133,8 @@ def _percent(estimate: Estimate | None) -> str:
 
 def _show_plan(plan: Plan, cells: Sequence[Cell], out: Path, workers: int) -> None:
     """Print every cell with its budget, and whether it is finished."""
-    from didact.build.sources import make_source
     from didact.methods import make_method
+    from didact.registry import SOURCES
     from didact.sweep.run import check_settings, is_finished
     from didact.tasks import make_task
 
@@ -144,7 +144,7 @@ def _show_plan(plan: Plan, cells: Sequence[Cell], out: Path, workers: int) -> No
         check_settings(cell, out)
         make_task(config.task.name, config.task.settings, seed=config.seed)
         make_method(config.method, config.settings)
-        make_source(config.feedback.source, config.feedback.settings)
+        SOURCES.make(config.feedback.source, config.feedback.settings)
         tokens = config.max_sampled_tokens
         budget = f"{config.steps:,} steps" if tokens is None else f"{tokens:,} tokens"
         there = ", finished" if is_finished(cell, out) else ""

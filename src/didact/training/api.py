@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from didact.build.checks import check_trains
-from didact.build.components import RunComponents, build
-from didact.build.instances import Instances, check_given, describe
+from didact.build.components import Instances, RunComponents, build, check_given, describe
 from didact.config import RunConfig, parse_config, read_yaml
 from didact.distributed import init_process_group, on_main_process
 from didact.engines.base import Engine
