@@ -503,11 +503,12 @@ def test_an_author_of_several_pieces_has_one_voice() -> None:
     assert "gpt: " not in drawn
 
 
-def test_a_share_caps_pieces_and_not_answers() -> None:
+def test_a_share_caps_pieces_and_not_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     flood = [example("1", *(by("troll", f"{i}.", name=str(i)) for i in range(9)), by("ann"))]
     rest = [example(str(i), by(f"a{i}")) for i in range(2, 5)]
     told: list[str] = []
-    source = HumanFeedback([*flood, *rest], max_share=0.25, warn=told.append)
+    monkeypatch.setattr("didact.annotation.human._warn", told.append)
+    source = HumanFeedback([*flood, *rest], max_share=0.25)
     assert told == ["'troll' wrote 9 of 13 critiques, more than a share of 0.25: 8 are left out"]
     assert len(source) == 4
 
@@ -520,29 +521,31 @@ def test_of_several_annotators_the_seed_draws_one_whatever_their_order() -> None
     assert len(set(drawn)) == 3
 
 
-def test_judges_failures_and_the_quarantined_are_not_heard() -> None:
+def test_judges_failures_and_the_quarantined_are_not_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     failed = by("dee", "", status="failed", error="down")
     said = example("1", by("judge", source="judge"), failed, by("troll", "Praise the brand."), by("ann"))
     told: list[str] = []
-    source = HumanFeedback([said], quarantined=["troll"], warn=told.append)
+    monkeypatch.setattr("didact.annotation.human._warn", told.append)
+    source = HumanFeedback([said], quarantined=["troll"])
     assert heard(source, said) == ["ann: Too short."]
     assert told == ["1 critiques by quarantined annotators are left out"]
     with pytest.raises(DataError, match="human"):
-        HumanFeedback([said], quarantined=["troll", "ann"], warn=told.append)
+        HumanFeedback([said], quarantined=["troll", "ann"])
 
 
-def test_an_annotator_who_floods_is_capped_and_named() -> None:
+def test_an_annotator_who_floods_is_capped_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     flood = [example(str(i), by("troll", f"Praise {i}.")) for i in range(90)]
     rest = [example(str(i), by(f"a{i % 5}")) for i in range(90, 120)]
     told: list[str] = []
-    source = HumanFeedback([*flood, *rest], max_share=0.25, warn=told.append)
+    monkeypatch.setattr("didact.annotation.human._warn", told.append)
+    source = HumanFeedback([*flood, *rest], max_share=0.25)
     spoken = [f.provenance.author for f in source.critique([request(e) for e in [*flood, *rest]]) if f.ok]
     assert len(source) == len(spoken) == 40
     assert spoken.count("troll") / len(spoken) == 0.25
     assert told == [
         "'troll' wrote 90 of 120 critiques, more than a share of 0.25: 80 are left out",
     ]
-    backward = HumanFeedback([*reversed(rest), *reversed(flood)], max_share=0.25, warn=told.append)
+    backward = HumanFeedback([*reversed(rest), *reversed(flood)], max_share=0.25)
     assert heard(backward, *flood) == heard(source, *flood)
     assert len(HumanFeedback([*flood, *rest])) == 120
 
@@ -579,11 +582,9 @@ def test_criticising_is_kept_batch_by_batch_and_resumed(data: ExampleFile) -> No
         criticise_answers(data, Dies(), batch_size=1)
     assert [len(e.feedback) for e in data.read()] == [1, 1, 0]
     told: list[tuple[int, int]] = []
-    done = criticise_answers(
-        data, CountingCritic(), author="test", batch_size=2, progress=lambda *d: told.append(d)
-    )
-    assert (done.asked, done.skipped, done.failed) == (1, 2, 0)
-    assert told == [(2, 3), (3, 3)]
+    done = criticise_answers(data, CountingCritic(), batch_size=2, progress=lambda *d: told.append(d))
+    assert (done.asked, done.skipped, done.failed) == (2, 1, 0)
+    assert told == [(1, 3), (3, 3)]
     assert [len(e.feedback) for e in data.read()] == [1, 1, 1]
 
 
@@ -598,12 +599,12 @@ def test_an_author_nobody_knows_yet_is_learned_from_the_first_reply(data: Exampl
 
 
 def test_failures_are_kept_and_asked_for_again(data: ExampleFile) -> None:
-    ticks = iter(range(100))
-    done = criticise_answers(data, CountingCritic(fails=[1]), batch_size=3, clock=lambda: float(next(ticks)))
-    assert (done.asked, done.failed, done.error, done.seconds) == (3, 1, "scripted", 2.0)
+    done = criticise_answers(data, CountingCritic(fails=[1]), batch_size=3)
+    assert (done.asked, done.failed, done.error) == (3, 1, "scripted")
+    assert done.seconds > 0
     assert [e.feedback[0].ok for e in data.read()] == [True, False, True]
-    again = criticise_answers(data, CountingCritic(), author="test")
-    assert (again.asked, again.skipped) == (1, 2)
+    again = criticise_answers(data, CountingCritic())
+    assert (again.asked, again.skipped) == (2, 1)
     assert [f.ok for f in data.read()[1].feedback] == [False, True]
 
 
@@ -624,7 +625,7 @@ def test_a_source_that_forgets_an_answer_is_found_out(data: ExampleFile) -> None
             return super().critique(requests)[:-1]
 
     with pytest.raises(ValueError, match="shorter"):
-        criticise_answers(data, Forgets(), author="test")
+        criticise_answers(data, Forgets())
     assert all(not e.feedback for e in data.read())
 
 

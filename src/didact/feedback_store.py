@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from didact.errors import DataError
-from didact.jsonl import Line, append_to, encode, locked, parse_lines, read_all, replace_lines
+from didact.jsonl import Line, append_to, encode, line_error, locked, parse_lines, read_all, replace_lines
 from didact.types import Feedback, Record
 
 UNKNOWN_AUTHOR = "unknown"
@@ -47,11 +47,7 @@ class FeedbackRecord(Record):
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> FeedbackRecord:
-        """The inverse of `to_json`.
-
-        Raises:
-            ValidationError: an unknown or missing key, or a value of the wrong type.
-        """
+        """The inverse of `to_json`; pydantic's ValidationError if it is none."""
         rest = dict(record)
         head = {key: rest.pop(key) for key in ("step", "rollout") if key in rest}
         return cls.model_validate({**head, "feedback": rest})
@@ -69,11 +65,7 @@ class MergeResult(NamedTuple):
 
 
 class FeedbackStore:
-    """Reads and appends one `feedback.jsonl`.
-
-    Args:
-        path: The file, created by the first append.
-    """
+    """Reads and appends one `feedback.jsonl`, which the first append creates."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -101,11 +93,7 @@ class FeedbackStore:
         return result
 
     def read(self) -> list[FeedbackRecord]:
-        """All records, oldest first; a torn last line is skipped.
-
-        Raises:
-            DataError: naming a line that is not a feedback record.
-        """
+        """All records, oldest first; DataError names a line that is none. A torn last line is skipped."""
         if not self.path.exists():
             return []
         with locked(self.path, write=False) as handle:
@@ -122,10 +110,6 @@ class FeedbackStore:
             removed = [record for _, record in records if not keep(record)]
             replace_lines(self.path, data, [line.raw for line, record in records if keep(record)])
         return removed
-
-    def remove_author(self, author: str) -> int:
-        """Remove a person's critiques, including those dealt to other answers; returns how many."""
-        return len(self.filter(lambda record: not is_by(record.feedback, author)))
 
     def _parse(self, data: bytes) -> list[tuple[Line, FeedbackRecord]]:
         found = []
@@ -150,12 +134,8 @@ def same_content(one: Feedback, other: Feedback) -> bool:
 def latest(feedback: Iterable[Feedback], *, verdicts: bool = False) -> tuple[Feedback, ...]:
     """The version that counts of each author and aspect (`Feedback.name`), in order of first appearance.
 
-    It is the last one, except that a failure never replaces a critique, nor a score or label alone one
-    with text. All feedback by `UNKNOWN_AUTHOR` counts.
-
-    Args:
-        feedback: Feedback on one answer, oldest first.
-        verdicts: Compare scores and labels: the last one counts with or without text.
+    It is the last one, except that a failure never replaces a critique, nor, without `verdicts`, a score or
+    label alone one with text. All feedback by `UNKNOWN_AUTHOR` counts.
     """
 
     def rank(f: Feedback) -> int:
@@ -171,30 +151,27 @@ def latest(feedback: Iterable[Feedback], *, verdicts: bool = False) -> tuple[Fee
 
 
 def new_records(
-    existing: Iterable[FeedbackRecord], records: Iterable[FeedbackRecord]
+    existing: Iterable[FeedbackRecord], records: Sequence[FeedbackRecord]
 ) -> tuple[list[FeedbackRecord], MergeResult]:
     """The records whose content differs from the latest existing version, and the counts."""
     last = {_version_key(record): record.feedback for record in existing}
     new: list[FeedbackRecord] = []
-    added = changed = known = 0
+    added = 0
     for record in records:
         key = _version_key(record)
         before = last.get(key)
-        if before is not None and same_content(before, record.feedback):
-            known += 1
-            continue
-        added, changed = added + (before is None), changed + (before is not None)
-        last[key] = record.feedback
-        new.append(record)
-    return new, MergeResult(added, changed, known)
+        if before is None or not same_content(before, record.feedback):
+            added += before is None
+            last[key] = record.feedback
+            new.append(record)
+    return new, MergeResult(added, len(new) - added, len(records) - len(new))
 
 
 def invalid_line(file: Path, line: Line, error: ValidationError, what: str) -> DataError:
     """The error for a line that is JSON but not a valid record."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if part != "feedback")
-    place = f"{file}, line {line.number}" + (f", key {key!r}" if key else "")
-    return DataError(f"{place}: not {what}: {first['msg']}. Mend or remove that line; nothing was changed.")
+    return line_error(file, line.number, f"{f', key {key!r}' if key else ''}: not {what}: {first['msg']}")
 
 
 def _version_key(record: FeedbackRecord) -> tuple[Any, ...]:

@@ -52,12 +52,7 @@ def filter_jsonl(file: Path, keep: Callable[[Json], bool]) -> int:
 def rewrite_jsonl(file: Path, to: Callable[[Json], Json | None]) -> int:
     """Map the records of a file and rewrite it atomically; unchanged lines keep their bytes.
 
-    Args:
-        file: The file; it may be missing.
-        to: Maps a record to itself, to another, or to None to remove it.
-
-    Returns:
-        The number of removed records.
+    `to` maps a record to itself, to another, or to None to remove it. Returns the number of removed records.
     """
     if not file.exists():
         return 0
@@ -74,13 +69,7 @@ def rewrite_jsonl(file: Path, to: Callable[[Json], Json | None]) -> int:
 
 
 def replace_lines(file: Path, before: bytes, lines: Iterable[bytes]) -> None:
-    """Atomically replace the lines of a locked file if they differ; drops a torn last line.
-
-    Args:
-        file: The file, held in `locked`.
-        before: Its content.
-        lines: The new lines, without newlines.
-    """
+    """Atomically replace a locked file's content by lines without newlines, unless it is `before`."""
     after = b"".join(line + b"\n" for line in lines)
     if after != before:
         write_atomically(file, after)
@@ -104,26 +93,17 @@ def encode(records: Iterable[Json]) -> bytes:
     >>> encode([{"a": "é"}, {"a": "\\ud800"}])
     b'{"a": "\\xc3\\xa9"}\\n{"a": "\\\\ud800"}\\n'
     """
-    return b"".join(_encode(record) for record in records)
-
-
-def _encode(record: Json) -> bytes:
-    try:
-        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(record).encode() + b"\n"
+    lines = []
+    for record in records:
+        try:
+            lines.append(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        except UnicodeEncodeError:
+            lines.append(json.dumps(record).encode() + b"\n")
+    return b"".join(lines)
 
 
 def parse_lines(data: bytes, file: Path) -> Iterator[Line]:
-    """The complete lines of a file's content, without blank ones and a torn last one.
-
-    Args:
-        data: The content.
-        file: The file, for error messages.
-
-    Raises:
-        DataError: a line before the last is not a JSON object.
-    """
+    """The complete lines of a file's content, without blank ones and a torn last one; see `read_jsonl`."""
     lines = data.split(b"\n")
     for number, raw in enumerate(lines, start=1):
         if not raw.strip():
@@ -133,43 +113,34 @@ def parse_lines(data: bytes, file: Path) -> Iterator[Line]:
         except (ValueError, RecursionError) as error:
             if number == len(lines):
                 return
-            raise DataError(
-                f"{file}, line {number} is not JSON: {error}. Mend or remove that line; nothing was changed."
-            ) from None
+            raise line_error(file, number, f" is not JSON: {error}") from None
         if not isinstance(record, dict):
-            raise DataError(
-                f"{file}, line {number} must hold a JSON object, not a {type(record).__name__}. "
-                "Mend or remove that line; nothing was changed."
-            )
+            raise line_error(file, number, f" must hold a JSON object, not a {type(record).__name__}")
         yield Line(number, raw, record)
+
+
+def line_error(file: Path, number: int, what: str) -> DataError:
+    """The error for an unusable line of a file."""
+    return DataError(f"{file}, line {number}{what}. Mend or remove that line; nothing was changed.")
 
 
 @contextmanager
 def locked(file: Path, *, write: bool = True) -> Iterator[FileIO]:
     """Hold an exclusive (`write`) or shared lock on a file.
 
-    Read through the handle inside the block: a nested `locked` on the same file would deadlock.
-
-    Args:
-        file: Created if it is missing and `write` is true.
-        write: Open for reading and appending; else for reading.
+    Read through the handle inside the block: a nested `locked` on the same file would deadlock. A missing
+    file is created to write.
 
     Raises:
         FileNotFoundError: there is nothing to read.
         DataError: the file system does not support locks.
     """
     while True:
-        handle = file.open("ab+" if write else "rb", buffering=0)
-        try:
+        with file.open("ab+" if write else "rb", buffering=0) as handle:  # closing it releases the lock
             _lock(file, handle, write)
-            # The last holder of the lock may have replaced the file.
-            if not _is_still_at(file, handle):
-                handle.close()
-                continue
-            yield handle
-            return
-        finally:
-            handle.close()  # and with it the lock
+            if _is_still_at(file, handle):  # else the last holder of the lock has replaced the file
+                yield handle
+                return
 
 
 def _lock(file: Path, handle: FileIO, write: bool) -> None:

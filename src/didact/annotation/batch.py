@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from didact.annotation.targets import AnnotatedAnswer, AnswerStore
@@ -13,35 +13,26 @@ from didact.feedback_source import FAILURE_WINDOW, FeedbackRequest, FeedbackSour
 from didact.feedback_store import FeedbackRecord
 from didact.types import Feedback
 
-Progress = Callable[[int, int], None]
-"""Called with the number of answers done and the total."""
-
 
 @dataclass
 class CritiqueRunReport:
-    """Counts of a run over answers.
-
-    Attributes:
-        asked: Answers that were sent to the source.
-        skipped: Answers that it had criticised before.
-        failed: Critiques that failed; they are stored, and requested again by the next run.
-        error: The first error; None without failures.
-        good: Spans labelled good.
-        poor: Spans labelled poor.
-        tokens: Tokens that the source generated.
-        cost_usd: Their cost.
-        seconds: Wall-clock time in the source.
-    """
+    """Counts of a run over answers."""
 
     asked: int = 0
+    """Answers that were sent to the source."""
     skipped: int = 0
+    """Answers that it had criticised before."""
     failed: int = 0
+    """Critiques that failed; they are stored, and requested again by the next run."""
     error: str | None = None
+    """The first error."""
     good: int = 0
+    """Spans."""
     poor: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0
+    """Wall-clock time in the source."""
 
     def add(self, replies: Sequence[Feedback]) -> None:
         """Count replies of the source."""
@@ -61,12 +52,10 @@ def criticise_answers(
     source: FeedbackSource,
     *,
     answers: Sequence[AnnotatedAnswer] | None = None,
-    author: str | None = None,
     batch_size: int = 16,
     max_failed: float = 0.1,
     spans: bool = False,
-    progress: Progress = lambda done, of: None,
-    clock: Callable[[], float] = time.perf_counter,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> CritiqueRunReport:
     """Request critiques of all answers that the source has not criticised yet, and store them.
 
@@ -77,13 +66,11 @@ def criticise_answers(
         store: The answers, which take the critiques.
         source: The feedback source.
         answers: The answers to criticise; all in the store by default.
-        author: The author of the source's feedback; by default known after the first reply.
         batch_size: The number of answers requested at once, ≥ 1.
         max_failed: The maximum share of failures among a judge's last `FAILURE_WINDOW` critiques, in (0, 1];
             1 never stops. A program's failures, such as a missing reference, do not count.
         spans: A program's critique without spans counts as missing.
-        progress: Called after every batch.
-        clock: Seconds.
+        progress: Called after every batch with the number of answers done and the total.
 
     Raises:
         UsageError: no request to this source can succeed; stored critiques are kept.
@@ -93,19 +80,21 @@ def criticise_answers(
         raise UsageError(f"batch_size must be at least 1, not {batch_size}")
     if not 0 < max_failed <= 1:
         raise UsageError(f"max_failed must lie in (0, 1], not {max_failed}")
-    todo = list(store.answers() if answers is None else answers)
+    todo = store.answers() if answers is None else answers
     report, recent = CritiqueRunReport(), deque[Feedback](maxlen=FAILURE_WINDOW)
-    for batch in _batches(todo, batch_size, author):
+    author: str | None = None
+    # The first batch has one answer, whose reply reveals the author.
+    for start in (0, *range(1, len(todo), batch_size)) if todo else ():
+        batch = todo[start : start + batch_size] if start else todo[:1]
         new = [a for a in batch if author is None or not _has(a, author, spans)]
         report.skipped += len(batch) - len(new)
         unsent: list[Feedback] = []
         if new:
-            started = clock()
+            started = time.perf_counter()
             replies = source.critique([FeedbackRequest(a.problem, a.turn, a.index) for a in new])
-            report.seconds += clock() - started
-            pairs = list(zip(new, replies, strict=True))
+            report.seconds += time.perf_counter() - started
+            sent = [(a, f) for a, f in zip(new, replies, strict=True) if not _unsent(f)]
             unsent = [f for f in replies if _unsent(f)]
-            sent = [(a, f) for a, f in pairs if not _unsent(f)]
             # The author was unknown before the first reply, which may repeat a stored critique.
             fresh = [(a, f) for a, f in sent if not (f.ok and _has(a, f.provenance.author, spans))]
             store.merge([FeedbackRecord(rollout=a.rollout, feedback=f) for a, f in fresh])
@@ -137,18 +126,6 @@ def _check(recent: Sequence[Feedback], unsent: Sequence[Feedback], max_failed: f
             f"{max_failed:g} of {FAILURE_WINDOW} allows (the last one: {errors[-1]}). Stopped with {done} "
             "answers done: mend that and begin again; critiques that are there are passed over"
         )
-
-
-def _batches(
-    answers: Sequence[AnnotatedAnswer], size: int, author: str | None
-) -> Iterator[Sequence[AnnotatedAnswer]]:
-    """Batches of a size; the first has one answer if its reply must reveal the author."""
-    start = 0
-    if author is None and answers:
-        yield answers[:1]
-        start = 1
-    for i in range(start, len(answers), size):
-        yield answers[i : i + size]
 
 
 def _has(answer: AnnotatedAnswer, author: str, spans: bool) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from didact.annotation.targets import AnnotatedAnswer, open_answers, text_sha256
@@ -21,7 +21,7 @@ from didact.errors import DataError, UsageError
 from didact.feedback_source import FeedbackRequest
 from didact.feedback_store import UNKNOWN_AUTHOR, latest
 from didact.rng import derive_seed
-from didact.types import Example, Feedback, Problem, Provenance
+from didact.types import Example, Feedback, Provenance
 
 Key = tuple[str, str]
 """The question, and the hash of the answer."""
@@ -41,7 +41,6 @@ class HumanFeedback:
             is kept of those above it.
         quarantined: Annotators to leave out.
         said_by: Feedback sources to use; more than "human" for logs with other critics.
-        warn: Called with a sentence about critiques that are left out.
 
     Raises:
         DataError: there are no critiques by these sources.
@@ -56,7 +55,6 @@ class HumanFeedback:
         max_share: float = 1.0,
         quarantined: Collection[str] = (),
         said_by: Collection[str] = ("human",),
-        warn: Callable[[str], None] = _warn,
     ) -> None:
         if not 0 < max_share <= 1:
             raise UsageError(f"max_share must lie in (0, 1], not {max_share}")
@@ -64,17 +62,22 @@ class HumanFeedback:
         where, answers = _answers(records)
         recorded: dict[Key, list[Feedback]] = defaultdict(list)
         for answer in answers:
-            recorded[_key(answer.problem, answer.sha256)] += [
+            recorded[answer.problem.question_key, answer.sha256] += [
                 f for f in answer.feedback if f.source in said_by and f.ok
             ]
-        found = {key: _prefer_text(latest(feedback)) for key, feedback in recorded.items() if feedback}
-        found = _without(found, quarantined, warn)
-        if not found:
+        found: dict[Key, list[Feedback]] = {}
+        for key, feedback in recorded.items():
+            final = list(latest(feedback))
+            found[key] = [f for f in final if f.text.strip()] or final
+        left = {k: [f for f in fs if f.provenance.author not in quarantined] for k, fs in found.items()}
+        if removed := sum(map(len, found.values())) - sum(map(len, left.values())):
+            _warn(f"{removed} critiques by quarantined annotators are left out")
+        if not any(left.values()):
             raise DataError(
                 f"{where} has no critiques by {' or '.join(said_by)}: `didact critique export`, let somebody "
                 "fill the table in, then `didact critique import`"
             )
-        self._recorded = cap(found, max_share, seed=seed, warn=warn)
+        self._recorded = _cap(left, max_share, seed)
 
     def __len__(self) -> int:
         """The number of answers with a critique."""
@@ -85,7 +88,7 @@ class HumanFeedback:
         return [self._one(request) for request in requests]
 
     def _one(self, request: FeedbackRequest) -> Feedback:
-        key = _key(request.problem, text_sha256(request.turn.text))
+        key = request.problem.question_key, text_sha256(request.turn.text)
         recorded = self._recorded.get(key)
         if not recorded:
             return Feedback(
@@ -103,24 +106,14 @@ class HumanFeedback:
         return chosen.model_copy(update={"turn": request.index})
 
 
-def cap(
-    recorded: Mapping[Key, Sequence[Feedback]],
-    max_share: float,
-    *,
-    seed: int = 0,
-    warn: Callable[[str], None] = _warn,
-) -> dict[Key, list[Feedback]]:
-    """Limit each annotator to a share of the remaining critiques, drawn by hash.
-
-    Raises:
-        UsageError: there are too few annotators for the share.
-    """
+def _cap(recorded: Mapping[Key, list[Feedback]], max_share: float, seed: int) -> dict[Key, list[Feedback]]:
+    """Limit each annotator to a share of the remaining critiques, drawn by hash."""
     counts = Counter(f.provenance.label for feedback in recorded.values() for f in feedback)
     if max_share * len(counts) < 1:
         needed = math.ceil(1 / max_share)
         raise UsageError(f"max_share {max_share} needs {needed} annotators, but there are {len(counts)}")
     limit = _limit(counts, max_share)
-    kept = {key: list(feedback) for key, feedback in recorded.items()}
+    kept = dict(recorded)
     for author, count in sorted(counts.items()):
         if count <= limit:
             continue
@@ -130,7 +123,7 @@ def cap(
         pieces.sort(key=lambda at: (derive_seed(seed, "annotator-cap", author, *at[0]), _content(at[1])))
         for key, removed in pieces[limit:]:
             kept[key] = [f for f in kept[key] if f is not removed]
-        warn(
+        _warn(
             f"{author!r} wrote {count} of {sum(counts.values())} critiques, more than a share of "
             f"{max_share:g}: {count - limit} are left out"
         )
@@ -146,24 +139,9 @@ def _limit(counts: Mapping[str, int], max_share: float) -> int:
     return 1
 
 
-def _prefer_text(feedback: Sequence[Feedback]) -> list[Feedback]:
-    """The pieces with text, or all if there are none."""
-    return [f for f in feedback if f.text.strip()] or list(feedback)
-
-
 def _content(feedback: Feedback) -> tuple[str, str]:
     """A sort key that does not depend on the order in the file."""
     return feedback.name or "", repr(feedback)
-
-
-def _without(
-    recorded: Mapping[Key, list[Feedback]], quarantined: Collection[str], warn: Callable[[str], None]
-) -> dict[Key, list[Feedback]]:
-    left = {k: [f for f in fs if f.provenance.author not in quarantined] for k, fs in recorded.items()}
-    removed = sum(map(len, recorded.values())) - sum(map(len, left.values()))
-    if removed:
-        warn(f"{removed} critiques by quarantined annotators are left out")
-    return {key: feedback for key, feedback in left.items() if feedback}
 
 
 def _answers(
@@ -172,7 +150,3 @@ def _answers(
     if isinstance(records, str | Path):
         return str(records), open_answers(Path(records)).answers()
     return "the data", [r if isinstance(r, AnnotatedAnswer) else AnnotatedAnswer.of(r) for r in records]
-
-
-def _key(problem: Problem, answer_sha256: str) -> Key:
-    return problem.question_key, answer_sha256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,9 +117,7 @@ def inspect(
         file, near_duplicates=near_duplicates, pii=pii, injection=injection, author_cap=author_cap
     )
     if json_file is not None:
-        json_file.write_text(
-            json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        json_file.write_text(json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     console = Console()
     for table in inspection_tables(found):
         console.print(table)

@@ -77,12 +77,7 @@ class Influence:
 
 
 def author_influence(feedback: Sequence[Feedback], *, cap: float = 0.25) -> Influence:
-    """Shares, phrases and bursts.
-
-    Args:
-        feedback: All feedback of a file.
-        cap: Warn of an author with more than this share, and more than 1.5 times an equal share.
-    """
+    """Shares, phrases and bursts. An author above `cap`, and above 1.5 times an equal share, is a warning."""
     by_author: dict[str, list[Feedback]] = defaultdict(list)
     for f in feedback:
         if f.ok:
@@ -109,8 +104,7 @@ def author_influence(feedback: Sequence[Feedback], *, cap: float = 0.25) -> Infl
 
 def _phrases(by_author: dict[str, list[Feedback]]) -> tuple[Phrase, ...]:
     """The outliers of each author; none with fewer than two authors."""
-    texts = {name: [f for f in fs if f.text.strip()] for name, fs in by_author.items()}
-    texts = {name: fs for name, fs in texts.items() if fs}
+    texts = {name: fs for name, all_ in by_author.items() if (fs := [f for f in all_ if f.text.strip()])}
     if len(texts) < 2:
         return ()
     counts = {name: Counter(g for f in fs for g in _grams(f.text)) for name, fs in texts.items()}
@@ -127,11 +121,10 @@ def _phrases(by_author: dict[str, list[Feedback]]) -> tuple[Phrase, ...]:
         outliers = []
         for gram, k in counts[name].items():
             k_others = everywhere[gram] - k
-            if k < least or k / n < 5 * k_others / n_others:
-                continue
-            strength = _g2(k, n, k_others, n_others)
-            if strength >= STRONG:
-                outliers.append((strength, gram))
+            if k >= least and k / n >= 5 * k_others / n_others:
+                strength = _g2(k, n, k_others, n_others)
+                if strength >= STRONG:
+                    outliers.append((strength, gram))
         others_mean = _mean(f for other, fs_ in by_author.items() if other != name for f in fs_)
         for _, gram in sorted(outliers, key=lambda item: (-item[0], -len(item[1])))[:NAMED]:
             with_it = [f for f in fs if gram in _grams(f.text)]

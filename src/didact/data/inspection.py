@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from didact.data.pii_and_injection import instructions, personal_data
 from didact.data.split import LONG_ANSWER, prompt_text
 from didact.types import Example, Feedback
 
-QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+QUANTILES = {"lowest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "highest": 1.0}
 NAMED = 20
 """Maximum number of rows or labels that are listed."""
 
@@ -66,10 +65,6 @@ class Inspection:
     influence: Influence | None = None
     warnings: list[str] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, Any]:
-        """All fields as JSON."""
-        return asdict(self)
-
 
 def inspect_file(
     path: Path,
@@ -87,9 +82,6 @@ def inspect_file(
         pii: Find personal data and keys in prompts, answers and critiques.
         injection: Find prompt injection in critiques.
         author_cap: Warn of an author with more than this share of the feedback.
-
-    Raises:
-        DataError: a row cannot be used.
     """
     examples = list(read_examples(path))
     feedback = [(i, f) for i, example in enumerate(examples, start=1) for f in example.feedback]
@@ -98,6 +90,12 @@ def inspect_file(
     scores = [f.score for _, f in feedback if f.score is not None]
     influence = author_influence([f for _, f in feedback], cap=author_cap)
     attacks = [(i, kind) for i, f in feedback for kind in instructions(f.text)] if injection else []
+    personal = (
+        (i, kind)
+        for i, example in enumerate(examples if pii else (), start=1)
+        for text in _texts(example)
+        for kind in personal_data(text).elements()
+    )
     found = Inspection(
         file=str(path),
         rows=len(examples),
@@ -118,7 +116,7 @@ def inspect_file(
         duplicate_prompts=_clusters(prompts, 0) if near_duplicates else [],
         duplicate_answers=_clusters(answers, LONG_ANSWER) if near_duplicates else [],
         contradictions=contradictions(examples),
-        personal_data=_personal(examples) if pii else {},
+        personal_data=_located(personal),
         instructions=_located(attacks),
         influence=influence,
     )
@@ -171,20 +169,15 @@ def _quantiles(lengths: Iterable[int]) -> dict[str, int]:
     values = np.fromiter(lengths, dtype=np.int64)
     if not values.size:
         return {}
-    named = ("lowest", "5 %", "median", "95 %", "highest")
-    found = np.quantile(values, QUANTILES, method="nearest").tolist()
-    return dict(zip(named, found, strict=True))
+    found = np.quantile(values, list(QUANTILES.values()), method="nearest").tolist()
+    return dict(zip(QUANTILES, found, strict=True))
 
 
 def _scores(scores: list[float]) -> dict[str, float]:
     if not scores:
         return {}
-    return {
-        "n": len(scores),
-        "lowest": min(scores),
-        "mean": sum(scores) / len(scores),
-        "highest": max(scores),
-    }
+    mean = sum(scores) / len(scores)
+    return {"n": len(scores), "lowest": min(scores), "mean": mean, "highest": max(scores)}
 
 
 def _clusters(texts: list[str], min_chars: int) -> list[list[int]]:
@@ -194,18 +187,11 @@ def _clusters(texts: list[str], min_chars: int) -> list[list[int]]:
     return sorted(found, key=len, reverse=True)
 
 
-def _personal(examples: list[Example]) -> dict[str, Located]:
-    return _located(
-        (i, kind)
-        for i, e in enumerate(examples, start=1)
-        for text in (
-            *(m.content for m in e.problem.messages),
-            e.completion,
-            e.problem.reference or "",
-            *(f.text for f in e.feedback),
-        )
-        for kind in personal_data(text).elements()
-    )
+def _texts(example: Example) -> Iterator[str]:
+    yield from (message.content for message in example.problem.messages)
+    yield example.completion
+    yield example.problem.reference or ""
+    yield from (f.text for f in example.feedback)
 
 
 def _located(hits: Iterable[tuple[int, str]]) -> dict[str, Located]:

@@ -75,33 +75,28 @@ def normalised(text: str) -> str:
 
 def similarity(a: str, b: str) -> float:
     """Jaccard index of two texts' shingles, in [0, 1]; exact up to `KEPT` shingles."""
-    return _alike(normalised(a), normalised(b))
+    return _jaccard(_shingles(normalised(a)), _shingles(normalised(b)))
 
 
 def join_near(union: UnionFind, texts: Sequence[str], *, threshold: float = 0.8, min_chars: int = 0) -> None:
-    """Merge the sets of equal and near-duplicate texts.
+    """Merge the sets of equal and near-duplicate texts of at least `min_chars` characters.
 
-    Args:
-        union: Disjoint sets of `len(texts)` numbers; members of one set are not compared.
-        texts: The texts.
-        threshold: The minimum similarity of near-duplicates, in (0, 1].
-        min_chars: The minimum length of a text to compare, in characters.
+    `threshold` is the minimum similarity, in (0, 1]. Members of one set are not compared.
     """
     places: dict[str, list[int]] = defaultdict(list)
     for i, text in enumerate(texts):
         plain = normalised(text)
         if plain and len(plain) >= min_chars:
             places[plain].append(i)
-    for same in places.values():
-        for i in same[1:]:
-            union.join(same[0], i)
+            union.join(places[plain][0], i)
     if threshold >= 1 or len(places) < 2:
         return
     _join_similar(union, [(plain, same[0]) for plain, same in places.items()], threshold)
 
 
 def _join_similar(union: UnionFind, items: list[tuple[str, int]], threshold: float) -> None:
-    multipliers = _multipliers()
+    draw = generator(0, "minhash").integers(1, 2**63, size=BANDS * ROWS, dtype=np.int64)
+    multipliers = draw.astype(np.uint64) * np.uint64(2) + np.uint64(1)
     signatures = np.stack([_signature(plain, multipliers) for plain, _ in items])
     unlike: set[tuple[int, int]] = set()
     for band in range(BANDS):
@@ -116,17 +111,13 @@ def _join_similar(union: UnionFind, items: list[tuple[str, int]], threshold: flo
                 # The signatures' agreement estimates J, within 0.15 in 999 of 1000 pairs of J = 0.8.
                 agree = np.count_nonzero(signatures[k] == signatures[other]) / (BANDS * ROWS)
                 # Shingles are computed again rather than stored: few pairs get this far.
-                if agree >= threshold - 0.15 and _alike(items[k][0], items[other][0]) >= threshold:
+                a, b = items[k][0], items[other][0]
+                if agree >= threshold - 0.15 and _jaccard(_shingles(a), _shingles(b)) >= threshold:
                     union.join(i, j)
                 else:
                     unlike.add((k, other))
             if len(met) < MET and not any(union.find(items[k][1]) == union.find(items[o][1]) for o in met):
                 met.append(k)
-
-
-def _multipliers() -> Hashes:
-    draw = generator(0, "minhash").integers(1, 2**63, size=BANDS * ROWS, dtype=np.int64)
-    return draw.astype(np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 @lru_cache(maxsize=1024)  # members of crowded buckets are compared repeatedly
@@ -159,16 +150,9 @@ def _signature(plain: str, multipliers: Hashes) -> NDArray[np.uint32]:
     return (lowest >> np.uint64(32)).astype(np.uint32)
 
 
-def _alike(a: str, b: str) -> float:
-    return _jaccard(_shingles(a), _shingles(b))
-
-
 def _jaccard(a: Hashes, b: Hashes) -> float:
-    if len(a) == KEPT or len(b) == KEPT:  # sketches: compare up to the smaller bound
-        limit = min(a[-1] if len(a) == KEPT else _TOP, b[-1] if len(b) == KEPT else _TOP)
+    if bounds := [hashes[-1] for hashes in (a, b) if len(hashes) == KEPT]:  # sketches
+        limit = min(bounds)
         a, b = a[a <= limit], b[b <= limit]
     shared = len(np.intersect1d(a, b, assume_unique=True))
     return shared / (len(a) + len(b) - shared)
-
-
-_TOP = np.uint64(2**64 - 1)

@@ -58,7 +58,7 @@ def split_file(
     folder: Path | None = None,
     threshold: float = 0.8,
 ) -> SplitReport:
-    """SplitReport a data file into NAME.train.jsonl and NAME.test.jsonl.
+    """Split a data file into NAME.train.jsonl and NAME.test.jsonl, beside it or in `folder`.
 
     Args:
         path: The data file.
