@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from didact.errors import UsageError
 from didact.feedback.judge import ArguedMarks, Marks, SpanJudge
 from didact.prompts import load_prompt
-from didact.reward_model.card import FORMATS, make_format
-from didact.reward_model.json_v1 import grade, repaired_json
+from didact.reward_model.formats import FORMATS, grade, make_format, repaired_json
 from didact.spans import locate
 from didact.types import Feedback, Provenance, Span
 from tests.test_judge import PROBLEM, ScriptedChat, about

@@ -16,8 +16,8 @@ from didact.cli.terminal import add_row, make_table
 from didact.errors import DidactError, UsageError
 
 if TYPE_CHECKING:
-    from didact.reward_model import AnnotatedTask
     from didact.reward_model.task import Annotated as Item
+    from didact.reward_model.task import AnnotatedTask
 
 LOG = logging.getLogger("didact")
 reward_model = typer.Typer(
@@ -91,7 +91,8 @@ def eval_(
     from didact.config import load_config
     from didact.evaluation.reward_model import evaluate_reward_model
     from didact.rendering.renderer import Renderer
-    from didact.reward_model import Card, RewardModel, find_model
+    from didact.reward_model.card import Card, find_model
+    from didact.reward_model.source import RewardModel
 
     folder = find_model(run_or_model)
     card = Card.read(folder)
@@ -144,7 +145,7 @@ def _trained(config: Path) -> AnnotatedTask:
     """What a run was trained on."""
     from didact.build.components import run_task
     from didact.config import parse_config, read_yaml
-    from didact.reward_model import AnnotatedTask
+    from didact.reward_model.task import AnnotatedTask
 
     task = run_task(parse_config(read_yaml(config)))
     if not isinstance(task, AnnotatedTask):

@@ -10,7 +10,7 @@ import numpy as np
 from didact.errors import DataError
 from didact.evaluation.span_metrics import AnnotatedSpans, measure
 from didact.rendering.renderer import Renderer
-from didact.reward_model import Marked, RewardModel
+from didact.reward_model.source import Marked, RewardModel
 from didact.reward_model.task import Annotated
 from didact.spans import Offsets, token_labels, token_offsets
 from didact.types import Floats, Span

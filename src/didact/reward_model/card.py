@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from didact.errors import DataError, UsageError, did_you_mean
+from didact.errors import DataError, UsageError
 from didact.jsonl import write_atomically
 from didact.prompts import conversation_text
-from didact.reward_model.format import Format
-from didact.reward_model.json_v1 import JsonFormat
-from didact.reward_model.lines_v1 import LinesFormat
+from didact.reward_model.formats import FORMATS, Format, make_format
 from didact.types import Message, Problem, Record
 
 CARD = "reward_model.json"
 """The file's name."""
-FORMATS: dict[str, Format] = {f.name: f for f in (JsonFormat(), LinesFormat())}
-
-
-def make_format(name: str) -> Format:
-    """A format by name.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    if name not in FORMATS:
-        raise UsageError(f"unknown format {name!r} of a reward model: {did_you_mean(name, FORMATS)}")
-    return FORMATS[name]
 
 
 class Card(Record):
@@ -92,34 +79,35 @@ def find_model(path: str | Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
 class Prompter:
     """Builds the prompts of training, evaluation and RL, which fit the model because the problem is cut.
 
     A prompt depends only on the card, the tokenizer, the problem and the answer. The answer is never cut.
 
-    Args:
-        card: Format and limits.
-        length: The number of tokens of a rendered conversation.
     """
 
-    def __init__(self, card: Card, length: Callable[[Sequence[Message]], int]) -> None:
-        self.card = card
-        self.format = make_format(card.format)
-        self._length = length
+    card: Card
+    length: Callable[[Sequence[Message]], int]
+    """The number of tokens of a rendered conversation."""
+
+    @property
+    def format(self) -> Format:
+        return make_format(self.card.format)
 
     def messages(self, problem: Problem, answer: str) -> tuple[Message, ...] | None:
         """The prompt about an answer, with as much of the problem as fits (see `prompts.shorten`); None if
         the answer alone is too long."""
         limit = self.card.prompt_tokens
         whole = self._prompt(problem, answer, None)
-        if limit is None or self._length(whole) <= limit:
+        if limit is None or self.length(whole) <= limit:
             return whole
         fits: tuple[Message, ...] | None = None
         low, high = 0, len(conversation_text(problem)) - 1
         while low <= high:  # binary search for the most characters
             middle = (low + high) // 2
             prompt = self._prompt(problem, answer, middle)
-            if self._length(prompt) <= limit:
+            if self.length(prompt) <= limit:
                 fits, low = prompt, middle + 1
             else:
                 high = middle - 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from didact.feedback.model_critic import reply_provenance
 from didact.feedback_source import FeedbackRequest
@@ -17,28 +17,23 @@ from didact.llm.chat import ChatModel, ChatReply, ChatRequest
 from didact.llm.structured import EXCERPT_CHARS
 from didact.prompts import shorten
 from didact.reward_model.card import Prompter
-from didact.reward_model.format import Reading
+from didact.reward_model.formats import Reading
 from didact.spans import locate
 from didact.types import Feedback, Problem, Span
 
 LOG = logging.getLogger("didact")
 
 
-@dataclass(frozen=True)
-class Marked:
-    """A reward model's reply to one answer.
-
-    Attributes:
-        reading: The content of the reply; None if it is unreadable or there is no reply.
-        spans: The quotes that have a place in the answer.
-        unplaced: The number of quotes without one.
-        reply: The reply itself.
-    """
+class Marked(NamedTuple):
+    """A reward model's reply to one answer."""
 
     reading: Reading | None
+    """None if the reply is unreadable or there is none."""
     spans: tuple[Span, ...] = ()
+    """The quotes that have a place in the answer."""
     unplaced: int = 0
-    reply: ChatReply = field(default_factory=ChatReply)
+    """The number of quotes without one."""
+    reply: ChatReply = ChatReply()
 
     @property
     def failed(self) -> str | None:

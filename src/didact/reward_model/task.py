@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from didact.annotation.targets import is_run, open_answers
 from didact.errors import DataError
-from didact.reward_model.card import Card, Prompter, make_format
+from didact.reward_model.card import Card, Prompter
+from didact.reward_model.formats import make_format
 from didact.spans import locate
 from didact.tasks.base import BaseTaskConfig, PolicyLimits, Verdict
 from didact.tasks.dataset_task import DatasetTask, EvalFraction, held_out_keys
@@ -43,7 +44,7 @@ class AnnotatedTaskConfig(BaseTaskConfig):
     eval_path: Path | None = None
     """A second one to evaluate on; then all of `path` is for training."""
     format: str = "json_v1"
-    """The format of the targets; see reward_model/format.py."""
+    """The format of the targets; see reward_model/formats.py."""
     reasoning: bool = True
     """A critique comes before the passages."""
     unmarked: bool = False
@@ -51,19 +52,14 @@ class AnnotatedTaskConfig(BaseTaskConfig):
     eval_fraction: EvalFraction = 0.2
 
     def build(self, seed: int) -> AnnotatedTask:
-        """See `AnnotatedTask`."""
         return AnnotatedTask(self, seed=seed)
 
 
 class AnnotatedTask(DatasetTask):
-    """Answers with marked passages, from a data file or a run directory.
+    """Answers with marked passages; each has a target in the format of `config`.
 
     The target of an answer is its first usable feedback with spans. Without `eval_path`, a hash holds out a
     part of the questions for evaluation, so that a question is in one split only.
-
-    Args:
-        config: The settings.
-        seed: Seeds the order of the training answers.
 
     Attributes:
         card: The format of prompts and replies, saved beside the trained model.
@@ -146,16 +142,8 @@ class AnnotatedTask(DatasetTask):
         prompter = Prompter(self.card, (lambda messages: 0) if limits is None else limits.prompt_tokens)
 
         def problems(items: Sequence[Annotated], left_out: Counter[str]) -> list[Problem]:
-            found = []
-            for item in items:
-                problem = self._problem(item, prompter, left_out)
-                if problem is None:
-                    continue
-                if limits and limits.answer_tokens(problem.reference or "") > limits.max_tokens:
-                    left_out["annotations longer than sampling.max_tokens"] += 1
-                    continue
-                found.append(problem)
-            return found
+            built = [self._problem(item, prompter, limits, left_out) for item in items]
+            return [problem for problem in built if problem is not None]
 
         self.left_out = Counter()
         self._train, self._eval = problems(self.trained_on, self.left_out), problems(self.held_out, Counter())
@@ -166,7 +154,9 @@ class AnnotatedTask(DatasetTask):
                 "sampling.max_tokens, or take a model with a longer context or another format"
             )
 
-    def _problem(self, item: Annotated, prompter: Prompter, left_out: Counter[str]) -> Problem | None:
+    def _problem(
+        self, item: Annotated, prompter: Prompter, limits: PolicyLimits | None, left_out: Counter[str]
+    ) -> Problem | None:
         card = self.card
         written = prompter.format.write(item.feedback, item.answer, reasoning=card.reasoning)
         if written is None:
@@ -176,6 +166,9 @@ class AnnotatedTask(DatasetTask):
         messages = prompter.messages(item.problem, item.answer)
         if messages is None:
             left_out["answers too long for the model"] += 1
+            return None
+        if limits and limits.answer_tokens(written.text) > limits.max_tokens:
+            left_out["annotations longer than sampling.max_tokens"] += 1
             return None
         reading = prompter.format.read(written.text, reasoning=card.reasoning)
         spans = () if reading is None else locate(reading.quotes, item.answer, prompter.format.policy).spans
