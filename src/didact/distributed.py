@@ -95,11 +95,9 @@ class TorchProcessGroup(ProcessGroup):
         self._waiting = dist.new_group(backend="gloo", timeout=MAIN_TIMEOUT)
 
     def run_on_main(self, function: Callable[[], T]) -> T:
-        """See ProcessGroup. All ranks arrive before the function starts, so that none still reads a file
-        that it changes."""
         if self.in_main_function:
             return function()
-        self.raise_if_any_failed(None)
+        self.raise_if_any_failed(None)  # no rank still reads a file that the function changes
         outcome: list[Any] = [None]
         error: Exception | None = None
         if self.is_main:
@@ -121,7 +119,6 @@ class TorchProcessGroup(ProcessGroup):
         return result  # type: ignore[no-any-return]
 
     def gather_results(self, compute: Callable[[], T]) -> list[T]:
-        """See ProcessGroup."""
         assert not self.in_main_function, "a function on the main process may not call a collective"
         result, error = None, None
         try:

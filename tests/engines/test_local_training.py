@@ -147,7 +147,7 @@ def test_each_call_reports_the_norm_of_its_own_gradient(make_engine, rows, gradi
     first, second = whole.forward_backward(rows[:3], PPO), whole.forward_backward(rows[3:], PPO)
     alone.forward_backward(rows[:3], PPO)
     a = gradients(alone).double()
-    alone._state.clear_gradient()
+    alone._clear_gradient()
     alone.forward_backward(rows[3:], PPO)
     b = gradients(alone).double()
     assert first.metrics["grad_norm"] == pytest.approx(float(a.norm()), rel=1e-5)

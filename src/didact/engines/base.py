@@ -88,8 +88,6 @@ class Capabilities:
     """Has `top_logprobs`."""
     soft_targets: int = 0
     """K of [T, K] targets that `cross_entropy` takes; 0 means hard targets only."""
-    custom_loss: bool = False
-    """Takes a function of target log-probs as loss."""
     full_finetune: bool = True
     """Trains all weights (else an adapter only)."""
     snapshots: bool = True
@@ -201,12 +199,8 @@ class Engine(Protocol):
         """n completions for each prompt. Equal arguments and weights give equal samples.
 
         Args:
-            prompts: Token ids.
-            n: Completions for each.
-            params: Sampling settings.
             seed: One seed, with a stream of its own for each place in the batch; or a seed for each prompt,
                 whose draws then do not depend on its place.
-            weights: The weights to sample from.
         """
 
     def logprobs(self, rows: Sequence[Row], *, weights: Weights = POLICY) -> list[NDArray[np.float32]]:

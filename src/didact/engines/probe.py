@@ -77,13 +77,9 @@ def plain_step(size: float, max_grad_norm: float = math.inf) -> AdamParams:
 def probe(engine: Engine) -> list[ProbeResult]:
     """Measure that sampling, log-probs, gradients and steps agree; the engine's state is restored.
 
-    An accumulated gradient is lost, so probe before training or between steps.
-
-    Args:
-        engine: Any engine. It is saved to a temporary directory and loaded after every measurement.
-
-    Returns:
-        One result for each check; if no step moves the weights, the checks of gradients are left out.
+    The engine is saved to a temporary directory and loaded after every measurement. An accumulated gradient
+    is lost, so probe before training or between steps. If no step moves the weights, the checks of gradients
+    are left out.
     """
     with tempfile.TemporaryDirectory() as directory:
         engine.save(Path(directory))

@@ -104,7 +104,7 @@ class DistributedEngine(LocalEngine):
 
     def save(self, path: Path) -> None:
         """As `LocalEngine.save`: rank 0 writes whole tensors, to be loaded by any number of processes."""
-        tensors = self._state.collect(keep=self.group.is_main)
+        tensors = self._collect(keep=self.group.is_main)
         self.group.run_on_main(lambda: write(Path(path), tensors))
 
     def _read(self, path: Path) -> Checkpoint:

@@ -53,7 +53,6 @@ from didact.engines.local.state import Checkpoint, TrainState, read, sha256, swa
 from didact.engines.local.training import (
     ValueHead,
     accumulate_gradient,
-    accumulate_with_grad_stats,
     compared_gradients,
     dot_product,
     resolve_loss,
@@ -68,7 +67,7 @@ CPU_BATCH = 2048
 """Tokens of a micro-batch beyond which a CPU gets slower, because activations fall out of its cache."""
 
 
-class LocalEngine:
+class LocalEngine(TrainState):
     """An engine on this machine's CPU or GPU; see `Engine`. All of the model is trained, or a LoRA adapter.
 
     The trained weights and the optimizer are float32; in bfloat16, only the arithmetic is. The model
@@ -76,13 +75,11 @@ class LocalEngine:
 
     Args:
         model: A transformers causal language model. The engine owns it from now on.
-        tokenizer: Its tokenizer.
         lora: Train an adapter instead of the whole model.
         device: A torch device, or "auto": CUDA, else MPS, else the CPU.
         dtype: What to compute in; "auto" is bfloat16 on GPUs that are made for it, else float32.
         tokens_per_batch: Padded tokens that a training micro-batch may hold. It bounds memory only.
         keep_reference: Keep a copy of the starting weights as REFERENCE. An adapter needs none.
-        value_head: Add a value head.
     """
 
     def __init__(
@@ -111,19 +108,18 @@ class LocalEngine:
         if lora is None:
             self.model.float().requires_grad_(True)
         self._place()
-        self._trained = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self._head = None if value_head is None else ValueHead(self.model, value_head).to(self.device)
-        self._trained |= {} if self._head is None else self._head.tensors()
+        trained: dict[str, torch.Tensor] = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        head = None if value_head is None else ValueHead(self.model, value_head).to(self.device)
+        trained |= {} if head is None else head.tensors()
+        super().__init__(trained, head, keep_reference=keep_reference and lora is None)
         self._prefixes: dict[str, PrefixCache] | None = None
         """Of each set of weights, inside `prefix_cache`."""
-        self._state = TrainState(self._trained, self._head, keep_reference=keep_reference and lora is None)
         config = self.model.config.get_text_config(decoder=True)
         self._vocabulary: int = config.vocab_size
         self._row_limit: int | None = getattr(config, "max_position_embeddings", None)
         self.max_length = self._row_limit
         self.capabilities = Capabilities(
             soft_targets=self._vocabulary,
-            custom_loss=True,
             full_finetune=lora is None,
             value_head=value_head is not None,
             full_kl=True,
@@ -223,7 +219,10 @@ class LocalEngine:
         """
         if not rows:
             return StepOutput(0.0, {})
-        fn = self._resolved(rows, loss)
+        check_rows(rows, max_length=self._row_limit, vocabulary=self._vocabulary)
+        fn = resolve_loss(loss, rows[0].fields)
+        if takes_values(fn):
+            self._value_head()
         return self._train([row for row in rows if row.fields["weights"].any()], fn, loss.settings)
 
     def optim_step(self, params: AdamParams) -> StepOutput:
@@ -241,34 +240,17 @@ class LocalEngine:
         norm = self._norm([p.grad for p in trained if p.grad is not None])
         grad_norm = float(norm)
         if not math.isfinite(grad_norm):
-            self._state.clear_gradient()
+            self._clear_gradient()
             raise NonFiniteError(
                 f"the gradient's norm is {grad_norm}: no weight was changed and the gradient was cleared. "
                 "Look at the rows' weights and advantages, or lower the learning rate"
             )
         if grad_norm > params.max_grad_norm:
             self._clip(trained, params.max_grad_norm, norm)
-        self._state.step(params)
+        self._step(params)
         return StepOutput(0.0, {"grad_norm": grad_norm})
 
     # ── copies of the weights ─────────────────────────────────────────────────────────────────────
-
-    def snapshot(self, name: str | None = None) -> Weights:
-        return self._state.take(name)
-
-    def update_snapshot(self, name: str, decay: float) -> None:
-        self._state.update(name, decay)
-
-    def drop_snapshot(self, name: str) -> None:
-        self._state.drop(name)
-
-    @property
-    def snapshot_names(self) -> set[str]:
-        return set(self._state.snapshots)
-
-    def weights_hash(self) -> str:
-        """sha256 over the trained tensors: equal before and after means that nothing was learned."""
-        return sha256(self._trained)
 
     def model_hash(self) -> str:
         """sha256 over all tensors, the frozen ones under an adapter and a value head's too."""
@@ -276,7 +258,7 @@ class LocalEngine:
 
     def save(self, path: Path) -> None:
         """See `Engine.save`; an accumulated gradient is not saved."""
-        write(Path(path), self._state.collect())
+        write(Path(path), self._collect())
 
     def load(self, path: Path) -> None:
         """See `Engine.load`; clears the gradient.
@@ -284,7 +266,7 @@ class LocalEngine:
         Raises:
             CheckpointError: the checkpoint is torn or another model's; nothing was changed.
         """
-        self._state.restore(self._read(Path(path)))
+        self._restore(self._read(Path(path)))
 
     def save_pretrained(self, path: Path) -> None:
         (self.model if self._adapter is None else self._adapter).save_pretrained(path)
@@ -314,18 +296,21 @@ class LocalEngine:
     def _sampling(self, weights: Weights) -> AbstractContextManager[Any]:
         return self._using(weights)
 
-    def _resolved(self, rows: Sequence[Row], loss: Loss) -> LossFn:
-        """The loss's function, checked against the rows and the engine."""
-        check_rows(rows, max_length=self._row_limit, vocabulary=self._vocabulary)
-        fn = resolve_loss(loss, rows[0].fields)
-        if takes_values(fn):
-            self._value_head()
-        return fn
-
     def _train(self, rows: Sequence[Row], fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
-        compare = partial(compared_gradients, norm=self._norm, dot=self._dot)
-        with accumulate_with_grad_stats(self._trained.values(), compare) as compared:
+        """Add a gradient to that in `.grad`, and compare the two; after a failure `.grad` is as before."""
+        trained = list(self._trained.values())
+        before = [p.grad for p in trained]
+        self._clear_gradient()
+        try:
             output = self._accumulate(rows, fn, settings)
+        except BaseException:
+            for p, gradient in zip(trained, before, strict=True):
+                p.grad = gradient
+            raise
+        compared = compared_gradients([p.grad for p in trained], before, norm=self._norm, dot=self._dot)
+        for p, gradient in zip(trained, before, strict=True):
+            if gradient is not None:
+                p.grad = gradient if p.grad is None else p.grad.add_(gradient)
         return output._replace(metrics={**output.metrics, **compared})
 
     def _accumulate(self, rows: Sequence[Row], fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
@@ -339,7 +324,7 @@ class LocalEngine:
 
     @contextmanager
     def _using(self, weights: Weights) -> Iterator[None]:
-        copy = self._state.find(weights)
+        copy = self._find(weights)
         if weights == POLICY:
             yield
         elif copy is not None:

@@ -41,7 +41,6 @@ class Sampler:
 
     Attributes:
         model: A transformers causal language model in eval mode.
-        tokenizer: Only stop strings use it.
         eos_ids: Ids that end a completion.
         tokens_per_batch: Cache positions (rows x longest possible row) that one batch may take.
         kept: The prefix cache to use and to fill, if any.
@@ -241,7 +240,6 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams) -> tuple
     """The next token of each row by inverting its cumulative distribution.
 
     Args:
-        logits_BV: The model's logits.
         uniforms_B: One number in [0, 1) a row; its dtype is the precision of the cumulative sum.
         params: Temperature, top-k and top-p, applied in this order.
 

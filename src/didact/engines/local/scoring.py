@@ -178,11 +178,9 @@ def target_kl(
     targets_BT: Tensor,
     keep_BT: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Σ_v π(v) (log π(v) − log π_ref(v)) in nats at the kept positions, [N].
+    """Σ_v π(v) (log π(v) − log π_ref(v)) in nats at the kept positions, [N]; the targets do not matter.
 
-    Args:
-        reference: A function that returns a context in which the model has the reference's weights.
-        model, input_ids_BT, targets_BT, keep_BT: See Score; the targets do not matter.
+    `reference` returns a context in which the model has the reference's weights.
     """
     logits_NV, _ = masked_logits(model, input_ids_BT, keep_BT)
     with reference():
@@ -202,7 +200,6 @@ def score_rows(
 
     Args:
         batches: Micro-batches of them; each row in one, and padding batches of none.
-        score: What to compute.
         weighted: Leave out targets of weight 0, whose scores are 0.
     """
     found: list[Arrays] = [()] * len(rows)

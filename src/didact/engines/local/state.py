@@ -35,15 +35,12 @@ snapshot's name, and a dot come before it."""
 
 
 class TrainState:
-    """The trained tensors of an engine with their optimizer and snapshots.
+    """The part of an engine that holds its trained tensors, with their optimizer and snapshots.
 
     Args:
         trained: The tensors by name.
         head: The value head among them, which has a learning rate of its own.
         keep_reference: Copy the weights as REFERENCE now.
-
-    Attributes:
-        snapshots: The named snapshots.
     """
 
     def __init__(
@@ -53,7 +50,7 @@ class TrainState:
         self._optimizer: torch.optim.AdamW | None = None
         self._unnamed: dict[str, Tensors] = {}
         self._numbers = itertools.count()
-        self.snapshots: dict[str, Tensors] = {}
+        self._snapshots: dict[str, Tensors] = {}
         if keep_reference:
             self._unnamed[REFERENCE.name] = copy_of(trained)
 
@@ -69,7 +66,7 @@ class TrainState:
             self._optimizer = torch.optim.AdamW(groups, fused=device.type in ("cpu", "cuda"))
         return self._optimizer
 
-    def step(self, params: AdamParams) -> None:
+    def _step(self, params: AdamParams) -> None:
         """Take one AdamW step, and clear the gradient."""
         optimizer = self._adamw()
         for group in optimizer.param_groups:
@@ -77,54 +74,59 @@ class TrainState:
             group["betas"] = params.beta1, params.beta2
             group["eps"], group["weight_decay"] = params.eps, params.weight_decay
         optimizer.step()
-        self.clear_gradient()
+        self._clear_gradient()
 
-    def clear_gradient(self) -> None:
+    def _clear_gradient(self) -> None:
         """Set every gradient to None."""
         for p in self._trained.values():
             p.grad = None
 
-    def find(self, weights: Weights) -> Tensors | None:
+    def _find(self, weights: Weights) -> Tensors | None:
         """The tensors of a copy; None where there is none of this name."""
-        return self._unnamed.get(weights.name) or self.snapshots.get(weights.name)
+        return self._unnamed.get(weights.name) or self._snapshots.get(weights.name)
 
-    def take(self, name: str | None) -> Weights:
-        """Copy the trained weights; see `Engine.snapshot`."""
+    def snapshot(self, name: str | None = None) -> Weights:
         if name is not None:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in (POLICY.name, REFERENCE.name):
                 raise UsageError(
                     f"snapshot name {name!r}: use letters, digits, - and _, and neither {POLICY.name} nor "
                     f"{REFERENCE.name}"
                 )
-            self.snapshots[name] = copy_of(self._trained)
+            self._snapshots[name] = copy_of(self._trained)
             return Weights(name)
         handle = Weights(f"#{next(self._numbers)}")
         self._unnamed[handle.name] = copy_of(self._trained)
         weakref.finalize(handle, self._unnamed.pop, handle.name, None)
         return handle
 
-    def update(self, name: str, decay: float) -> None:
-        """s ← decay · s + (1 − decay) · w; see `Engine.update_snapshot`."""
+    def update_snapshot(self, name: str, decay: float) -> None:
         if not 0 <= decay <= 1:
             raise UsageError(f"decay must lie in [0, 1], not {decay}")
         with torch.no_grad():
             for parameter, s in self._get(name).items():
                 s.mul_(decay).add_(self._trained[parameter].detach(), alpha=1 - decay)
 
-    def drop(self, name: str) -> None:
-        """Delete a named snapshot."""
+    def drop_snapshot(self, name: str) -> None:
         self._get(name)
-        del self.snapshots[name]
+        del self._snapshots[name]
+
+    @property
+    def snapshot_names(self) -> set[str]:
+        return set(self._snapshots)
+
+    def weights_hash(self) -> str:
+        """sha256 over the trained tensors: equal before and after means that nothing was learned."""
+        return sha256(self._trained)
 
     def _get(self, name: str) -> Tensors:
-        if name not in self.snapshots:
+        if name not in self._snapshots:
             raise UsageError(
-                f"no snapshot is named {name!r} (there are {sorted(self.snapshots)}): make it with "
+                f"no snapshot is named {name!r} (there are {sorted(self._snapshots)}): make it with "
                 f"engine.snapshot({name!r})"
             )
-        return self.snapshots[name]
+        return self._snapshots[name]
 
-    def collect(self, *, keep: bool = True) -> Checkpoint:
+    def _collect(self, *, keep: bool = True) -> Checkpoint:
         """Copies of everything that a checkpoint holds, sharded tensors whole and on the CPU.
 
         Args:
@@ -136,7 +138,7 @@ class TrainState:
             optimizer |= {f"{kind}.{name}": value for kind, value in state.items()}
         snapshots = {
             f"{snapshot}.{name}": tensor
-            for snapshot, tensors in self.snapshots.items()
+            for snapshot, tensors in self._snapshots.items()
             for name, tensor in tensors.items()
         }
         found: Checkpoint = {part: {} for part in PARTS}
@@ -147,16 +149,16 @@ class TrainState:
                     found[part][name] = full.cpu() if is_sharded(tensor) else full.clone()
         return found
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def _restore(self, checkpoint: Checkpoint) -> None:
         """Set weights, optimizer and named snapshots to those of a checkpoint, and clear the gradient."""
         put(checkpoint[WEIGHTS], self._trained)
-        self.clear_gradient()
+        self._clear_gradient()
         self._optimizer = None
         for kind, tensors in by_kind(checkpoint[OPTIMIZER]).items():
             for name, value in tensors.items():
                 p = self._trained[name]
                 self._adamw().state[p][kind] = value.to(p.device)
-        self.snapshots = {
+        self._snapshots = {
             name: {n: t.to(self._trained[n].device) for n, t in tensors.items()}
             for name, tensors in by_kind(checkpoint[SNAPSHOTS]).items()
         }

@@ -8,8 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -122,7 +121,7 @@ def accumulate_gradient(
 
     Args:
         batches: Rows with at least one token of nonzero weight.
-        fn: The loss. Where a row's weight is 0, its log-probs are 0 and carry no gradient.
+        fn: Where a row's weight is 0, its log-probs are 0 and carry no gradient.
         autocast: A function that returns the context to run the model's forward in.
         head: Gives `fn` its values_BT; needed where it takes them.
         lockstep: Run all batches before raising: each is a collective with other ranks.
@@ -165,31 +164,6 @@ def accumulate_gradient(
     return StepOutput(total, dict(metrics))
 
 
-@contextmanager
-def accumulate_with_grad_stats(
-    trained: Iterable[Tensor], compare: Callable[[Gradients, Gradients], dict[str, float]]
-) -> Iterator[dict[str, float]]:
-    """Compute a gradient in the block, then add it to what `.grad` held before.
-
-    Where the block fails, `.grad` is restored. Yields a dict, which holds the result of
-    `compare(new gradient, earlier gradient)` after the block.
-    """
-    trained, found = list(trained), dict[str, float]()
-    before = [p.grad for p in trained]
-    for p in trained:
-        p.grad = None
-    try:
-        yield found
-    except BaseException:
-        for p, gradient in zip(trained, before, strict=True):
-            p.grad = gradient
-        raise
-    found.update(compare([p.grad for p in trained], before))
-    for p, gradient in zip(trained, before, strict=True):
-        if gradient is not None:
-            p.grad = gradient if p.grad is None else p.grad.add_(gradient)
-
-
 def dot_product(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
     """The sum of the dot products of pairs of tensors."""
     dots = torch.stack([torch.dot(a.reshape(-1), b.reshape(-1)) for a, b in pairs])
@@ -207,7 +181,6 @@ def compared_gradients(
     Changes neither, and allocates a few numbers for each tensor.
 
     Args:
-        added, before: The new and the earlier gradient, tensor by tensor in the same order.
         norm, dot: Of gradients and of pairs of them; sharded ones need others.
 
     Returns:

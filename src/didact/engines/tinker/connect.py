@@ -19,8 +19,7 @@ def connect(
 
     Args:
         model: A folder or hub id with the model's tokenizer and config; its weights are not read.
-        rank: The adapter's rank.
-        seed: Of the adapter's initial weights.
+        rank, seed: Of the adapter.
         probed: Probe the gradients before training; see `engines/probe.py`.
 
     Raises:

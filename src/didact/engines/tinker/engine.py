@@ -85,8 +85,6 @@ class TinkerEngine(Unsupported):
     """Trains a LoRA adapter on a server that speaks the Tinker protocol.
 
     Args:
-        service: The connected server.
-        files: Of the model; only token ids are sent.
         rank: The adapter's rank.
         seed: Of the adapter's initial weights.
         behavior: Properties of the server; None measures them.
@@ -111,7 +109,6 @@ class TinkerEngine(Unsupported):
         self.behavior = behavior or measure(service, prompt, completion, rank=rank)
         self.capabilities = Capabilities(
             soft_targets=self.behavior.soft_targets,
-            custom_loss=True,
             full_finetune=False,
             snapshots=self.behavior.snapshots,
         )

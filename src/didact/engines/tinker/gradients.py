@@ -127,8 +127,7 @@ def linear_loss(
 ) -> LossRequest:
     """A loss with the given gradients at the given log-probs, [T] or [T, K] each.
 
-    Args:
-        rows_of_step: N, for a server that averages; None for one that sums.
+    `rows_of_step` is N, for a server that averages; None for one that sums.
     """
     if rows_of_step is None:
         data = [row_datum(row, weights=-g) for row, g in zip(rows, gradients, strict=True)]

@@ -58,7 +58,6 @@ class VLLMEngine(LocalEngine):
 
     Args:
         *args: As for LocalEngine; `lora` is needed.
-        server: The server.
         shared_dir: Where adapters are written; the server must see it under the same path. Those no longer
             served are deleted; the last one stays, there and on the server.
         served_model: The served base model's name; None if there is only one.
@@ -98,7 +97,7 @@ class VLLMEngine(LocalEngine):
             )
         self.server, self.shared_dir = server, Path(shared_dir).absolute()
         self.logprobs_from, self.tolerance = logprobs, tolerance
-        length = self._find(served_model).get("max_model_len")
+        length = self._base_card(served_model).get("max_model_len")
         if isinstance(length, int):
             self.max_length = length if self.max_length is None else min(length, self.max_length)
         self._run = secrets.token_hex(4)
@@ -112,7 +111,7 @@ class VLLMEngine(LocalEngine):
         self._served_version: int | None = None
         """Its version; None if it has to be sent again."""
 
-    def _find(self, name: str | None) -> dict[str, Any]:
+    def _base_card(self, name: str | None) -> dict[str, Any]:
         """The server's entry for the base model."""
         served = served_models(self.server)
         # A loaded adapter has its base model as `parent`.
