@@ -28,7 +28,6 @@ from didact.types import Example, Feedback, Problem, Provenance, Rollout, Turn
 from tests.helpers import CountingCritic
 from tests.test_store import by, example, examples, rollout
 
-NOON = datetime(2026, 11, 3, 12, tzinfo=UTC)
 ANSWER = "The sum is 7.\r\nنعم 🙂 é, the sum is -7."
 
 hostile = st.text(max_size=30) | st.text(alphabet="=+-@'\"\t\r\n,;0.5/ée\u0301🙂ا\u202e{}[]", max_size=20)
@@ -68,7 +67,7 @@ def round_trip(store: ExampleFile, *rows: dict, kind: str = "csv", **settings: o
     file = store.path.with_name(f"answers{len(list(store.path.parent.iterdir()))}.{kind}")
     export_answers(store.answers(), file)
     fill(file, *rows)
-    return import_critiques(store, file, **{"annotator": "ann", "clock": lambda: NOON, **settings})
+    return import_critiques(store, file, **{"annotator": "ann", **settings})
 
 
 def reasons(done: TableImport) -> str:
@@ -229,7 +228,8 @@ def test_words_spans_or_a_score_alone_come_back(data: ExampleFile, kind: str) ->
     assert (second.text, second.score, second.label) == ("", 0.5, "wrong")
     assert [(s.start, s.quote, s.label) for s in third.spans] == [(1, "07", "poor")]
     assert first.source == "human"
-    assert first.provenance == Provenance(author="ann", created_at="2026-11-03T12:00:00+00:00")
+    assert first.provenance == Provenance(author="ann", created_at=first.provenance.created_at)
+    assert datetime.fromisoformat(first.provenance.created_at).tzinfo == UTC
     done = round_trip(data, {"spans": spans}, kind=kind, annotator="bob")
     assert done.merged == MergeResult(1, 0, 0)
     assert done.blank == 2

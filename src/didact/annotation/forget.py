@@ -19,16 +19,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
-from didact.annotation.io import Clock, now
 from didact.annotation.targets import ExampleFile, cache_folder
 from didact.errors import DataError, UsageError, did_you_mean
-from didact.feedback_store import FeedbackRecord, FeedbackStore, is_by
+from didact.feedback_store import FeedbackStore, is_by
 from didact.jsonl import append_jsonl, read_jsonl, rewrite_jsonl
 from didact.types import Example, Feedback
 
@@ -44,24 +43,16 @@ Json = dict[str, Any]
 
 @dataclass
 class Removed:
-    """What was removed from one run directory or data file.
-
-    Attributes:
-        path: The run directory or the file.
-        feedback: Number of critiques.
-        examples: Number of examples.
-        prompts: Number of emptied prompts.
-        rollouts: Number of removed rollouts.
-        learned: How a run's weights were trained on the text; None if they were not.
-        texts: The removed texts.
-    """
+    """What was removed from one run directory or data file."""
 
     path: Path
     feedback: int = 0
     examples: int = 0
     prompts: int = 0
+    """Emptied ones."""
     rollouts: int = 0
     learned: str | None = None
+    """How a run's weights were trained on the text; None if they were not."""
     texts: set[str] = field(default_factory=set, repr=False)
 
     def __bool__(self) -> bool:
@@ -70,36 +61,21 @@ class Removed:
 
 @dataclass(frozen=True)
 class ForgetReport:
-    """What was removed, and what could not be.
-
-    Attributes:
-        removed: The run directories and data files with removals, or trained on removed text.
-        still: Files that still contain removed text verbatim.
-        searched: The number of run directories and data files searched.
-        near: The nearest existing names, if nothing was found.
-        unsearched: JSON lines under the paths that are not valid data files, with the reasons.
-    """
+    """What was removed, and what could not be."""
 
     removed: tuple[Removed, ...]
+    """The run directories and data files with removals, or trained on removed text."""
     still: tuple[Path, ...]
+    """Files that still contain removed text verbatim."""
     searched: int
-    near: str = ""
-    unsearched: tuple[tuple[Path, str], ...] = ()
+    """The number of run directories and data files searched."""
+    near: str
+    """The nearest existing names, if nothing was found."""
+    unsearched: tuple[tuple[Path, str], ...]
+    """JSON lines under the paths that are not valid data files, with the reasons."""
 
 
-class Found(NamedTuple):
-    """The files under some paths."""
-
-    runs: list[Path]
-    files: list[Path]
-    """Data files."""
-    unsearched: list[tuple[Path, str]]
-    """Other JSON lines, and why they cannot be searched."""
-
-
-def forget(
-    person: str, paths: Sequence[Path], *, drop_rollouts: bool = False, clock: Clock = now
-) -> ForgetReport:
+def forget(person: str, paths: Sequence[Path], *, drop_rollouts: bool = False) -> ForgetReport:
     """Remove a person's data.
 
     Every file is validated before the first is changed, and each is rewritten atomically.
@@ -109,7 +85,6 @@ def forget(
         paths: Run directories, data files, and directories to search for both.
         drop_rollouts: Remove rollouts with a revision prompted by the critiques, or with the question of a
             removed example.
-        clock: The time of the removal.
 
     Raises:
         UsageError: a path does not exist, or there is no run directory or data file under the paths.
@@ -117,38 +92,31 @@ def forget(
     """
     if not person.strip():
         raise UsageError("whose words? Give --user")
-    runs, files, unsearched = find(paths)
+    runs, files, unsearched = _find(paths)
     if not runs and not files:
         others = "".join(f"; {path} is none: {why}" for path, why in unsearched[:3])
         raise UsageError(f"no run directory and no data file in {', '.join(map(str, paths))}{others}")
     people = _all_names(runs, files)
     hashes = {file: _sha256(file) for file in (*files, *(run / "feedback.jsonl" for run in runs))}
-    removed: dict[Path, Removed] = {}
     gone: list[Example] = []
-    for file in files:
-        removed[file] = _from_file(person, file, gone)
+    removed = {file: _from_file(person, file, gone) for file in files}
     asked = {_problem_key(e.problem.model_dump(mode="json")) for e in gone} if drop_rollouts else set()
     for run in runs:
         removed[run] = _from_run(person, run, asked, drop_rollouts)
     _mark_learners(runs, removed, hashes)
     found = tuple(r for r in removed.values() if r or r.learned)
-    at = clock()
     for entry in filter(None, found):
-        _leave_note(person, entry, at)
+        _leave_note(person, entry)
     texts = set().union(*(r.texts for r in found))
-    near = (
-        "" if any(found) else did_you_mean(person, people) if people else "nobody has written anything there"
-    )
+    near = ""
+    if not any(found):
+        near = did_you_mean(person, people) if people else "nobody has written anything there"
     still = tuple(_still_holding(texts, paths, files))
     return ForgetReport(found, still, len(runs) + len(files), near, tuple(unsearched))
 
 
-def find(paths: Iterable[Path]) -> Found:
-    """Find run directories and data files.
-
-    Raises:
-        UsageError: a path does not exist.
-    """
+def _find(paths: Iterable[Path]) -> tuple[list[Path], list[Path], list[tuple[Path, str]]]:
+    """Run directories, data files, and other JSON lines with why they cannot be searched."""
     runs: dict[Path, None] = {}
     files: dict[Path, None] = {}
     unsearched: dict[Path, str] = {}
@@ -169,7 +137,7 @@ def find(paths: Iterable[Path]) -> Found:
                 unsearched[file] = why
             else:
                 files[file] = None
-    return Found(list(runs), list(files), [(f, why) for f, why in unsearched.items() if f not in files])
+    return list(runs), list(files), [(f, why) for f, why in unsearched.items() if f not in files]
 
 
 def _is_run(folder: Path) -> bool:
@@ -210,10 +178,10 @@ def _from_file(person: str, file: Path, gone: list[Example]) -> Removed:
     def without(example: Example) -> Example | None:
         if example.user == person:
             return None
+        if not any(is_by(f, person) for f in example.feedback):
+            return example
         kept = tuple(f for f in example.feedback if not is_by(f, person))
-        return (
-            example if len(kept) == len(example.feedback) else example.model_copy(update={"feedback": kept})
-        )
+        return example.model_copy(update={"feedback": kept})
 
     for example in ExampleFile(file).change(without):
         theirs = [f for f in example.feedback if is_by(f, person)]
@@ -221,10 +189,8 @@ def _from_file(person: str, file: Path, gone: list[Example]) -> Removed:
         found.texts |= _texts(theirs)
         if example.user == person:
             found.examples += 1
-            found.texts |= {
-                example.completion,
-                *(m.content for m in example.problem.messages if m.role == "user"),
-            }
+            asked = (m.content for m in example.problem.messages if m.role == "user")
+            found.texts |= {example.completion, *asked}
             gone.append(example)
     return found
 
@@ -265,15 +231,10 @@ def _from_run(person: str, run: Path, asked: set[str], drop: bool) -> Removed:
     mine = [entry for entry in gone if is_by(entry.feedback, person)]
     found.feedback += len(mine)
     found.texts |= _texts(entry.feedback for entry in mine)
-    found.learned = _learned_here(run, mine)
-    return found
-
-
-def _learned_here(run: Path, records: Sequence[FeedbackRecord]) -> str | None:
-    """Did this run's own steps train on the critiques?"""
     done = max((record["step"] for record in read_jsonl(run / "metrics.jsonl")), default=0)
-    used = [entry for entry in records if entry.step is not None and entry.step <= done]
-    return f"it trained on {len(used)} of these critiques" if used else None
+    if used := sum(entry.step is not None and entry.step <= done for entry in mine):
+        found.learned = f"it trained on {used} of these critiques"
+    return found
 
 
 def _mark_learners(runs: Sequence[Path], removed: dict[Path, Removed], hashes: dict[Path, str]) -> None:
@@ -311,11 +272,11 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def _leave_note(person: str, entry: Removed, at: datetime) -> None:
+def _leave_note(person: str, entry: Removed) -> None:
     folder = entry.path if entry.path.is_dir() else entry.path.parent
     note = {
         "author_sha256": hashlib.sha256(person.encode()).hexdigest(),
-        "at": at.isoformat(timespec="seconds"),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "of": entry.path.name,
         "feedback": entry.feedback,
         "examples": entry.examples,
@@ -356,7 +317,6 @@ def _feedback(record: Json) -> list[Feedback]:
 
 
 def _problem_key(problem: Json) -> str:
-    """A key of a problem."""
     return json.dumps([problem["id"], [[m["role"], m["content"]] for m in problem["messages"]]])
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,29 +41,18 @@ from didact.spans.match import QuoteError, find_quote
 from didact.types import Feedback, Problem, Provenance, Span
 
 LABELS = ("good", "poor")
-Clock = Callable[[], datetime]
-
-
-def now() -> datetime:
-    """The time in UTC."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
 class TableImport:
-    """The outcome of importing a table.
-
-    Attributes:
-        merged: Counts of the critiques.
-        blank: The number of empty rows.
-        rejected: Rows that could not be used.
-        rejected_file: The table of these rows with their errors; None if there are none.
-    """
+    """The outcome of importing a table."""
 
     merged: MergeResult
     blank: int
+    """The number of empty rows."""
     rejected: tuple[Rejected, ...]
     rejected_file: Path | None
+    """The table of the rejected rows with their errors; None if there are none."""
 
 
 def choose_answers(
@@ -74,7 +63,7 @@ def choose_answers(
     only_wrong: bool = False,
     seed: int = 0,
 ) -> list[AnnotatedAnswer]:
-    """Select answers to annotate, in their order.
+    """Select answers to annotate, in their order; UsageError if none is left.
 
     Args:
         answers: All answers.
@@ -82,9 +71,6 @@ def choose_answers(
         step: Only answers sampled at this training step.
         only_wrong: Only answers that the verifier rejected.
         seed: The seed of the draw.
-
-    Raises:
-        UsageError: no answer is left.
     """
     left = [a for a in answers if step is None or a.step == step]
     if not left and answers:
@@ -104,15 +90,9 @@ def choose_answers(
 
 
 def export_answers(answers: Sequence[AnnotatedAnswer], out: Path, *, with_reference: bool = False) -> None:
-    """Write an annotation table.
+    """Write a new annotation table, .csv or .jsonl, with a row for each answer.
 
-    Args:
-        answers: Its rows.
-        out: A new .csv or .jsonl file.
-        with_reference: Include the private reference; critiques are then marked with `saw_reference`.
-
-    Raises:
-        UsageError: the file exists, has another ending, or its folder does not exist.
+    `with_reference` includes the private reference; critiques are then marked with `saw_reference`.
     """
     is_csv(out)
     if out.exists():
@@ -129,9 +109,7 @@ def export_answers(answers: Sequence[AnnotatedAnswer], out: Path, *, with_refere
     write_table(out, columns, rows)
 
 
-def import_critiques(
-    store: AnswerStore, file: Path, *, annotator: str | None = None, clock: Clock = now
-) -> TableImport:
+def import_critiques(store: AnswerStore, file: Path, *, annotator: str | None = None) -> TableImport:
     """Import the critiques of a table.
 
     An exact repeat of an annotator's critique is skipped; a different one is added as a new version.
@@ -140,36 +118,33 @@ def import_critiques(
         store: The answers, which take the critiques.
         file: The filled-in table, .csv or .jsonl.
         annotator: The author of rows without `annotator`.
-        clock: The time of the import.
 
     Raises:
         DataError: the table cannot be read; nothing is imported.
     """
     rows = read_table(file)
-    reader = _RowReader(store.answers(), annotator, clock().isoformat(timespec="seconds"))
+    reader = _RowReader(store.answers(), annotator)
     records: list[FeedbackRecord] = []
     rejected: list[tuple[RawRow, RowError]] = []
-    blank = 0
-    for row in rows:
-        if not any(_is_filled(row.value.get(name)) for name in TYPED if name != "annotator"):
-            blank += 1
-            continue
+    typed = [name for name in TYPED if name != "annotator"]
+    filled = [row for row in rows if any(_is_filled(row.value.get(name)) for name in typed)]
+    for row in filled:
         try:
             records.append(reader.read(row))
         except RowError as error:
             rejected.append((row, error))
     rejected_file = _write_rejected(file, rejected)
     failed = tuple(row.rejected(error) for row, error in rejected)
-    return TableImport(store.merge(records), blank, failed, rejected_file)
+    return TableImport(store.merge(records), len(rows) - len(filled), failed, rejected_file)
 
 
 class _RowReader:
     """Turns rows into feedback records; raises RowError."""
 
-    def __init__(self, answers: Sequence[AnnotatedAnswer], annotator: str | None, at: str) -> None:
+    def __init__(self, answers: Sequence[AnnotatedAnswer], annotator: str | None) -> None:
         self.answers = {(a.rollout, a.index): a for a in answers}
         self.annotator = annotator
-        self.at = at
+        self.at = datetime.now(UTC).isoformat(timespec="seconds")
         self.seen: dict[tuple[str, int, str], tuple[int, Feedback]] = {}
 
     def read(self, row: RawRow) -> FeedbackRecord:
@@ -310,14 +285,10 @@ def _write_rejected(file: Path, rejected: Sequence[tuple[RawRow, RowError]]) -> 
     ]
     columns = [c for c in COLUMNS if c != "reference" or any("reference" in row for row in rows)]
     data = table_bytes(file, columns, rows)
-    number = 1
-    while True:
-        infix = "rejected" if number == 1 else f"rejected.{number}"
-        out = file.with_name(f"{file.stem}.{infix}{file.suffix}")
-        # An earlier one may be edited already.
-        if not out.exists() or out.read_bytes() == data:
-            break
+    out, number = file.with_name(f"{file.stem}.rejected{file.suffix}"), 1
+    while out.exists() and out.read_bytes() != data:  # an earlier one, which may be edited already
         number += 1
+        out = file.with_name(f"{file.stem}.rejected.{number}{file.suffix}")
     write_atomically(out, data)
     return out
 

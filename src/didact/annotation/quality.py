@@ -9,7 +9,8 @@ alpha       1 − observed / expected disagreement (Krippendorff, 2011, "Computi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -87,9 +88,9 @@ def measure_quality(answers: Sequence[AnnotatedAnswer], *, threshold: float = 0.
         criticised=sum(any(f.ok for f in answer.feedback) for answer in answers),
         authors=_authors(said, final, threshold),
         labels=_agreement(final, _label, nominal_alpha),
-        scores=_agreement(final, _score, interval_alpha),
+        scores=_agreement(final, attrgetter("score"), interval_alpha),
         people_labels=_agreement(people, _label, nominal_alpha),
-        people_scores=_agreement(people, _score, interval_alpha),
+        people_scores=_agreement(people, attrgetter("score"), interval_alpha),
     )
 
 
@@ -109,13 +110,7 @@ def is_right(feedback: Feedback, *, threshold: float = 0.5) -> bool | None:
 
 
 def nominal_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
-    """Krippendorff's alpha of nominal values.
-
-    Args:
-        units: The values given to each unit; units with fewer than two are ignored.
-
-    Returns:
-        At most 1; None if no unit has two values, or all values are equal.
+    """Krippendorff's alpha of nominal values, at most 1; None if no unit has two, or all values are equal.
 
     >>> nominal_alpha([("a", "a"), ("b", "b"), ("a", "b")])
     0.4444444444444444
@@ -174,9 +169,7 @@ def _authors(
     by_author: dict[tuple[str, str], list[Feedback]] = defaultdict(list)
     for _, feedback in said:
         by_author[feedback.provenance.label, feedback.source].append(feedback)
-    verdicts: dict[tuple[str, str], list[tuple[bool, bool]]] = defaultdict(list)
-    for author, source, correct, right in _verdicts(final, threshold):
-        verdicts[author, source].append((correct, right))
+    verdicts = _verdicts(final, threshold)
     found = []
     for (author, source), all_ in by_author.items():
         counted = verdicts[author, source]
@@ -202,8 +195,8 @@ def _authors(
 
 def _verdicts(
     final: Sequence[tuple[AnnotatedAnswer, Feedback]], threshold: float
-) -> Iterator[tuple[str, str, bool, bool]]:
-    """(author, source, is correct, verdict) for each author of each verified answer."""
+) -> dict[tuple[str, str], list[tuple[bool, bool]]]:
+    """(is correct, verdict) of each verified answer by (author, source)."""
     found: dict[tuple[Any, ...], tuple[bool, bool]] = {}
     # A verdict on the whole answer, which comes last, takes precedence over one on an aspect.
     for number, (answer, f) in enumerate(sorted(final, key=lambda said: said[1].name is None)):
@@ -212,8 +205,10 @@ def _verdicts(
             author = f.provenance.label
             one = number if author == UNKNOWN_AUTHOR else None
             found[author, f.source, answer.rollout, answer.index, one] = answer.turn.correct, right
-    for (author, source, *_), (correct, right) in found.items():
-        yield author, source, correct, right
+    by_author: dict[tuple[str, str], list[tuple[bool, bool]]] = defaultdict(list)
+    for (author, source, *_), verdict in found.items():
+        by_author[author, source].append(verdict)
+    return by_author
 
 
 def _agreement(
@@ -226,17 +221,13 @@ def _agreement(
         if (given := value(feedback)) is not None:
             unit = units[answer.rollout, answer.index, feedback.name]
             unit.append((feedback.provenance.label, given))
-    compared = [unit for unit in units.values() if len(unit) > 1]
+    compared = {where: unit for where, unit in units.items() if len(unit) > 1}
     return Agreement(
-        annotators=len({author for unit in compared for author, _ in unit}),
-        answers=len({where[:2] for where, unit in units.items() if len(unit) > 1}),
-        alpha=alpha([[given for _, given in unit] for unit in compared]),
+        annotators=len({author for unit in compared.values() for author, _ in unit}),
+        answers=len({where[:2] for where in compared}),
+        alpha=alpha([[given for _, given in unit] for unit in compared.values()]),
     )
 
 
 def _label(feedback: Feedback) -> str | None:
     return None if feedback.label is None else feedback.label.strip().casefold()
-
-
-def _score(feedback: Feedback) -> float | None:
-    return feedback.score

@@ -50,11 +50,7 @@ def unescape_csv_formula(cell: str) -> str:
 
 
 def is_csv(file: Path) -> bool:
-    """Is a table CSV, and not JSON lines?
-
-    Raises:
-        UsageError: it is named as neither.
-    """
+    """Is a table CSV, and not JSON lines? UsageError if it is named as neither."""
     if file.suffix.lower() not in (".csv", ".jsonl"):
         raise UsageError(f"{file}: a table is written as .csv or .jsonl, so give it one of these endings")
     return file.suffix.lower() == ".csv"
@@ -77,12 +73,7 @@ def table_bytes(file: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
 
 
 def read_table(file: Path) -> list[RawRow]:
-    """All rows of a table, without empty cells.
-
-    Raises:
-        DataError: the file cannot be read, or has unknown or missing columns.
-        UsageError: it is neither .csv nor .jsonl.
-    """
+    """All rows of a table, without empty cells; DataError for unknown or missing columns."""
     csv_table = is_csv(file)
     try:
         rows = list(require_rows(file, "csv" if csv_table else "json"))
@@ -90,17 +81,15 @@ def read_table(file: Path) -> list[RawRow]:
             _check_columns(file, columns)
     except DataError as error:
         raise DataError(f"{error}. Nothing was imported.") from None
-    cells = (_unescaped(row.value) if csv_table else row.value for row in rows)
-    return [
-        RawRow(file, row.row, {name: value for name, value in values.items() if value not in ("", None)})
-        for row, values in zip(rows, cells, strict=True)
-    ]
-
-
-def _unescaped(cells: dict[str, str]) -> dict[str, str]:
-    # Annotators' own cells were never escaped, except in a file of rejected rows, which has an error column.
-    own = () if "error" in cells else TYPED
-    return {k: v if k in own else unescape_csv_formula(v) for k, v in cells.items()}
+    found = []
+    for row in rows:
+        cells = row.value
+        if csv_table:
+            # Annotators' own cells are escaped only in a file of rejected rows, which has an error column.
+            own = () if "error" in cells else TYPED
+            cells = {k: v if k in own else unescape_csv_formula(v) for k, v in cells.items()}
+        found.append(RawRow(file, row.row, {k: v for k, v in cells.items() if v not in ("", None)}))
+    return found
 
 
 def _check_columns(file: Path, columns: Iterable[str]) -> None:

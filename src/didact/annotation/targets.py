@@ -13,12 +13,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 from pydantic import ValidationError
 
-from didact.data.faults import Rejected, RowError
-from didact.data.files import check_examples
+from didact.data.faults import RowError
+from didact.data.files import read_examples
 from didact.data.record import parse_example
 from didact.errors import DataError, UsageError
 from didact.feedback_store import FeedbackRecord, FeedbackStore, MergeResult, invalid_line, new_records
@@ -28,30 +28,25 @@ from didact.types import Example, Feedback, Problem, Rollout, Turn
 
 @dataclass(frozen=True)
 class AnnotatedAnswer:
-    """One answer and all feedback on it.
-
-    Attributes:
-        rollout: The rollout's id in a run, the example's id in a data file.
-        index: The turn of its rollout; 0 in a data file.
-        problem: The question.
-        turn: The answer; in a data file without ids and reward.
-        feedback: All versions by all authors, oldest first.
-        step: The training step that sampled it; None in a data file.
-    """
+    """One answer and all feedback on it."""
 
     rollout: str
+    """The rollout's id in a run, the example's id in a data file."""
     index: int
+    """The turn of its rollout; 0 in a data file."""
     problem: Problem
     turn: Turn
+    """The answer; in a data file without ids and reward."""
     feedback: tuple[Feedback, ...] = ()
+    """All versions by all authors, oldest first."""
     step: int | None = None
+    """The training step that sampled it; None in a data file."""
 
     @classmethod
     def of(cls, example: Example) -> AnnotatedAnswer:
         """An example's answer, neither sampled nor verified."""
-        turn = Turn(
-            prompt_ids=(), completion_ids=(), logprobs=None, text=example.completion, stop_reason="eos"
-        )  # fmt: skip
+        text = example.completion
+        turn = Turn(prompt_ids=(), completion_ids=(), logprobs=None, text=text, stop_reason="eos")
         return cls(example.id, 0, example.problem, turn, example.feedback)
 
     @property
@@ -64,26 +59,8 @@ class AnnotatedAnswer:
         return text_sha256(self.turn.text)
 
 
-class AnswerStore(Protocol):
-    """Answers that take new feedback."""
-
-    path: Path
-
-    def answers(self) -> list[AnnotatedAnswer]:
-        """All answers, in the file's order."""
-        ...
-
-    def merge(self, records: Sequence[FeedbackRecord]) -> MergeResult:
-        """Add feedback, except exact repeats of its author's latest version on the same answer."""
-        ...
-
-
 class RunAnswers:
-    """The answers of a run directory: `rollouts.jsonl` joined with `feedback.jsonl`.
-
-    Args:
-        path: The run directory.
-    """
+    """The answers of a run directory: `rollouts.jsonl` joined with `feedback.jsonl`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -110,7 +87,7 @@ class RunAnswers:
         return found
 
     def merge(self, records: Sequence[FeedbackRecord]) -> MergeResult:
-        """Append new feedback to `feedback.jsonl`."""
+        """Append feedback, except exact repeats of its author's latest version on the same answer."""
         return self.store.merge(records)
 
 
@@ -118,20 +95,13 @@ class ExampleFile:
     """A data file: one answer a line, in either form of `didact.data.record`.
 
     A gzipped file or a JSON array can be read but takes no feedback.
-
-    Args:
-        path: The file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> list[Example]:
-        """All examples, by the rules of `didact data validate`.
-
-        Raises:
-            DataError: the file or a row cannot be used, or an id repeats.
-        """
+        """All examples; DataError by the rules of `didact data validate`."""
         with locked(self.path, write=False):
             return self._examples()
 
@@ -140,11 +110,10 @@ class ExampleFile:
         return [AnnotatedAnswer.of(example) for example in self.read()]
 
     def merge(self, records: Sequence[FeedbackRecord]) -> MergeResult:
-        """Add feedback to the lines of its answers and rewrite the file atomically.
+        """Add feedback to the lines of its answers, as `RunAnswers.merge`, and rewrite the file atomically.
 
-        Raises:
-            DataError: an answer is missing, a feedback cannot be stored, or the file is not JSON lines;
-                nothing is changed.
+        DataError if an answer is missing, a feedback cannot be stored, or the file is not JSON lines; nothing
+        is changed.
         """
         result = MergeResult(0, 0, 0)
 
@@ -156,8 +125,7 @@ class ExampleFile:
                     f"{self.path} has no answer {missing[0]!r} any more: export its answers again"
                 )
             existing = [_record(e.id, f) for e in examples for f in e.feedback]
-            written = [_record(r.rollout, _without_surrogates(r.feedback)) for r in records]
-            new, result = new_records(existing, written)
+            new, result = new_records(existing, [_record(r.rollout, r.feedback) for r in records])
             added: dict[str, tuple[Feedback, ...]] = defaultdict(tuple)
             for record in new:
                 added[record.rollout] += (record.feedback,)
@@ -170,13 +138,9 @@ class ExampleFile:
         return result
 
     def change(self, to: Callable[[Example], Example | None]) -> list[Example]:
-        """Change examples and rewrite the file atomically.
+        """Rewrite the file atomically; returns the changed and removed examples as they were.
 
-        Args:
-            to: Maps an example to itself, to another, or to None to remove it.
-
-        Returns:
-            The changed and removed examples as they were.
+        `to` maps an example to itself, to another, or to None to remove it.
         """
         return self._rewrite(lambda examples: [to(example) for example in examples])
 
@@ -215,17 +179,7 @@ class ExampleFile:
 
     def _examples(self) -> list[Example]:
         """All examples of the locked file."""
-        if not self.path.stat().st_size:
-            return []
-        found = []
-        for outcome in check_examples(self.path):
-            if isinstance(outcome, Rejected):
-                raise DataError(
-                    f"{self.path}, {outcome.messages()[0]}. Nothing was changed; see all faults with "
-                    f"`didact data validate {self.path}`"
-                )
-            found.append(outcome)
-        return found
+        return list(read_examples(self.path)) if self.path.stat().st_size else []
 
     def _lines(self, data: bytes) -> list[tuple[Line, Example]]:
         """Every line with its example."""
@@ -242,12 +196,11 @@ class ExampleFile:
         return list(zip(lines, examples, strict=True))
 
 
-def open_answers(path: Path) -> AnswerStore:
-    """The answers of a run directory or a data file.
+AnswerStore: TypeAlias = RunAnswers | ExampleFile
 
-    Raises:
-        UsageError: it is neither.
-    """
+
+def open_answers(path: Path) -> AnswerStore:
+    """The answers of a run directory or a data file; UsageError if it is neither."""
     if is_run(path):
         return RunAnswers(path)
     if path.is_dir():
@@ -279,11 +232,7 @@ def text_sha256(text: str) -> str:
 
 
 def _record(example: str, feedback: Feedback) -> FeedbackRecord:
-    """Feedback on an example, which has one turn."""
-    return FeedbackRecord(rollout=example, feedback=feedback.model_copy(update={"turn": 0}))
-
-
-def _without_surrogates(feedback: Feedback) -> Feedback:
-    """The feedback with "?" for lone surrogates, which data files may not hold."""
-    text = json.dumps(feedback.model_dump(mode="json"), ensure_ascii=False)
-    return Feedback.model_validate_json(text.encode("utf-8", "replace"))
+    """Feedback on an example: on its only turn, with "?" for lone surrogates, which it may not hold."""
+    text = json.dumps({**feedback.model_dump(mode="json"), "turn": 0}, ensure_ascii=False)
+    clean = Feedback.model_validate_json(text.encode("utf-8", "replace"))
+    return FeedbackRecord(rollout=example, feedback=clean)

@@ -48,8 +48,8 @@ def import_(
     ] = None,
 ) -> None:
     """Turn an export into JSON lines of answers with feedback. Rows that cannot be used are kept beside."""
+    from didact.data.files import import_files
     from didact.data.importers import parse_map
-    from didact.data.importing import import_files
 
     typer.echo(_safe(import_files(kind, files, out, parse_map(map_)).render()))
     typer.echo(f"next: didact data validate {out}")
@@ -61,7 +61,7 @@ def validate(
     out: Annotated[Path | None, typer.Option(help="Write the good rows here.")] = None,
 ) -> None:
     """Check every row; name the row, the column, what was expected and the cure. Exit 3 if one fails."""
-    from didact.data.importing import validate_file
+    from didact.data.files import validate_file
 
     found = validate_file(file, out=out)
     typer.echo(_safe(found.render()))

@@ -6,8 +6,7 @@ split     by problem or by user, near-duplicates on one side
 inspect   lengths, authors, near-duplicates, personal data, prompt injection
 """
 
-from didact.data.files import read_examples
-from didact.data.importing import ImportReport, ValidationReport, import_files, validate_file
+from didact.data.files import ImportReport, ValidationReport, import_files, read_examples, validate_file
 from didact.data.inspection import Inspection, inspect_file
 from didact.data.split import SplitReport, split_file
 

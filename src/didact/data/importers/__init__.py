@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from didact.data.importers.base import LOG_TARGETS, TARGETS, Importer, Outcome, by_row
-from didact.data.importers.datasets import helpsteer3_examples, slf5k_examples, ultrafeedback_examples
+from didact.data.importers.base import LOG_TARGETS, TARGETS, Importer, Outcome
+from didact.data.importers.datasets import by_row, helpsteer3_examples, slf5k_examples, ultrafeedback_examples
 from didact.data.importers.langfuse import import_langfuse
 from didact.data.importers.mlflow import import_mlflow
 from didact.data.importers.phoenix import import_phoenix

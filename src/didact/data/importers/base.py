@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
-from didact.data.faults import Fault, RawRow, Rejected, RowError, Skipped, expected, row_error, shown
+from didact.data.faults import RawRow, Rejected, RowError, Skipped, expected, row_error, shown
 from didact.data.record import SOURCES, prompt_id, qualified_label
-from didact.data.rows import json_fault, stem
+from didact.data.rows import json_fault
 from didact.types import Example, Feedback, FeedbackSourceName, Message, Problem, Provenance
 
 Outcome: TypeAlias = Example | Rejected | Skipped
 Importer: TypeAlias = Callable[[Iterable[RawRow | Rejected], Mapping[str, str]], Iterator[Outcome]]
 """Takes the rows of all files and the `--map` of columns."""
+
+Make: TypeAlias = Callable[[tuple[Feedback, ...]], Example]
+"""Builds an example from its feedback, or raises RowError."""
 
 TARGETS = (
     "prompt", "messages", "completion", "feedback", "id", "user", "score", "label", "reference", "author",
@@ -46,43 +50,6 @@ COMPLETION_KEYS = (
 UP = {"up", "thumbs_up", "thumbs-up", "thumbsup", "👍", "like", "positive", "good", "yes", "true", "pass"}
 DOWN = {"down", "thumbs_down", "thumbs-down", "thumbsdown", "👎", "dislike", "negative", "bad", "poor", "no",
         "false", "fail"}  # fmt: skip
-
-
-def by_row(convert: Callable[[RawRow], Iterable[Example | RowError]]) -> Importer:
-    """An importer of rows one by one, each of which may give several examples and several faults."""
-
-    def import_(rows: Iterable[RawRow | Rejected], _: Mapping[str, str]) -> Iterator[Outcome]:
-        row_of: dict[str, RawRow] = {}
-        for row in rows:
-            if isinstance(row, Rejected):
-                yield row
-                continue
-            examples: list[Example] = []
-            faults: list[Fault] = []
-            try:
-                for item in convert(row):
-                    if isinstance(item, RowError):
-                        faults += item.faults
-                    elif (first := row_of.setdefault(item.id, row)) is row:
-                        examples.append(item)
-                    else:
-                        where = f"row {first.row} of {first.file.name}"
-                        faults.append(Fault("id", f"{item.id!r} is already the id of {where}"))
-            except RowError as error:
-                faults += error.faults
-            if faults:
-                yield row.rejected(RowError(*faults))
-            yield from examples
-
-    return import_
-
-
-def row_id(row: RawRow) -> str:
-    """The row's id, or the file's name and the row's number."""
-    found = row.value.get("id")
-    if isinstance(found, str | int) and not isinstance(found, bool) and found != "":
-        return str(found)
-    return f"{stem(row.file)}/{row.row}"
 
 
 def make_example(
@@ -334,3 +301,99 @@ def _content(value: Any, where: str) -> str:
         if parts and all(isinstance(part, str) for part in parts):
             return "".join(map(str, parts))
     raise RowError(expected(where, "text", value, "images and other parts cannot be imported"))
+
+
+# ── joining answers with feedback from other rows or files of an export ──────────────────────────────────
+
+
+@dataclass
+class PendingExample:
+    """A row that may become an example."""
+
+    row: RawRow
+    make: Make
+    keep: bool
+    """Keep it without feedback."""
+    feedback: list[Feedback] = field(default_factory=list)
+    feedback_rows: list[RawRow] = field(default_factory=list)
+    """Other rows whose feedback it holds; they are rejected with it."""
+
+
+def nested_rows(row: RawRow, value: Any, **ids: Any) -> list[RawRow]:
+    """The objects of a list inside a row, or of its JSON text; `ids` are for keys that they do not have."""
+    items = unpacked(value)
+    return [
+        RawRow(row.file, row.row, {**ids, **item})
+        for item in (items if isinstance(items, list) else ())
+        if isinstance(item, dict)
+    ]
+
+
+class Join:
+    """Collects answers by their ids, attaches feedback, and builds examples; `what` names answers."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._pending: list[PendingExample] = []
+        self._by_id: dict[str, PendingExample] = {}
+        self._outcomes: list[Outcome] = []
+
+    def readable(self, rows: Iterable[RawRow | Rejected]) -> Iterator[RawRow]:
+        """The rows that could be read; the others become outcomes."""
+        for row in rows:
+            if isinstance(row, Rejected):
+                self._outcomes.append(row)
+            else:
+                yield row
+
+    def skip(self, row: RawRow, reason: str) -> None:
+        """Skip a row."""
+        self._outcomes.append(row.skipped(reason))
+
+    def add_answer(self, row: RawRow, make: Make, *ids: str, keep: bool) -> None:
+        """Add an answer with the ids that feedback refers to; a repeated id is rejected."""
+        taken = next((i for i in ids if i in self._by_id), None)
+        if taken is not None:
+            first = self._by_id[taken].row
+            message = f"{taken!r} is already the id of row {first.row} of {first.file.name}; remove one"
+            self._outcomes.append(row.rejected(row_error("id", message)))
+            return
+        self._pending.append(PendingExample(row, make, keep))
+        self._by_id.update(dict.fromkeys(ids, self._pending[-1]))
+
+    def add_feedback(
+        self, row: RawRow, parse: Callable[[dict[str, Any]], Feedback | list[Feedback]], *ids: str | None
+    ) -> None:
+        """Parse a row's feedback and attach it to the answer of the first known id, or reject the row."""
+        answer = next((self._by_id[i] for i in ids if i is not None and i in self._by_id), None)
+        try:
+            found = parse(row.value)
+            if answer is None:
+                known = next((i for i in ids if i), "without an id").rpartition(":")[2]
+                message = f"no {self._what} {known!r} is in these files; name the file that has it too"
+                raise row_error(None, message)
+        except RowError as error:
+            self._outcomes.append(row.rejected(error))
+            return
+        for feedback in [found] if isinstance(found, Feedback) else found:
+            if feedback in answer.feedback:
+                fault = row_error(None, "says what another row says of the same answer; remove one")
+                self._outcomes.append(row.rejected(fault))
+            else:
+                answer.feedback.append(feedback)
+                answer.feedback_rows.append(row)
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """All outcomes, answers in the order of their rows."""
+        yield from self._outcomes
+        for answer in self._pending:
+            if not answer.keep and not answer.feedback:
+                yield answer.row.skipped("part of a trace, without feedback of its own")
+                continue
+            try:
+                yield answer.make(tuple(answer.feedback))
+            except RowError as error:
+                yield answer.row.rejected(error)
+                where = f"row {answer.row.row} of {answer.row.file.name}"
+                lost = row_error(None, f"its answer, {where}, cannot be used: {error}")
+                yield from (row.rejected(lost) for row in answer.feedback_rows if row is not answer.row)

@@ -28,23 +28,62 @@ that its critique contradicts should be 1). A rating of "N/A" or NaN is no score
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from didact.data.faults import RawRow, RowError, columns_near, expected, row_error
+from didact.data.faults import Fault, RawRow, Rejected, RowError, columns_near, expected, row_error
 from didact.data.importers.base import (
+    Importer,
+    Outcome,
     log_messages,
     make_example,
     make_feedback,
     maybe_text,
-    row_id,
     score_and_label,
 )
+from didact.data.rows import stem
 from didact.types import Example, Feedback, Message
 
 HELPFUL = re.compile(r"\s*The response is (\w+(?: \w+)?) helpful", re.IGNORECASE)
 SLF5K_COLUMNS = ("id", "summary_prompt", "title", "post", "generated_summary_for_feedback", "feedback",
                  "feedback_class", "ideal_human_summary")  # fmt: skip
+
+
+def by_row(convert: Callable[[RawRow], Iterable[Example | RowError]]) -> Importer:
+    """An importer of rows one by one, each of which may give several examples and several faults."""
+
+    def import_(rows: Iterable[RawRow | Rejected], _: Mapping[str, str]) -> Iterator[Outcome]:
+        row_of: dict[str, RawRow] = {}
+        for row in rows:
+            if isinstance(row, Rejected):
+                yield row
+                continue
+            examples: list[Example] = []
+            faults: list[Fault] = []
+            try:
+                for item in convert(row):
+                    if isinstance(item, RowError):
+                        faults += item.faults
+                    elif (first := row_of.setdefault(item.id, row)) is row:
+                        examples.append(item)
+                    else:
+                        where = f"row {first.row} of {first.file.name}"
+                        faults.append(Fault("id", f"{item.id!r} is already the id of {where}"))
+            except RowError as error:
+                faults += error.faults
+            if faults:
+                yield row.rejected(RowError(*faults))
+            yield from examples
+
+    return import_
+
+
+def row_id(row: RawRow) -> str:
+    """The row's id, or the file's name and the row's number."""
+    found = row.value.get("id")
+    if isinstance(found, str | int) and not isinstance(found, bool) and found != "":
+        return str(found)
+    return f"{stem(row.file)}/{row.row}"
 
 
 def helpsteer3_examples(row: RawRow) -> Iterator[Example | RowError]:

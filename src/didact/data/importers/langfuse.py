@@ -25,14 +25,16 @@ from typing import Any
 
 from didact.data.faults import RawRow, Rejected
 from didact.data.importers.base import (
+    Join,
+    Make,
     Outcome,
     annotator,
     log_example,
     make_feedback,
     maybe_text,
+    nested_rows,
     score_and_label,
 )
-from didact.data.importers.join import Join, Make, nested_rows
 from didact.data.record import qualified_label
 from didact.types import Feedback
 

@@ -24,16 +24,17 @@ from typing import Any
 
 from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
 from didact.data.importers.base import (
+    Join,
     Outcome,
     annotator,
     dig,
     log_example,
     make_feedback,
     maybe_text,
+    nested_rows,
     score_and_label,
     unpacked,
 )
-from didact.data.importers.join import Join, nested_rows
 from didact.types import Example, Feedback
 
 GOLD = ("expected_response", "expected_output", "ground_truth", "answer", "reference")

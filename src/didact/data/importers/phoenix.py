@@ -23,16 +23,17 @@ from typing import Any
 
 from didact.data.faults import RawRow, Rejected
 from didact.data.importers.base import (
+    Join,
     Outcome,
     annotator,
     dig,
     log_example,
     make_feedback,
     maybe_text,
+    nested_rows,
     score_and_label,
     unpacked,
 )
-from didact.data.importers.join import Join, nested_rows
 from didact.types import Feedback
 
 FLAT_MESSAGE = re.compile(r"(?:attributes\.)?llm\.(input|output)_messages\.(\d+)\.message\.(role|content)")

@@ -22,15 +22,16 @@ from typing import Any
 
 from didact.data.faults import RawRow, Rejected, RowError, expected, row_error
 from didact.data.importers.base import (
+    Join,
     Outcome,
     dig,
     log_example,
     make_feedback,
     maybe_text,
+    nested_rows,
     score_and_label,
     unpacked,
 )
-from didact.data.importers.join import Join, nested_rows
 from didact.types import Feedback, FeedbackSourceName
 
 TEXT_KEYS = ("note", "comment", "reason", "rationale", "explanation", "text", "feedback", "critique")
