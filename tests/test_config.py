@@ -31,15 +31,15 @@ def test_a_config_survives_its_own_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.learning_rate=1", "no key 'optim.learning_rate'"),
+        ("optim.learning_rate=1", "no setting 'optim.learning_rate'"),
         ("stepz=1", "did you mean 'steps'"),
-        ("model.lora.rnk=3", "no key 'model.lora.rnk': did you mean 'rank'"),
+        ("model.lora.rnk=3", "no setting 'model.lora.rnk': did you mean 'rank'"),
         ("steps=many", "steps = 'many'"),
         ("steps=0", "steps = 0: Input should be greater than or equal to 1"),
         ("optim.lr=nan", "optim.lr"),
         ("seed=100", "seed = 100"),
         ("feedback.leaks=hide", "feedback.leaks = 'hide'"),
-        ("feedback.level=hint", "no key 'feedback.level'"),
+        ("feedback.level=hint", "no setting 'feedback.level'"),
         ("steps", "write it as key=value"),
     ],
 )

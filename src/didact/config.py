@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from didact.controls import Control, parse_control
 from didact.engines.base import AdamParams, SamplingParams
-from didact.errors import DataError, DidactError, UsageError, did_you_mean
-from didact.settings import Section
+from didact.errors import DataError, DidactError, UsageError
+from didact.settings import Section, validate_settings
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -268,15 +268,10 @@ def _changed(values: dict[str, Any], overrides: Sequence[str], direct: Mapping[s
 
 
 def key_value(option: str, word: str, example: str) -> tuple[str, Any]:
-    """The key and the value of a `key=value` of the command line; the value is YAML.
-
-    Args:
-        option: Which option it was given to, as "--set".
-        word: What was given.
-        example: A good one, for the error.
+    """The key and the YAML value of a word such as "lr=1e-4" of an option of the command line.
 
     Raises:
-        UsageError: it has no "=", or its value is no YAML.
+        UsageError: it has no "=" (with the example of a good one), or its value is no YAML.
     """
     key, equals, value = word.partition("=")
     if not equals:
@@ -290,13 +285,7 @@ def key_value(option: str, word: str, example: str) -> tuple[str, Any]:
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:
     """Check plain values; a wrong key or value is a UsageError that names the nearest valid key."""
-    _check_keys(RunConfig, values, "")
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UsageError(f"config: {key} = {first['input']!r}: {first['msg']}") from None
+    return validate_settings(RunConfig, values, "config")
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -325,7 +314,7 @@ def is_stored(config: RunConfig, file: Path) -> bool:
 
 
 def _forget_other(values: dict[str, Any], section: str, key: str, default: str, name: str) -> None:
-    """Drop the settings that a file has for another task, or another source, than this one."""
+    """Drop the settings that a file has for another task or source than this one."""
     given = values.get(section)
     if isinstance(given, Mapping) and given.get(key, default) != name:
         values[section] = {k: value for k, value in given.items() if k != "settings"}
@@ -343,20 +332,3 @@ def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
         _put(values, [key, "name"], value)
     else:
         values[key] = value
-
-
-def _check_keys(section: type[BaseModel], values: Mapping[str, Any], prefix: str) -> None:
-    """Unknown keys, at any depth, with the nearest valid one."""
-    for key, value in values.items():
-        if key not in section.model_fields:
-            hint = did_you_mean(str(key), section.model_fields)
-            raise UsageError(f"config has no key {prefix + str(key)!r}: {hint}")
-        for kind in _sections(section.model_fields[key].annotation):
-            if isinstance(value, Mapping):
-                _check_keys(kind, value, f"{prefix}{key}.")
-
-
-def _sections(annotation: Any) -> list[type[BaseModel]]:
-    """The Section classes in an annotation, `X | None` included."""
-    kinds = getattr(annotation, "__args__", (annotation,))
-    return [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]

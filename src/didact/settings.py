@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Generic, TypeVar, get_type_hints
+from types import ModuleType, UnionType
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -41,19 +41,12 @@ class Section(BaseModel):
 
 
 def validate_settings(kind: type[S], settings: Mapping[str, Any], owner: str) -> S:
-    """An instance of a pydantic class from plain values.
-
-    Args:
-        kind: The class.
-        settings: Values by field.
-        owner: Names the class in error messages, as "feedback 'program'".
+    """An instance of a pydantic class from plain values; `owner` names it in errors, as "task 'math'".
 
     Raises:
         UsageError: an unknown setting (with the nearest valid one), or a value of another type or range.
     """
-    for key in settings:
-        if key not in kind.model_fields and kind.model_config.get("extra") != "allow":
-            raise UsageError(f"{owner} has no setting {key!r}: {did_you_mean(str(key), kind.model_fields)}")
+    _check_keys(kind, settings, owner)
     try:
         return kind.model_validate(dict(settings))
     except ValidationError as error:
@@ -65,6 +58,20 @@ def validate_settings(kind: type[S], settings: Mapping[str, Any], owner: str) ->
         raise UsageError(f"{owner}: {key}{shown}: {first['msg']}") from None
 
 
+def _check_keys(kind: type[BaseModel], settings: Mapping[str, Any], owner: str, prefix: str = "") -> None:
+    """Refuse unknown keys, in sections too, with the nearest valid one."""
+    for key, value in settings.items():
+        if key in kind.model_fields:
+            annotation = kind.model_fields[key].annotation
+            kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+            sections = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+            if len(sections) == 1 and isinstance(value, Mapping):
+                _check_keys(sections[0], value, owner, f"{prefix}{key}.")
+        elif kind.model_config.get("extra") != "allow":
+            hint = did_you_mean(str(key), kind.model_fields)
+            raise UsageError(f"{owner} has no setting {prefix + str(key)!r}: {hint}")
+
+
 def validate_kwargs(
     function: Callable[..., Any],
     settings: Mapping[str, Any],
@@ -72,15 +79,10 @@ def validate_kwargs(
     *,
     internal: tuple[str, ...] = ("seed",),
 ) -> dict[str, Any]:
-    """Settings as keyword arguments of a function or class, with the types of its parameters.
+    """Settings as keyword arguments of a function or class, without those that are `internal`.
 
-    Only strings are converted, because YAML reads 1e-1 as one; any other value must have the type.
-
-    Args:
-        function: A function, or a class for its `__init__`.
-        settings: Values by parameter.
-        owner: Names the function in error messages, as "task 'jsonl'".
-        internal: Parameters that are no settings.
+    Only strings are converted to the types of the parameters, because YAML reads 1e-1 as one; any other value
+    must have the type.
 
     Raises:
         UsageError: an unknown setting (with the nearest valid one), or a value of another type.
@@ -106,16 +108,8 @@ def validate_kwargs(
     return values
 
 
-def load_module(place: str, owner: str) -> ModuleType:
-    """A user's own code: "file.py" or "package.module".
-
-    Args:
-        place: The file or module.
-        owner: Names in error messages what needs it, as "verifier 'checks.py:polite'".
-
-    Raises:
-        UsageError: it does not exist, or cannot be imported.
-    """
+def _load_module(place: str, owner: str) -> ModuleType:
+    """A user's own code: "file.py" or "package.module"."""
     try:
         if not place.endswith(".py"):
             return importlib.import_module(place)
@@ -139,10 +133,10 @@ def load_class(spec: str, owner: str) -> Callable[..., Any]:
     """The class or function that "file.py:Name" or "package.module:Name" names.
 
     Raises:
-        UsageError: the file, the module or the name does not exist.
+        UsageError: `owner` needs a file, a module or a name that does not exist or cannot be imported.
     """
     place, _, name = spec.rpartition(":")
-    module = load_module(place, owner)
+    module = _load_module(place, owner)
     found = getattr(module, name, None)
     if not callable(found):
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
@@ -162,9 +156,7 @@ class Entry:
 
 
 class Registry(Generic[T]):
-    """Components of one kind by name.
-
-    Every list of names, `--help` text, "did you mean" and check of settings derives from it.
+    """Components of one kind by name, with their settings, `--help` and "did you mean".
 
     Args:
         kind: What it holds, for messages, as "method".
@@ -200,11 +192,7 @@ class Registry(Generic[T]):
         return f"{', '.join(self)}, or your own as file.py:Class."
 
     def entry(self, spec: str) -> Entry:
-        """The entry of a name, a "PREFIX:NAME" or a "place:Class".
-
-        Raises:
-            UsageError: unknown, with the nearest valid names.
-        """
+        """The entry of a name, a "PREFIX:NAME" or a "place:Class"; raises as `make`."""
         owner = f"{self.kind} {spec!r}"
         if found := self._entries.get(spec) or self._installed.get(spec):
             return found
@@ -221,7 +209,7 @@ class Registry(Generic[T]):
         )
 
     def find(self, spec: str) -> Callable[..., Any]:
-        """The class of a name; see `entry`."""
+        """The class of a name; raises as `make`."""
         target = self.entry(spec).target
         return load_class(target, f"{self.kind} {spec!r}") if isinstance(target, str) else target
 
@@ -237,9 +225,8 @@ class Registry(Generic[T]):
             UsageError: unknown name or setting (with the nearest valid one), a value out of range, or a class
                 that refuses the settings or lacks a method of its kind.
         """
-        owner, found = f"{self.kind} {spec!r}", self.entry(spec)
-        cls = load_class(found.target, owner) if isinstance(found.target, str) else found.target
-        values = {**found.defaults, **(settings or {})}
+        owner, cls = f"{self.kind} {spec!r}", self.find(spec)
+        values = {**self.entry(spec).defaults, **(settings or {})}
         if isinstance(cls, type) and issubclass(cls, BaseModel):
             made: Any = validate_settings(cls, values, owner)
         else:
@@ -247,11 +234,7 @@ class Registry(Generic[T]):
         return self.check(made, owner)
 
     def check(self, made: Any, owner: str) -> T:
-        """An instance, if it has what its kind needs.
-
-        Raises:
-            UsageError: naming the attribute that it lacks.
-        """
+        """An instance, if it has what its kind needs; a UsageError names the attribute that it lacks."""
         missing = [name for name in self.requires if not hasattr(made, name)]
         if missing and not hasattr(made, "build"):
             raise UsageError(f"{owner} is a {type(made).__name__} without {missing[0]!r}: see docs/api.md")

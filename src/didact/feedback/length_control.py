@@ -28,6 +28,7 @@ from didact.rng import generator
 
 RIDGE = 0.1
 """Penalty ½·RIDGE·φ² on the log-likelihood's length term."""
+CONFIDENCE = 0.95
 _TINY = 1e-6  # keeps θ finite where one side wins every time
 _NEWTON_STEPS = 50
 
@@ -54,31 +55,19 @@ class LengthControlled(NamedTuple):
     """The same side is longer in every pair, so that zero lies outside the data."""
 
 
-def mean_interval(
-    scores_N: ArrayLike, *, seed: int = 0, n_resamples: int = 1_000, confidence: float = 0.95
-) -> tuple[float, float]:
+def mean_interval(scores_N: ArrayLike, *, n_resamples: int) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of at least one score; NaN is left out."""
     s_N = np.asarray(scores_N, dtype=np.float64)
     s_N = s_N[~np.isnan(s_N)]
-    rng = generator(seed, "score-bootstrap")
+    rng = generator(0, "score-bootstrap")
     means = s_N[rng.integers(len(s_N), size=(n_resamples, len(s_N)))].mean(axis=1)
-    return _interval(means, confidence)
+    return _interval(means)
 
 
 def score_at(
-    scores_N: ArrayLike, lengths_N: ArrayLike, length: float, *, n_resamples: int = 1_000
+    scores_N: ArrayLike, lengths_N: ArrayLike, length: float, *, n_resamples: int
 ) -> LengthControlled:
-    """The mean score, raw and at a given length: the win rate against a constant opponent.
-
-    Args:
-        scores_N: In [0, 1]; NaN if a score is missing.
-        lengths_N: Lengths of the texts in any unit, as characters.
-        length: In the same unit.
-        n_resamples: Of the bootstrap, at least 1.
-
-    Raises:
-        DataError: as `win_rate`.
-    """
+    """The mean score, raw and at a given length: the win rate against a constant opponent."""
     lengths = np.asarray(lengths_N, dtype=np.float64)
     return win_rate(scores_N, lengths, np.full_like(lengths, length), n_resamples=n_resamples)
 
@@ -88,9 +77,7 @@ def win_rate(
     lengths_a_N: ArrayLike,
     lengths_b_N: ArrayLike,
     *,
-    seed: int = 0,
     n_resamples: int = 1_000,
-    confidence: float = 0.95,
 ) -> LengthControlled:
     """The raw and the length-controlled win rate of a over b.
 
@@ -98,9 +85,7 @@ def win_rate(
         preferences_N: For a, in [0, 1]; NaN if the verdict is missing.
         lengths_a_N: Lengths of a's texts in any unit, as characters.
         lengths_b_N: Of b's.
-        seed: Seed of the bootstrap.
         n_resamples: Of the bootstrap, at least 1.
-        confidence: In (0, 1).
 
     Raises:
         DataError: the lists differ in length, a value is out of range, or fewer than two preferences.
@@ -118,9 +103,9 @@ def win_rate(
     if p_N.min() < 0 or p_N.max() > 1 or not np.isfinite(delta_N).all():
         raise DataError("preferences lie between 0 and 1, and lengths are finite")
     theta, phi = _fit(p_N, delta_N)
-    rng = generator(seed, "length-controlled-bootstrap")
+    rng = generator(0, "length-controlled-bootstrap")
     resampled = [_fit(p_N[i], delta_N[i])[0] for i in rng.integers(len(p_N), size=(n_resamples, len(p_N)))]
-    low, high = _interval(_sigmoid(np.asarray(resampled)), confidence)
+    low, high = _interval(_sigmoid(np.asarray(resampled)))
     return LengthControlled(
         raw=float(p_N.mean()),
         controlled=float(_sigmoid(np.asarray(theta))),
@@ -133,8 +118,8 @@ def win_rate(
     )
 
 
-def _interval(samples: Array, confidence: float) -> tuple[float, float]:
-    low, high = np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
+def _interval(samples: Array) -> tuple[float, float]:
+    low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
@@ -26,7 +25,7 @@ from didact.llm.chat import ChatModel, ChatReply
 from didact.llm.structured import Parsed, StrictReply, request_json
 from didact.prompts import conversation_text, load_prompt, shorten
 from didact.tasks.base import Verdict
-from didact.types import Feedback, Message, Problem
+from didact.types import Feedback, Problem
 
 LOWEST, HIGHEST = 1, 10
 """The rubric's scale."""
@@ -72,14 +71,12 @@ class RubricJudge:
         max_chars: Longer texts are cut in the middle, with a notice.
 
     Raises:
-        UsageError: `good` is off the scale, or `max_chars` is below 1.
+        UsageError: `good` is off the scale.
     """
 
     def __init__(self, model: ChatModel, *, good: int = 9, max_chars: int = MAX_CHARS) -> None:
         if not LOWEST < good <= HIGHEST:
             raise UsageError(f"good must be a score from {LOWEST + 1} to {HIGHEST}, not {good}")
-        if max_chars < 1:
-            raise UsageError(f"max_chars must be at least 1, not {max_chars}")
         self.model, self.good, self.max_chars = model, good, max_chars
         self.prompt = load_prompt("writing_rubric_v1")
         self._kept = OrderedDict[str, Feedback]()
@@ -154,23 +151,15 @@ class Pair(NamedTuple):
     b: str
 
 
-@dataclass(frozen=True)
-class PairComparison:
-    """A pairwise judge's verdicts on one pair, in both orders.
-
-    Attributes:
-        a_first: 1 for a, 0 for b and ½ for a tie, with a in the first position; None if the verdict failed.
-        b_first: The same with b in the first position.
-        errors: Why verdicts are missing.
-        tokens: Tokens that the judge generated.
-        cost_usd: The cost of both verdicts.
-    """
+class PairComparison(NamedTuple):
+    """A pairwise judge's verdicts on one pair, in both orders: 1 for a, 0 for b and ½ for a tie."""
 
     a_first: float | None
+    """With a in the first position; None if the verdict failed."""
     b_first: float | None
-    errors: tuple[str, ...] = ()
-    tokens: int = 0
-    cost_usd: float = 0.0
+    tokens: int
+    """Tokens that the judge generated."""
+    cost_usd: float
 
     @property
     def preference(self) -> float | None:
@@ -178,13 +167,6 @@ class PairComparison:
         if self.a_first is None or self.b_first is None:
             return None
         return (self.a_first + self.b_first) / 2
-
-    @property
-    def survives(self) -> bool | None:
-        """Whether the verdict is the same in both orders; None unless both succeeded."""
-        if self.a_first is None or self.b_first is None:
-            return None
-        return self.a_first == self.b_first
 
 
 class PairJudge:
@@ -196,8 +178,6 @@ class PairJudge:
     """
 
     def __init__(self, model: ChatModel, *, max_chars: int = MAX_CHARS) -> None:
-        if max_chars < 1:
-            raise UsageError(f"max_chars must be at least 1, not {max_chars}")
         self.model, self.max_chars = model, max_chars
         self.prompt = load_prompt("writing_pair_v1")
 
@@ -207,50 +187,32 @@ class PairJudge:
         Raises:
             UsageError: no request can succeed, for example because the server refuses the API key.
         """
-        orders = [order for p in pairs for order in ((p.problem, p.a, p.b), (p.problem, p.b, p.a))]
-        parsed = request_json(self.model, [self._request(*order) for order in orders], PairVerdict)
+        orders = [(p.problem, *pieces) for p in pairs for pieces in ((p.a, p.b), (p.b, p.a))]
+        asked = [
+            self.prompt.messages(self.max_chars, question=conversation_text(problem), first=one, second=two)
+            for problem, one, two in orders
+        ]
+        parsed = request_json(self.model, asked, PairVerdict)
         return [_comparison(*parsed[i : i + 2]) for i in range(0, len(parsed), 2)]
-
-    def _request(self, problem: Problem, first: str, second: str) -> tuple[Message, ...]:
-        question = conversation_text(problem)
-        return self.prompt.messages(self.max_chars, question=question, first=first, second=second)
 
 
 class Symmetry(NamedTuple):
-    """How little a pairwise judge depends on the order."""
+    """How little a pairwise judge depends on the order, over the pairs with a verdict in both."""
 
-    compared: int
-    """Pairs with a verdict in both orders."""
-    survived: int
-    """Those with the same verdict in both."""
-    first: int
-    """Verdicts for the piece in the first position, of all 2·compared."""
-    second: int
-    """Verdicts for the piece in the second position."""
-    failed: int
-    """Pairs with a verdict missing."""
-
-    @property
-    def share(self) -> float | None:
-        """The share of the compared pairs that survive the swap, in [0, 1]; None without any."""
-        return self.survived / self.compared if self.compared else None
-
-    @property
-    def bias(self) -> float | None:
-        """(first − second) / (first + second), in [−1, 1]; 0 for a judge without a position bias."""
-        decided = self.first + self.second
-        return (self.first - self.second) / decided if decided else None
+    share: float | None
+    """Of these pairs with the same verdict in both orders, in [0, 1]; None without any."""
+    bias: float | None
+    """(first − second) / (first + second) of the verdicts for each position, in [−1, 1]; None without any."""
 
 
 def symmetry(comparisons: Sequence[PairComparison]) -> Symmetry:
-    """Count how often verdicts survive the swap, and which position wins."""
+    """Measure how often verdicts survive the swap, and which position wins."""
     both = [(c.a_first, c.b_first) for c in comparisons if c.preference is not None]
+    first = sum((a == 1) + (b == 0) for a, b in both)
+    second = sum((a == 0) + (b == 1) for a, b in both)
     return Symmetry(
-        compared=len(both),
-        survived=sum(a == b for a, b in both),
-        first=sum((a == 1) + (b == 0) for a, b in both),
-        second=sum((a == 0) + (b == 1) for a, b in both),
-        failed=len(comparisons) - len(both),
+        share=sum(a == b for a, b in both) / len(both) if both else None,
+        bias=(first - second) / (first + second) if first + second else None,
     )
 
 
@@ -260,7 +222,6 @@ def _comparison(a_first: Parsed[PairVerdict], b_first: Parsed[PairVerdict]) -> P
     return PairComparison(
         None if a_first.value is None else value[a_first.value.winner],
         None if b_first.value is None else 1 - value[b_first.value.winner],
-        tuple(parsed.error for parsed in both if parsed.error is not None),
         sum(parsed.reply.tokens for parsed in both),
         sum(parsed.reply.cost_usd for parsed in both),
     )
