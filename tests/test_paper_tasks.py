@@ -20,8 +20,7 @@ from didact.methods import make_method
 from didact.registry import SOURCES
 from didact.tasks import make_task
 from didact.tasks.base import validate_problem, validate_task
-from didact.tasks.reasoning_gym import INSTRUCTION
-from didact.tasks.safe_eval import is_arithmetic, read_literal
+from didact.tasks.reasoning_gym import INSTRUCTION, is_arithmetic, read_literal
 from didact.types import Turn
 from tests.helpers import generator_task
 

@@ -24,8 +24,7 @@ from didact.distributed import on_main_process
 from didact.errors import DataError, UsageError
 from didact.feedback.program import Level, Place, spans, whole
 from didact.feedback_source import FeedbackRequest
-from didact.tasks.code.report import CodeReport, Outcome, UnitTestResult
-from didact.tasks.code.task import CodeTask
+from didact.tasks.code.task import CodeReport, CodeTask, Outcome, UnitTestResult
 from didact.tasks.code.values import Raised, one_line
 from didact.types import Feedback, Span
 

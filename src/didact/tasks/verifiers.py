@@ -40,11 +40,8 @@ class Verifier(NamedTuple):
 
 
 def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
-    """Build a verifier from a config value.
-
-    Args:
-        spec: "exact", "regex", "numeric", "none", "file.py:function", "package.module:function", or
-            {"name": one of these, **settings}.
+    """The verifier of a config value: a key of `VERIFIERS`, "file.py:function", "package.module:function", or
+    {"name": one of these, **settings}.
 
     Raises:
         UsageError: unknown verifier, setting, module or function, with the nearest valid name.
@@ -59,22 +56,16 @@ def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
         return user_function(name)
     if name not in VERIFIERS:
         raise UsageError(f"unknown verifier {name!r}: {did_you_mean(name, VERIFIERS)}, or 'file.py:function'")
-    build = VERIFIERS[name]
-    return build(**validate_kwargs(build, settings, f"verifier {name!r}"))
+    return VERIFIERS[name](**validate_kwargs(VERIFIERS[name], settings, f"verifier {name!r}"))
 
 
 def exact(*, casefold: bool = False) -> Verifier:
-    """Right if answer and reference are the same text, apart from white space around them.
-
-    Args:
-        casefold: Ignore case.
-    """
-
-    def normal(text: str) -> str:
-        return text.strip().casefold() if casefold else text.strip()
+    """Right if answer and reference are the same text, apart from white space around them; `casefold` ignores
+    case."""
 
     def verify(answer: str, reference: str, row: Mapping[str, Any]) -> Verdict:
-        return _verdict(normal(answer) == normal(reference))
+        got, want = answer.strip(), reference.strip()
+        return _verdict(got.casefold() == want.casefold() if casefold else got == want)
 
     return Verifier(verify, needs_reference=True)
 
@@ -82,8 +73,7 @@ def exact(*, casefold: bool = False) -> Verifier:
 def regex(*, pattern: str | None = None) -> Verifier:
     """Right if `re.search` finds a pattern in the answer; anchor it with ^ and $ to match all of it.
 
-    Args:
-        pattern: One pattern for all rows; without it each row's reference is its pattern.
+    Without one pattern for all rows, each row's reference is its pattern.
     """
     if pattern is not None and (problem := _pattern_problem(pattern)):
         raise UsageError(f"verifier 'regex': {problem}")
@@ -97,11 +87,7 @@ def regex(*, pattern: str | None = None) -> Verifier:
 
 
 def numeric(*, tolerance: float = 1e-6) -> Verifier:
-    """Right if the last number in the answer is the last number in the reference.
-
-    Args:
-        tolerance: Largest absolute difference that still counts, ≥ 0.
-    """
+    """Right if the last numbers in answer and reference differ by at most `tolerance`, ≥ 0."""
     if not tolerance >= 0:
         raise UsageError(f"verifier 'numeric': tolerance must be a number of 0 or above, not {tolerance!r}")
 
@@ -110,8 +96,7 @@ def numeric(*, tolerance: float = 1e-6) -> Verifier:
         return _verdict(got is not None and want is not None and abs(got - want) <= tolerance)
 
     def check(reference: str) -> str | None:
-        number = last_number(reference)
-        return None if number is not None else f"there is no finite number in {reference!r}"
+        return f"there is no finite number in {reference!r}" if last_number(reference) is None else None
 
     return Verifier(verify, needs_reference=True, check_reference=check)
 
@@ -141,16 +126,12 @@ def user_function(spec: str) -> Verifier:
             raise UsageError(f"verifier {spec!r} returned {score!r}: return True, False or a finite number")
         return Verdict(float(score), float(score) >= 1)
 
-    place = spec.rpartition(":")[0]
-    file = Path(place) if place.endswith(".py") else None
-    return Verifier(verify, needs_reference=False, file=file)
+    place = Path(spec.rpartition(":")[0])
+    return Verifier(verify, needs_reference=False, file=place if place.suffix == ".py" else None)
 
 
 VERIFIERS: dict[str, Callable[..., Verifier]] = {
-    "exact": exact,
-    "regex": regex,
-    "numeric": numeric,
-    "none": none,
+    made.__name__: made for made in (exact, regex, numeric, none)
 }
 
 _NUMBER = re.compile(
@@ -167,9 +148,7 @@ def last_number(text: str) -> float | None:
     (1250.5, 2.0, -400.0, None)
     """
     found = _NUMBER.findall(text.replace("−", "-"))
-    if not found:
-        return None
-    number = float(found[-1].replace(",", ""))
+    number = float(found[-1].replace(",", "")) if found else math.nan
     return number if math.isfinite(number) else None
 
 

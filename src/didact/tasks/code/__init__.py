@@ -1,6 +1,5 @@
 """Python functions to write, verified by their tests."""
 
-from didact.tasks.code.report import CodeReport, Outcome
-from didact.tasks.code.task import CodeTask, CodeTaskConfig
+from didact.tasks.code.task import CodeReport, CodeTask, CodeTaskConfig, Outcome
 
 __all__ = ["CodeReport", "CodeTask", "CodeTaskConfig", "Outcome"]

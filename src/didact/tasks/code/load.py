@@ -14,14 +14,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from didact.data.faults import shown
 from didact.errors import DataError, did_you_mean
 from didact.tasks.code.extract import defines
-from didact.tasks.code.unit_tests import Unconvertible, convert, parse_test
+from didact.tasks.code.unit_tests import Unconvertible, convert, parse_test, parsed
 from didact.tasks.dataset_task import FileRow, LoadedFile, LoadedProblem, read_file
 from didact.types import Problem
 
@@ -29,15 +28,14 @@ _HOW = "Answer with the whole function in one ```python block. Use nothing but P
 _NAME = re.compile(r"(?:async[ \t]+)?def[ \t]+([A-Za-z_]\w*)[ \t]*\(")
 
 
-@dataclass(frozen=True)
-class _CodeProblem:
-    """One row, independent of its shape."""
+class _CodeProblem(NamedTuple):
+    """One row, independent of its shape; all fields from the third on become the problem's metadata."""
 
     question: str
+    reference: str | None
     entry_point: str
     examples: list[str]
     tests: list[str]
-    reference: str | None
     setup: str = ""
     prefix: str = ""
     tolerance: float | None = None
@@ -67,7 +65,11 @@ def load(path: Path, shape: str = "auto", *, skip: bool = False) -> LoadedFile:
                 row.fail("tests", f"{error}; write a test as 'f(1) == 2'")
             left_out[identity] = str(error)
             continue
-        problems.append(_problem(row, identity, read, kind))
+        metadata = {"shape": kind, **dict(list(read._asdict().items())[2:])}
+        if isinstance(level := row.values.get("level"), str):
+            metadata["level"] = level
+        problem = Problem.ask(read.question, id=identity, reference=read.reference, **metadata)
+        problems.append(LoadedProblem(problem, row, " ".join(read.question.split())))
     if left_out and not skip:
         first, why = next(iter(left_out.items()))
         raise DataError(
@@ -76,17 +78,6 @@ def load(path: Path, shape: str = "auto", *, skip: bool = False) -> LoadedFile:
             "them out. Nothing was written."
         )
     return LoadedFile(str(path), problems, left_out, (path,))
-
-
-def _problem(row: FileRow, identity: str, read: _CodeProblem, kind: str) -> LoadedProblem:
-    metadata = {
-        "shape": kind, "entry_point": read.entry_point, "examples": read.examples, "tests": read.tests,
-        "setup": read.setup, "prefix": read.prefix, "tolerance": read.tolerance,
-    }  # fmt: skip
-    if isinstance(level := row.values.get("level"), str):
-        metadata["level"] = level
-    problem = Problem.ask(read.question, id=identity, reference=read.reference, **metadata)
-    return LoadedProblem(problem, row, " ".join(read.question.split()))
 
 
 def _shape(row: FileRow, wanted: str) -> str:
@@ -120,10 +111,10 @@ def _own(row: FileRow) -> _CodeProblem:
         parts.append("For example:\n" + "\n".join(examples))
     return _CodeProblem(
         "\n\n".join([*parts, _HOW]),
+        row.text("reference"),
         match[1],
         examples,
         tests,
-        reference=row.text("reference"),
         setup=row.text("setup", default=""),
         tolerance=None if tolerance is None else float(tolerance),
     )
@@ -138,23 +129,15 @@ def _mbpp(row: FileRow) -> _CodeProblem:
     setup = "\n".join([*row.texts("test_imports"), row.text("test_setup_code", default="")])
     entry_point = _called(tests[0], code)
     question = f"{statement}\n\nYour function must pass tests such as:\n{tests[0].strip()}\n\n{_HOW}"
-    return _CodeProblem(question, entry_point, tests[:1], tests[1:], code, setup.strip())
+    return _CodeProblem(question, code, entry_point, tests[:1], tests[1:], setup.strip())
 
 
 def _called(test: str, code: str) -> str:
     """The function of the reference that a test calls."""
-    try:
-        names = [n.func.id for n in ast.walk(ast.parse(test.strip())) if _is_plain_call(n)]  # type: ignore[attr-defined]
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Unconvertible(f"not Python: {error}") from None
-    for name in names:
-        if defines(code, name):
-            return str(name)
+    for node in ast.walk(parsed(test.strip())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and defines(code, node.func.id):
+            return node.func.id
     raise Unconvertible("the first test calls nothing that the reference defines")
-
-
-def _is_plain_call(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
 
 
 def _humaneval(row: FileRow) -> _CodeProblem:
@@ -163,17 +146,13 @@ def _humaneval(row: FileRow) -> _CodeProblem:
     solution = row.values.get("canonical_solution")
     reference = prompt + solution if isinstance(solution, str) else None
     question = f"Complete this Python function.\n\n```python\n{prompt.strip()}\n```\n\n{_HOW}"
-    return _CodeProblem(question, entry_point, [], tests, reference, setup, prefix=prompt)
+    return _CodeProblem(question, reference, entry_point, [], tests, setup, prefix=prompt)
 
 
 def _check_function(source: str, entry_point: str) -> tuple[str, list[str]]:
     """(imports, asserts) of `def check(candidate)`, its parameter renamed to the function's name."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Unconvertible(f"not Python: {error}") from None
     setup, tests = list[str](), list[str]()
-    for node in tree.body:
+    for node in parsed(source).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             setup.append(ast.unparse(node))
         elif isinstance(node, ast.FunctionDef) and node.name == "check" and len(node.args.args) == 1:

@@ -15,10 +15,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -27,9 +28,8 @@ from didact.errors import DataError
 from didact.tasks.base import BaseTaskConfig, Verdict
 from didact.tasks.code.extract import program_in
 from didact.tasks.code.load import load
-from didact.tasks.code.report import CodeReport, UnitTestResult
 from didact.tasks.code.unit_tests import UnitTest, parse_test
-from didact.tasks.code.values import Plain, Raised, read_value
+from didact.tasks.code.values import Plain, Raised, read_value, shown
 from didact.tasks.dataset_task import DatasetTask, EvalFraction, shipped, split_problems
 from didact.tasks.sandbox.probe import choose_backend
 from didact.tasks.sandbox.serve import Limits
@@ -38,6 +38,108 @@ from didact.types import Problem
 
 CACHED_REPORTS = 4096
 """Reports that are kept, so that a critic does not run again what the verifier has run."""
+
+
+class Outcome(StrEnum):
+    """How a program, or one test of it, ended."""
+
+    PASSED = "passed"
+    WRONG = "wrong"
+    """It returned another value."""
+    RAISED = "raised"
+    """A test's call raised."""
+    UNLOADABLE = "unloadable"
+    """The program raised before any test, or does not compile."""
+    NO_PROGRAM = "no program"
+    """The answer holds no program."""
+    TIME = "time"
+    CPU = "cpu"
+    OUTPUT = "output"
+    ANSWER = "answer"
+    """It sent a malformed or too long answer."""
+    EXIT = "exit"
+    """Its process ended before it answered."""
+    BROKEN = "broken"
+    """The sandbox failed, so the program was not judged."""
+
+
+@dataclass(frozen=True)
+class UnitTestResult:
+    """A test whose call returned a value or raised."""
+
+    test: UnitTest
+    shown: bool
+    """It is one of the examples in the prompt."""
+    passed: bool
+    got: str | Raised
+    """The returned value as a short text (the value itself can be large), or the exception."""
+
+
+@dataclass(frozen=True)
+class CodeReport:
+    """The result of running a program.
+
+    Attributes:
+        program: Its source; None if the answer holds none.
+        tests: All tests, the examples of the prompt first.
+        results: The tests that returned or raised, in order.
+        raised: What loading the program raised.
+        stop: Why the program ended before the remaining tests.
+        detail: As "2 s" or "signal 11".
+        broken: What is wrong with the sandbox, or with the problem's own setup.
+        shown_tests: How many of `tests` are examples of the prompt.
+        loaded: The program loaded, so that its tests could start.
+    """
+
+    program: str | None
+    tests: tuple[UnitTest, ...]
+    results: tuple[UnitTestResult, ...] = ()
+    raised: Raised | None = None
+    stop: Stop | None = None
+    detail: str = ""
+    broken: str | None = None
+    shown_tests: int = 0
+    loaded: bool = False
+
+    @property
+    def passed(self) -> int:
+        """The number of passed tests."""
+        return sum(t.passed for t in self.results)
+
+    @property
+    def correct(self) -> bool:
+        """All tests passed."""
+        return self.broken is None and bool(self.tests) and self.passed == len(self.tests)
+
+    @property
+    def share(self) -> float:
+        """The share of passed tests, in [0, 1], among those that the prompt does not show, or among all if it
+        shows all. A test that was not reached did not pass."""
+        hidden = len(self.tests) - self.shown_tests
+        passed = sum(t.passed for t in self.results if not (hidden and t.shown))
+        return passed / max(hidden or len(self.tests), 1)
+
+    @property
+    def first_failure(self) -> int | None:
+        """The index of the first test that did not pass, or None."""
+        failed = (index for index, result in enumerate(self.results) if not result.passed)
+        return next(failed, None if self.correct else len(self.results))
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome of the whole program: that of its first failing test."""
+        if self.broken is not None:
+            return Outcome.BROKEN
+        if self.program is None:
+            return Outcome.NO_PROGRAM
+        if self.raised is not None:
+            return Outcome.UNLOADABLE
+        failed = self.first_failure
+        if failed is None:
+            return Outcome.PASSED
+        if failed < len(self.results):
+            return Outcome.RAISED if isinstance(self.results[failed].got, Raised) else Outcome.WRONG
+        return Outcome(self.stop.value) if self.stop is not None else Outcome.EXIT
 
 
 class CodeTaskConfig(BaseTaskConfig):
@@ -79,10 +181,6 @@ class CodeTask(DatasetTask):
     A program that is wrong, slow, greedy or hostile scores 0. If the sandbox fails, the verdict has no reward
     and an error.
 
-    Args:
-        config: The settings.
-        seed: Seeds the order of the training problems.
-
     Attributes:
         sandbox: The backend that runs the programs; "unsafe" for none.
         left_out: The reason, by id, why a problem is not used.
@@ -110,7 +208,6 @@ class CodeTask(DatasetTask):
         self._lock = threading.Lock()
 
     def verify(self, problem: Problem, answer: str) -> Verdict:
-        """Run the answer's program against the problem's tests."""
         report = self.report(problem, answer)
         if report.broken is not None:
             return Verdict(None, False, report.broken)
@@ -129,17 +226,18 @@ class CodeTask(DatasetTask):
         Raises:
             DataError: the problem is not one of a code task.
         """
-        tests, shown = unit_tests_of(problem)
+        tests, shown_tests = unit_tests_of(problem)
         meta = problem.metadata
         program = program_in(answer, meta["entry_point"], meta.get("prefix", ""))
         if program is None:
-            return CodeReport(None, tests, shown_tests=shown)
-        key = _key(problem, program)
+            return CodeReport(None, tests, shown_tests=shown_tests)
+        asked = json.dumps([problem.id, problem.metadata, program], sort_keys=True, default=str)
+        key = hashlib.sha256(asked.encode()).hexdigest()
         with self._lock:
             if key in self._reports:
                 self._reports.move_to_end(key)
                 return self._reports[key]
-        report = self._run(CodeReport(program, tests, shown_tests=shown), meta.get("setup", ""))
+        report = self._run(CodeReport(program, tests, shown_tests=shown_tests), meta.get("setup", ""))
         if report.broken is None:
             with self._lock:
                 self._reports[key] = report
@@ -162,7 +260,9 @@ class CodeTask(DatasetTask):
                     loaded = True
                     for index, test in enumerate(report.tests):
                         got = _read(session.evaluate(test.call))
-                        results.append(UnitTestResult.of(test, index < report.shown_tests, got))
+                        passed = not isinstance(got, Raised) and test.passes(got)
+                        kept = got if isinstance(got, Raised) else shown(got)
+                        results.append(UnitTestResult(test, index < report.shown_tests, passed, kept))
                 except Stopped as stopped:
                     report = replace(report, stop=stopped.why, detail=stopped.detail)
         except SandboxError as error:
@@ -192,7 +292,7 @@ def unit_tests_of(problem: Problem) -> tuple[tuple[UnitTest, ...], int]:
     meta = problem.metadata
     try:
         entry, tolerance = meta["entry_point"], meta.get("tolerance")
-        shown, hidden = (
+        examples, hidden = (
             [test for text in meta[key] for test in parse_test(text, entry, tolerance)]
             for key in ("examples", "tests")
         )
@@ -201,7 +301,7 @@ def unit_tests_of(problem: Problem) -> tuple[tuple[UnitTest, ...], int]:
             f"problem {problem.id!r} is no code problem ({type(error).__name__}: {error}): it needs "
             "entry_point, examples and tests in its metadata; take it from the code task"
         ) from None
-    return (*shown, *hidden), len(shown)
+    return (*examples, *hidden), len(examples)
 
 
 def _read(line: str) -> Plain | Raised:
@@ -209,8 +309,3 @@ def _read(line: str) -> Plain | Raised:
         return read_value(line)
     except ValueError as error:
         raise Stopped(Stop.ANSWER, str(error)) from None
-
-
-def _key(problem: Problem, program: str) -> str:
-    asked: list[Any] = [problem.id, problem.metadata, program]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()

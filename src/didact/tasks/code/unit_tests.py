@@ -108,12 +108,8 @@ def parse_test(text: str, entry_point: str, tolerance: float | None = None) -> t
     """
     if len(text) > LONGEST_TEST:
         raise Unconvertible(f"a test of more than {LONGEST_TEST} characters")
-    try:
-        body = ast.parse(text.strip()).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Unconvertible(f"not Python: {error}") from None
     tests = list[UnitTest]()
-    for statement in body:
+    for statement in parsed(text.strip()).body:
         if isinstance(statement, ast.Assert):
             tests += convert(statement.test, entry_point, tolerance)
         elif isinstance(statement, ast.Expr):
@@ -123,23 +119,29 @@ def parse_test(text: str, entry_point: str, tolerance: float | None = None) -> t
     return tuple(tests)
 
 
+def parsed(text: str) -> ast.Module:
+    """The syntax tree of a text that may be no Python."""
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise Unconvertible(f"not Python: {error}") from None
+
+
 def convert(test: ast.expr, entry_point: str, tolerance: float | None = None) -> list[UnitTest]:
     """The unit tests of one condition; see `parse_test`."""
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
         return [part for value in test.values for part in convert(value, entry_point, tolerance)]
     if isinstance(test, ast.Constant) and test.value:
         return []
-    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        call, views = _call(test.operand, entry_point)
-        return [UnitTest(call, "falsy", None, views)]
     if _is_call_of(test, "isclose"):
         return [_isclose(test, entry_point)]
     if isinstance(test, ast.Compare):
         if len(test.ops) != 1:
             raise Unconvertible(f"a chain of comparisons: {_source(test)}")
         return [_compare(test.left, test.ops[0], test.comparators[0], entry_point, tolerance)]
-    call, views = _call(test, entry_point)
-    return [UnitTest(call, "truthy", None, views)]
+    negated = test.operand if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) else None
+    call, views = _call(negated or test, entry_point)
+    return [UnitTest(call, "falsy" if negated else "truthy", None, views)]
 
 
 def _compare(left: ast.expr, op: ast.cmpop, right: ast.expr, entry: str, tolerance: float | None) -> UnitTest:

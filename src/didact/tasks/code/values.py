@@ -18,40 +18,36 @@ MAX_DEPTH = 100
 MAX_TEXT = 400
 """Characters that are kept of an exception's message, or of the repr of a value that is no plain data."""
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,16}")
-_SCALARS = ("none", "number", "str", "bytes", "complex")
-_GROUPS = {"l": "list", "t": "tuple", "s": "set", "z": "set", "d": "dict"}
+_SCALARS = {
+    "none": type(None),
+    "number": bool | int | float,
+    "str": str,
+    "bytes": bytes,
+    "complex": complex,
+}
+_GROUPS = {"l": "list", "t": "tuple", "s": "set", "z": "set"}
 _BRACKETS = {"list": ("[", "]"), "tuple": ("(", ")"), "set": ("{", "}"), "dict": ("{", "}")}
 
 
 @dataclass(frozen=True)
 class Plain:
-    """One value.
-
-    Attributes:
-        kind: "none", "number", "str", "bytes", "complex", "list", "tuple", "set", "dict", or "other"
-            for anything else.
-        value: The scalar; a tuple of `Plain` for a collection, of pairs of them for a dict; (type, repr) for
-            "other".
-    """
+    """One value."""
 
     kind: str
+    """A key of `_SCALARS`, "list", "tuple", "set", "dict", or "other" for anything else."""
     value: Any
+    """The scalar; a tuple of `Plain` for a collection, of pairs for a dict; (type, repr) for "other"."""
 
 
 @dataclass(frozen=True)
 class Raised:
-    """An exception of the program, at its last frame.
-
-    Attributes:
-        kind: As "ZeroDivisionError".
-        message: Its text.
-        line: The program's line, from 1; 0 if unknown.
-        function: The function of that frame.
-    """
+    """An exception of the program, at its last frame."""
 
     kind: str
+    """As "ZeroDivisionError"."""
     message: str
     line: int = 0
+    """The program's line, from 1; 0 if unknown."""
     function: str = ""
 
 
@@ -61,11 +57,7 @@ def plain(value: Any) -> Plain:
     >>> plain([1, "a"]).kind
     'list'
     """
-    if value is None:
-        return Plain("none", None)
-    if isinstance(value, bool | int | float):
-        return Plain("number", value)
-    for kind, types in (("str", str), ("bytes", bytes), ("complex", complex)):
+    for kind, types in _SCALARS.items():
         if isinstance(value, types):
             return Plain(kind, value)
     if isinstance(value, dict):
@@ -103,10 +95,10 @@ def _decoded(node: Any, deep: int) -> Plain:
     if not isinstance(node, list):
         raise ValueError("neither a scalar nor a list")
     tag, items = node[0], node[1:]
-    if tag in _GROUPS and tag != "d":
-        return Plain(_GROUPS[tag], tuple(_decoded(item, deep - 1) for item in items))
     if tag == "d":
         return Plain("dict", tuple((_decoded(k, deep - 1), _decoded(v, deep - 1)) for k, v in items))
+    if tag in _GROUPS:
+        return Plain(_GROUPS[tag], tuple(_decoded(item, deep - 1) for item in items))
     if tag == "f":
         return Plain("number", float.fromhex(items[0]))
     if tag == "i":
@@ -123,11 +115,7 @@ def _decoded(node: Any, deep: int) -> Plain:
 def same(expected: Plain, got: Plain, tolerance: float | None = None) -> bool:
     """Equality as Python's `==` on built-in types, except that NaN equals NaN.
 
-    Args:
-        expected: The expected value.
-        got: The returned value.
-        tolerance: If either number is a float, the largest difference, absolute or relative to the larger;
-            None for exact equality.
+    If either number is a float, `tolerance` is the largest difference, absolute or relative to the larger.
     """
     if expected.kind != got.kind or expected.kind == "other":
         return False
@@ -197,7 +185,8 @@ def _shown(value: Plain, left: list[int]) -> str:
     if value.kind == "other":
         name, text = str(value.value[0]), str(value.value[1])
         left[0] -= len(name) + len(text)
-        return one_line(f"{_article(name)} {name}" + (f" ({text})" if text else ""))
+        article = "an" if name[:1].lower() in "aeiou" else "a"
+        return one_line(f"{article} {name}" + (f" ({text})" if text else ""))
     if value.kind in _SCALARS:
         text = _scalar(value.value, left[0])
         left[0] -= len(text)
@@ -222,10 +211,6 @@ def _scalar(value: Any, longest: int) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 12_000:
         return f"an integer of {value.bit_length()} bits"
     return repr(value)
-
-
-def _article(name: str) -> str:
-    return "an" if name[:1].lower() in "aeiou" else "a"
 
 
 def one_line(text: str) -> str:

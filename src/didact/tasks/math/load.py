@@ -39,36 +39,24 @@ class MathShape(NamedTuple):
 
     question: tuple[str, ...]
     answer: tuple[str, ...]
-    identity: tuple[str, ...] = ()
+    identity: tuple[str, ...]
+    distinctive: tuple[set[str], ...]
+    """A row with all columns of one of these sets is of this shape, unless it is of an earlier one."""
 
 
+_AIME = ({"Problem"}, {"problem_idx"}, {"problem", "answer", "url"})
 SHAPES: dict[str, MathShape] = {
-    "own": MathShape(("problem",), ("answer",), ("id",)),
-    "math500": MathShape(("problem",), ("answer",), ("unique_id",)),
-    "aime": MathShape(("problem", "Problem"), ("answer", "Answer"), ("id", "ID", "problem_idx")),
-    "deepmath": MathShape(("question",), ("final_answer",), ("id",)),
-    "dapo": MathShape(("prompt",), ("reward_model", "solution"), ("id",)),
+    "dapo": MathShape(("prompt",), ("reward_model", "solution"), ("id",), ({"prompt", "reward_model"},)),
+    "deepmath": MathShape(("question",), ("final_answer",), ("id",), ({"final_answer"},)),
+    "math500": MathShape(("problem",), ("answer",), ("unique_id",), ({"unique_id"},)),
+    "aime": MathShape(("problem", "Problem"), ("answer", "Answer"), ("id", "ID", "problem_idx"), _AIME),
+    "own": MathShape(("problem",), ("answer",), ("id",), ({"problem", "answer"},)),
 }
-_DISTINCTIVE: dict[str, tuple[set[str], ...]] = {
-    "dapo": ({"prompt", "reward_model"},),
-    "deepmath": ({"final_answer"},),
-    "math500": ({"unique_id"},),
-    "aime": ({"Problem"}, {"problem_idx"}, {"problem", "answer", "url"}),
-    "own": ({"problem", "answer"},),
-}
-"""A row with all columns of one of these sets is of that shape."""
 
 
-class Wording(NamedTuple):
-    """The wording of prompts and references."""
-
-    instruction: str
-    """Follows the question; empty for none."""
-    reference: str
-    """Template with one %s for the gold answer."""
-
-
-def load(path: Path, shape: str, wording: Wording, *, skip_conflicts: bool = False) -> LoadedFile:
+def load(
+    path: Path, shape: str, instruction: str, reference: str, *, skip_conflicts: bool = False
+) -> LoadedFile:
     """Read a file.
 
     A row that repeats an earlier question with the same answer is left out. Two answers to one question are
@@ -77,7 +65,8 @@ def load(path: Path, shape: str, wording: Wording, *, skip_conflicts: bool = Fal
     Args:
         path: JSON lines, or another form that `read_file` reads.
         shape: One of `SHAPES`, or "auto" to decide by the columns of each row.
-        wording: How the problems are asked.
+        instruction: Follows every question; empty for none.
+        reference: Template with one %s for the gold answer.
         skip_conflicts: Leave out questions with two answers.
 
     Raises:
@@ -86,7 +75,7 @@ def load(path: Path, shape: str, wording: Wording, *, skip_conflicts: bool = Fal
     by_key = dict[str, LoadedProblem]()
     left_out, conflicts = dict[str, str](), set[str]()
     for row in read_file(path):
-        read = _problem(row, shape, wording)
+        read = _problem(row, shape, instruction, reference)
         first = by_key.setdefault(read.key, read)
         if first is read:
             continue
@@ -105,17 +94,18 @@ def load(path: Path, shape: str, wording: Wording, *, skip_conflicts: bool = Fal
     return LoadedFile(str(path), list(by_key.values()), left_out, (path,))
 
 
-def _problem(row: FileRow, shape: str, wording: Wording) -> LoadedProblem:
+def _problem(row: FileRow, shape: str, instruction: str, reference: str) -> LoadedProblem:
     kind = _shape(row) if shape == "auto" else shape
     columns = SHAPES[kind]
-    before, question = _question(row, columns, kind)
+    *before, last = row.messages(_column(row, columns.question, kind))
+    question = _without_frame(last.content.strip()) if kind == "dapo" else last.content.strip()
     answer = _answer(row, columns, kind)
-    asked = f"{question}\n\n{wording.instruction}" if wording.instruction else question
+    asked = f"{question}\n\n{instruction}" if instruction else question
     kept = {name: row.values[name] for name in _KEPT if isinstance(row.values.get(name), str | int | float)}
     problem = Problem(
         id=row.identity(*columns.identity),
         messages=(*before, Message(role="user", content=asked)),
-        reference=wording.reference % answer,
+        reference=reference % answer,
         metadata={**kept, ANSWER: answer, "shape": kind},
     )
     return LoadedProblem(problem, row, " ".join(question.split()))
@@ -123,8 +113,8 @@ def _problem(row: FileRow, shape: str, wording: Wording) -> LoadedProblem:
 
 def _shape(row: FileRow) -> str:
     columns = row.values.keys()
-    for name, distinctive in _DISTINCTIVE.items():
-        if any(names <= columns for names in distinctive):
+    for name, shape in SHAPES.items():
+        if any(names <= columns for names in shape.distinctive):
             return name
     missing = [column for column in ("problem", "answer") if column not in columns]
     near = "; ".join(f"column {column!r} is missing: {did_you_mean(column, columns)}" for column in missing)
@@ -138,13 +128,6 @@ def _shape(row: FileRow) -> str:
 def _column(row: FileRow, names: tuple[str, ...], kind: str) -> str:
     found = next((name for name in names if row.values.get(name) is not None), None)
     return found or row.missing(names[0], f"the shape {kind!r} needs it: fill it in, or set another shape")
-
-
-def _question(row: FileRow, columns: MathShape, kind: str) -> tuple[tuple[Message, ...], str]:
-    name = _column(row, columns.question, kind)
-    *before, last = row.messages(name)
-    question = last.content.strip()
-    return tuple(before), _without_frame(question) if kind == "dapo" else question
 
 
 def _without_frame(question: str) -> str:

@@ -10,8 +10,6 @@ answer that exceeds them is wrong. If that process itself fails, the verdict has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,10 +19,10 @@ from pydantic import Field
 from didact.distributed import on_main_process
 from didact.errors import DataError
 from didact.tasks.base import BaseTaskConfig, Verdict
-from didact.tasks.dataset_task import DatasetTask, EvalFraction, shipped, split_problems
+from didact.tasks.dataset_task import DatasetTask, EvalFraction, LoadedFile, shipped, split_problems
 from didact.tasks.math.answers import boxed, integer, last_number
-from didact.tasks.math.checker import MathChecker, shared_checker
-from didact.tasks.math.load import ANSWER, Wording, load
+from didact.tasks.math.checker import Compared, MathChecker, shared_checker
+from didact.tasks.math.load import ANSWER, load
 from didact.types import Problem
 
 INSTRUCTIONS = {
@@ -66,10 +64,6 @@ class MathTaskConfig(BaseTaskConfig):
 class MathTask(DatasetTask):
     """Problems with a final answer.
 
-    Args:
-        config: The settings.
-        seed: Seeds the order of the training problems.
-
     Attributes:
         checker: Compares expressions; its process starts at the first answer that needs it.
         left_out: The reason, by file and row, why a row is not used.
@@ -86,14 +80,22 @@ class MathTask(DatasetTask):
         self.unevaluated = config.unevaluated
         self.checker: MathChecker = shared_checker()
         instruction = INSTRUCTIONS[self.form] if config.instruction is None else config.instruction.strip()
-        wording = Wording(instruction, "%s" if self.form == "number" else r"\boxed{%s}")
-        read = partial(load, shape=config.shape, wording=wording, skip_conflicts=config.conflicts == "skip")
+        reference = "%s" if self.form == "number" else r"\boxed{%s}"
+
+        def read(path: Path) -> LoadedFile:
+            return load(path, config.shape, instruction, reference, skip_conflicts=config.conflicts == "skip")
+
         evaluation = None if config.eval_path is None else read(config.eval_path)
         split = split_problems(read(config.path), evaluation, config.eval_fraction)
         super().__init__(split.train, split.evaluation, files=split.files, seed=seed, stream="math-order")
         self.left_out = split.left_out
-        if self.form == "number":
-            _check_numbers(self.all_problems())
+        for problem in self.all_problems() if self.form == "number" else ():
+            gold = str(problem.metadata[ANSWER])
+            if last_number(gold) != gold.replace(",", "").replace(" ", ""):
+                raise DataError(
+                    f"problem {problem.id!r}: the answer {gold!r} is not a plain number, which form 'number' "
+                    "needs; set form to boxed"
+                )
 
     def final_answer(self, answer: str) -> str | None:
         """The answer in a text, by the task's form; None if there is none."""
@@ -117,28 +119,15 @@ class MathTask(DatasetTask):
             return Verdict(None, False, f"problem {problem.id!r} has no gold answer in its metadata")
         if final is None:
             return Verdict(0.0 - penalty, False)
-        right, error = self._same(gold, final)
-        if error is not None:
-            return Verdict(None, False, error)
-        return Verdict(float(right) - penalty, right)
+        compared = self._compare(gold, final)
+        if compared.error is not None:
+            return Verdict(None, False, compared.error)
+        return Verdict(float(compared.equal) - penalty, compared.equal)
 
-    def _same(self, gold: str, final: str) -> tuple[bool, str | None]:
-        """(equal, the error of a failed comparison)."""
+    def _compare(self, gold: str, final: str) -> Compared:
         if " ".join(gold.split()) == " ".join(final.split()):
-            return True, None
+            return Compared(True)
         wanted, given = integer(gold), integer(final)
         if wanted is not None and given is not None:
-            return wanted == given, None
-        compared = self.checker.compare(gold, final, loose=self.unevaluated)
-        return compared.equal, compared.error
-
-
-def _check_numbers(problems: Sequence[Problem]) -> None:
-    """Raise a DataError for a reference that is not a plain number."""
-    for problem in problems:
-        gold = str(problem.metadata[ANSWER])
-        if last_number(gold) is None or last_number(gold) != gold.replace(",", "").replace(" ", ""):
-            raise DataError(
-                f"problem {problem.id!r}: the answer {gold!r} is not a plain number, which form 'number' "
-                "needs; set form to boxed"
-            )
+            return Compared(wanted == given)
+        return self.checker.compare(gold, final, loose=self.unevaluated)

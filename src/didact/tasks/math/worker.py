@@ -1,7 +1,7 @@
 r"""The process in which math-verify runs: `python worker.py`, one JSON line in, one JSON line out.
 
     in    {"gold": "1/2", "answer": "0.5", "loose": false, "cpu_s": 3, "wall_s": 60.0, "memory_mb": 1024}
-    out   {"equal": true}, {"equal": false, "why": …}, {"stopped": "cpu" or "wall"} or {"error": …}
+    out   {"equal": true}, {"equal": false, "why": …} or, if the comparison failed, {"error": …}
 
 A short text, as 5^{5^{5^5}}, can keep sympy busy for ever, in C code that no Python signal handler
 interrupts. So every comparison runs in a child, forked after the slow imports, with limits on CPU time and
@@ -32,7 +32,7 @@ _WORK = re.compile(
 
 
 def equal(gold: str, answer: str, loose: bool) -> dict[str, Any]:
-    """The reply to one request: are the two expressions equal?"""
+    """Compare two expressions."""
     verify = importlib.import_module("math_verify").verify
     wanted, given = _parsed(gold), _parsed(answer)
     if not wanted:
@@ -40,7 +40,8 @@ def equal(gold: str, answer: str, loose: bool) -> dict[str, Any]:
     if not given:
         return {"equal": False, "why": "the answer cannot be read"}
     last = answer.rsplit("=", 1)[-1]
-    if not loose and _is_number(wanted[0]) and (_WORK.search(last) or not _is_evaluated(given[0])):
+    is_number = getattr(wanted[0], "is_Number", False)
+    if not loose and is_number and (_WORK.search(last) or not _is_evaluated(given[0])):
         return {"equal": False, "why": "the answer is not worked out"}
     return {"equal": bool(verify(wanted, given, timeout_seconds=None))}
 
@@ -50,10 +51,6 @@ def _parsed(text: str) -> list[Any]:
     configs = [library.LatexExtractionConfig(boxed_match_priority=0)]
     found: list[Any] = library.parse(rf"\boxed{{{text}}}", extraction_config=configs, parsing_timeout=None)
     return found
-
-
-def _is_number(expression: Any) -> bool:
-    return bool(getattr(expression, "is_Number", False))
 
 
 def _is_evaluated(expression: Any) -> bool:
@@ -90,7 +87,7 @@ def _is_power_of_ten(factor: Any) -> bool:
 
 
 def answer_one(request: dict[str, Any]) -> dict[str, Any]:
-    """Compare in a child process with limits; the reply."""
+    """The reply to one request, from a child process with limits."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -126,9 +123,9 @@ def _wait(child: int, read: int, wall_s: float) -> dict[str, Any]:
     data = b"" if late else os.read(read, 65536)  # a reply is one write, shorter than the pipe's atomic size
     _, status = os.waitpid(child, 0)
     if late:
-        return {"stopped": "wall"}
+        return {"error": "the comparison with math-verify did not end in time"}
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
-        return {"stopped": "cpu"}
+        return {"equal": False, "why": "the answer takes too long to compute"}
     try:
         reply: dict[str, Any] = json.loads(data)
     except ValueError:
@@ -153,7 +150,7 @@ def main() -> None:
         try:
             reply = answer_one(json.loads(line))
         except OSError as error:
-            reply = {"error": f"{type(error).__name__}: {error}"}
+            reply = {"error": f"the process of math-verify failed ({type(error).__name__}: {error})"}
         print(json.dumps(reply), file=out, flush=True)
 
 
