@@ -14,7 +14,7 @@ from didact.errors import NoOpTrainingError
 from didact.evaluation.report import write_report
 from didact.evaluation.results import Report
 from didact.run_dir import RunDir, read_jsonl
-from didact.training.alarm_monitor import AlarmMonitor, run_alarms
+from didact.training.monitors import AlarmMonitor, run_alarms
 from didact.training.summary import arm_result
 from tests.models import save_model
 

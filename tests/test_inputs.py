@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import didact
 from didact.errors import CheckpointError
-from didact.training import fingerprint
+from didact.training import checkpoint
 from tests.models import save_model
 
 QUICK = {
@@ -70,7 +70,7 @@ def test_every_difference_is_named(
     run = unfinished(tmp_path / "run", model, data)
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
-    monkeypatch.setattr(fingerprint, "__version__", "9.9")
+    monkeypatch.setattr(checkpoint, "__version__", "9.9")
     with pytest.raises(CheckpointError) as refused:
         didact.resume(run)
     assert f"torch threads ({threads} → {threads + 1})" in str(refused.value)

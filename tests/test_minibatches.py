@@ -5,7 +5,7 @@ import pytest
 
 from didact.engines.base import Loss
 from didact.methods import LossTerm
-from didact.training.minibatches import minibatches
+from didact.training.loop import minibatches
 from didact.types import Row
 
 

@@ -7,8 +7,8 @@ import pytest
 from didact.controls import controlled
 from didact.errors import BudgetExceeded, Interrupted
 from didact.feedback_source import FAILURE_WINDOW
-from didact.training.failure_rate_guard import FeedbackFailureGuard
 from didact.training.metrics import rollout_metrics
+from didact.training.monitors import FeedbackFailureGuard
 from didact.types import Rollout
 from tests.helpers import CountingCritic, dialogue
 

@@ -24,12 +24,11 @@ from didact.rng import derive_seed
 from didact.rollouts.system_prompt import InstructedRenderer, instructed
 from didact.run_dir import RunDir, append_jsonl, read_jsonl, write_atomically
 from didact.settings import validate_settings
-from didact.training.checkpoint import State
+from didact.training.checkpoint import State, check_inputs, write_inputs
 from didact.training.evaluation_step import eval_problems, evaluate_once, find_evaluation
-from didact.training.failure_rate_guard import FeedbackFailureGuard
-from didact.training.fingerprint import check_inputs, write_inputs
 from didact.training.loop import Report
 from didact.training.metrics import rollout_metrics
+from didact.training.monitors import FeedbackFailureGuard
 from didact.training.signals import StopSignal
 from didact.types import Message, Problem
 

@@ -6,7 +6,7 @@
     train up, held-out down   better on training problems, worse on the others
 
 An alarm is a reason to look, not a verdict. A run looks at its own metrics after every line of them
-(training/alarm_monitor.py). The keys that are looked at: `entropy` (nats a token),
+(training/monitors.py). The keys that are looked at: `entropy` (nats a token),
 `length_first` (tokens), `repeated_first` (a share of text), `critiques` and `distinct_critiques`
 (counts), `correct_first`, `grad_norm`, and an evaluation's `accuracy` with `n`. A line without a key is
 passed over.

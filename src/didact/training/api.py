@@ -18,11 +18,10 @@ from didact.feedback_source import FeedbackSource
 from didact.methods import Method, make_method
 from didact.run_dir import RunDir, read_jsonl, write_atomically
 from didact.tasks.base import Task
-from didact.training.alarm_monitor import run_alarms
-from didact.training.checkpoint import State, load_checkpoint
+from didact.training.checkpoint import State, check_inputs, load_checkpoint, write_inputs
 from didact.training.evaluation_step import find_evaluation
-from didact.training.fingerprint import check_inputs, write_inputs
 from didact.training.loop import Report, train_loop
+from didact.training.monitors import run_alarms
 from didact.training.signals import StopSignal
 
 

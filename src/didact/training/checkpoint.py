@@ -1,4 +1,6 @@
-"""Checkpoints that are whole or not there: written beside, synced, renamed, with a manifest of hashes.
+"""What a run goes on from: checkpoints, and the hashes of its inputs, which must be the same then.
+
+A checkpoint is whole or not there: written beside, synced, renamed, with a manifest of hashes.
 
 step-000025/  weights.safetensors …   the engine's files (`Engine.save`)
               state.json              `State`, but for the method's state
@@ -13,24 +15,31 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from pydantic import ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from didact._version import __version__
+from didact.build.components import RunComponents
 from didact.distributed import on_main_process
 from didact.engines.base import Engine
 from didact.errors import CheckpointError, UsageError
 from didact.jsonl import sync
 from didact.rollouts.base import MethodState
+from didact.run_dir import RunDir, write_atomically
 from didact.types import Record, Rollout
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
 METHOD_STATE = "method_state.safetensors"
+INPUTS = "inputs.json"
+"""The inputs, in the run directory."""
 KEEP = 2
 """This many of the newest checkpoints are kept."""
 
@@ -68,13 +77,10 @@ class State(Record):
 
 
 def save_checkpoint(folder: Path, engine: Engine, state: State) -> Path:
-    """Write `folder/step-NNNNNN`; only after it is whole and synced are older ones removed.
+    """Write `folder/step-NNNNNN` and return it; only after it is whole and synced are older ones removed.
 
     A whole checkpoint of this step stays as it is: the same step of the same run has the same state. With
     several processes every rank has to call it.
-
-    Returns:
-        The checkpoint's path.
 
     Raises:
         UsageError: the method's state holds something else than floats and numpy arrays.
@@ -124,8 +130,8 @@ def _complete(aside: Path, final: Path, state: State, arrays: dict[str, np.ndarr
 def load_checkpoint(folder: Path, engine: Engine) -> tuple[State | None, list[str]]:
     """Load the newest whole checkpoint into the engine.
 
-    Returns:
-        Its state (None where there is no whole one), and an error message for each torn one that was skipped.
+    The result is its state (None where there is no whole one), and an error message for each torn one that
+    was skipped.
     """
     path, state, torn = _newest(folder)
     if path is not None:
@@ -195,3 +201,71 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _sha256(file: Path) -> str:
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+# ── the inputs ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def inputs(parts: RunComponents) -> dict[str, str]:
+    """Everything outside config.yaml on which a run's bits depend, one value a name.
+
+    The engine has to be as it was made, before any step or checkpoint.
+    """
+    config, task, tokenizer = parts.config, parts.task, parts.engine.tokenizer
+    words = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
+    found = {
+        "model": parts.engine.model_hash(),
+        "tokenizer": hashlib.sha256(words.encode()).hexdigest(),
+        "torch threads": str(torch.get_num_threads()),
+    }
+    packages = ["torch", "transformers", *([] if config.model.lora is None else ["peft"]), *task.packages]
+    found |= {f"version of {name}": version(name) for name in packages}
+    found["version of didact"] = __version__
+    found |= {} if parts.scoring is None else parts.scoring.inputs()
+    # Components named as "file.py:Class".
+    names = (config.method, config.feedback.source, config.task.name, config.engine.name)
+    code = {place for name in names if (place := name.rpartition(":")[0]).endswith(".py")}
+    for file in (*task.files, *getattr(parts.source, "files", ()), *sorted(code)):
+        found[str(file)] = _sha256(Path(file))
+    return found
+
+
+def write_inputs(run: RunDir, parts: RunComponents) -> None:
+    """Write down what a run starts from."""
+    write_atomically(run.path / INPUTS, json.dumps(inputs(parts), indent=1, ensure_ascii=False) + "\n")
+
+
+def check_inputs(run: RunDir, parts: RunComponents) -> None:
+    """Compare what is there now with what the run started from.
+
+    Raises:
+        CheckpointError: naming every input that differs.
+    """
+    file = run.path / INPUTS
+    if not file.exists() and not run.metrics.exists() and not any(run.checkpoints.glob("*")):
+        write_inputs(run, parts)  # killed before it did anything
+        return
+    try:
+        before: dict[str, Any] = dict(json.loads(file.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({error}), so nothing proves that the run would go on from the same "
+            "inputs: train again with a new --out"
+        ) from None
+    now = inputs(parts)
+    changed = [
+        f"{name} ({_short(before.get(name))} → {_short(now.get(name))})"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{run.path} started from other inputs than are there now: {', '.join(changed)}. Put them back "
+            "as they were, or train again with a new --out"
+        )
+
+
+def _short(value: object) -> str:
+    """A value fit for a message: hashes are cut."""
+    text = "nothing" if value is None else str(value)
+    return text if len(text) < 64 else text[:12]

@@ -24,7 +24,7 @@ from didact.rollouts.engine_chat import EngineChat
 from didact.run_dir import RunDir, read_jsonl
 from didact.tasks.base import Task
 from didact.training.checkpoint import State
-from didact.training.failure_rate_guard import FeedbackFailureGuard
+from didact.training.monitors import FeedbackFailureGuard
 from didact.training.signals import StopSignal
 from didact.types import Problem
 
@@ -34,10 +34,8 @@ def evaluate_once(
 ) -> dict[str, Any] | None:
     """Evaluate the weights of this step, unless metrics.jsonl has its evaluation already.
 
-    Where too many critiques fail nothing is written, so that a resumed run evaluates again.
-
-    Returns:
-        The line that was added to metrics.jsonl; None where nothing was evaluated.
+    Where too many critiques fail nothing is written, so that a resumed run evaluates again. The result is the
+    line that was added to metrics.jsonl; None where nothing was evaluated.
     """
     config = parts.config.eval
     if not config.problems or find_evaluation(run, state.step) is not None:
@@ -82,12 +80,7 @@ def eval_context(parts: RunComponents, step: int, *, seed: int = 0) -> StepConte
 
 
 def eval_problems(parts: RunComponents, n: int | None = None, task: Task | None = None) -> Sequence[Problem]:
-    """The configured slice of evaluation problems.
-
-    Args:
-        parts: The run's components.
-        n: How many; None for the configured number.
-        task: A task in place of the run's.
+    """The configured slice of evaluation problems, or the first `n` of it; of `task` in place of the run's.
 
     Raises:
         UsageError: the task has none there.
@@ -115,15 +108,7 @@ def by_turn(
     *,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Results of dialogues turn by turn, for each generator; see `evaluation.by_turn.family_tables`.
-
-    Args:
-        parts: The run's components.
-        step: Steps done so far.
-        dialogue: Number of turns and problems, window and critique length.
-        protocols: Which dialogues; the baselines are added.
-        seed: Of the draws.
-    """
+    """Results of dialogues turn by turn, for each generator; see `evaluation.by_turn.family_tables`."""
     chosen, task = parts.config.eval, parts.task
     n = min(dialogue.problems, chosen.problems)
     families = task.families()

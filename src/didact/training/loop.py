@@ -5,24 +5,26 @@ problems ─ collect ─▶ rollouts ─ rows ─▶ terms ─ forward_backward 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from didact.build.components import RunComponents
 from didact.engines.base import AdamParams, Engine
 from didact.errors import DataError, Interrupted, NonFiniteError, TrainingGuard, UsageError
 from didact.evaluation.token_trace import inspect_update
 from didact.methods import LossTerm
-from didact.rng import derive_seed
+from didact.rng import derive_seed, generator
 from didact.run_dir import RunDir
-from didact.training.alarm_monitor import AlarmMonitor
 from didact.training.checkpoint import State, save_checkpoint
 from didact.training.evaluation_step import evaluate_once
-from didact.training.failure_rate_guard import FeedbackFailureGuard
 from didact.training.metrics import rollout_metrics, term_metrics
-from didact.training.minibatches import minibatches
+from didact.training.monitors import AlarmMonitor, FeedbackFailureGuard
 from didact.training.signals import StopSignal
+from didact.types import Row
 
 Report = Callable[[dict[str, Any]], None]
 """Called with every line of metrics.jsonl as it is written."""
@@ -31,18 +33,15 @@ Report = Callable[[dict[str, Any]], None]
 def train_loop(
     parts: RunComponents, run: RunDir, state: State, stop: StopSignal, report: Report, warn: Report
 ) -> State:
-    """Train from `state` to the end of the config, evaluating and saving on the way.
+    """Train from `state` to the end of the config, evaluating and saving on the way; the last state.
 
     Args:
-        parts: Engine (with the weights of `state`), method, task, critics.
+        parts: With the weights of `state` in the engine.
         run: The run directory.
         state: The state to start from.
         stop: Polled between steps and inside the stretches that may be cut off.
         report: Called with every line of metrics.
         warn: Called with {"warning": …} for every alarm.
-
-    Returns:
-        The state after the last step, checkpointed.
 
     Raises:
         Interrupted: a signal came, or too many critiques failed; every whole step is saved.
@@ -87,11 +86,7 @@ def train_loop(
 def train_step(
     parts: RunComponents, run: RunDir, state: State, stop: StopSignal, guard: FeedbackFailureGuard
 ) -> tuple[State, dict[str, Any]]:
-    """One step: sample and criticise, then update, then log.
-
-    Returns:
-        The new state, and the line that was added to metrics.jsonl.
-    """
+    """One step: sample and criticise, then update, then log; the new state and its line of metrics.jsonl."""
     config, started = parts.config, time.perf_counter()
     seed = derive_seed(config.seed, "step", state.step)
     progress = config.progress(state.step, state.sampled_tokens)
@@ -133,10 +128,9 @@ def train_step(
 def update(engine: Engine, batches: Iterable[Sequence[LossTerm]], params: AdamParams) -> dict[str, float]:
     """Accumulate every term's gradient and take an optimizer step, for each minibatch of each pass.
 
-    Returns:
-        Per term its summed loss and its sums over tokens, and from an engine that compares gradients the
-        norm of its gradient and the cosine with the terms before it; then the whole gradient's norm before
-        clipping (all of the last step).
+    The result has for each term its summed loss and its sums over tokens, and from an engine that compares
+    gradients the norm of its gradient and the cosine with the terms before it; then the whole gradient's norm
+    before clipping (all of the last step).
     """
     metrics: dict[str, float] = {}
     for terms in batches:
@@ -144,3 +138,36 @@ def update(engine: Engine, batches: Iterable[Sequence[LossTerm]], params: AdamPa
             metrics |= term_metrics(term, engine.forward_backward(term.rows, term.loss))
         metrics |= engine.optim_step(params).metrics
     return metrics
+
+
+def minibatches(terms: Sequence[LossTerm], parts: int, passes: int, *, seed: int) -> list[list[LossTerm]]:
+    """The terms of every optimizer step: the minibatches of the first pass, then those of the second, ….
+
+    In one part the terms stay as they are. In several, each term's rows are dealt out in an order drawn
+    anew for each pass, with weights times the number of parts: a part's gradient is then an estimate of the
+    whole batch's, as its size is under a gradient clip.
+
+    No part is empty, so there are fewer of them where no term has as many rows.
+    """
+    if not terms:
+        return []
+    parts = min(parts, max(len(term.rows) for term in terms))
+    if parts == 1:
+        return [list(terms) for _ in range(passes)]
+    return [part for number in range(passes) for part in _dealt(terms, parts, seed, number)]
+
+
+def _dealt(terms: Sequence[LossTerm], parts: int, seed: int, number: int) -> list[list[LossTerm]]:
+    found: list[list[LossTerm]] = [[] for _ in range(parts)]
+    for term in terms:
+        order = generator(seed, "minibatches", number, term.name).permutation(len(term.rows))
+        for part, chosen in enumerate(np.array_split(order, parts)):
+            if len(chosen):
+                rows = [_weighted(term.rows[i], parts) for i in chosen]
+                found[part].append(term._replace(rows=rows))
+    return found
+
+
+def _weighted(row: Row, factor: int) -> Row:
+    weights_T = (row.fields["weights"] * factor).astype(np.float32)
+    return dataclasses.replace(row, fields={**row.fields, "weights": weights_T})

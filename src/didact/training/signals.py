@@ -73,7 +73,7 @@ class StopSignal(SignalRecorder):
             raise
         finally:
             self._interruptible = False
-            group.poll_interrupt = _nothing
+            group.poll_interrupt = lambda: None
         self.check()
 
     def check(self) -> None:
@@ -95,7 +95,3 @@ class StopSignal(SignalRecorder):
         # Between collectives a rank that raised alone would leave the others waiting.
         if error is not None and self._interruptible and (group.world_size == 1 or group.in_main_function):
             raise error
-
-
-def _nothing() -> None:
-    return None

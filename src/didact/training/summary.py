@@ -11,7 +11,7 @@ from didact.errors import DataError, UsageError
 from didact.evaluation.results import CI, ArmResult, CurvePoint
 from didact.evaluation.stats import paired_difference
 from didact.run_dir import RunDir, read_jsonl
-from didact.training.alarm_monitor import run_alarms
+from didact.training.monitors import run_alarms
 from didact.types import Turn
 
 READABLE = 6

@@ -1,25 +1,30 @@
-"""Checks the metrics of a run for alarms; each kind is raised and written once.
+"""What watches a run: alarms about its metrics, and a stop where its feedback source fails too often.
 
-An alarm changes nothing that is computed. The monitor's whole state is in `metrics.jsonl` and
-`alarms.jsonl`, so that a resumed run raises what the uninterrupted one does, at the same steps.
+An alarm changes nothing that is computed. Each kind is raised and written once; the monitor's whole state is
+in `metrics.jsonl` and `alarms.jsonl`, so that a resumed run raises what the uninterrupted one does, at the
+same steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from didact.config import read_yaml
 from didact.controls import Control, parse_control
+from didact.errors import BudgetExceeded, Interrupted
 from didact.evaluation.alarms import Alarm, Metrics, alarms
+from didact.feedback_source import FAILURE_WINDOW
 from didact.run_dir import RunDir, read_jsonl
+from didact.types import Rollout
 
 
 class AlarmMonitor:
     """Raises every kind of alarm once, at the first line of metrics that shows it.
 
     Args:
-        run: The run, standing where it begins or goes on.
+        run: The run, where it begins or goes on.
         control: What its method reads in place of critiques, if anything.
         warn: Called with {"warning": …} for every alarm.
     """
@@ -74,3 +79,49 @@ def run_alarms(run: RunDir, step: int) -> list[Alarm]:
 
 def _repeats(control: Control | None) -> bool:
     return control is not None and control.repeats_by_design
+
+
+class FeedbackFailureGuard:
+    """Counts failed critiques over the last `FAILURE_WINDOW` ones.
+
+    The count is not checkpointed: a resumed run starts with an empty window. Only critiques of judges count,
+    whose failures may be temporary; those dropped as leaks, or not dealt by a control, do not.
+
+    Args:
+        limit: Largest failed share of the window, in (0, 1]; 1 never stops.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        self.recent: deque[bool] = deque(maxlen=FAILURE_WINDOW)
+        self.last_error: str | None = None
+        self.budget_error: str | None = None
+
+    def add(self, rollouts: Iterable[Rollout]) -> None:
+        """Count the critiques of one step."""
+        for rollout in rollouts:
+            for feedback in rollout.feedback:
+                if feedback.source != "judge" or feedback.error_kind == "not_dealt":
+                    continue
+                failed = not feedback.ok and feedback.error_kind != "leak"
+                self.recent.append(failed)
+                if failed and feedback.error:
+                    self.last_error = feedback.error
+                if feedback.error_kind == "budget":
+                    self.budget_error = feedback.error
+
+    def check(self) -> None:
+        """Stop if the budget is spent or too many critiques failed; an unfilled window counts as successes.
+
+        Raises:
+            BudgetExceeded: resuming does not help until the limit is raised.
+            Interrupted: too many critiques failed.
+        """
+        if self.budget_error is not None:
+            raise BudgetExceeded(self.budget_error)
+        failed = sum(self.recent)
+        if failed > self.limit * FAILURE_WINDOW:
+            raise Interrupted(
+                f"{failed} of the last {len(self.recent)} critiques failed, more than feedback.max_failed = "
+                f"{self.limit:g} of {FAILURE_WINDOW} allows (the last one: {self.last_error}); stopped"
+            )
