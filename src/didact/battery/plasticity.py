@@ -11,12 +11,13 @@ model's own answer: compare with a dialogue of "Please answer once more.". Inter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from didact.engines.base import POLICY, Engine, Weights, fits_context
+from didact.engines.base import Engine, fits_context
 from didact.evaluation.stats import clustered_mean
 from didact.rendering.renderer import Renderer
 from didact.rollouts.tutored_dialogue import public_contexts
@@ -34,8 +35,6 @@ class Gain(NamedTuple):
     """log π(reference | o_turn) in nats, with its end-of-turn token."""
     after: float
     """log π(reference | o_{turn+1})."""
-    tokens: int
-    """Of the reference."""
 
     @property
     def gain(self) -> float:
@@ -78,24 +77,18 @@ def moves(rollouts: Sequence[Rollout]) -> list[Move]:
             is_right=after.correct,
         )
         for rollout in rollouts
-        for h, (before, after) in enumerate(zip(rollout.turns, rollout.turns[1:], strict=False))
+        for h, (before, after) in enumerate(pairwise(rollout.turns))
     ]
 
 
-def critique_gains(
-    engine: Engine, renderer: Renderer, rollouts: Sequence[Rollout], *, weights: Weights = POLICY
-) -> list[Gain]:
+def critique_gains(engine: Engine, renderer: Renderer, rollouts: Sequence[Rollout]) -> list[Gain]:
     """Δ log p(correct) of every usable critique, the last answer's included.
 
-    Args:
-        engine: Scores the references.
-        renderer: Messages → ids for its tokenizer.
-        rollouts: Dialogues. Left out: those without a reference, and turns from the one on at which
-            conversation and reference no longer fit the model.
-        weights: The weights to score with.
+    Left out are dialogues without a reference, and turns from the one on at which conversation and reference
+    no longer fit the model.
     """
     rows: list[Row] = []
-    places: list[tuple[Rollout, int, int]] = []
+    places: list[tuple[Rollout, int]] = []
     for rollout in rollouts:
         if rollout.problem.reference is None:
             continue
@@ -105,69 +98,52 @@ def critique_gains(
             if not fits_context(engine, len(prompt) + len(answer)):
                 break
             rows.append(Row.from_completion(prompt, answer))
-            places.append((rollout, h, len(answer)))
-    scored = engine.logprobs(rows, weights=weights) if rows else []
+            places.append((rollout, h))
+    scored = engine.logprobs(rows) if rows else []
     sums = [
         float(np.asarray(logprobs_T, np.float64)[row.fields["weights"] != 0].sum())
         for row, logprobs_T in zip(rows, scored, strict=True)
     ]
-    found = []
-    for i in range(1, len(rows)):
-        (rollout, h, tokens), before = places[i], places[i - 1]
-        if before[0] is rollout:
-            found.append(Gain(rollout.problem.id, h - 1, sums[i - 1], sums[i], tokens))
-    return found
+    return [
+        Gain(rollout.problem.id, h, before, after)
+        for ((rollout, h), before), ((next_rollout, _), after) in pairwise(zip(places, sums, strict=True))
+        if rollout is next_rollout
+    ]
 
 
-def plasticity(moved: Sequence[Move], gains: Sequence[Gain] = (), *, seed: int = 0) -> dict[str, Any]:
+def plasticity(moved: Sequence[Move], gains: Sequence[Gain] = ()) -> dict[str, Any]:
     """All measures over all turns and turn by turn, with 95 % intervals over problems, as a record.
-
-    Args:
-        moved: Result of `moves`.
-        gains: Result of `critique_gains`, if measured.
-        seed: Of the bootstrap.
 
     Returns:
         `repeated`, `edit_distance`, `fixed` (share of wrong answers whose next is right), `flipped` (of right
         ones, whose next is wrong) and `gain`, and the same under `by_turn`. Measures without values are left
         out; a single problem has no interval.
     """
-    turns = sorted({m.turn for m in moved} | {g.turn for g in gains})
-    record = _measures(moved, gains, seed)
-    record["by_turn"] = [
-        {
-            "turn": turn,
-            **_measures([m for m in moved if m.turn == turn], [g for g in gains if g.turn == turn], seed),
-        }
-        for turn in turns
-    ]
-    return record
+    by_turn = []
+    for turn in sorted({m.turn for m in moved} | {g.turn for g in gains}):
+        measured = _measures([m for m in moved if m.turn == turn], [g for g in gains if g.turn == turn])
+        by_turn.append({"turn": turn, **measured})
+    return {**_measures(moved, gains), "by_turn": by_turn}
 
 
-_OF_MOVES: dict[str, tuple[Callable[[Move], bool], Callable[[Move], float]]] = {
-    "repeated": (lambda m: True, lambda m: float(m.repeated)),
-    "edit_distance": (lambda m: True, lambda m: m.distance),
-    "fixed": (lambda m: not m.was_right, lambda m: float(m.is_right)),
-    "flipped": (lambda m: m.was_right, lambda m: float(not m.is_right)),
-}
-"""Measure → which moves it counts, and the value of one."""
-
-
-def _measures(moved: Sequence[Move], gains: Sequence[Gain], seed: int) -> dict[str, Any]:
-    values = {
-        name: [(m.problem, value(m)) for m in moved if counts(m)]
-        for name, (counts, value) in _OF_MOVES.items()
+def _measures(moved: Sequence[Move], gains: Sequence[Gain]) -> dict[str, Any]:
+    right = [m for m in moved if m.was_right]
+    wrong = [m for m in moved if not m.was_right]
+    measured = {
+        "repeated": _mean((m.problem, m.repeated) for m in moved),
+        "edit_distance": _mean((m.problem, m.distance) for m in moved),
+        "fixed": _mean((m.problem, m.is_right) for m in wrong),
+        "flipped": _mean((m.problem, not m.is_right) for m in right),
+        "gain": _mean((g.problem, g.gain) for g in gains),
     }
-    values["gain"] = [(g.problem, g.gain) for g in gains]
-    record: dict[str, Any] = {}
-    for name, pairs in values.items():
-        if pairs:
-            found = clustered_mean([v for _, v in pairs], [p for p, _ in pairs], seed=seed)
-            interval = None if found.low is None else [found.low, found.high]
-            record[name] = {
-                "mean": found.mean,
-                "ci95": interval,
-                "n": found.n,
-                "problems": found.clusters,
-            }
-    return record
+    return {name: record for name, record in measured.items() if record is not None}
+
+
+def _mean(pairs: Iterable[tuple[str, float]]) -> dict[str, Any] | None:
+    """Mean and interval of (problem, value); None of nothing."""
+    known = list(pairs)
+    if not known:
+        return None
+    problems, values = zip(*known, strict=True)
+    found = clustered_mean(values, problems)
+    return {"mean": found.value, "ci95": found.ci95, "n": found.n, "problems": len(set(problems))}

@@ -10,18 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from didact.engines.base import (
-    POLICY,
-    Engine,
-    Sample,
-    SamplingParams,
-    Weights,
-    fits_context,
-    reuse_prefix_cache,
-)
+import numpy as np
+
+from didact.engines.base import Engine, Sample, SamplingParams, fits_context, reuse_prefix_cache
 from didact.environments.base import SOLVED, Environment
 from didact.errors import DataError
-from didact.evaluation.stats import clustered_mean, wilson
+from didact.evaluation.stats import clustered_mean, share
 from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
 from didact.rollouts.base import completion_text, conversation
@@ -30,43 +24,35 @@ from didact.types import Feedback, Ids, Message, Problem, Provenance, Rollout, T
 Ending: TypeAlias = Literal["over", "turns", "room"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Episode:
-    """One episode.
+    """One episode, in progress or ended."""
 
-    Attributes:
-        rollout: Actions as turns, each with its reward and, as feedback, the next observation. The problem is
-            the first observation; its id is "NAME/SEED".
-        total: Sum of the rewards.
-        ending: "over": the environment ended it. "turns": the action limit. "room": the conversation filled
-            the model's context.
-    """
-
-    rollout: Rollout
-    total: float
-    ending: Ending
+    environment: Environment
+    problem: Problem
+    """The first observation; its id is "NAME/SEED"."""
+    seed: int
+    turns: list[Turn] = field(default_factory=list)
+    """Actions, each with its reward."""
+    feedback: list[Feedback] = field(default_factory=list)
+    """The observation after each action."""
+    total: float = 0.0
+    """Sum of the rewards."""
+    ending: Ending | None = None
+    """"over": the environment ended it. "turns": the action limit. "room": the conversation filled the
+    model's context. None: in progress."""
 
     @property
     def solved(self) -> bool:
         """The return reached `SOLVED`."""
         return self.total >= SOLVED
 
-
-@dataclass
-class _Playing:
-    """An episode in progress."""
-
-    environment: Environment
-    problem: Problem
-    seed: int
-    turns: list[Turn] = field(default_factory=list)
-    feedback: list[Feedback] = field(default_factory=list)
-    total: float = 0.0
-    ending: Ending | None = None
-
-    def prompt(self, renderer: Renderer) -> Ids:
-        steps = zip(self.turns, self.feedback, strict=True)
-        return renderer.prompt(conversation(self.problem, [(turn.text, f.text) for turn, f in steps]))
+    @property
+    def rollout(self) -> Rollout:
+        """Actions as turns, and the next observation of each as feedback."""
+        turns, feedback = tuple(self.turns), tuple(self.feedback)
+        name = self.problem.id
+        return Rollout(id=name, group=name, problem=self.problem, turns=turns, feedback=feedback)
 
 
 def play(
@@ -79,7 +65,6 @@ def play(
     sampling: SamplingParams,
     turns: int,
     seed: int = 0,
-    weights: Weights = POLICY,
 ) -> list[Episode]:
     """Play one episode per seed, in a batch.
 
@@ -94,46 +79,58 @@ def play(
         sampling: How actions are sampled.
         turns: Maximum number of actions, ≥ 1.
         seed: Of the draws.
-        weights: The weights to sample from.
 
     Raises:
-        DataError: the environment returns something else than (text, reward, done).
+        DataError: the environment returns something else than (text, reward, done), or a first observation
+            leaves no room for an action.
     """
     playing = []
     for episode in seeds:
         environment = make()
         first = environment.reset(episode)
         problem = Problem(id=f"{name}/{episode}", messages=(Message(role="user", content=first),))
-        playing.append(_Playing(environment, problem, episode))
+        playing.append(Episode(environment, problem, episode))
     with reuse_prefix_cache(engine):
         for h in range(turns):
             able = _with_room(playing, engine, renderer, sampling.max_tokens)
             if not able:
                 break
             draws = [derive_seed(seed, "play", p.seed, h) for p, _ in able]
-            moves = engine.sample([prompt for _, prompt in able], 1, sampling, seed=draws, weights=weights)
+            moves = engine.sample([prompt for _, prompt in able], 1, sampling, seed=draws)
             for (p, prompt), (sample,) in zip(able, moves, strict=True):
                 _move(p, prompt, sample, completion_text(renderer, sampling, sample), name)
-    return [_episode(p) for p in playing]
+    for p in playing:
+        p.ending = p.ending or "turns"
+    return playing
 
 
 def _with_room(
-    playing: Sequence[_Playing], engine: Engine, renderer: Renderer, max_tokens: int
-) -> list[tuple[_Playing, Ids]]:
-    """The episodes in progress with their prompts; one without room for another action ends."""
+    playing: Sequence[Episode], engine: Engine, renderer: Renderer, max_tokens: int
+) -> list[tuple[Episode, Ids]]:
+    """The episodes in progress with their prompts; one without room for another action ends.
+
+    Raises:
+        DataError: there is no room for the first action.
+    """
     able = []
     for p in playing:
         if p.ending is not None:
             continue
-        prompt = p.prompt(renderer)
+        said = [(turn.text, answer.text) for turn, answer in zip(p.turns, p.feedback, strict=True)]
+        prompt = renderer.prompt(conversation(p.problem, said))
         if fits_context(engine, len(prompt) + max_tokens):
             able.append((p, prompt))
-        else:
+        elif p.turns:
             p.ending = "room"
+        else:
+            raise DataError(
+                f"episode {p.problem.id!r} leaves the model no room for a single move: lower --max-tokens, "
+                "or take a model with a longer context"
+            )
     return able
 
 
-def _move(p: _Playing, prompt: Ids, sample: Sample, text: str, name: str) -> None:
+def _move(p: Episode, prompt: Ids, sample: Sample, text: str, name: str) -> None:
     answer = p.environment.step(text)
     try:
         said, reward, done = answer
@@ -169,22 +166,6 @@ def _move(p: _Playing, prompt: Ids, sample: Sample, text: str, name: str) -> Non
         p.ending = "over"
 
 
-def _episode(p: _Playing) -> Episode:
-    if not p.turns:
-        raise DataError(
-            f"episode {p.problem.id!r} leaves the model no room for a single move: lower --max-tokens, or "
-            "take a model with a longer context"
-        )
-    rollout = Rollout(
-        id=p.problem.id,
-        group=p.problem.id,
-        problem=p.problem,
-        turns=tuple(p.turns),
-        feedback=tuple(p.feedback),
-    )
-    return Episode(rollout, p.total, p.ending or "turns")
-
-
 def episode_metrics(episodes: Sequence[Episode], *, seed: int = 0) -> dict[str, Any]:
     """Success rate, return and length of episodes, with 95 % intervals.
 
@@ -197,21 +178,18 @@ def episode_metrics(episodes: Sequence[Episode], *, seed: int = 0) -> dict[str, 
         (None for a single episode); `turns`, the mean number of actions; `endings`, counts by ending; and
         `solved_by_turn`, the share solved within each number of actions, with Wilson intervals.
     """
-    n = len(episodes)
-    solved = [e.solved for e in episodes]
-    mean = clustered_mean([e.total for e in episodes], [e.rollout.id for e in episodes], seed=seed)
-    longest = max(len(e.rollout.turns) for e in episodes)
-    by_turn = []
-    for turns in range(1, longest + 1):
-        count = sum(e.solved and len(e.rollout.turns) <= turns for e in episodes)
-        by_turn.append({"turns": turns, "solved": count / n, "ci95": list(wilson(count, n))})
+    lengths = np.array([len(e.turns) for e in episodes])
+    solved = np.array([e.solved for e in episodes])
+    mean = clustered_mean([e.total for e in episodes], [e.problem.id for e in episodes], seed=seed)
     return {
-        "n": n,
-        "solved": sum(solved) / n,
-        "solved_ci95": list(wilson(sum(solved), n)),
-        "return": mean.mean,
-        "return_ci95": None if mean.low is None else [mean.low, mean.high],
-        "turns": sum(len(e.rollout.turns) for e in episodes) / n,
+        "n": len(episodes),
+        **share("solved", solved),
+        "return": mean.value,
+        "return_ci95": mean.ci95,
+        "turns": float(lengths.mean()),
         "endings": dict(Counter(e.ending for e in episodes)),
-        "solved_by_turn": by_turn,
+        "solved_by_turn": [
+            {"turns": turns, **share("solved", solved & (lengths <= turns), "ci95")}
+            for turns in range(1, int(lengths.max()) + 1)
+        ],
     }

@@ -29,7 +29,7 @@ from didact.engines.base import SamplingParams
 from didact.errors import UsageError
 from didact.evaluation.calibration import calibration, stated_verdict
 from didact.evaluation.evaluate import critic_failed
-from didact.evaluation.stats import wilson
+from didact.evaluation.stats import share
 from didact.feedback.program import OutcomeOnlyTeacher
 from didact.feedback_source import FeedbackSource
 from didact.rollouts.base import StepContext, single_turn
@@ -86,7 +86,7 @@ class ByTurn:
             record: dict[str, Any] = {"turn": t + 1, "n": solved_TV.shape[1]}
             for name, right_TV in shares.items():
                 if right_TV is not None:
-                    record |= _share(name, right_TV[t])
+                    record |= share(name, right_TV[t])
             record["tokens"] = round(float(tokens_TV[: t + 1].sum(0).mean()), 2)
             record["feedback_tokens"] = round(float(feedback_TV[: t + 1].sum(0).mean()), 2)
             records.append(record)
@@ -245,11 +245,6 @@ def _sample_unverified(
         critic = UnprivilegedCritic(ctx.engine, ctx.renderer, params=params, weights=ctx.weights)
     ctx = dataclasses.replace(ctx, feedback=critic)
     return tutored_dialogues(ctx, problems, 1, turns=turns, window=dialogue.window, early_stop=False)
-
-
-def _share(name: str, right_V: Bools) -> dict[str, Any]:
-    n = len(right_V)
-    return {name: float(right_V.mean()), f"{name}_ci95": list(wilson(int(right_V.sum()), n))}
 
 
 def _first_error(rollouts: Sequence[Rollout]) -> str:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from didact.errors import UsageError
 from didact.evaluation.judge_scores import score_metrics
-from didact.evaluation.stats import wilson
+from didact.evaluation.stats import share
 from didact.rollouts.base import StepContext, single_turn
 from didact.rollouts.multi_turn import multi_turn
 from didact.tasks.base import as_base_task
@@ -59,15 +59,9 @@ class Evaluation:
         Args:
             critic: Name of the critic in the keys, as "accuracy_after_feedback".
         """
-        n = len(self.first)
-        values: dict[str, Any] = {
-            "n": n,
-            "accuracy": float(self.first.mean()),
-            "ci95": list(wilson(int(self.first.sum()), n)),
-        }
+        values = {"n": len(self.first), **share("accuracy", self.first, "ci95")}
         if self.after is not None:
-            values[f"accuracy_after_{critic}"] = float(self.after.mean())
-            values[f"after_{critic}_ci95"] = list(wilson(int(self.after.sum()), len(self.after)))
+            values |= share(f"accuracy_after_{critic}", self.after, f"after_{critic}_ci95")
         if self.judged:
             firsts = [r.turns[0] for r in self.rollouts if r.turns[0].reward is not None]
             rounds = range(0 if self.by_round is None else len(self.by_round))
@@ -88,15 +82,12 @@ class Evaluation:
         records = []
         for k, (right_W, solved_W) in enumerate(zip(self.by_round, solved_KW, strict=True)):
             before_W = self.by_round[max(0, k - 1)]
-            n = len(right_W)
             records.append(
                 {
                     "round": k,
-                    "n": n,
-                    "accuracy": float(right_W.mean()),
-                    "ci95": list(wilson(int(right_W.sum()), n)),
-                    "solved": float(solved_W.mean()),
-                    "solved_ci95": list(wilson(int(solved_W.sum()), n)),
+                    "n": len(right_W),
+                    **share("accuracy", right_W, "ci95"),
+                    **share("solved", solved_W),
                     "mended": int((right_W & ~before_W).sum()),
                     "spoilt": int((before_W & ~right_W).sum()),
                 }

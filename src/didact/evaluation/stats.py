@@ -31,27 +31,24 @@ _BATCH = 1_000  # resamples in memory at once
 _EXACT = 200_000  # permutations that are enumerated; above that, RESAMPLES random ones
 
 
-class Interval(NamedTuple):
-    """A confidence interval."""
+class Estimate(NamedTuple):
+    """A statistic with its 95 % confidence interval."""
 
-    low: float
-    high: float
-
-
-class ClusteredMean(NamedTuple):
-    """A mean of clustered values, such as the turns of one problem."""
-
-    mean: float
+    value: float
     low: float | None
-    """None for a single cluster."""
+    """None if there is nothing to resample: a single cluster, or no task with a second run."""
     high: float | None
     n: int
-    """Number of values."""
-    clusters: int
+    """Number of values or runs."""
+
+    @property
+    def ci95(self) -> list[float] | None:
+        """The interval as records hold it."""
+        return None if self.low is None or self.high is None else [self.low, self.high]
 
 
 class PairedDifference(NamedTuple):
-    """The mean of a − b over problems."""
+    """The mean of a − b over problems, with its 95 % confidence interval."""
 
     mean: float
     low: float
@@ -62,44 +59,37 @@ class PairedDifference(NamedTuple):
     """Pairs with a missing value."""
 
 
-class Estimate(NamedTuple):
-    """A statistic over runs with its confidence interval."""
-
-    value: float
-    low: float | None
-    """None if no task has a second run."""
-    high: float | None
-    n: int
-    """Number of runs."""
-
-
 # ── over problems ─────────────────────────────────────────────────────────────────────────────────
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """The Wilson score interval of a proportion (Wilson 1927).
-
-    Args:
-        successes: 0 to n.
-        n: Independent trials, ≥ 1.
-        confidence: In (0, 1).
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a proportion (Wilson 1927).
 
     Raises:
-        ValueError: a count out of range.
+        ValueError: not 0 ≤ successes ≤ n, or n < 1.
 
     >>> low, high = wilson(0, 200)
     >>> low, round(high, 4)
     (0.0, 0.0188)
     """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"an interval needs 0 ≤ successes ≤ n and n ≥ 1, not {successes} of {n}")
-    found = stats.binomtest(int(successes), int(n)).proportion_ci(confidence, method="wilson")
-    return Interval(float(found.low), float(found.high))
+    found = stats.binomtest(int(successes), int(n)).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
 
 
-def paired_difference(
-    a_N: ArrayLike, b_N: ArrayLike, *, seed: int, n_resamples: int = RESAMPLES, confidence: float = 0.95
-) -> PairedDifference:
+def share(name: str, right: ArrayLike, interval: str | None = None) -> dict[str, Any]:
+    """The share of right answers and its Wilson interval, as entries of a record.
+
+    Args:
+        name: Key of the share.
+        right: At least one bool.
+        interval: Key of the interval; "NAME_ci95" if None.
+    """
+    right_N = np.asarray(right, dtype=np.bool_)
+    ends = wilson(int(right_N.sum()), len(right_N))
+    return {name: float(right_N.mean()), interval or f"{name}_ci95": list(ends)}
+
+
+def paired_difference(a_N: ArrayLike, b_N: ArrayLike, *, seed: int) -> PairedDifference:
     """Mean of a − b with a bootstrap interval over problems.
 
     If all pairs differ by the same amount the interval has zero width; report the two Wilson intervals then.
@@ -108,118 +98,75 @@ def paired_difference(
         a_N: One value per problem, NaN if missing.
         b_N: The same problems in the same order.
         seed: Of the resamples.
-        n_resamples: ≥ 1.
-        confidence: In (0, 1).
 
     Raises:
-        DataError: different lengths, or fewer than two complete pairs.
+        DataError: fewer than two complete pairs.
     """
-    a_N, b_N = np.asarray(a_N, dtype=np.float64), np.asarray(b_N, dtype=np.float64)
-    if a_N.shape != b_N.shape or a_N.ndim != 1:
-        raise DataError(f"pairs need two lists of one length, not shapes {a_N.shape} and {b_N.shape}")
-    difference_N = a_N - b_N
+    difference_N = np.asarray(a_N, dtype=np.float64) - np.asarray(b_N, dtype=np.float64)
     known_N = difference_N[~np.isnan(difference_N)]
     if len(known_N) < 2:
-        raise DataError(f"a difference needs at least 2 complete pairs, not {len(known_N)} of {len(a_N)}")
-    low, high = _bootstrap(
-        np.mean, [known_N], generator(seed, "paired-bootstrap"), n_resamples, confidence, batch=_BATCH
-    )
-    return PairedDifference(float(known_N.mean()), low, high, len(known_N), len(a_N) - len(known_N))
+        raise DataError(
+            f"a difference needs at least 2 complete pairs, not {len(known_N)} of {len(difference_N)}"
+        )
+    low, high = _bootstrap(np.mean, [known_N], generator(seed, "paired-bootstrap"), batch=_BATCH)
+    dropped = len(difference_N) - len(known_N)
+    return PairedDifference(float(known_N.mean()), low, high, len(known_N), dropped)
 
 
-def clustered_mean(
-    values: Sequence[float],
-    clusters: Sequence[str],
-    *,
-    seed: int = 0,
-    n_resamples: int = RESAMPLES,
-    confidence: float = 0.95,
-) -> ClusteredMean:
+def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, seed: int = 0) -> Estimate:
     """The mean of values with a bootstrap interval that resamples whole clusters.
 
     Args:
         values: N ≥ 1 finite values.
-        clusters: The cluster of each value.
+        clusters: The cluster of each value, such as the problem of a turn.
         seed: Of the resamples.
-        n_resamples: ≥ 1.
-        confidence: In (0, 1).
 
     Raises:
-        DataError: no value, one that is not finite, or different lengths.
+        DataError: no value, or one that is not finite.
     """
-    value_N = np.asarray(values, dtype=np.float64)
-    if len(value_N) != len(clusters) or not len(value_N) or not np.isfinite(value_N).all():
-        raise DataError(
-            f"a mean over clusters needs finite values, at least one, and a cluster for each, not "
-            f"{len(value_N)} values and {len(clusters)} clusters"
-        )
+    value_N = _finite(values)
     names = {name: c for c, name in enumerate(dict.fromkeys(clusters))}
-    of_N = np.asarray([names[name] for name in clusters])
-    sum_C, size_C = np.bincount(of_N, weights=value_N), np.bincount(of_N)
+    of_N = [names[name] for name in clusters]
     mean = float(value_N.mean())
     if len(names) == 1:
-        return ClusteredMean(mean, None, None, len(value_N), 1)
+        return Estimate(mean, None, None, len(value_N))
     low, high = _bootstrap(
         lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis),
-        [sum_C, size_C],
+        [np.bincount(of_N, weights=value_N), np.bincount(of_N)],
         generator(seed, "clustered-bootstrap"),
-        n_resamples,
-        confidence,
         batch=_BATCH,
         paired=True,
     )
-    return ClusteredMean(mean, low, high, len(value_N), len(names))
+    return Estimate(mean, low, high, len(value_N))
 
 
 # ── over runs ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def interquartile_mean(scores: ArrayLike) -> float:
-    """The mean of the middle half of all scores, of any shape.
-
-    Raises:
-        DataError: no score, or one that is not finite.
-
-    >>> interquartile_mean([0.0, 0.25, 0.5, 0.75, 9.0])
-    0.5
-    >>> interquartile_mean([0.0, 1.0])
-    0.5
-    """
-    return float(stats.trim_mean(_finite(scores), 0.25))
-
-
-def iqm_interval(
-    tasks: Sequence[ArrayLike], *, seed: int, n_resamples: int = RESAMPLES, confidence: float = 0.95
-) -> Estimate:
+def iqm_interval(tasks: Sequence[ArrayLike], *, seed: int, n_resamples: int = RESAMPLES) -> Estimate:
     """The interquartile mean over all runs of all tasks, with a stratified bootstrap interval.
 
     Args:
-        tasks: One list of scores per task; lengths may differ.
+        tasks: One list of scores per task, at least one; lengths may differ.
         seed: Of the resamples.
         n_resamples: ≥ 1.
-        confidence: In (0, 1).
 
     Raises:
-        DataError: no task, an empty one, or a score that is not finite.
+        DataError: a task without a score, or a score that is not finite.
+
+    >>> iqm_interval([[0.0, 0.25, 0.5, 0.75, 9.0]], seed=0).value
+    0.5
     """
-    strata = _strata(tasks)
-    low, high = _stratified_bootstrap(
-        lambda *draws, axis: stats.trim_mean(np.concatenate(draws, axis=axis), 0.25, axis=axis),
-        strata,
-        generator(seed, "stratified-bootstrap", "iqm"),
-        n_resamples,
-        confidence,
-    )
-    return Estimate(interquartile_mean(np.concatenate(strata)), low, high, sum(map(len, strata)))
+    strata = [_finite(task) for task in tasks]
+
+    def statistic(*draws: Floats, axis: int) -> Any:
+        return stats.trim_mean(np.concatenate(draws, axis=axis), 0.25, axis=axis)
+
+    return _stratified(statistic, strata, generator(seed, "stratified-bootstrap", "iqm"), n_resamples)
 
 
 def probability_of_improvement(
-    better: Sequence[ArrayLike],
-    baseline: Sequence[ArrayLike],
-    *,
-    seed: int,
-    n_resamples: int = RESAMPLES,
-    confidence: float = 0.95,
+    better: Sequence[ArrayLike], baseline: Sequence[ArrayLike], *, seed: int
 ) -> Estimate:
     """P(X > Y): how likely a run of one arm scores above a run of another.
 
@@ -227,23 +174,17 @@ def probability_of_improvement(
         better: X, one list of scores per task.
         baseline: Y, the same tasks in the same order; numbers of runs may differ.
         seed: Of the resamples; X and Y are resampled independently.
-        n_resamples: ≥ 1.
-        confidence: In (0, 1).
 
     Raises:
-        DataError: different numbers of tasks, an empty one, or a score that is not finite.
+        DataError: a task without a score, or a score that is not finite.
     """
-    x, y = _strata(better), _strata(baseline)
-    if len(x) != len(y):
-        raise DataError(f"two arms are compared on the same tasks, not on {len(x)} and {len(y)}")
+    strata = [_finite(task) for task in (*better, *baseline)]
 
-    def statistic(*draws: Floats, axis: int) -> Floats:
-        wins = [_win_rate(a, b) for a, b in zip(draws[: len(x)], draws[len(x) :], strict=True)]
-        return np.asarray(np.mean(wins, axis=0), dtype=np.float64)
+    def statistic(*draws: Floats, axis: int) -> Any:
+        pairs = zip(draws[: len(better)], draws[len(better) :], strict=True)
+        return np.mean([_win_rate(x, y) for x, y in pairs], axis=0)
 
-    rng = generator(seed, "stratified-bootstrap", "improvement")
-    low, high = _stratified_bootstrap(statistic, [*x, *y], rng, n_resamples, confidence)
-    return Estimate(float(statistic(*x, *y, axis=-1)), low, high, sum(map(len, [*x, *y])))
+    return _stratified(statistic, strata, generator(seed, "stratified-bootstrap", "improvement"), RESAMPLES)
 
 
 def area_under_curve(at: ArrayLike, score: ArrayLike, *, until: float) -> float:
@@ -301,16 +242,11 @@ def permutation_p(x: ArrayLike, y: ArrayLike, *, seed: int = 0) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for multiple comparisons by Holm's step-down procedure (Holm 1979).
-
-    Raises:
-        DataError: a value outside [0, 1].
+    """p-values in [0, 1] corrected for multiple comparisons by Holm's step-down procedure (Holm 1979).
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    if any(not 0 <= p <= 1 for p in p_values):
-        raise DataError(f"p-values lie in [0, 1], not {list(p_values)}")
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
@@ -325,57 +261,45 @@ def _finite(scores: ArrayLike) -> Floats:
     return flat
 
 
-def _strata(tasks: Sequence[ArrayLike]) -> list[Floats]:
-    if not tasks:
-        raise DataError("a statistic over runs needs the scores of at least one task")
-    return [_finite(task) for task in tasks]
-
-
 def _win_rate(x_RN: Floats, y_RM: Floats) -> Floats:
     """[R]: the share of pairs in which x is larger, ties count half."""
     difference = x_RN[..., :, None] - y_RM[..., None, :]
     return np.asarray(((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-2, -1)), dtype=np.float64)
 
 
-def _stratified_bootstrap(
-    statistic: Callable[..., Any],
-    strata: Sequence[Floats],
-    rng: np.random.Generator,
-    n_resamples: int,
-    confidence: float,
-) -> tuple[float, float] | tuple[None, None]:
-    """The interval of a statistic, each stratum resampled separately; None if all hold a single run."""
-    if all(len(stratum) == 1 for stratum in strata):
-        return None, None
-    several = [len(stratum) > 1 for stratum in strata]
+def _stratified(
+    statistic: Callable[..., Any], strata: Sequence[Floats], rng: np.random.Generator, n_resamples: int
+) -> Estimate:
+    """A statistic over runs, its interval from each stratum resampled separately."""
+    value, n = float(statistic(*strata, axis=-1)), sum(map(len, strata))
+    varying = [stratum for stratum in strata if len(stratum) > 1]
+    if not varying:
+        return Estimate(value, None, None, n)
 
     def with_singles(*draws: Floats, axis: int) -> Any:
         """The statistic with the strata of one run, which scipy refuses to resample, put back."""
         drawn, shape = iter(draws), (*draws[0].shape[:-1], 1)
-        columns = (
-            next(drawn) if many else np.broadcast_to(stratum, shape)
-            for stratum, many in zip(strata, several, strict=True)
-        )
+        columns = [next(drawn) if len(s) > 1 else np.broadcast_to(s, shape) for s in strata]
         return statistic(*columns, axis=axis)
 
-    varying = [stratum for stratum, many in zip(strata, several, strict=True) if many]
-    return _bootstrap(with_singles, varying, rng, n_resamples, confidence)
+    low, high = _bootstrap(with_singles, varying, rng, n_resamples=n_resamples)
+    return Estimate(value, low, high, n)
 
 
 def _bootstrap(
     statistic: Callable[..., Any],
     samples: Sequence[NDArray[Any]],
     rng: np.random.Generator,
-    n_resamples: int,
-    confidence: float,
+    *,
+    n_resamples: int = RESAMPLES,
     **options: Any,
 ) -> tuple[float, float]:
-    """The percentile interval of a statistic (scipy.stats.bootstrap)."""
+    """The 95 % percentile interval of a statistic (scipy.stats.bootstrap)."""
     found = stats.bootstrap(
         samples,
         statistic,
         n_resamples=n_resamples,
-        confidence_level=confidence,
+        confidence_level=0.95,
         method="percentile",
         vectorized=True,
         rng=rng,
