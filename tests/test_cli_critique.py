@@ -14,7 +14,7 @@ from didact.annotation.targets import AnnotatedAnswer, ExampleFile, RunAnswers
 from didact.cli.critique import critique
 from didact.cli.data import forget
 from didact.config import load_config
-from didact.data import read_examples
+from didact.data.files import read_examples
 from didact.errors import DataError, DidactError
 from didact.feedback_source import FeedbackRequest
 from didact.jsonl import encode

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from didact.cli.data import data_app
-from didact.data import import_files, read_examples, validate_file
 from didact.data.faults import Rejected, Skipped
+from didact.data.files import import_files, read_examples, validate_file
 from didact.data.importers import IMPORTERS, import_rows, parse_map
 from didact.data.rows import read_rows
 from didact.errors import DataError, UsageError

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from didact.cli.data import data_app
-from didact.data import inspect_file
-from didact.data.inspection import author_influence
+from didact.data.inspection import author_influence, inspect_file
 from didact.data.pii_and_injection import INJECTIONS, instructions, personal_data
 from didact.errors import DataError
 from didact.types import Feedback, Provenance

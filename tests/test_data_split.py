@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from didact.cli.data import data_app
-from didact.data import read_examples, split_file
-from didact.data.near_duplicates import UnionFind, join_near, normalised, similarity
-from didact.data.split import choose_test, group_rows, prompt_text
+from didact.data.files import read_examples
+from didact.data.split import (
+    UnionFind,
+    choose_test,
+    group_rows,
+    join_near,
+    normalised,
+    prompt_text,
+    similarity,
+    split_file,
+)
 from didact.errors import DataError, UsageError
 from didact.types import Example, Message, Problem
 from tests.helpers import calls_of

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from didact.cli.data import data_app
-from didact.data import read_examples, validate_file
 from didact.data.faults import Rejected, RowError
-from didact.data.files import check_examples, create_jsonl
+from didact.data.files import check_examples, create_jsonl, read_examples, validate_file
 from didact.data.record import parse_example
 from didact.errors import DataError, UsageError
 from didact.jsonl import encode

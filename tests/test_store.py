@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from didact import jsonl as jsonlines
 from didact.annotation.forget import forget
 from didact.annotation.targets import ExampleFile, RunAnswers, cache_folder, open_answers
-from didact.data import read_examples
+from didact.data.files import read_examples
 from didact.errors import DataError, UsageError
 from didact.feedback_store import FeedbackRecord, FeedbackStore, MergeResult, is_by, latest
 from didact.jsonl import append_jsonl, append_to, filter_jsonl, locked, read_jsonl, write_atomically

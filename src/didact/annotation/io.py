@@ -65,12 +65,8 @@ def choose_answers(
 ) -> list[AnnotatedAnswer]:
     """Select answers to annotate, in their order; UsageError if none is left.
 
-    Args:
-        answers: All answers.
-        n: The maximum number, drawn by a hash of answer and seed; None for all.
-        step: Only answers sampled at this training step.
-        only_wrong: Only answers that the verifier rejected.
-        seed: The seed of the draw.
+    At most `n` are drawn by a hash of answer and seed, of those sampled at training step `step` and, with
+    `only_wrong`, rejected by the verifier.
     """
     left = [a for a in answers if step is None or a.step == step]
     if not left and answers:
@@ -112,15 +108,8 @@ def export_answers(answers: Sequence[AnnotatedAnswer], out: Path, *, with_refere
 def import_critiques(store: AnswerStore, file: Path, *, annotator: str | None = None) -> TableImport:
     """Import the critiques of a table.
 
-    An exact repeat of an annotator's critique is skipped; a different one is added as a new version.
-
-    Args:
-        store: The answers, which take the critiques.
-        file: The filled-in table, .csv or .jsonl.
-        annotator: The author of rows without `annotator`.
-
-    Raises:
-        DataError: the table cannot be read; nothing is imported.
+    An exact repeat of an annotator's critique is skipped; a different one is added as a new version. The
+    author of rows without one is `annotator`. Nothing is imported from a table that cannot be read.
     """
     rows = read_table(file)
     reader = _RowReader(store.answers(), annotator)

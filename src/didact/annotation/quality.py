@@ -74,11 +74,7 @@ def measure_quality(answers: Sequence[AnnotatedAnswer], *, threshold: float = 0.
     """Measure all critiques of a set of answers.
 
     An author's latest version counts, except for failures, tokens and cost. Agreement is measured per aspect
-    (`Feedback.name`).
-
-    Args:
-        answers: Answers with their feedback.
-        threshold: Without a verdict label, a score below it means wrong.
+    (`Feedback.name`). Without a verdict label, a score below `threshold` means wrong.
     """
     said = [(answer, f) for answer in answers for f in answer.feedback]
     final = [(answer, f) for answer in answers for f in latest(answer.feedback, verdicts=True) if f.ok]

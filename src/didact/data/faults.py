@@ -107,7 +107,12 @@ def kind_of(value: object) -> str:
 
 def shown(value: object, limit: int = 60) -> str:
     """A value as JSON on one line of at most `limit` characters, control characters escaped."""
-    text = json.dumps(value, ensure_ascii=True) if not isinstance(value, str) else _quoted(value, limit)
+    if isinstance(value, str):
+        cut = value if len(value) <= limit else value[: limit - 1] + "…"
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+        text = f"'{text}'"
+    else:
+        text = json.dumps(value, ensure_ascii=True)
     return text if len(text) <= limit + 2 else text[: limit - 1] + "…"
 
 
@@ -118,12 +123,6 @@ def expected(column: str, what: str, value: object, cure: str) -> Fault:
 
 def _described(value: object) -> str:
     return "null" if value is None else f"{kind_of(value)} {shown(value)}"
-
-
-def _quoted(text: str, limit: int) -> str:
-    cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-    return f"'{printable}'"
 
 
 class Checker:

@@ -29,10 +29,7 @@ SHOWN = 20
 def check_examples(path: Path) -> Iterator[Example | Rejected]:
     """Every row of a data file, in order, as an `Example` or with its faults.
 
-    Both forms of `didact.data.record` are read. A repeated id is a fault.
-
-    Raises:
-        DataError: the file cannot be read, or has no rows.
+    A repeated id is a fault. DataError if the file cannot be read, or has no rows.
     """
     first_of: dict[str, int] = {}
     empty = True
@@ -102,11 +99,7 @@ class JsonlWriter:
 
 @contextmanager
 def create_jsonl(path: Path) -> Iterator[JsonlWriter]:
-    """Write a new file atomically. Neither an error inside the block nor a block without rows creates it.
-
-    Raises:
-        UsageError: the file exists, or its folder does not.
-    """
+    """Write a new file atomically. Neither an error inside the block nor a block without rows creates it."""
     refuse_existing(path)
     with open_atomically(path) as file:
         writer = JsonlWriter(file)
@@ -201,11 +194,7 @@ def fault_lines(rejected: Sequence[Rejected]) -> list[str]:
 
 
 def validate_file(path: Path, *, out: Path | None = None) -> ValidationReport:
-    """Check every row of a data file, and write those that fail to FILE.rejected.jsonl.
-
-    Args:
-        path: JSON lines in either form of `didact.data.record`.
-        out: The new file for the good rows, as examples.
+    """Check every row of a data file, and write those that fail to FILE.rejected.jsonl, the others to `out`.
 
     Raises:
         DataError: the file cannot be read, or has no rows.
@@ -227,13 +216,9 @@ def validate_file(path: Path, *, out: Path | None = None) -> ValidationReport:
 
 
 def import_files(kind: str, files: Sequence[Path], out: Path, mapping: Mapping[str, str]) -> ImportReport:
-    """Import an export. Valid rows are written even if others are rejected.
+    """Import the files of one export of a kind in `IMPORTERS`; `mapping` is as {"prompt": "question"}.
 
-    Args:
-        kind: A name in `didact.data.importers.IMPORTERS`.
-        files: The files of one export; logs may have answers in one and feedback in another.
-        out: The new file; rejected rows go to OUT.rejected.jsonl.
-        mapping: Columns by target, as {"prompt": "question"}.
+    Valid rows are written to the new file `out` even if others are rejected; those go to OUT.rejected.jsonl.
 
     Raises:
         UsageError: an unknown kind or target, or `out` exists.

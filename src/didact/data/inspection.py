@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from didact.data.files import read_examples
-from didact.data.near_duplicates import UnionFind, join_near, normalised
 from didact.data.pii_and_injection import instructions, personal_data
-from didact.data.split import LONG_ANSWER, prompt_text
+from didact.data.split import LONG_ANSWER, UnionFind, join_near, normalised, prompt_text
 from didact.types import Example, Feedback
 
 QUANTILES = {"lowest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "highest": 1.0}
@@ -141,12 +140,7 @@ def inspect_file(
 ) -> Inspection:
     """Compute statistics of a data file and look for duplicates, contradictions, personal data and attacks.
 
-    Args:
-        path: The data file.
-        near_duplicates: Find near-duplicate prompts and answers.
-        pii: Find personal data and keys in prompts, answers and critiques.
-        injection: Find prompt injection in critiques.
-        author_cap: Warn of an author with more than this share of the feedback.
+    `author_cap` is the share of the feedback above which an author is a warning.
     """
     examples = list(read_examples(path))
     feedback = [(i, f) for i, example in enumerate(examples, start=1) for f in example.feedback]

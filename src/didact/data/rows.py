@@ -63,11 +63,7 @@ def read_rows(path: Path, form: Form = "auto") -> Iterator[RawRow | Rejected]:
 
 
 def require_rows(path: Path, form: Form = "auto") -> Iterator[RawRow]:
-    """Every row of a file all of whose rows must be readable.
-
-    Raises:
-        DataError: the file or a row cannot be read; the message names file, row and cure.
-    """
+    """Every row of a file; DataError with file, row and cure if one cannot be read."""
     for row in read_rows(path, form):
         if isinstance(row, Rejected):
             raise DataError(f"{path}, {row.messages()[0]}")
@@ -284,12 +280,7 @@ def _escaped(text: str) -> str:
 
 
 def parquet_rows(path: Path) -> Iterator[RawRow]:
-    """Every row of a Parquet file, numbered from 1.
-
-    Raises:
-        UsageError: pyarrow is not installed.
-        DataError: the file cannot be read.
-    """
+    """Every row of a Parquet file, numbered from 1; UsageError if pyarrow is not installed."""
     parquet = _import("pyarrow.parquet", f"{path} is a Parquet file")
     try:
         with parquet.ParquetFile(path) as file:
@@ -303,19 +294,10 @@ def parquet_rows(path: Path) -> Iterator[RawRow]:
 def hub_rows(
     dataset: str, *, split: str, subset: str | None = None
 ) -> tuple[list[dict[str, Any]], tuple[Path, ...]]:
-    """All rows of a Hugging Face dataset, downloaded where it is not cached.
+    """All rows of a Hugging Face dataset, as "openai/gsm8k", and the local files that hold them.
 
-    Args:
-        dataset: Its id, as "openai/gsm8k".
-        split: As "train", or a slice as "train[:1000]".
-        subset: The configuration, where the dataset has several.
-
-    Returns:
-        The rows, and the local files that hold them.
-
-    Raises:
-        UsageError: the package `datasets` is not installed.
-        DataError: there is no such dataset, subset or split, or it cannot be downloaded.
+    It is downloaded where it is not cached. `split` may be a slice, as "train[:1000]"; `subset` is the
+    configuration, where there are several. UsageError if the package `datasets` is not installed.
     """
     library = _import("datasets", f"{dataset!r} is no file, and read as the id of a Hugging Face dataset")
     try:
