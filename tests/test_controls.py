@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from didact.controls import CONTROLS, controlled
 from didact.controls.base import ControlledSource
-from didact.controls.shuffled import Shuffled
-from didact.controls.substitutes import SECOND_TRY
+from didact.controls.substitutes import SECOND_TRY, Shuffled
 from didact.feedback.program import RIGHT, WRONG, ProgramCritic
 from didact.feedback_source import FeedbackRequest
 from didact.feedback_store import is_by

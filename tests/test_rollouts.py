@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from didact.controls import controlled
-from didact.controls.shuffled import deal
+from didact.controls.substitutes import deal
 from didact.engines.base import Sample, SamplingParams
 from didact.errors import UsageError
 from didact.evaluation.evaluate import evaluate

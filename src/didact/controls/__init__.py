@@ -25,8 +25,7 @@ from pydantic import AfterValidator
 from didact.controls.adversarial_teacher import Mixed, Wrong
 from didact.controls.base import Control, ControlledSource, Verify
 from didact.controls.noisy_spans import SPAN_NOISES, SpanNoise
-from didact.controls.shuffled import OtherProblem, Shuffled
-from didact.controls.substitutes import SUBSTITUTES, Substitute
+from didact.controls.substitutes import SUBSTITUTES, OtherProblem, Shuffled, Substitute
 from didact.errors import did_you_mean
 from didact.feedback_source import FeedbackSource
 from didact.leakage import LeakGuard

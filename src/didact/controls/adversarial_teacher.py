@@ -17,20 +17,19 @@ defines the return of such a dialogue.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from didact.controls.base import Control, Verify, altered
+from didact.controls.base import Control, Verify, altered, authored, judged
 from didact.controls.distractors import PUZZLE_DISTRACTORS, make_distractor
 from didact.feedback.program import WRONG, ProgramCritic
 from didact.feedback.puzzle_critic import PuzzleCritic
 from didact.feedback_source import FeedbackRequest, FeedbackSource
 from didact.rng import generator
-from didact.types import Feedback, Problem, Provenance
+from didact.types import Feedback
 
 
 class Wrong(Control):
@@ -43,6 +42,8 @@ class Wrong(Control):
         after_right: Also criticise correct answers, in dialogues that would otherwise end there.
     """
 
+    replaces_reference: ClassVar[bool] = True
+
     name: str = "wrong"
     after_right: bool = False
 
@@ -50,10 +51,6 @@ class Wrong(Control):
     def probability(self) -> float:
         """Of a false correction."""
         return 1.0
-
-    @property
-    def replaces_reference(self) -> bool:
-        return True
 
     @property
     def critiques_correct_answers(self) -> bool:
@@ -72,10 +69,12 @@ class Wrong(Control):
         # "The answer is wrong" is true of a wrong answer, which is then called correct.
         open_ = [i for i in false if i not in found or (found[i].ok and found[i].text.strip() == WRONG)]
         found |= _ask(source, {i: _as_right(requests[i]) for i in open_ if not requests[i].turn.correct})
-        return [
-            _marked(found.get(i) or _failed(request)) if i in false else found[i]
-            for i, request in enumerate(requests)
-        ]
+        for i in false:
+            request = requests[i]
+            error = f"no false correction of this answer to problem {request.problem.id!r} was found"
+            feedback = found.get(i) or authored(request, "wrong", status="failed", error=error)
+            found[i] = altered(feedback, "wrong", misleading=feedback.ok)
+        return [found[i] for i in range(len(requests))]
 
     def false_solution(
         self, request: FeedbackRequest, source: FeedbackSource, seed: int, verify: Verify | None
@@ -122,7 +121,7 @@ def _misled(
         if solution is None:
             return None
         false = problem.model_copy(update={"metadata": {**problem.metadata, "solution": solution}})
-        return _as_wrong(request, false)
+        return judged(request, false, right=False)
     if problem.reference is None:
         return None
     if isinstance(source, ProgramCritic):  # it compares, and must find exactly one difference
@@ -132,31 +131,10 @@ def _misled(
         solution = make_distractor(problem, problem.reference, rng, verify)
     if solution is None or solution.strip() == turn.text.strip():
         return None
-    return _as_wrong(request, problem.model_copy(update={"reference": solution}))
-
-
-def _as_wrong(request: FeedbackRequest, problem: Problem) -> FeedbackRequest:
-    turn = request.turn.model_copy(update={"reward": 0.0, "correct": False})
-    return dataclasses.replace(request, problem=problem, turn=turn)
+    return judged(request, problem.model_copy(update={"reference": solution}), right=False)
 
 
 def _as_right(request: FeedbackRequest) -> FeedbackRequest:
     """The request with the answer itself as the reference."""
-    turn = request.turn.model_copy(update={"reward": 1.0, "correct": True})
     problem = request.problem.model_copy(update={"reference": request.turn.text})
-    return dataclasses.replace(request, problem=problem, turn=turn)
-
-
-def _marked(feedback: Feedback) -> Feedback:
-    return altered(feedback, "wrong", misleading=feedback.ok)
-
-
-def _failed(request: FeedbackRequest) -> Feedback:
-    return Feedback(
-        turn=request.index,
-        source="program",
-        status="failed",
-        error=f"no false correction of this answer to problem {request.problem.id!r} was found",
-        saw_reference=False,
-        provenance=Provenance(author="control"),
-    )
+    return judged(request, problem, right=True)

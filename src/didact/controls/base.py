@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
 from didact.feedback_source import FeedbackRequest, FeedbackSource
 from didact.tasks.base import Verdict
-from didact.types import Feedback, Problem
+from didact.types import Feedback, Problem, Provenance
 
 Verify: TypeAlias = Callable[[Problem, str], Verdict]
 """A task's verifier."""
@@ -21,17 +21,12 @@ class Control(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    repeats_by_design: ClassVar[bool] = False
+    """Its critiques are expected to repeat, so that repetition is no alarm."""
+    replaces_reference: ClassVar[bool] = False
+    """It shows the source a false solution in place of the reference."""
+
     name: str
-
-    @property
-    def repeats_by_design(self) -> bool:
-        """Are its critiques expected to repeat, so that repetition is no alarm?"""
-        return False
-
-    @property
-    def replaces_reference(self) -> bool:
-        """Does it show the source a false solution in place of the reference?"""
-        return False
 
     @property
     def critiques_correct_answers(self) -> bool:
@@ -66,7 +61,6 @@ class ControlledSource:
         return self.control.critiques_correct_answers
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
-        """One feedback a request, in order, as the control makes them."""
         return self.control.critique(requests, self.source, self.seed, self.verify)
 
 
@@ -77,3 +71,22 @@ def altered(feedback: Feedback, control: str, **changes: Any) -> Feedback:
     """
     provenance = feedback.provenance.model_copy(update={"control": control})
     return feedback.model_copy(update={"score": None, **changes, "provenance": provenance})
+
+
+def authored(
+    request: FeedbackRequest, control: str, *, saw_reference: bool = False, **fields: Any
+) -> Feedback:
+    """A feedback that the control writes itself."""
+    return Feedback(
+        turn=request.index,
+        source="program",
+        saw_reference=saw_reference,
+        provenance=Provenance(author="control", control=control),
+        **fields,
+    )
+
+
+def judged(request: FeedbackRequest, problem: Problem, *, right: bool) -> FeedbackRequest:
+    """The same answer to another problem, or under another reference, with its verdict there."""
+    turn = request.turn.model_copy(update={"reward": float(right), "correct": right})
+    return replace(request, problem=problem, turn=turn)

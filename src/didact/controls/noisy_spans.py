@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -37,40 +38,29 @@ class SpanNoise(Control):
     def critique(
         self, requests: Sequence[FeedbackRequest], source: FeedbackSource, seed: int, verify: Verify | None
     ) -> list[Feedback]:
-        written = source.critique(requests)
-        return [self._degraded(r, own, seed) for r, own in zip(requests, written, strict=True)]
-
-    def _degraded(self, request: FeedbackRequest, feedback: Feedback, seed: int) -> Feedback:
-        if not feedback.ok:
-            return feedback
         stream, degrade = NOISES[self.name]
-        answer = request.turn.text
-        rng = generator(seed, stream, request.problem.question, answer)
-        spans = tuple(degrade(feedback.spans, answer, rng))
-        return altered(feedback, self.name, spans=spans, score=feedback.score)
+        found = []
+        for request, feedback in zip(requests, source.critique(requests), strict=True):
+            if feedback.ok:
+                answer = request.turn.text
+                rng = generator(seed, stream, request.problem.question, answer)
+                spans = tuple(degrade(feedback.spans, answer, rng))
+                feedback = altered(feedback, self.name, spans=spans, score=feedback.score)
+            found.append(feedback)
+        return found
 
 
-def dropped(share: float) -> Degrade:
-    """Removes each span with this probability."""
-
-    def degrade(spans: Sequence[Span], answer: str, rng: np.random.Generator) -> list[Span]:
-        return [span for span, u in zip(spans, rng.random(len(spans)), strict=True) if u >= share]
-
-    return degrade
+def dropped(share: float, spans: Sequence[Span], answer: str, rng: np.random.Generator) -> list[Span]:
+    """The spans without those that are removed with this probability."""
+    return [span for span, u in zip(spans, rng.random(len(spans)), strict=True) if u >= share]
 
 
-def flipped(share: float) -> Degrade:
-    """Gives each span the other label with this probability."""
-
-    def degrade(spans: Sequence[Span], answer: str, rng: np.random.Generator) -> list[Span]:
-        return [
-            span.model_copy(update={"label": "poor" if span.label == "good" else "good"})
-            if u < share
-            else span
-            for span, u in zip(spans, rng.random(len(spans)), strict=True)
-        ]
-
-    return degrade
+def flipped(share: float, spans: Sequence[Span], answer: str, rng: np.random.Generator) -> list[Span]:
+    """The spans, each with the other label with this probability."""
+    return [
+        span.model_copy(update={"label": "poor" if span.label == "good" else "good"}) if u < share else span
+        for span, u in zip(spans, rng.random(len(spans)), strict=True)
+    ]
 
 
 def shuffled_places(spans: Sequence[Span], answer: str, rng: np.random.Generator) -> tuple[Span, ...]:
@@ -126,9 +116,9 @@ def _blocks(spans: Sequence[Span], units: Sequence[Place]) -> list[tuple[int, in
 
 NOISES: Mapping[SpanNoiseName, tuple[str, Degrade]] = {
     # One stream for both: what the smaller share drops the larger one drops too.
-    "spans-drop30": ("spans-drop", dropped(0.3)),
-    "spans-drop60": ("spans-drop", dropped(0.6)),
-    "spans-flip20": ("spans-flip", flipped(0.2)),
+    "spans-drop30": ("spans-drop", partial(dropped, 0.3)),
+    "spans-drop60": ("spans-drop", partial(dropped, 0.6)),
+    "spans-flip20": ("spans-flip", partial(flipped, 0.2)),
     "spans-shuffled": ("spans-shuffled", shuffled_places),
 }
 """The random stream and the function of each."""

@@ -43,8 +43,9 @@ def nearest(quote: str, text: str, share: float) -> FuzzyMatch | None:
         return None
     ends: dict[int, int] = {}
     for start, end in _windows(quote, text, allowed):
-        for at, edits in _search(quote, text[start:end], allowed):
-            ends[start + at] = min(edits, ends.get(start + at, edits))
+        # Windows are disjoint, so that each end is in one of them.
+        distances = enumerate(_distances(quote, text[start:end], free=True), start=start + 1)
+        ends |= {at: edits for at, edits in distances if edits <= allowed}
     digits = _digits(quote)
     for edits in sorted(set(ends.values())):
         best = sorted(at for at, found in ends.items() if found == edits)
@@ -98,12 +99,6 @@ def _windows(quote: str, text: str, allowed: int) -> list[tuple[int, int]]:
         else:
             joined.append((start, end))
     return joined
-
-
-def _search(quote: str, text: str, allowed: int) -> list[tuple[int, int]]:
-    """(end, edits) of every match within the bound."""
-    found = enumerate(_distances(quote, text, free=True), start=1)
-    return [(at, edits) for at, edits in found if edits <= allowed]
 
 
 def _start(quote: str, text: str, end: int, edits: int) -> int:

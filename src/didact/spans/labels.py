@@ -56,8 +56,8 @@ def token_labels(
     >>> token_labels(spans, [(0, 2), (2, 4), (4, 5), (5, 5)], "is 5.", ended=True).tolist()
     [0.0, -1.0, 0.0, 0.0]
     """
-    _check(overlap, identical, min_overlap)
-    kept = _kept(_checked(spans, text), identical)
+    _check(spans, text, overlap, identical, min_overlap)
+    kept = _kept(spans, identical)
     found = np.zeros(len(offsets), np.float32)
     if not kept or not len(offsets):
         return found
@@ -102,15 +102,12 @@ def credited_by(
     return found
 
 
-def _check(overlap: str, identical: str, min_overlap: float) -> None:
+def _check(spans: Sequence[Span], text: str, overlap: str, identical: str, min_overlap: float) -> None:
     for name, value, valid in (("overlap", overlap, _OVERLAPS), ("identical", identical, _IDENTICALS)):
         if value not in valid:
             raise UsageError(f"unknown {name} {value!r}: {did_you_mean(str(value), valid)}")
     if not 0 <= min_overlap <= 1:
         raise UsageError(f"min_overlap must lie in [0, 1], not {min_overlap}")
-
-
-def _checked(spans: Sequence[Span], text: str) -> Sequence[Span]:
     for span in spans:
         if text[span.start : span.end] != span.quote:
             raise DataError(
@@ -118,7 +115,6 @@ def _checked(spans: Sequence[Span], text: str) -> Sequence[Span]:
                 f"{text[span.start : span.end][:40]!r}: it is about another answer, or counts something "
                 "other than code points"
             )
-    return spans
 
 
 def _kept(spans: Sequence[Span], identical: Identical) -> list[tuple[int, int, str]]:

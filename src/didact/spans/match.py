@@ -4,7 +4,7 @@ Four tiers, from the surest to none; a tier is tried only if those above it foun
 
     exact        a verbatim copy
     normalised   equal up to NFKC, typographic quotes and dashes, white space, invisible characters and, in
-                 quotes of `min_caseless` characters or more, case
+                 quotes of `MIN_CASELESS` characters or more, case
     fuzzy        one nearest match within one edit in ten characters; digits must be equal
     unaligned    no match, or several where one was meant
 """
@@ -28,6 +28,10 @@ Reason: TypeAlias = Literal["absent", "ambiguous", "blank", "index"]
 Label: TypeAlias = Literal["good", "poor"]
 MAX_PLACES = 1000
 """A quote with more matches than this is ambiguous under every policy."""
+MIN_CASELESS = 4
+"""Minimum length of a quote to ignore case, in characters."""
+MIN_LENGTH, MIN_RATIO = 12, 0.9
+"""Of a fuzzy match: minimum length of the quote in characters, and minimum of 1 − edits / length."""
 
 
 @dataclass(frozen=True)
@@ -57,34 +61,20 @@ class MatchPolicy:
         repeats: Of several equal matches, which may overlap, "unique_only" takes none, "all" and "first"
             those, "by_index" the quote's `occurrence` and none without one. `Quote.before` narrows them
             down first.
-        normalised: Try the normalised tier.
-        min_caseless: Minimum length of a quote to ignore case, in characters.
         fuzzy: Try the fuzzy tier.
-        min_ratio: Minimum of 1 − edits / length of a fuzzy match, in (0, 1].
-        min_length: Minimum length of a quote for a fuzzy match, in characters.
     """
 
     repeats: Repeats = "unique_only"
-    normalised: bool = True
-    min_caseless: int = 4
     fuzzy: bool = True
-    min_ratio: float = 0.9
-    min_length: int = 12
 
     def __post_init__(self) -> None:
         if self.repeats not in get_args(Repeats):
             raise UsageError(
                 f"unknown policy {self.repeats!r}: {did_you_mean(self.repeats, get_args(Repeats))}"
             )
-        if not 0 < self.min_ratio <= 1:
-            raise UsageError(f"min_ratio must lie in (0, 1], not {self.min_ratio}")
-        if self.min_length < 1 or self.min_caseless < 1:
-            raise UsageError("min_length and min_caseless must be at least 1")
 
 
 DEFAULT = MatchPolicy()
-STRICT = MatchPolicy(normalised=False, fuzzy=False)
-"""Exact and unique matches only."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +85,12 @@ class QuoteMatch:
         quote: The quote.
         tier: The tier that matched; "unaligned" without spans.
         spans: The matches that the policy takes.
-        places: The number of equal matches before the policy applied.
-        ratio: 1 − edits / length; 1 for an exact or normalised match, 0 for none.
         reason: Why there is no span; None if there is one.
     """
 
     quote: Quote
     tier: Tier
     spans: tuple[Span, ...] = ()
-    places: int = 0
-    ratio: float = 0.0
     reason: Reason | None = None
 
 
@@ -204,32 +190,22 @@ def _match(
     places = _occurrences(quote.text, text)
     if places:
         return _select(quote, text, places, "exact", policy)
-    if not (policy.normalised or policy.fuzzy):
-        return QuoteMatch(quote, "unaligned", reason="absent")
-    wanted = normalize(quote.text)
-    if policy.normalised and wanted:
-        answer = normalized()
-        places = _normalised_occurrences(wanted, answer.text, answer)
-        if not places and len(wanted) >= policy.min_caseless:
-            places = _normalised_occurrences(fold_case(wanted), answer.caseless, answer)
-        if places:
-            return _select(quote, text, places, "normalised", policy)
-    if policy.fuzzy and len(wanted) >= policy.min_length:
-        answer = normalized()
-        near = nearest(fold_case(wanted), answer.caseless, 1 - policy.min_ratio)
+    wanted, answer = normalize(quote.text), normalized()
+    places = _normalised_occurrences(wanted, answer.text, answer) if wanted else []
+    if not places and len(wanted) >= MIN_CASELESS:
+        places = _normalised_occurrences(fold_case(wanted), answer.caseless, answer)
+    if places:
+        return _select(quote, text, places, "normalised", policy)
+    if policy.fuzzy and len(wanted) >= MIN_LENGTH:
+        near = nearest(fold_case(wanted), answer.caseless, 1 - MIN_RATIO)
         if near is not None:
             places = [answer.enclosing_span(start, end) for start, end in near.places]
-            return _select(quote, text, places, "fuzzy", policy, 1 - near.edits / len(wanted))
+            return _select(quote, text, places, "fuzzy", policy)
     return QuoteMatch(quote, "unaligned", reason="absent")
 
 
 def _select(
-    quote: Quote,
-    text: str,
-    places: list[tuple[int, int]],
-    tier: Tier,
-    policy: MatchPolicy,
-    ratio: float = 1.0,
+    quote: Quote, text: str, places: list[tuple[int, int]], tier: Tier, policy: MatchPolicy
 ) -> QuoteMatch:
     """Apply the policy to equal matches."""
     count = len(places)
@@ -250,12 +226,12 @@ def _select(
         number = (quote.occurrence or 0) - 1
         places = places[number : number + 1] if number >= 0 else []
     if not places:
-        return QuoteMatch(quote, "unaligned", places=count, reason=reason)
+        return QuoteMatch(quote, "unaligned", reason=reason)
     spans = tuple(
         Span(start=start, end=end, quote=text[start:end], label=quote.label, phrase=quote.phrase)
         for start, end in places
     )
-    return QuoteMatch(quote, tier, spans, count, ratio)
+    return QuoteMatch(quote, tier, spans)
 
 
 def _ends_with(text: str, words: str) -> bool:

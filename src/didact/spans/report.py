@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from operator import add, attrgetter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from operator import add
 from typing import get_args
 
 import numpy as np
@@ -79,43 +79,25 @@ class SpanReport:
             negative=int(np.count_nonzero(delta < 0)),
         )
 
-    @classmethod
-    def total(cls, reports: Iterable[SpanReport]) -> SpanReport:
-        """The sum of reports."""
-        return sum(reports, cls())
-
     def __add__(self, other: SpanReport) -> SpanReport:
-        return SpanReport(*map(add, _counts(self), _counts(other)))
-
-    @property
-    def match_rate(self) -> float | None:
-        """The share of quotes that are aligned, in [0, 1]; None without quotes."""
-        return _share(self.quotes - self.unaligned, self.quotes)
-
-    @property
-    def ambiguity(self) -> float | None:
-        """The share of quotes that are ambiguous."""
-        return _share(self.ambiguous, self.quotes)
-
-    @property
-    def coverage(self) -> float | None:
-        """The share of characters in a span."""
-        return _share(self.covered, self.characters)
-
-    @property
-    def polarity(self) -> float | None:
-        """The share of aligned quotes that are good."""
-        return _share(self.good, self.good + self.poor)
-
-    @property
-    def labelled(self) -> float | None:
-        """The share of sampled ids with a nonzero label."""
-        return _share(self.positive + self.negative, self.tokens)
+        return SpanReport(*map(add, vars(self).values(), vars(other).values()))
 
     def as_dict(self) -> dict[str, float | None]:
-        """Counts and rates."""
-        rates = ("match_rate", "ambiguity", "coverage", "polarity", "labelled")
-        return {**asdict(self), **{name: getattr(self, name) for name in rates}}
+        """Counts, and rates in [0, 1], which are None without a denominator.
+
+        match_rate, ambiguity   shares of the quotes that are aligned, and that are ambiguous
+        coverage                share of the characters in a span
+        polarity                share of the aligned quotes that are good
+        labelled                share of the sampled ids with a nonzero label
+        """
+        return {
+            **asdict(self),
+            "match_rate": _share(self.quotes - self.unaligned, self.quotes),
+            "ambiguity": _share(self.ambiguous, self.quotes),
+            "coverage": _share(self.covered, self.characters),
+            "polarity": _share(self.good, self.good + self.poor),
+            "labelled": _share(self.positive + self.negative, self.tokens),
+        }
 
     def __str__(self) -> str:
         """The counts in one line.
@@ -128,9 +110,6 @@ class SpanReport:
             f"normalised, {self.fuzzy} fuzzy, {self.unaligned} unaligned ({self.ambiguous} ambiguous); "
             f"{self.good} good, {self.poor} poor"
         )
-
-
-_counts = attrgetter(*(f.name for f in fields(SpanReport)))
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -108,10 +108,6 @@ class _Vocabulary:
         self.bytes = np.frombuffer(b"".join(pieces), np.uint8)
         self.lengths = np.array([len(p) for p in pieces], np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
-        self.begun = np.array([sum(map(_is_first_byte, p)) for p in pieces], np.int64)
-        """The number of characters that begin in each id."""
-        self.inside = np.array([bool(p) and not _is_first_byte(p[0]) for p in pieces], np.int64)
-        """1 if the id's first byte continues a character."""
 
     def decode(self, ids: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64]]:
         """The joined bytes of ids and the length of each, [T]."""
@@ -119,14 +115,6 @@ class _Vocabulary:
         where = (self.starts.take(ids, mode="clip") + lengths - lengths.cumsum()).repeat(lengths)
         where += np.arange(len(where))
         return self.bytes.take(where, mode="clip").tobytes(), lengths
-
-    def offsets(self, ids: NDArray[np.int64]) -> Offsets:
-        """The character offsets of ids that decode to valid UTF-8."""
-        begun = self.begun.take(ids, mode="clip")
-        offsets = np.empty((len(ids), 2), np.int64)
-        offsets[:, 1] = last = begun.cumsum()
-        offsets[:, 0] = last - begun - self.inside.take(ids, mode="clip")
-        return offsets
 
 
 class _Decoder:
@@ -214,12 +202,7 @@ def _by_pieces(ids: Sequence[int], tokenizer: Any) -> tuple[str, Offsets] | None
     if decoder.vocabulary is None:
         pieces = decoder.pieces(ids, backend)
         return _text_and_offsets(b"".join(pieces), np.array([len(piece) for piece in pieces], np.int64))
-    sampled = np.fromiter(ids, np.int64, len(ids))
-    data, lengths = decoder.vocabulary.decode(sampled)
-    try:
-        return data.decode(), decoder.vocabulary.offsets(sampled)
-    except UnicodeDecodeError:
-        return _text_and_offsets(data, lengths)
+    return _text_and_offsets(*decoder.vocabulary.decode(np.fromiter(ids, np.int64, len(ids))))
 
 
 def _text_and_offsets(data: bytes, lengths: NDArray[np.int64]) -> tuple[str, Offsets]:
@@ -300,11 +283,6 @@ def _strip(found: list[bytes], content: bytes, start: int, stop: int) -> None:
         if place is None or not found[place].endswith(content):
             break
         found[place] = found[place][: -len(content)]
-
-
-def _is_first_byte(byte: int) -> bool:
-    """Does a character begin with this byte of UTF-8?"""
-    return byte & 0xC0 != 0x80
 
 
 def _byte_alphabet() -> dict[str, int]:
