@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from didact.leakage.character_leaks import spelled
 from didact.leakage.exact import number, verbatim
 from didact.leakage.query import PARTIAL_SHARE, Leak, LeakQuery, Reference
-from didact.leakage.text import JOINERS, Place, Text, Word, places
+from didact.leakage.text import Place, Text, Word, places
 from didact.leakage.vocabulary import FUNCTION, GENERIC, PARTICLES
 
 _LEAST = 3
@@ -44,7 +44,7 @@ def leak(critique: str, reference: str, *, question: str = "", answer: str = "")
 
 def find_leak(query: LeakQuery) -> Leak:
     """`leak` of a query."""
-    if not query.critique.source.strip() or not query.reference or query.settled:
+    if query.is_empty or query.settled:
         return Leak()
     best = 0.0
     for detect in (verbatim, number, spelled, _partial):
@@ -113,7 +113,7 @@ def _items(query: LeakQuery, form: Reference) -> Leak:
     critique, given, unknown = query.critique, 0, 0
     spans: list[Place] = []
     for item in items:
-        words = [w for w in Text(item).content if w.text not in JOINERS]
+        words = Text(item).items
         if sum(len(w.text) for w in words) < 3 or all(w.text in FUNCTION for w in words):
             continue
         if query.is_known(words):

@@ -10,7 +10,7 @@ from didact.leakage.numbers import Number
 from didact.leakage.phrases import asserts_as_answer, is_label
 from didact.leakage.query import PARTIAL_SHARE, Leak, LeakQuery, Reference
 from didact.leakage.text import SOLO, Place, Text, Word, alone, places
-from didact.leakage.vocabulary import COMMON, MONTHS, ORDINALS, pattern
+from didact.leakage.vocabulary import COMMON, DATES, MONTHS, ORDINALS, pattern
 
 MENTIONS = 1000
 """The most mentions of a common word that are examined; later ones do not count."""
@@ -25,19 +25,13 @@ _ORDINAL_OF = {
     **{f"twenty{dash}{w}": 20 + i for w, i in ORDINALS.items() if i < 10 for dash in "- "},
     **{f"thirty{dash}first": 31 for dash in "- "},
 }
-_M = rf"(?P<month>{'|'.join(sorted(_MONTH_OF, key=len, reverse=True))})\b\.?"
-_D = rf"(?P<day>\d{{1,2}}(?:st|nd|rd|th)?|{'|'.join(sorted(_ORDINAL_OF, key=len, reverse=True))})\b"
-_Y = r"(?P<year>\d{4})\b"
 _DATES = [
-    re.compile(
-        rf"\b{_D}\s{{1,3}}(?:day\s{{1,3}})?(?:of\s{{1,3}})?{_M}"
-        rf"(?:\s{{0,3}},?\s{{0,3}}(?:of\s{{1,3}})?(?:the year\s{{1,3}})?{_Y})?"
-    ),
-    re.compile(rf"\b{_M}\s{{1,3}}(?:the\s{{1,3}})?{_D}(?:\s{{0,3}},?\s{{0,3}}(?:of\s{{1,3}})?{_Y})?"),
-    re.compile(rf"\b{_M}(?:\s{{0,3}},?\s{{0,3}}(?:of\s{{1,3}})?){_Y}"),
-    re.compile(r"\b(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})\b"),
-    re.compile(r"\b(?P<day>\d{1,2})[-/.](?P<month>\d{1,2})[-/.](?P<year>\d{4})\b"),
-    re.compile(r"\b(?P<month>\d{1,2})[-/.](?P<day>\d{1,2})[-/.](?P<year>\d{4})\b"),
+    pattern(
+        form,
+        months=sorted(_MONTH_OF, key=len, reverse=True),
+        days=sorted(_ORDINAL_OF, key=len, reverse=True),
+    )
+    for form in DATES
 ]
 
 

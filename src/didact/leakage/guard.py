@@ -13,7 +13,7 @@ from didact.errors import TrainingGuard, UsageError, did_you_mean
 from didact.feedback_source import FeedbackRequest, FeedbackSource, critiques_correct_answers
 from didact.leakage.detect import find_leak, leak
 from didact.leakage.query import Leak, LeakQuery
-from didact.llm.chat import ChatModel, ChatReply, ChatRequest
+from didact.llm.chat import ChatModel, ChatRequest
 from didact.llm.structured import StrictReply, json_schema
 from didact.prompts import conversation_text, load_prompt, shorten
 from didact.types import Feedback
@@ -63,14 +63,13 @@ class LeakMeter:
         found = [find_leak(query) for query in queries]
         if self.judge is None:
             return found
-        open_ = [
-            i
-            for i, q in enumerate(queries)
-            if not found[i].leaks and q.critique.source.strip() and q.reference
-        ]
-        replies = self.judge.complete([self.ask(queries[i]) for i in open_]) if open_ else []
+        open_ = [i for i, query in enumerate(queries) if not found[i].leaks and not query.is_empty]
+        replies = self.judge.complete([_request(queries[i]) for i in open_]) if open_ else []
         for i, reply in zip(open_, replies, strict=True):
-            judgment = _judgment(reply)
+            try:
+                judgment = None if reply.error is not None else LeakJudgment.model_validate_json(reply.text)
+            except ValidationError:
+                judgment = None
             if judgment is None:
                 self.unjudged += 1
                 LOG.warning("leak judge %s: %s", self.judge.name, reply.error or "no valid reply")
@@ -78,25 +77,17 @@ class LeakMeter:
                 found[i] = _judged(queries[i].critique.source, judgment.quote, found[i].overlap)
         return found
 
-    def ask(self, query: LeakQuery) -> ChatRequest:
-        """The request to the judge about a critique, with every text as data."""
-        messages = load_prompt("leak_v1").messages(
-            JUDGED_CHARS,
-            question=query.question.source,
-            reference=query.reference,
-            answer=query.answer.source,
-            critique=query.critique.source,
-        )
-        return ChatRequest(messages, json_schema(LeakJudgment))
 
-
-def _judgment(reply: ChatReply) -> LeakJudgment | None:
-    if reply.error is not None:
-        return None
-    try:
-        return LeakJudgment.model_validate_json(reply.text)
-    except ValidationError:
-        return None
+def _request(query: LeakQuery) -> ChatRequest:
+    """The request to the judge about a critique, with every text as data."""
+    messages = load_prompt("leak_v1").messages(
+        JUDGED_CHARS,
+        question=query.question.source,
+        reference=query.reference,
+        answer=query.answer.source,
+        critique=query.critique.source,
+    )
+    return ChatRequest(messages, json_schema(LeakJudgment))
 
 
 def _judged(critique: str, quote: str, overlap: float) -> Leak:
@@ -151,7 +142,11 @@ class LeakGuard:
         """
         guarded = list(self.source.critique(requests))
         pairs = enumerate(zip(requests, guarded, strict=True))
-        queries = {i: _query(r, f.text) for i, (r, f) in pairs if f.ok and r.problem.reference is not None}
+        queries = {
+            i: LeakQuery(f.text, r.problem.reference, conversation_text(r.problem), r.turn.text)
+            for i, (r, f) in pairs
+            if f.ok and r.problem.reference is not None
+        }
         leaks = self.meter.measure(list(queries.values()))
         for (i, query), found in zip(queries.items(), leaks, strict=True):
             guarded[i] = self._handle(requests[i], guarded[i], query, found)
@@ -188,11 +183,6 @@ class LeakGuard:
             for s in feedback.spans
         )
         return marked.model_copy(update={"text": text, "spans": spans})
-
-
-def _query(request: FeedbackRequest, critique: str) -> LeakQuery:
-    question = conversation_text(request.problem)
-    return LeakQuery(critique, request.problem.reference or "", question, request.turn.text)
 
 
 def _redacted(query: LeakQuery, found: Leak) -> str | None:

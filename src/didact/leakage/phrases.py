@@ -75,11 +75,12 @@ def asserts_as_answer(text: str, start: int, end: int, *, choice: bool = False) 
         named = before[: before.rfind(" ", 0, len(before.rstrip()))] if " " in before.rstrip() else ""
         if _NEGATED.search(named):
             return False
-        return bool(_IS_IT.match(after) or _NOT_OTHER.match(after) or _asserted(named + " ", after))
-    if _LABEL.search(before):
+        before = named + " "
+    elif _LABEL.search(before):
         return False
-    return bool(_IS_IT.match(after) or _NOT_OTHER.match(after) or _asserted(before, after))
-
-
-def _asserted(before: str, after: str) -> bool:
-    return bool(_ASSERTS.search(before) or (_DO.search(before) and _ENDS.match(after)))
+    return bool(
+        _IS_IT.match(after)
+        or _NOT_OTHER.match(after)
+        or _ASSERTS.search(before)
+        or (_DO.search(before) and _ENDS.match(after))
+    )

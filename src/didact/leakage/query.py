@@ -84,15 +84,11 @@ class Leak(NamedTuple):
 
 @dataclass(frozen=True)
 class Reference:
-    """One form of the answer.
-
-    Attributes:
-        text: The form.
-        letter: Set if it is the letter of one of several options.
-    """
+    """One form of the answer."""
 
     text: Text
     letter: str | None = None
+    """Set if it is the letter of one of several options."""
 
     @cached_property
     def number(self) -> Number | None:
@@ -140,11 +136,13 @@ class LeakQuery:
         self.reference = reference.strip()
         self.question = _text(question)
         self.answer = _text(answer)
+        self.known = self.question, self.answer
+        """What the student knows already."""
 
     @property
-    def known(self) -> tuple[Text, Text]:
-        """Question and answer, which hold what the student knows already."""
-        return self.question, self.answer
+    def is_empty(self) -> bool:
+        """Whether there is no critique or no reference, and so no leak."""
+        return not (self.critique.source.strip() and self.reference)
 
     def leak(self, kind: LeakKind, found: Iterable[Place], overlap: float = 1.0) -> Leak:
         """A leak at places of the folded critique."""
@@ -158,10 +156,8 @@ class LeakQuery:
     @cached_property
     def references(self) -> list[Reference]:
         """The reference as it is, its final answer, and the option that it names."""
-        forms = [Reference(_text(self.reference), self._letter(self.reference))]
-        finals = [m.group(1) or m.group(2) for m in _FINAL.finditer(self.reference)]
-        if finals:
-            forms.append(Reference(_text(finals[-1].strip()), self._letter(finals[-1].strip())))
+        finals = [(m[1] or m[2]).strip() for m in _FINAL.finditer(self.reference)]
+        forms = [Reference(_text(text), self._letter(text)) for text in (self.reference, *finals[-1:])]
         options = self._options
         both = _LETTER_AND_TEXT.fullmatch(self.reference)
         if forms[0].letter in options:
@@ -169,11 +165,8 @@ class LeakQuery:
         elif both:
             forms += [Reference(_text(both.group(1)), both.group(1).lower()), Reference(_text(both.group(2)))]
         else:
-            same = [
-                k
-                for k, text in options.items()
-                if text.strip(" .").casefold() == self.reference.strip(" .").casefold()
-            ]
+            wanted = self.reference.strip(" .").casefold()
+            same = [k for k, text in options.items() if text.strip(" .").casefold() == wanted]
             if len(same) == 1:
                 forms.append(Reference(_text(same[0].upper()), same[0]))
         return forms

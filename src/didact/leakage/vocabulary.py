@@ -63,3 +63,5 @@ GENERIC = frozenset(_words("generic"))
 """Words of names that many names share."""
 MENTIONS = [pattern(f"(?i){form}") for form in _ENGLISH["mentions"]]
 """Forms of an answer that mentions its critique or an attempt before it."""
+DATES: list[str] = _ENGLISH["dates"]
+"""Patterns of dates, with the names of `months` and `days`."""

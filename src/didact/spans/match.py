@@ -11,7 +11,6 @@ Four tiers, from the surest to none; a tier is tried only if those above it foun
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -115,11 +114,6 @@ class Alignment:
         """The quotes without a span."""
         return tuple(m for m in self.matches if m.tier == "unaligned")
 
-    @property
-    def tiers(self) -> Counter[Tier]:
-        """The number of quotes in each tier."""
-        return Counter(m.tier for m in self.matches)
-
 
 def locate(quotes: Sequence[Quote], text: str, policy: MatchPolicy = DEFAULT) -> Alignment:
     """Align quotes with an answer.
@@ -177,7 +171,7 @@ def find_quote(
             f'{shown} occurs more than once in the answer: quote more around it, or give its "start" as JSON'
         )
     why = "copy it from the answer, character by character"
-    if locate([Quote(quote, label)], answer, MatchPolicy(fuzzy=False)).tiers["normalised"]:
+    if locate([Quote(quote, label)], answer, MatchPolicy(fuzzy=False)).spans:
         why = "it differs in spaces, upper and lower case or similar characters; copy it from the answer"
     raise QuoteError(f"{shown} does not occur in the answer: {why}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from operator import add
@@ -57,7 +58,8 @@ class SpanReport:
             text: The answer.
             labels: The `token_labels` of the spans, [T].
         """
-        matches, tiers = alignment.matches, alignment.tiers
+        matches = alignment.matches
+        tiers = Counter(m.tier for m in matches)
         aligned = [m.quote.label for m in matches if m.tier != "unaligned"]
         good = poor = 0  # bit sets of characters
         for span in alignment.spans:
