@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,12 @@ def build(
     )
     task.bind_policy(limits)
     policy = (engine, renderer)
-    scoring = make_scoring(config, build_context(config, task, policy, home))
+    in_dialogue = method.uses_dialogue_teacher or config.eval.dialogue is not None
+    at = build_context(config, task, policy, home, in_dialogue=in_dialogue)
+    scoring = make_scoring(config, at)
     if scoring is not None and task.needs_judge:
         task.bind_judge(scoring)
-    in_dialogue = method.uses_dialogue_teacher or config.eval.dialogue is not None
-    critic = make_critic(config, task, policy, home, scoring, in_dialogue=in_dialogue, source=source)
+    critic = make_critic(config, at, scoring, source=source)
     feedback = controlled(critic, config.feedback.control, seed=config.seed, verify=task.verify)
     if for_training:
         check_lengths(config, method, task, policy)
@@ -140,51 +142,40 @@ def run_task(config: RunConfig) -> BaseTask:
 
 
 def make_critic(
-    config: RunConfig,
-    task: BaseTask | None,
-    policy: tuple[Engine, Renderer] | None,
-    home: Path | None,
-    scoring: JudgeReward | None = None,
-    *,
-    in_dialogue: bool = False,
-    source: Any = None,
+    config: RunConfig, at: BuildContext, scoring: JudgeReward | None = None, *, source: Any = None
 ) -> FeedbackSource:
     """The configured source with its leak guard, without controls.
 
     Args:
-        config: `feedback` names the source, `model` the model that a frozen copy is made of, `reward` the
-            judge of the rewards, where its critiques are the source.
-        task: The task whose answers are criticised.
-        policy: The engine in training and its renderer; None where nothing is trained.
-        home: A folder for the source's files, as a judge's replies.
+        config: `feedback` names the source, `reward` the judge of the rewards, where its critiques are it.
+        at: What it is built from.
         scoring: The judge of the rewards, where there is one already.
-        in_dialogue: The source is a teacher in a dialogue.
         source: Its settings, or the source itself; None for those that `feedback` names.
     """
-    at = dataclasses.replace(build_context(config, task, policy, home), in_dialogue=in_dialogue)
-
-    def judge() -> FeedbackSource | None:
-        return scoring or make_scoring(config, at)
-
     made = source or SOURCES.make(config.feedback.source, config.feedback.settings)
     if hasattr(made, "build"):
+        judge = partial(make_scoring, config, at) if scoring is None else lambda: scoring
         made = made.build(dataclasses.replace(at, judge=judge))
     return LeakGuard(made, config.feedback.leaks)
 
 
 def build_context(
-    config: RunConfig, task: BaseTask | None, policy: tuple[Engine, Renderer] | None, home: Path | None
+    config: RunConfig,
+    task: BaseTask | None,
+    policy: tuple[Engine, Renderer] | None,
+    home: Path | None,
+    *,
+    in_dialogue: bool = False,
 ) -> BuildContext:
-    """What the configured sources are built from; see `make_critic`."""
+    """What the configured sources are built from; `config.model` is what a frozen copy is made of."""
 
     def load(model: str | None) -> tuple[Engine, Renderer]:
-        """Another model; None is the configured one, as it was before training."""
         chosen = config.model.model_copy(update={"path": model or config.model.path, "lora": None})
         template = config.model.chat_template if model in (None, config.model.path) else {}
         engine = make_engine(chosen)
         return engine, Renderer(engine.tokenizer, template, engine.end_ids)
 
-    return BuildContext(load=load, policy=policy, task=task, seed=config.seed, home=home)
+    return BuildContext(load, policy, task, config.seed, home, in_dialogue)
 
 
 @dataclass(frozen=True)
@@ -214,10 +205,10 @@ def describe(component: Any) -> tuple[str, dict[str, Any]]:
 
 
 def check_given(config: RunConfig, instances: Instances) -> None:
-    """Compare the objects that were given with those that a config records.
+    """Refuse missing objects, and others than those that a config records.
 
     Raises:
-        UsageError: one is missing, or of another class or with other settings than the run's.
+        UsageError: naming the object and what differs.
     """
     named = {
         "method": (config.method, config.settings),

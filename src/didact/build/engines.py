@@ -1,9 +1,4 @@
-"""Engines by name: where a run's model is trained and sampled.
-
-local     torch, transformers and peft in this process, or on all processes of a launcher
-tinker    an adapter on a server that speaks the Tinker protocol
-vllm      trained here, sampled on a vLLM server
-"""
+"""Settings of engines, each with the engine that it builds; `didact.registry.ENGINES` names them."""
 
 from __future__ import annotations
 
@@ -31,23 +26,18 @@ TINY = "tiny"
 
 @dataclass(frozen=True)
 class EngineContext:
-    """What an engine is built for.
-
-    Attributes:
-        model: The run's model section.
-        seed: The run's seed.
-        needs_reference: The method scores under the starting weights.
-        value_head: How the method trains a value head; None where it has none.
-        max_grad_norm: The norm to which the run clips gradients.
-        for_training: Weights will be trained, so that a server has to prove its gradients.
-    """
+    """What an engine is built for."""
 
     model: ModelConfig
     seed: int = 0
     needs_reference: bool = False
+    """The method scores under the starting weights."""
     value_head: ValueHeadSettings | None = None
+    """How the method trains a value head; None where it has none."""
     max_grad_norm: float = 1.0
+    """The norm to which the run clips gradients."""
     for_training: bool = True
+    """Weights will be trained, so that a server has to prove its gradients."""
 
 
 class EngineSettings(Section):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -54,21 +54,14 @@ class RewardModelSource(Source):
         return RewardModel(chat, make_prompter(card, renderer))
 
     def card(self, card: Card, engine: Engine) -> Card:
-        """The model's card with what these settings change.
-
-        Raises:
-            UsageError: prompt and reply together would not fit the model.
-        """
-        changes: dict[str, Any] = {}
+        """The model's card with what these settings change, if prompt and reply together fit the model."""
         if self.reasoning is not None and self.reasoning != card.reasoning:
             LOG.warning(
                 "%s was trained with reasoning=%s and is asked with reasoning=%s, which it never saw",
                 self.model, str(card.reasoning).lower(), str(self.reasoning).lower(),
             )  # fmt: skip
-            changes["reasoning"] = self.reasoning
-        if self.max_tokens is not None:
-            changes["max_tokens"] = self.max_tokens
-        changed = card.model_copy(update=changes)
+        given = {"reasoning": self.reasoning, "max_tokens": self.max_tokens}
+        changed = card.model_copy(update={key: value for key, value in given.items() if value is not None})
         limit = engine.max_length
         if limit is not None and (card.prompt_tokens or 0) + changed.max_tokens > limit:
             raise UsageError(
@@ -87,15 +80,7 @@ def reward_chat(
     seed: int = 0,
     cache: Path | None = None,
 ) -> ChatModel:
-    """A reward model's engine as a chat model whose name identifies its weights.
-
-    Args:
-        engine, renderer: The trained model.
-        card: How long its replies may be.
-        temperature: 0 is greedy.
-        seed: Which replies, where they are drawn.
-        cache: Where replies are kept, by prompt, answer, weights and settings; None keeps none.
-    """
+    """A reward model's engine as a chat model whose name identifies its weights, as a cache requires."""
     params = SamplingParams(max_tokens=card.max_tokens, temperature=temperature)
     name = f"reward-model@{model_version(engine)}"
     chat = EngineChat(engine, renderer, name=name, params=params, seed=seed, keep_cut=True)

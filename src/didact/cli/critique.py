@@ -133,7 +133,7 @@ def _criticise(
     from didact.annotation.batch import criticise_answers
     from didact.annotation.io import choose_answers
     from didact.annotation.targets import cache_folder, open_answers
-    from didact.build.components import make_critic
+    from didact.build.components import build_context, make_critic
     from didact.feedback.judge import SpanJudge
 
     store = open_answers(run_or_file)
@@ -141,7 +141,7 @@ def _criticise(
     config, made = make_config(run_or_file, changes, overrides)
     if spans:
         config = with_spans(config)
-    critic = make_critic(config, made, None, cache_folder(run_or_file))
+    critic = make_critic(config, build_context(config, made, None, cache_folder(run_or_file)))
     done = criticise_answers(
         store,
         critic,

@@ -144,7 +144,8 @@ class CodeCritic:
         if index >= len(report.results):
             call = _code(report.tests[index].call)
             stopped = _STOPPED.get(report.outcome, "gave no answer")
-            return f"{count} In test {index + 1}, {call} {stopped}{_detail(report)}."
+            detail = f" ({one_line(report.detail)})" if report.detail else ""
+            return f"{count} In test {index + 1}, {call} {stopped}{detail}."
         return f"{count} In test {index + 1}, {self._failure(report.results[index], report.program or '')}"
 
     def _failure(self, result: UnitTestResult, program: str) -> str:
@@ -222,7 +223,3 @@ def _exception(raised: Raised, program: str) -> str:
 def _code(text: str) -> str:
     text = one_line(text)
     return f"`{text if len(text) <= _LONGEST_CALL else text[: _LONGEST_CALL - 1] + '…'}`"
-
-
-def _detail(report: CodeReport) -> str:
-    return f" ({one_line(report.detail)})" if report.detail else ""

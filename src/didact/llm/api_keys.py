@@ -43,11 +43,6 @@ def check_url(base_url: str) -> None:
         )
 
 
-def is_openai(url: str) -> bool:
-    """True for OpenAI's own servers."""
-    return _OPENAI_HOST.fullmatch(urlsplit(url).hostname or "") is not None
-
-
 def is_loopback(url: str) -> bool:
     """True if the URL points to this machine."""
     host = urlsplit(url).hostname or ""
@@ -63,12 +58,8 @@ def sends_in_clear(url: str) -> bool:
 
 
 def key_variable(base_url: str, api_key_env: str | None) -> str | None:
-    """The environment variable whose key a server is sent; None for none.
-
-    Args:
-        base_url: The server's URL.
-        api_key_env: The variable's name, or None to send no key. "auto" is OPENAI_API_KEY for OpenAI's
-            servers and for this machine; any other server needs a name.
+    """The environment variable whose key a server is sent; None for none. "auto" is OPENAI_API_KEY for
+    OpenAI's servers and for this machine; any other server needs a name.
 
     Raises:
         UsageError: not a variable's name, a server that needs one, or a key that would be sent in the clear.
@@ -80,7 +71,8 @@ def key_variable(base_url: str, api_key_env: str | None) -> str | None:
             "api_key_env is no name of an environment variable: put the key into one, as OPENAI_API_KEY, and "
             "give its name. The value given is not repeated, as it may be a key"
         )
-    if api_key_env == AUTO and not is_loopback(base_url) and not is_openai(base_url):
+    is_openai = _OPENAI_HOST.fullmatch(urlsplit(base_url).hostname or "") is not None
+    if api_key_env == AUTO and not is_loopback(base_url) and not is_openai:
         raise UsageError(
             f"{base_url} is neither OpenAI's nor on this machine, and gets no key by default: name the "
             "environment variable of its key in api_key_env (--set feedback.settings.api_key_env=NAME), or "

@@ -30,21 +30,14 @@ class UsageTracker:
     """Cumulative usage in a JSON file, which several processes may share.
 
     A request is recorded at its upper bound before it is sent and corrected afterwards, so that a killed
-    process can only overestimate the usage.
-
-    Args:
-        file: Created, with its folder, when the first request is sent.
+    process can only overestimate the usage. File and folder are created with the first request.
     """
 
     def __init__(self, file: str | Path) -> None:
         self.file = Path(file)
 
     def read(self) -> Usage:
-        """The usage so far.
-
-        Raises:
-            DataError: the file is damaged.
-        """
+        """The usage so far; a DataError if the file is damaged."""
         try:
             return self._parse(self.file.read_bytes())
         except FileNotFoundError:

@@ -56,15 +56,12 @@ def fill(template: str, **values: str) -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A released prompt.
-
-    Attributes:
-        name: The file name without its suffix, with the version.
-        text: Its text, with {slots}.
-    """
+    """A released prompt."""
 
     name: str
+    """The file name without its suffix, with the version."""
     text: str
+    """With {slots}."""
 
     @property
     def label(self) -> str:
@@ -86,11 +83,7 @@ class Prompt:
 
 @cache
 def load_prompt(name: str) -> Prompt:
-    """A prompt of the package.
-
-    Raises:
-        UsageError: unknown name.
-    """
+    """A prompt of the package; a UsageError names the valid ones."""
     folder = resources.files("didact.prompts")
     file = folder / f"{name}.md"
     if not file.is_file():

@@ -67,7 +67,9 @@ class Renderer:
         chat = [m.model_dump() for m in messages]
         safe = self._asked
         if not any(safe.needed(m["content"]) for m in chat):
-            return self._prompt_ids(chat)
+            if self.tokenizer.chat_template is None:
+                return tuple(self.tokenizer.encode(self._prompt_text(chat)))
+            return self._render(chat, add_generation_prompt=True)
         brackets = safe.brackets(str(self.tokenizer.chat_template), *(m["content"] for m in chat))
         marked = [{**m, "content": safe.marked(m["content"], brackets)} for m in chat]
         ids = safe.encode(self._prompt_text(marked), brackets)
@@ -118,11 +120,6 @@ class Renderer:
         )
         return decoded
 
-    def _prompt_ids(self, chat: list[dict[str, Any]]) -> Ids:
-        if self.tokenizer.chat_template is None:
-            return tuple(self.tokenizer.encode(self._prompt_text(chat)))
-        return self._render(chat, add_generation_prompt=True)
-
     def _prompt_text(self, chat: list[dict[str, Any]]) -> str:
         if self.tokenizer.chat_template is None:
             return "".join(f"{m['role'].capitalize()}: {m['content']}\n" for m in chat) + "Assistant:"
@@ -142,11 +139,5 @@ class Renderer:
             return ()
 
     def _render(self, chat: list[dict[str, Any]], *, add_generation_prompt: bool) -> Ids:
-        ids = self.tokenizer.apply_chat_template(
-            chat,
-            add_generation_prompt=add_generation_prompt,
-            tokenize=True,
-            return_dict=False,
-            **self.template_settings,
-        )
-        return tuple(ids)
+        settings = {**self.template_settings, "add_generation_prompt": add_generation_prompt}
+        return tuple(self.tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False, **settings))
