@@ -18,7 +18,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -156,12 +156,11 @@ class DistributedEngine(LocalEngine):
 
         return self._divided([np.asarray(prompt, np.int64) for prompt in prompts], own)
 
-    def _sampling(self, weights: Weights) -> AbstractContextManager[Any]:
-        contexts = ExitStack()
-        contexts.enter_context(super()._sampling(weights))
-        if self.uses_fsdp:
-            contexts.enter_context(unsharded(self.model, self.sharding))
-        return contexts
+    @contextmanager
+    def _sampling(self, weights: Weights) -> Iterator[None]:
+        whole = unsharded(self.model, self.sharding) if self.uses_fsdp else nullcontext()
+        with super()._sampling(weights), whole:
+            yield
 
     def _without_gradient(self) -> AbstractContextManager[Any]:
         # Tensors that FSDP gathers in inference mode could not take part in a gradient later.

@@ -100,7 +100,8 @@ class _Client:
         except DidactError:
             raise
         except Exception as error:
-            raise TinkerError(f"the server failed at {method}: {_short(error)}") from error
+            called = " ".join([method, *(a for a in args if isinstance(a, str))])
+            raise TinkerError(f"the server failed at {called}: {_short(error)}") from error
 
     def _send(self, method: str, *args: Any, read: Callable[[Any], T], **named: Any) -> Pending[T]:
         return Pending(self._call(method, *args, **named), method, self.timeout, read)
