@@ -7,14 +7,15 @@ import string
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.cluster.hierarchy import DisjointSet
 from typer.testing import CliRunner
 
 from didact.cli.data import data_app
 from didact.data.files import read_examples
 from didact.data.split import (
-    UnionFind,
     choose_test,
     group_rows,
+    groups_of,
     join_near,
     normalised,
     prompt_text,
@@ -195,9 +196,9 @@ def test_the_command_says_where_the_rows_went(many, tmp_path):
 
 
 def clusters(texts, **settings):
-    union = UnionFind(len(texts))
+    union = DisjointSet(range(len(texts)))
     join_near(union, texts, **settings)
-    return union.groups()
+    return groups_of(union)
 
 
 def test_planted_near_duplicates_are_found_and_others_are_left_alone():

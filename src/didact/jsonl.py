@@ -77,11 +77,7 @@ def replace_lines(file: Path, before: bytes, lines: Iterable[bytes]) -> None:
 
 
 def read_jsonl(file: Path) -> Iterator[Json]:
-    """Records of a file; none if it is missing. A torn last line is skipped.
-
-    Raises:
-        DataError: a line before the last is not a JSON object.
-    """
+    """Records of a file, none if it is missing; DataError for a line that is none, unless it is the last."""
     if file.exists():
         for line in parse_lines(file.read_bytes(), file):
             yield line.record

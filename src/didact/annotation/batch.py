@@ -63,9 +63,9 @@ def criticise_answers(
     failed ones again. Replies without a request, because a budget is spent, are not stored.
 
     Args:
-        store: The answers, which take the critiques.
-        source: The feedback source.
-        answers: The answers to criticise; all in the store by default.
+        store: Takes the critiques.
+        source: Gives them.
+        answers: Those to criticise; all in the store by default.
         batch_size: The number of answers requested at once, ≥ 1.
         max_failed: The maximum share of failures among a judge's last `FAILURE_WINDOW` critiques, in (0, 1];
             1 never stops. A program's failures, such as a missing reference, do not count.

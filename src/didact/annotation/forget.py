@@ -21,14 +21,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from didact.annotation.targets import ExampleFile, cache_folder
 from didact.errors import DataError, UsageError, did_you_mean
 from didact.feedback_store import FeedbackStore, is_by
-from didact.jsonl import append_jsonl, read_jsonl, rewrite_jsonl
+from didact.jsonl import Json, append_jsonl, read_jsonl, rewrite_jsonl
 from didact.types import Example, Feedback
 
 NOTE = "forgotten.jsonl"
@@ -37,8 +36,6 @@ SHORTEST = 12
 _TEXT_FILES = (".jsonl", ".json", ".csv", ".yaml", ".yml", ".md", ".html", ".txt")
 _RUN_FILES = ("rollouts.jsonl", "feedback.jsonl", "evaluations.jsonl")
 _OF_RUNS = (*_RUN_FILES, "metrics.jsonl", "timing.jsonl")
-
-Json = dict[str, Any]
 
 
 @dataclass
@@ -76,19 +73,11 @@ class ForgetReport:
 
 
 def forget(person: str, paths: Sequence[Path], *, drop_rollouts: bool = False) -> ForgetReport:
-    """Remove a person's data.
+    """Remove the data of a person, who is an annotator's id and the `user` of examples.
 
-    Every file is validated before the first is changed, and each is rewritten atomically.
-
-    Args:
-        person: The annotator's id, and the `user` of examples.
-        paths: Run directories, data files, and directories to search for both.
-        drop_rollouts: Remove rollouts with a revision prompted by the critiques, or with the question of a
-            removed example.
-
-    Raises:
-        UsageError: a path does not exist, or there is no run directory or data file under the paths.
-        DataError: a run's file, or a given data file, is invalid; nothing is changed.
+    The paths are run directories, data files, and directories to search for both. Every file is validated
+    before the first is changed, and each is rewritten atomically. `drop_rollouts` removes rollouts with a
+    revision prompted by the critiques, or with the question of a removed example.
     """
     if not person.strip():
         raise UsageError("whose words? Give --user")

@@ -59,9 +59,12 @@ class HumanFeedback:
         if not 0 < max_share <= 1:
             raise UsageError(f"max_share must lie in (0, 1], not {max_share}")
         self.seed = seed
-        where, answers = _answers(records)
+        where = "the data"
+        if isinstance(records, str | Path):
+            where, records = str(records), open_answers(Path(records)).answers()
         recorded: dict[Key, list[Feedback]] = defaultdict(list)
-        for answer in answers:
+        for record in records:
+            answer = AnnotatedAnswer.of(record) if isinstance(record, Example) else record
             recorded[answer.problem.question_key, answer.sha256] += [
                 f for f in answer.feedback if f.source in said_by and f.ok
             ]
@@ -142,11 +145,3 @@ def _limit(counts: Mapping[str, int], max_share: float) -> int:
 def _content(feedback: Feedback) -> tuple[str, str]:
     """A sort key that does not depend on the order in the file."""
     return feedback.name or "", repr(feedback)
-
-
-def _answers(
-    records: str | Path | Iterable[Example | AnnotatedAnswer],
-) -> tuple[str, Iterable[AnnotatedAnswer]]:
-    if isinstance(records, str | Path):
-        return str(records), open_answers(Path(records)).answers()
-    return "the data", [r if isinstance(r, AnnotatedAnswer) else AnnotatedAnswer.of(r) for r in records]

@@ -77,8 +77,14 @@ def read_table(file: Path) -> list[RawRow]:
     csv_table = is_csv(file)
     try:
         rows = list(require_rows(file, "csv" if csv_table else "json"))
-        for columns in {tuple(row.value) for row in rows}:
-            _check_columns(file, columns)
+        for name in dict.fromkeys(name for row in rows for name in row.value):
+            if name and name not in COLUMNS:
+                raise DataError(f"{file}: unknown column {name!r}: {did_you_mean(name, COLUMNS)}")
+        for name in ("rollout", "turn"):
+            if any(name not in row.value for row in rows):
+                raise DataError(
+                    f"{file}: there is no column {name!r}, which names the answer: export answers again"
+                )
     except DataError as error:
         raise DataError(f"{error}. Nothing was imported.") from None
     found = []
@@ -90,18 +96,6 @@ def read_table(file: Path) -> list[RawRow]:
             cells = {k: v if k in own else unescape_csv_formula(v) for k, v in cells.items()}
         found.append(RawRow(file, row.row, {k: v for k, v in cells.items() if v not in ("", None)}))
     return found
-
-
-def _check_columns(file: Path, columns: Iterable[str]) -> None:
-    names = list(filter(None, columns))
-    for name in names:
-        if name not in COLUMNS:
-            raise DataError(f"{file}: unknown column {name!r}: {did_you_mean(name, COLUMNS)}")
-    for name in ("rollout", "turn"):
-        if name not in names:
-            raise DataError(
-                f"{file}: there is no column {name!r}, which names the answer: export answers again"
-            )
 
 
 def _cell(value: Any) -> str:

@@ -196,9 +196,7 @@ def fault_lines(rejected: Sequence[Rejected]) -> list[str]:
 def validate_file(path: Path, *, out: Path | None = None) -> ValidationReport:
     """Check every row of a data file, and write those that fail to FILE.rejected.jsonl, the others to `out`.
 
-    Raises:
-        DataError: the file cannot be read, or has no rows.
-        UsageError: `out` exists, or the file for rejected rows holds something else.
+    UsageError if `out` exists, or the file for rejected rows holds something else.
     """
     aside = beside(path, "rejected")
     refuse_foreign(aside)
@@ -219,10 +217,7 @@ def import_files(kind: str, files: Sequence[Path], out: Path, mapping: Mapping[s
     """Import the files of one export of a kind in `IMPORTERS`; `mapping` is as {"prompt": "question"}.
 
     Valid rows are written to the new file `out` even if others are rejected; those go to OUT.rejected.jsonl.
-
-    Raises:
-        UsageError: an unknown kind or target, or `out` exists.
-        DataError: a file cannot be read, or nothing could be imported; `out` is not created.
+    DataError if nothing could be imported; then `out` is not created.
     """
     aside = beside(out, "rejected")
     refuse_foreign(aside)

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 
 from didact.data.files import read_examples
 from didact.data.pii_and_injection import instructions, personal_data
-from didact.data.split import LONG_ANSWER, UnionFind, join_near, normalised, prompt_text
+from didact.data.split import LONG_ANSWER, groups_of, join_near, normalised, prompt_text
 from didact.types import Example, Feedback
 
 QUANTILES = {"lowest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "highest": 1.0}
@@ -240,9 +241,9 @@ def _scores(scores: list[float]) -> dict[str, float]:
 
 
 def _clusters(texts: list[str], min_chars: int) -> list[list[int]]:
-    union = UnionFind(len(texts))
+    union = DisjointSet(range(len(texts)))
     join_near(union, texts, min_chars=min_chars)
-    found = [[i + 1 for i in group] for group in union.groups() if len(group) > 1]
+    found = [[i + 1 for i in group] for group in groups_of(union) if len(group) > 1]
     return sorted(found, key=len, reverse=True)
 
 

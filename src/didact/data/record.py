@@ -336,12 +336,9 @@ def _misplaced(span: Mapping[str, Any], completion: str) -> str | None:
     count = completion.count(quote)
     if count == 1:
         at = completion.index(quote)
-        why = " (code points, not UTF-16 units)" if _utf16(completion, start, end) == quote else ""
+        units = completion.encode("utf-16-le")[2 * max(start, 0) : 2 * max(end, 0)]  # as browsers count
+        as_utf16 = units.decode("utf-16-le", "replace") == quote
+        why = " (code points, not UTF-16 units)" if as_utf16 else ""
         return f"{message}; set start to {at} and end to {at + len(quote)}{why}"
     found = f"occurs {count} times" if count else "does not occur"
     return f"{message}; it {found} in the completion: quote one place exactly, or drop the span"
-
-
-def _utf16(text: str, start: int, end: int) -> str:
-    """[start, end) counted in UTF-16 units, as browsers do."""
-    return text.encode("utf-16-le")[2 * max(start, 0) : 2 * max(end, 0)].decode("utf-16-le", "replace")

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias, cast
 
 from pydantic_core import to_jsonable_python
 
-from didact.data.faults import Fault, RawRow, Rejected, RowError, kind_of, row_error, shown
+from didact.data.faults import Fault, RawRow, Rejected, kind_of, shown
 from didact.errors import DataError, UsageError
 
 Form: TypeAlias = Literal["auto", "json", "csv"]
@@ -37,10 +37,7 @@ def read_rows(path: Path, form: Form = "auto") -> Iterator[RawRow | Rejected]:
     """Every row of a file in UTF-8, with or without a byte-order mark, in order.
 
     `form` is "json" for JSON lines or a JSON array, "csv" for CSV (comma, semicolon or tab), or "auto" to
-    choose by the file name.
-
-    Raises:
-        DataError: the file cannot be opened, is UTF-16, or its CSV header cannot be used.
+    choose by the file name. DataError if it cannot be opened, is UTF-16, or has an unusable CSV header.
     """
     try:
         with ExitStack() as stack:
@@ -160,28 +157,9 @@ def _items(path: Path, value: Any, number: int = 1) -> Iterator[RawRow | Rejecte
 
 
 def _json_row(path: Path, number: int, line: bytes, last: bool) -> RawRow | Rejected:
+    """The row of one line; a fault with place and cure if it is not UTF-8 or not JSON."""
     try:
-        value = _parse_line(line, number, last)
-    except RowError as error:
-        raw = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
-        return Rejected(path.name, number, error.faults, raw)
-    return _checked(path, number, value)
-
-
-def _checked(path: Path, number: int, value: Any) -> RawRow | Rejected:
-    fault = json_fault(value)
-    if not isinstance(value, dict):
-        what = f"expected a JSON object, got {kind_of(value)} {shown(value)}; write one object a line"
-        fault = Fault(None, what)
-    if fault is None:
-        return RawRow(path, number, value)
-    return Rejected(path.name, number, (fault,), json.dumps(value))
-
-
-def _parse_line(line: bytes, number: int, last: bool) -> Any:
-    """Parse one JSON line; RowError with place and cure if it is not UTF-8 or not JSON."""
-    try:
-        return json.loads(line.decode("utf-8").rstrip("\r\n"))
+        value = json.loads(line.decode("utf-8").rstrip("\r\n"))
     except UnicodeDecodeError as error:
         byte = f"0x{line[error.start]:02x}"
         message = f"byte {error.start + 1} is not UTF-8 ({byte}); save the file as UTF-8"
@@ -195,7 +173,20 @@ def _parse_line(line: bytes, number: int, last: bool) -> Any:
         message = f"invalid JSON at character {error.colno} ({error.msg}); {cure}"
     except (ValueError, RecursionError) as error:
         message = f"JSON that cannot be used ({error}); simplify this row"
-    raise row_error(None, message)
+    else:
+        return _checked(path, number, value)
+    raw = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
+    return Rejected(path.name, number, (Fault(None, message),), raw)
+
+
+def _checked(path: Path, number: int, value: Any) -> RawRow | Rejected:
+    fault = json_fault(value)
+    if not isinstance(value, dict):
+        what = f"expected a JSON object, got {kind_of(value)} {shown(value)}; write one object a line"
+        fault = Fault(None, what)
+    if fault is None:
+        return RawRow(path, number, value)
+    return Rejected(path.name, number, (fault,), json.dumps(value))
 
 
 # ── CSV (RFC 4180: a cell may hold delimiters, quotes, line ends of any kind and NUL) ─────────────────
@@ -230,7 +221,8 @@ def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[RawRow | Rejected]:
             if cells:
                 fault = _cells_fault(header, cells)
             if fault is not None:
-                raw = _escaped("".join(record)).rstrip("\r\n")
+                undecoded = "".join(record).encode("utf-8", "surrogateescape")
+                raw = undecoded.decode("utf-8", "backslashreplace").rstrip("\r\n")
                 yield Rejected(path.name, number, (fault,), raw)
             elif cells:
                 yield RawRow(path, number, dict(zip(header, cells, strict=True)))
@@ -269,11 +261,6 @@ def _quoting_fault(error: csv.Error) -> Fault:
     if "unexpected end" in str(error):
         cure = "a quote is opened here and never closed, so the rest of the file is one cell; close it"
     return Fault(None, f"broken quoting ({error}); {cure}")
-
-
-def _escaped(text: str) -> str:
-    """Text decoded with surrogateescape, its undecodable bytes as \\xNN."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 # ── Parquet and Hugging Face datasets; both need the package `datasets`, which brings `pyarrow` ──────────

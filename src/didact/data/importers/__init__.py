@@ -50,9 +50,6 @@ def parse_map(text: str | None) -> dict[str, str]:
 
     >>> parse_map("prompt=question,completion=answer")
     {'prompt': 'question', 'completion': 'answer'}
-
-    Raises:
-        UsageError: a part is not TARGET=COLUMN, or a target is named twice.
     """
     made: dict[str, str] = {}
     for part in (text or "").split(",") if text else []:
