@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 from didact.cli.data import data_app
 from didact.data.files import read_examples
 from didact.data.split import (
+    _jaccard,
+    _shingles,
     choose_test,
     group_rows,
     groups_of,
     join_near,
     normalised,
     prompt_text,
-    similarity,
     split_file,
 )
 from didact.errors import DataError, UsageError
@@ -193,6 +194,10 @@ def test_the_command_says_where_the_rows_went(many, tmp_path):
 
 
 # ── near-duplicates ───────────────────────────────────────────────────────────────────────────────
+
+
+def similarity(a, b):
+    return _jaccard(_shingles(normalised(a)), _shingles(normalised(b)))
 
 
 def clusters(texts, **settings):

@@ -34,10 +34,7 @@ class Line(NamedTuple):
 
 
 def append_jsonl(file: Path, records: Iterable[Json]) -> None:
-    """Append records in a single write; safe among concurrent writers.
-
-    A torn last line, left by a killed process, is removed first.
-    """
+    """Append records in a single write, safe among concurrent writers; removes a torn last line first."""
     data = encode(records)
     if data:
         with locked(file) as handle:
@@ -165,10 +162,7 @@ def read_all(handle: FileIO) -> bytes:
 
 
 def append_to(handle: FileIO, data: bytes) -> None:
-    """Append complete lines to a locked file, after repairing a torn last line.
-
-    A partial write, as on a full disk, is undone.
-    """
+    """Append complete lines to a locked file, after repairing a torn last line; undoes a partial write."""
     _repair_last_line(handle)
     length = handle.seek(0, os.SEEK_END)
     rest = memoryview(data)

@@ -214,11 +214,6 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def similarity(a: str, b: str) -> float:
-    """Jaccard index of two texts' shingles, in [0, 1]; exact up to `KEPT` shingles."""
-    return _jaccard(_shingles(normalised(a)), _shingles(normalised(b)))
-
-
 def join_near(
     union: DisjointSet, texts: Sequence[str], *, threshold: float = 0.8, min_chars: int = 0
 ) -> None:
