@@ -22,13 +22,12 @@ import pytest
 from didact.errors import UsageError
 from didact.tasks.code import Outcome
 from didact.tasks.code import task as task_module
-from didact.tasks.sandbox import backends, seccomp
 from didact.tasks.sandbox import probe as probe_module
+from didact.tasks.sandbox import seccomp
 from didact.tasks.sandbox import session as session_module
-from didact.tasks.sandbox.backends import BACKENDS, shown_paths
 from didact.tasks.sandbox.probe import choose_backend, what_is_wrong
 from didact.tasks.sandbox.serve import Limits
-from didact.tasks.sandbox.session import SandboxError, Session, Stop, Stopped
+from didact.tasks.sandbox.session import BACKENDS, SandboxError, Session, Stop, Stopped, shown_paths
 from didact.types import Problem
 from tests.helpers import code_task
 
@@ -50,9 +49,9 @@ def holds(name, python):
 def use_python(monkeypatch, python):
     """Start sandboxes with an interpreter of the system, which needs nothing but the system's libraries."""
     shown = shown_paths()
-    system = (*backends._SYSTEM_LIBRARIES, *backends._DEVICES)
-    monkeypatch.setattr(backends, "interpreter", lambda: os.path.realpath(python))
-    for module in (backends, probe_module):
+    system = (*session_module._SYSTEM_LIBRARIES, *session_module._DEVICES)
+    monkeypatch.setattr(session_module, "interpreter", lambda: os.path.realpath(python))
+    for module in (session_module, probe_module):
         monkeypatch.setattr(module, "shown_paths", lambda: tuple(p for p in shown if p[1] in system))
 
 
@@ -237,11 +236,11 @@ def test_leaving_early_takes_every_process_along(held):
 def test_a_sandbox_dies_with_the_process_that_started_it(held, tmp_path):
     code = (
         "import os, sys\n"
-        "from didact.tasks.sandbox import backends\n"
+        "from didact.tasks.sandbox import session as module\n"
         "from didact.tasks.sandbox.serve import Limits\n"
         "from didact.tasks.sandbox.session import Session\n"
-        f"backends.interpreter = lambda: {backends.interpreter()!r}\n"
-        f"backends.shown_paths = lambda: {backends.shown_paths()!r}\n"
+        f"module.interpreter = lambda: {session_module.interpreter()!r}\n"
+        f"module.shown_paths = lambda: {session_module.shown_paths()!r}\n"
         f"with Session({held!r}, Limits()) as session:\n"
         "    program = b'!import os, signal\\nos.write(1, b\"x\")\\nsignal.pause()'\n"
         "    session._channel.send(b'%d\\n%s' % (len(program), program))\n"
@@ -277,7 +276,7 @@ def test_a_run_leaves_no_descriptor_and_no_zombie(held, monkeypatch):
     before = len(os.listdir("/proc/self/fd"))
     with Session(held, Limits()) as session:
         session.run("x = 1")
-    monkeypatch.setattr(backends, "interpreter", lambda: "/bin/false")
+    monkeypatch.setattr(session_module, "interpreter", lambda: "/bin/false")
     with pytest.raises(SandboxError), Session("namespaces", Limits()):
         pass
     assert len(os.listdir("/proc/self/fd")) == before
@@ -306,7 +305,7 @@ def test_the_wall_clock_bounds_what_uses_no_cpu(held):
     [("/bin/sh", r"namespaces.*([Ii]llegal|invalid)"), ("/nowhere/python", "No such file")],
 )
 def test_a_sandbox_that_cannot_start_says_why(python, why, monkeypatch):
-    monkeypatch.setattr(backends, "interpreter", lambda: python)  # a shell knows no -P
+    monkeypatch.setattr(session_module, "interpreter", lambda: python)  # a shell knows no -P
     with pytest.raises(SandboxError, match=why), Session("namespaces", Limits()):
         pass
 
@@ -364,12 +363,12 @@ def test_the_probe_sees_each_wall_that_is_missing(old, new, complaint, tmp_path,
     if what_is_wrong("namespaces") is not None:
         pytest.skip("namespaces do not hold here")
     copy = tmp_path / "sandbox"
-    shutil.copytree(backends._HERE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(session_module._HERE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     file = copy / "namespace_init.py"
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new))
-    monkeypatch.setattr(backends, "_HERE", str(copy))
+    monkeypatch.setattr(session_module, "_HERE", str(copy))
     monkeypatch.setattr(session_module, "_environment", lambda: {"DIDACT_SECRET": "x"})
     assert complaint in what_is_wrong.__wrapped__("namespaces")
 
@@ -442,7 +441,7 @@ def test_what_runs_inside_imports_nothing_of_ours_but_itself():
 
 def test_a_broken_sandbox_is_a_missing_verdict_and_never_a_zero(monkeypatch):
     monkeypatch.setattr(task_module, "choose_backend", lambda *args, **kwargs: "namespaces")
-    monkeypatch.setattr(backends, "interpreter", lambda: "/bin/false")
+    monkeypatch.setattr(session_module, "interpreter", lambda: "/bin/false")
     task = code_task()
     problem = task.train_problem(0)
     verdict = task.verify(problem, problem.reference)

@@ -36,8 +36,8 @@ def doctor(
     """
     import torch
 
-    from didact.tasks.sandbox.backends import BACKENDS
     from didact.tasks.sandbox.probe import what_is_wrong
+    from didact.tasks.sandbox.session import BACKENDS
 
     typer.echo(f"python         {platform.python_version()} on {platform.platform()}")
     for name in PACKAGES:

@@ -174,12 +174,7 @@ class Split(NamedTuple):
 
 
 def split_problems(train: LoadedFile, evaluation: LoadedFile | None, fraction: float) -> Split:
-    """Training and evaluation problems from two files, or from one that is split by a hash of the question.
-
-    Args:
-        train: The file to train on.
-        evaluation: The file to evaluate on; None splits `train`.
-        fraction: About this share of the distinct questions is then kept for evaluation, in (0, 1).
+    """Training and evaluation problems from two files, or from one, split as `held_out_keys` does.
 
     Raises:
         DataError: no problem, two problems with one id, a file that cannot be split, or a question or id on
@@ -226,16 +221,10 @@ def shipped(package: str, file: str) -> Path:
 
 
 def held_out_keys(source: str | Path, keys: Iterable[str], fraction: float, stream: str) -> list[str]:
-    """The keys that are kept for evaluation, ordered by their hashes.
+    """The keys that are kept for evaluation, about a `fraction` in (0, 1), ordered by their hashes.
 
-    A key's hash depends on the key alone, so a question stays on its side while the file grows. Neither side
-    is ever empty.
-
-    Args:
-        source: Names the file in the error.
-        keys: One a row; equal keys stay on one side.
-        fraction: About this share of the distinct keys is kept, in (0, 1).
-        stream: Names the hash.
+    A key's hash depends on the key and the name `stream` alone, so a question stays on its side while the file
+    `source` grows, and equal keys are on one side. Neither side is ever empty.
 
     Raises:
         DataError: fewer than two distinct keys.

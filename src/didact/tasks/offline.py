@@ -34,7 +34,6 @@ class OfflineTaskConfig(BaseTaskConfig):
     """Train only on answers with a critique from one of these sources; null for any."""
 
     def build(self, seed: int) -> OfflineTask:
-        """See `OfflineTask`."""
         return OfflineTask(self, seed=seed)
 
 

@@ -66,7 +66,6 @@ class PromptsTaskConfig(PromptSource):
     """The right answer, a text or a number; null takes the first of reference, answer."""
 
     def build(self, seed: int) -> PromptsTask:
-        """See `PromptsTask`."""
         return PromptsTask(self, seed=seed)
 
 
@@ -107,7 +106,6 @@ class WritingTaskConfig(PromptSource):
     """A file or dataset of prompts; by default the set that ships with Didact."""
 
     def build(self, seed: int) -> WritingTask:
-        """See `WritingTask`."""
         return WritingTask(self, seed=seed)
 
 

@@ -81,7 +81,6 @@ class ReasoningGymTaskConfig(BaseTaskConfig):
     """Subtracted from the reward of an answer without a box."""
 
     def build(self, seed: int) -> ReasoningGymTask:
-        """See `ReasoningGymTask`."""
         return ReasoningGymTask(self, seed=seed)
 
 
@@ -119,7 +118,7 @@ class ReasoningGymTask(BaseTask):
         while len(self._train) <= index:
             problem = self._problem(self._train_set, self._next_index % self._size, "train")
             self._next_index += 1
-            if problem.question not in self._eval_questions:
+            if problem.question not in self._eval_by_question:
                 self._train.append(problem)
                 skipped = 0
             elif (skipped := skipped + 1) >= _MAX_SKIPPED:
@@ -132,8 +131,7 @@ class ReasoningGymTask(BaseTask):
     def eval_problems(self, n: int) -> Sequence[Problem]:
         if n > EVAL_RESERVED:
             raise UsageError(f"at most {EVAL_RESERVED} evaluation problems are kept apart, not {n}")
-        distinct = list({p.question: p for p in self._eval_pool}.values())
-        return distinct[:n]
+        return list(self._eval_by_question.values())[:n]
 
     def final_answer(self, answer: str) -> str | None:
         """The scored part of a text: all of it, or the content of its last box; None without one."""
@@ -163,8 +161,8 @@ class ReasoningGymTask(BaseTask):
         return [self._problem(self._eval_set, i, "eval") for i in range(EVAL_RESERVED)]
 
     @cached_property
-    def _eval_questions(self) -> set[str]:
-        return {p.question for p in self._eval_pool}
+    def _eval_by_question(self) -> dict[str, Problem]:
+        return {p.question: p for p in self._eval_pool}
 
     def _problem(self, data_set: Any, index: int, split: str) -> Problem:
         try:
@@ -217,7 +215,6 @@ class MixtureTaskConfig(BaseTaskConfig):
     """The same for generators that are only evaluated on."""
 
     def build(self, seed: int) -> MixtureTask:
-        """See `MixtureTask`."""
         return MixtureTask(self, seed=seed)
 
 

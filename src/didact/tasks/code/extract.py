@@ -19,24 +19,25 @@ def program_in(answer: str, entry_point: str, prefix: str = "") -> str | None:
     """The program in an answer, or None if there is none.
 
     Of several fenced blocks it is the last that defines the function, else the last in Python. An unclosed
-    block extends to the end. Without a fence it is the text from the first line that looks like code.
-
-    Args:
-        answer: The model's text.
-        entry_point: The requested function.
-        prefix: Put before an answer that only continues the function, and does not define it itself.
+    block extends to the end. Without a fence it is the text from the first line that looks like code. The
+    `prefix` is put before an answer that only continues the function, and does not define it itself.
     """
     blocks = _blocks(answer)
     if blocks:
         named = [text for text in blocks if defines(text, entry_point)]
         program = (named or blocks)[-1]
     else:
-        program = answer if prefix and not defines(answer, entry_point) else _bare(answer)
+        lines = answer.split("\n")
+        first = next((i for i, line in enumerate(lines) if _OPENING.match(line)), 0)
+        continues = prefix and not defines(answer, entry_point)
+        program = answer if continues else "\n".join(lines[first:])
     if not program.strip():
         return None
-    if prefix and not defines(program, entry_point):
-        return prefix + program if program[:1] in (" ", "\t", "\n") else prefix + _indented(program)
-    return program
+    if not prefix or defines(program, entry_point):
+        return program
+    if program[:1] not in (" ", "\t", "\n"):
+        program = "\n".join("    " + line if line.strip() else line for line in program.split("\n"))
+    return prefix + program
 
 
 def defines(text: str, name: str) -> bool:
@@ -62,13 +63,3 @@ def _blocks(answer: str) -> list[str]:
     if fence and wanted:
         found.append("\n".join(lines) + "\n")
     return found
-
-
-def _bare(answer: str) -> str:
-    lines = answer.split("\n")
-    first = next((i for i, line in enumerate(lines) if _OPENING.match(line)), 0)
-    return "\n".join(lines[first:])
-
-
-def _indented(text: str) -> str:
-    return "\n".join("    " + line if line.strip() else line for line in text.split("\n"))

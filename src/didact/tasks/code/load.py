@@ -42,12 +42,7 @@ class _CodeProblem(NamedTuple):
 
 
 def load(path: Path, shape: str = "auto", *, skip: bool = False) -> LoadedFile:
-    """Read a file.
-
-    Args:
-        path: JSON lines, or another form that `read_file` reads.
-        shape: One of `SHAPES`, or "auto" to decide by the columns of each row.
-        skip: Leave out rows whose tests cannot be verified outside the sandbox.
+    """Read a file whose rows are of one of the `SHAPES`, or for "auto" of one by the columns of each row.
 
     Raises:
         DataError: naming the row, the column and the cure.

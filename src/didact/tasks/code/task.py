@@ -171,7 +171,6 @@ class CodeTaskConfig(BaseTaskConfig):
     """Where no sandbox works, run programs as processes of this user, with no protection."""
 
     def build(self, seed: int) -> CodeTask:
-        """See `CodeTask`."""
         return CodeTask(self, seed=seed)
 
 

@@ -15,7 +15,7 @@ import ast
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -47,21 +47,18 @@ class Unconvertible(ValueError):
 
 @dataclass(frozen=True)
 class UnitTest:
-    """One test.
-
-    Attributes:
-        call: The expression that is evaluated inside: a call of the requested function.
-        check: "==", "!=", "<", "<=", ">", ">=", "in", "truthy" or "falsy".
-        expected: The value to compare with; None for "truthy" and "falsy".
-        views: Names of `VIEWS` that are applied to the returned value first, the innermost first.
-        tolerance: For floats; None for exact equality.
-    """
+    """One test."""
 
     call: str
+    """The expression that is evaluated inside: a call of the requested function."""
     check: str
+    """One of "==", "!=", "<", "<=", ">", ">=", "in", "truthy" or "falsy"."""
     expected: Plain | None
+    """The value to compare with; None for "truthy" and "falsy"."""
     views: tuple[str, ...] = ()
+    """Names of `VIEWS` that are applied to the returned value first, the innermost first."""
     tolerance: float | None = None
+    """For floats; None for exact equality."""
 
     def passes(self, got: Plain) -> bool:
         """The returned value passes the test."""
@@ -98,10 +95,8 @@ class UnitTest:
 def parse_test(text: str, entry_point: str, tolerance: float | None = None) -> tuple[UnitTest, ...]:
     """The unit tests in one expression or `assert`.
 
-    Args:
-        text: As "f(1) == 2" or "assert f(1) == 2". An `and` gives one unit test for each side.
-        entry_point: The function that it must call.
-        tolerance: For floats, if the test itself has none.
+    An `and` gives one unit test for each side. Each must call `entry_point`. The tolerance is used for floats
+    if the test itself has none.
 
     Raises:
         Unconvertible: naming the part that cannot be verified outside the sandbox.
@@ -160,35 +155,36 @@ def _compare(left: ast.expr, op: ast.cmpop, right: ast.expr, entry: str, toleran
         left, right, name = right, left, _FLIPPED[name]
     if _calls(right, entry):
         raise Unconvertible(f"the expected value is computed by the program: {_source(right)}")
-    near = _distance(left, entry)
-    if near is not None and name in ("<", "<="):
-        return replace(near, tolerance=_number(right))
+    difference = _difference(left)
+    if difference is not None and name in ("<", "<="):
+        return _near(difference.left, difference.right, entry, _number(right))
     call, views = _call(left, entry)
     return UnitTest(call, name, plain(constant(right)), views, tolerance)
 
 
-def _distance(node: ast.expr, entry: str) -> UnitTest | None:
-    """`abs(f(…) - value)`, without its bound."""
+def _difference(node: ast.expr) -> ast.BinOp | None:
+    """The difference of which the expression is the absolute value, or None."""
     if not (_is_call_of(node, "abs") and isinstance(node, ast.Call) and len(node.args) == 1):
         return None
     inner = node.args[0]
-    if not (isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Sub)):
-        return None
-    left, right = inner.left, inner.right
+    return inner if isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Sub) else None
+
+
+def _near(left: ast.expr, right: ast.expr, entry: str, tolerance: float) -> UnitTest:
+    """The test that the call on one side is near the number on the other."""
     if not _calls(left, entry):
         left, right = right, left
     call, views = _call(left, entry)
-    return UnitTest(call, "==", plain(float(_number(right))), views)
+    return UnitTest(call, "==", plain(float(_number(right))), views, tolerance)
 
 
 def _isclose(node: ast.expr, entry: str) -> UnitTest:
     assert isinstance(node, ast.Call)
     if len(node.args) != 2:
         raise Unconvertible(f"isclose without two values: {_source(node)}")
-    left, right = node.args if _calls(node.args[0], entry) else reversed(node.args)
-    bounds = {word.arg: _number(word.value) for word in node.keywords}
-    call, views = _call(left, entry)
-    return UnitTest(call, "==", plain(float(_number(right))), views, max(bounds.values(), default=1e-9))
+    bounds = [_number(word.value) for word in node.keywords]
+    left, right = node.args
+    return _near(left, right, entry, max(bounds, default=1e-9))
 
 
 def _call(node: ast.expr, entry: str) -> tuple[str, tuple[str, ...]]:

@@ -219,24 +219,21 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def _items(value: Plain, *kinds: str) -> tuple[Any, ...]:
-    if value.kind == "str" and "str" in kinds:
+def _items(value: Plain) -> tuple[Any, ...]:
+    if value.kind == "str":
         return tuple(Plain("str", c) for c in value.value)
-    if value.kind not in kinds:
+    if value.kind not in _BRACKETS:
         raise ValueError(f"a {value.kind} has no such view")
     return tuple(k for k, _ in value.value) if value.kind == "dict" else tuple(value.value)
 
 
-_ITERABLE = ("list", "tuple", "set", "dict", "str")
-
-
 def _as_set(value: Plain) -> Plain:
-    ordered = sorted(_items(value, *_ITERABLE), key=_key)
+    ordered = sorted(_items(value), key=_key)
     return Plain("set", tuple(v for i, v in enumerate(ordered) if i == 0 or not same(v, ordered[i - 1])))
 
 
 def _sorted(value: Plain) -> Plain:
-    items = _items(value, *_ITERABLE)
+    items = _items(value)
     if len({item.kind for item in items}) > 1:
         raise ValueError("values of several kinds have no order")
     return Plain("list", tuple(sorted(items, key=_sort_key)))
@@ -263,9 +260,9 @@ VIEWS: dict[str, Callable[[Plain], Plain]] = {
     "set": _as_set,
     "frozenset": _as_set,
     "sorted": _sorted,
-    "list": lambda value: Plain("list", _items(value, *_ITERABLE)),
-    "tuple": lambda value: Plain("tuple", _items(value, *_ITERABLE)),
-    "len": lambda value: Plain("number", len(_items(value, *_ITERABLE))),
+    "list": lambda value: Plain("list", _items(value)),
+    "tuple": lambda value: Plain("tuple", _items(value)),
+    "len": lambda value: Plain("number", len(_items(value))),
     "abs": _number(abs),
     "bool": lambda value: Plain("number", truthy(value)),
 }

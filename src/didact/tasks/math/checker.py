@@ -37,20 +37,16 @@ class Compared(NamedTuple):
 
 
 class MathChecker:
-    """Compares expressions with math-verify in a process of its own.
+    """Compares expressions with math-verify in a process of its own; `started` counts its processes.
 
     Args:
         cpu_seconds: CPU time of one comparison, whole seconds ≥ 1; an answer that needs more is wrong.
         wall_seconds: Wall-clock time of the same, > 0; reaching it is an error of the comparison, because it
             points to a stalled machine rather than to a wrong answer.
-        memory_mb: Address space of one comparison in MiB, ≥ 256.
-
-    Attributes:
-        started: The number of processes started so far.
     """
 
-    def __init__(self, *, cpu_seconds: int = 3, wall_seconds: float = 60.0, memory_mb: int = 1024) -> None:
-        self.limits = {"cpu_s": cpu_seconds, "wall_s": wall_seconds, "memory_mb": memory_mb}
+    def __init__(self, *, cpu_seconds: int = 3, wall_seconds: float = 60.0) -> None:
+        self.limits = {"cpu_s": cpu_seconds, "wall_s": wall_seconds, "memory_mb": 1024}
         self.started = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = -1

@@ -63,11 +63,11 @@ def load(
     refused, or both left out.
 
     Args:
-        path: JSON lines, or another form that `read_file` reads.
+        path: A file that `read_file` reads.
         shape: One of `SHAPES`, or "auto" to decide by the columns of each row.
         instruction: Follows every question; empty for none.
         reference: Template with one %s for the gold answer.
-        skip_conflicts: Leave out questions with two answers.
+        skip_conflicts: Leave out both.
 
     Raises:
         DataError: naming the row, the column and the cure.

@@ -57,7 +57,6 @@ class MathTaskConfig(BaseTaskConfig):
     eval_fraction: EvalFraction = 0.2
 
     def build(self, seed: int) -> MathTask:
-        """See `MathTask`."""
         return MathTask(self, seed=seed)
 
 

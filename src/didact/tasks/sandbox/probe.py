@@ -9,9 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from didact.errors import UsageError
-from didact.tasks.sandbox.backends import BACKENDS, UNSAFE, shown_paths
 from didact.tasks.sandbox.serve import MIB, Limits
-from didact.tasks.sandbox.session import SandboxError, Session, Stopped
+from didact.tasks.sandbox.session import BACKENDS, UNSAFE, SandboxError, Session, Stopped, shown_paths
 
 _PROGRAM = """
 import os, sys, _socket

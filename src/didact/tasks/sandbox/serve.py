@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import sys
-from _json import encode_basestring_ascii
-from types import CodeType, TracebackType
+from _json import encode_basestring_ascii as _ascii
+from types import TracebackType
 from typing import Any, NamedTuple
 
 FILE = "<program>"
@@ -48,11 +48,7 @@ def serve(channel: int, *, longest: int) -> None:
     """Execute and evaluate requests until the channel ends.
 
     A request that starts with "!" is executed in the program's module; one that starts with "?" is an
-    expression to evaluate.
-
-    Args:
-        channel: The socket's file descriptor.
-        longest: The largest answer in bytes.
+    expression to evaluate. `channel` is the socket's file descriptor, `longest` the largest answer in bytes.
     """
     module = type(sys)("program")
     sys.modules["program"] = module  # dataclasses look up their module there
@@ -61,10 +57,10 @@ def serve(channel: int, *, longest: int) -> None:
         kind, text = request[:1], request[1:]
         try:
             if kind == "!":
-                exec(_compiled(text, FILE, "exec"), module.__dict__)
+                exec(compile(text, FILE, "exec", dont_inherit=True), module.__dict__)
                 answer = '{"value":null}'
             else:
-                value = eval(_compiled(text, "<call>", "eval"), module.__dict__)
+                value = eval(compile(text, "<call>", "eval", dont_inherit=True), module.__dict__)
                 answer = '{"value":' + encode(value, longest) + "}"
         except BaseException as error:
             answer = '{"raised":' + _raised(error) + "}"
@@ -143,14 +139,6 @@ def _text(how: Any, value: Any, longest: int) -> str:
         return str(how(value))[:longest]
     except BaseException:
         return ""
-
-
-def _ascii(text: str) -> str:
-    return str(encode_basestring_ascii(text))
-
-
-def _compiled(text: str, name: str, mode: str) -> CodeType:
-    return compile(text, name, mode, dont_inherit=True)
 
 
 def _receive(channel: int) -> str | None:

@@ -1,4 +1,5 @@
-"""Runs one program in a sandbox: sends requests over a channel, enforces the limits, ends all processes."""
+"""Runs one program in a sandbox: starts the backend, sends requests over a channel, enforces the limits and
+ends all processes."""
 
 from __future__ import annotations
 
@@ -10,16 +11,98 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import sysconfig
 import tempfile
 import time
 from enum import StrEnum
+from functools import cache
+from itertools import chain
 
-from didact.tasks.sandbox.backends import UNSAFE, command
-from didact.tasks.sandbox.serve import READY, Limits
+from didact.tasks.sandbox.serve import MIB, READY, Limits
 
+BACKENDS = ("bubblewrap", "namespaces")
+"""In the order of preference."""
+UNSAFE = "unsafe"
+"""No sandbox: a plain process with limits, for trusted programs only."""
+
+# Stubs keep `import didact.tasks.sandbox.…` from importing the parents, which are slow and not visible.
+_BOOT = (
+    "import sys\n"
+    "for name in ('didact','didact.tasks','didact.tasks.sandbox'):\n"
+    " m=sys.modules[name]=type(sys)(name); m.__path__=[]\n"
+    "m.__path__=[sys.argv[1]]\n"
+    "from didact.tasks.sandbox.namespace_init import main\n"
+    "main(sys.argv[2:])\n"
+)
+_HERE = os.path.dirname(os.path.realpath(__file__))
+_INSIDE = "/didact"
+"""Where bubblewrap mounts this folder; the namespaces backend imports it before it changes the root."""
+_SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+_NOBODY = 65534
 START_S = 20.0
 """Time limit for starting a sandbox, on a busy machine."""
 _KEPT_OUTPUT = 2000
+
+
+def interpreter() -> str:
+    """The real path of the current interpreter, behind virtual environments."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+@cache
+def shown_paths() -> tuple[tuple[str, str], ...]:
+    """(source, destination) of all paths that the interpreter has to read."""
+    libraries = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+    # The parents hold libpython and its dependencies.
+    wanted = {*_SYSTEM_LIBRARIES, *map(os.path.dirname, libraries)}
+    shown: dict[str, str] = {}
+    for path in sorted(wanted, key=len):
+        covered = any(path.startswith(known.rstrip("/") + "/") for known in shown)
+        if not covered and os.path.exists(path) and path != "/":
+            shown[path] = os.path.realpath(path)
+    devices = [(path, path) for path in _DEVICES if os.path.exists(path)]
+    return (*((source, path) for path, source in shown.items()), *devices)
+
+
+def command(name: str, limits: Limits, channel: int, info: int) -> tuple[list[str], int | None]:
+    """The command line of a backend, and its user and group id, None for the current ones.
+
+    Args:
+        name: One of `BACKENDS`, or `UNSAFE`.
+        limits: Those that the process sets itself, all but the wall time.
+        channel: The inherited descriptor for requests and answers.
+        info: The inherited descriptor to which the id of process 1 is written.
+
+    Raises:
+        OSError: the backend's program is not installed.
+    """
+    run = [interpreter(), "-s", "-S", "-P", "-c", _BOOT]
+    arguments = [name, *map(str, (os.getpid(), channel, info, *limits[:-1]))]
+    if name == "namespaces":
+        return [*run, _HERE, *arguments, *chain(*shown_paths())], None
+    if name == UNSAFE:
+        return [*run, _HERE, *arguments], None
+    # Root starts it as user nobody: the kernel enforces no limit of processes for root.
+    user = _NOBODY if os.geteuid() == 0 else None
+    return [*_bubblewrap(limits, info), *run, _INSIDE, *arguments], user
+
+
+def _bubblewrap(limits: Limits, info: int) -> list[str]:
+    found = shutil.which("bwrap")
+    if found is None:
+        raise FileNotFoundError("bwrap is not installed")
+    words = [found, *(f"--unshare-{kind}" for kind in ("user", "ipc", "pid", "net", "uts", "cgroup-try"))]
+    words += ["--die-with-parent", "--new-session", "--as-pid-1", "--info-fd", str(info)]
+    words += ["--cap-drop", "ALL", "--hostname", "sandbox"]
+    for source, target in shown_paths():
+        words += ["--dev-bind" if target.startswith("/dev/") else "--ro-bind", source, target]
+    program = interpreter()
+    if not any(program.startswith(target + "/") for _, target in shown_paths()):
+        words += ["--ro-bind", program, program]
+    words += ["--ro-bind", _HERE, _INSIDE, "--size", str(limits.disk_mb * MIB), "--perms", "1777"]
+    return [*words, "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
 
 class SandboxError(Exception):
@@ -71,7 +154,7 @@ class Session:
         self._pending, self._printed_bytes = b"", 0
         self._deadline = time.monotonic() + START_S
         self._first: int | None = None  # pidfd of process 1
-        self._folder: str | None = None
+        self._opened = contextlib.ExitStack()
 
     def __enter__(self) -> Session:
         try:
@@ -105,9 +188,12 @@ class Session:
 
     def close(self) -> None:
         """Kill every process of the sandbox and wait for their end."""
-        process: subprocess.Popen[bytes] | None = getattr(self, "_process", None)
-        if process is None:
-            return
+        with self._opened:  # closed at the end, whatever fails
+            process: subprocess.Popen[bytes] | None = getattr(self, "_process", None)
+            if process is not None:
+                self._kill(process)
+
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
         if self._first is not None and process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._first, signal.SIGKILL)
@@ -120,24 +206,23 @@ class Session:
         if process.poll() is None:
             process.kill()
             process.wait()
-        for end in (self._channel, self._output):
-            end.close()
-        if self._first is not None:
-            os.close(self._first)
-            self._first = None
-        os.close(self._info)
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._first = None
         del self._process
 
     def _start(self) -> None:
         self._channel, far = socket.socketpair()
         self._output, output = socket.socketpair()
         self._info, info = os.pipe()
+        self._opened.callback(os.close, self._info)
+        for end in (self._channel, self._output):
+            end.setblocking(False)
+            self._opened.enter_context(end)
         try:
             cwd = "/"
             if self.backend == UNSAFE:
-                cwd = self._folder = tempfile.mkdtemp(prefix="didact-")
+                cwd = self._opened.enter_context(
+                    tempfile.TemporaryDirectory(prefix="didact-", ignore_cleanup_errors=True)
+                )
             words, user = command(self.backend, self.limits, far.fileno(), info)
             self._process = subprocess.Popen(
                 words,
@@ -147,16 +232,11 @@ class Session:
                 user=user, group=user, extra_groups=None if user is None else (),
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
-            for end in (self._channel, self._output):
-                end.close()
-            os.close(self._info)
             raise SandboxError(f"the {self.backend} sandbox cannot be started: {error}") from error
         finally:
             far.close()
             output.close()
             os.close(info)
-        self._channel.setblocking(False)
-        self._output.setblocking(False)
 
     def _open_first_process(self) -> None:
         """Open a pidfd of process 1 while it certainly lives, because it has received no program yet."""
@@ -164,6 +244,7 @@ class Session:
             return
         try:
             self._first = os.pidfd_open(json.loads(os.read(self._info, 1000))["child-pid"])
+            self._opened.callback(os.close, self._first)
         except (OSError, ValueError, KeyError) as error:
             raise SandboxError(f"the {self.backend} sandbox has no process 1: {error}") from error
 
