@@ -20,8 +20,7 @@ from didact.tasks import make_task
 from didact.tasks.base import validate_problem, validate_task
 from didact.tasks.code import CodeTaskConfig, Outcome
 from didact.tasks.code import task as task_module
-from didact.tasks.code.extract import program_in
-from didact.tasks.code.load import load
+from didact.tasks.code.load import load, program_in
 from didact.tasks.code.task import CodeReport, unit_tests_of
 from didact.tasks.code.unit_tests import Unconvertible, UnitTest, parse_test
 from didact.tasks.code.values import Plain, Raised, plain, read_value, same, shown

@@ -22,14 +22,10 @@ EvalFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class DatasetTask(BaseTask):
-    """Training problems, in another order each epoch, and evaluation problems.
+    """Training problems, at least one, in another order each epoch, and evaluation problems.
 
-    Args:
-        train: The training problems, in the file's order; at least one.
-        evaluation: The evaluation problems, in the order of `eval_problems`.
-        files: Every file that problems and verdicts depend on; None is ignored.
-        seed: Seeds the order of the training problems.
-        stream: Names the random stream of the order, so that two kinds of task do not share one.
+    The order depends on `seed` and on the name `stream`, so that two kinds of task do not share one. Of the
+    `files` on which problems and verdicts depend, None is ignored.
     """
 
     def __init__(
@@ -223,8 +219,8 @@ def shipped(package: str, file: str) -> Path:
 def held_out_keys(source: str | Path, keys: Iterable[str], fraction: float, stream: str) -> list[str]:
     """The keys that are kept for evaluation, about a `fraction` in (0, 1), ordered by their hashes.
 
-    A key's hash depends on the key and the name `stream` alone, so a question stays on its side while the file
-    `source` grows, and equal keys are on one side. Neither side is ever empty.
+    A key's hash depends on the key and the name `stream` alone, so a question stays on its side while
+    the file `source` grows, and equal keys are on one side. Neither side is ever empty.
 
     Raises:
         DataError: fewer than two distinct keys.

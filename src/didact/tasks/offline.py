@@ -42,10 +42,6 @@ class OfflineTask(DatasetTask):
 
     Only answers with a usable critique are trained on. Without `eval_path` the problems are split by a hash
     of the question, so that one question is on one side.
-
-    Raises:
-        DataError: a file or row that cannot be used, or nothing to train on.
-        UsageError: an unknown verifier.
     """
 
     def __init__(self, config: OfflineTaskConfig, *, seed: int = 0) -> None:

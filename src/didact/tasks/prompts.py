@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple
@@ -75,10 +75,6 @@ class PromptsTask(DatasetTask):
     All columns but prompt, reference and "id" go into the problem's metadata. Without a second file or split
     the rows are split by a hash of the prompt, so that the split is the same for every seed and method, and
     equal prompts are on one side.
-
-    Raises:
-        DataError: a file, dataset or row that cannot be used, naming the row, the column and the cure.
-        UsageError: an unknown verifier, or a package that is not installed.
     """
 
     def __init__(self, config: PromptsTaskConfig, *, seed: int = 0) -> None:
@@ -158,10 +154,9 @@ def load_prompts(
     loaded, found = [], []
     for path, split in sources:
         rows, files, source = _open(path, split, config.subset)
-        first = next(rows, None)
-        columns = _guess(config.prompt_column, reference_column, {} if first is None else first.values)
-        all_rows = () if first is None else chain([first], rows)
-        problems = [_problem(row, columns, verifier) for row in all_rows]
+        head = list(islice(rows, 1))
+        columns = _guess(config.prompt_column, reference_column, head[0].values if head else {})
+        problems = [_problem(row, columns, verifier) for row in chain(head, rows)]
         loaded.append(LoadedFile(source, problems, {}, files))
         found.append(columns)
     evaluation = loaded[1] if len(loaded) > 1 else None

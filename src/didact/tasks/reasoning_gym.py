@@ -223,9 +223,6 @@ class MixtureTask(BaseTask):
 
     Training, and `eval_problems`, take the trained generators in turn. `families` has a task for each
     generator, those that are held out too.
-
-    Raises:
-        UsageError: a name that is used twice, or a generator or setting that does not exist.
     """
 
     name = "mixture"

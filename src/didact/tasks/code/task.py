@@ -26,8 +26,7 @@ from pydantic import Field
 from didact.distributed import on_main_process
 from didact.errors import DataError
 from didact.tasks.base import BaseTaskConfig, Verdict
-from didact.tasks.code.extract import program_in
-from didact.tasks.code.load import load
+from didact.tasks.code.load import load, program_in
 from didact.tasks.code.unit_tests import UnitTest, parse_test
 from didact.tasks.code.values import Plain, Raised, read_value, shown
 from didact.tasks.dataset_task import DatasetTask, EvalFraction, shipped, split_problems
@@ -183,10 +182,6 @@ class CodeTask(DatasetTask):
     Attributes:
         sandbox: The backend that runs the programs; "unsafe" for none.
         left_out: The reason, by id, why a problem is not used.
-
-    Raises:
-        UsageError: no sandbox works here.
-        DataError: a file or row that cannot be used, naming the row, the column and the cure.
     """
 
     name = "code"

@@ -66,9 +66,6 @@ class MathTask(DatasetTask):
     Attributes:
         checker: Compares expressions; its process starts at the first answer that needs it.
         left_out: The reason, by file and row, why a row is not used.
-
-    Raises:
-        DataError: a file or row that cannot be used, naming the row, the column and the cure.
     """
 
     name = "math"
