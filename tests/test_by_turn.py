@@ -13,7 +13,7 @@ from didact.evaluation.by_turn import (
     PROTOCOLS,
     DeferredVerification,
     by_turn,
-    dialogue_table,
+    family_tables,
 )
 from didact.feedback.program import OUTCOME_ONLY
 from didact.prompts import CRITIQUE_REQUEST
@@ -129,9 +129,10 @@ def test_costs_are_counted_up_to_the_first_right_answer() -> None:
 
 def test_the_baselines_stand_beside_every_protocol() -> None:
     ctx = context(ScriptedEngine(script), CountingCritic())
-    table = dialogue_table(ctx, PROBLEMS, ["didactic"], THREE)
+    table = family_tables(ctx.task, ctx, {"all": PROBLEMS}, ["didactic"], THREE)["all"]
     assert list(table["protocols"]) == ["didactic", "retry", "resample"]
-    assert set(dialogue_table(ctx, PROBLEMS, PROTOCOLS, THREE)["protocols"]) == set(PROTOCOLS)
+    whole = family_tables(ctx.task, ctx, {"all": PROBLEMS}, PROTOCOLS, THREE)["all"]
+    assert set(whole["protocols"]) == set(PROTOCOLS)
     record = table["protocols"]["didactic"]["by_turn"][0]
     assert len(record["solved_ci95"]) == 2
     assert "final" not in record

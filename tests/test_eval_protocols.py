@@ -122,7 +122,7 @@ def test_a_critic_that_fails_at_any_round_leaves_no_accuracy_after_it() -> None:
     engine = ScriptedEngine(lambda text, j: "w")
     for fails in (0, 5):
         found = evaluate(context(engine, CountingCritic(fails=[fails])), PROBLEMS, rounds=2)
-        assert found.after is None
+        assert found.by_round is None
         assert found.rounds() == []
         assert found.metrics()["n"] == 4
 
@@ -130,8 +130,8 @@ def test_a_critic_that_fails_at_any_round_leaves_no_accuracy_after_it() -> None:
 def test_one_round_is_what_it_was_without_rounds() -> None:
     engine = ScriptedEngine(lambda text, j: "a" if "wrong 1" in text else "b")
     found = evaluate(context(engine, CountingCritic()), PROBLEMS)
-    assert found.after is not None
-    assert found.after.tolist() == [False, True, False, False]
+    assert found.by_round is not None
+    assert found.by_round[-1].tolist() == [False, True, False, False]
     assert found.by_round is not None
     assert found.by_round.tolist() == [[False] * 4, [False, True, False, False]]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from didact.errors import DataError
-from didact.evaluation.span_metrics import AnnotatedSpans, measure, resampled, thirds
+from didact.evaluation.reward_model import AnnotatedSpans, measure, resampled, thirds
 
 
 def case(gold, found, drawn=None):

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from didact.build.rewards import JudgeReward
 from didact.errors import BudgetExceeded, CheckpointError, Interrupted, UsageError
-from didact.evaluation.judge_scores import score_metrics
+from didact.evaluation.evaluate import score_metrics
 from didact.feedback.length_control import mean_interval, score_at, win_rate
 from didact.feedback_source import FeedbackRequest
 from didact.llm import http

@@ -30,7 +30,7 @@ from didact.training.loop import Report
 from didact.training.metrics import rollout_metrics
 from didact.training.monitors import FeedbackFailureGuard
 from didact.training.signals import StopSignal
-from didact.types import Message, Problem
+from didact.types import Problem
 
 PROMPTS = "prompts.jsonl"
 """The file's name in a run directory."""
@@ -114,27 +114,23 @@ def check_room(parts: RunComponents, method: FeedbackDescent, problems: list[Pro
     """
     renderer, limit = parts.renderer, parts.engine.max_length
     held_out = list(eval_problems(parts)) if parts.config.eval.problems else []
+    answer = parts.config.sampling.max_tokens
     for problem in (*problems, *held_out):
         plain = len(renderer.prompt(problem.messages))
-        with_one = _length(parts, instructed(problem.messages, "x", method.place), method)
-        answer = parts.config.sampling.max_tokens
-        needed = plain + max(0, with_one - plain) + method.prompt_tokens + answer
+        try:
+            with_one = len(renderer.prompt(instructed(problem.messages, "x", method.place)))
+        except Exception as error:  # every chat template refuses in its own way
+            raise UsageError(
+                f"the model's chat template takes no instruction as settings.place={method.place} ({error}): "
+                "say settings.place=user"
+            ) from None
+        needed = max(plain, with_one) + method.prompt_tokens + answer
         if limit is not None and needed > limit:
             raise UsageError(
                 f"problem {problem.id!r} may need {needed} tokens ({plain} of its own, settings.prompt_tokens"
                 f" = {method.prompt_tokens}, sampling.max_tokens = {answer}), and the model takes {limit}: "
                 "lower one of the two, or take a model with a longer context"
             )
-
-
-def _length(parts: RunComponents, messages: tuple[Message, ...], method: FeedbackDescent) -> int:
-    try:
-        return len(parts.renderer.prompt(messages))
-    except Exception as error:  # every chat template refuses in its own way
-        raise UsageError(
-            f"the model's chat template takes no instruction as settings.place={method.place} ({error}): "
-            "say settings.place=user"
-        ) from None
 
 
 def _finish(
@@ -182,7 +178,13 @@ def _rounds(
     config, watch = parts.config, FeedbackFailureGuard(parts.config.feedback.max_failed)
     train, validation = problems
 
-    def log(record: dict[str, Any] | None) -> None:
+    def evaluated(standing: DescentState) -> None:
+        state = State(
+            step=standing.round,
+            sampled_tokens=standing.sampled_tokens,
+            feedback_tokens=standing.feedback_tokens,
+        )
+        record = evaluate_once(_under(parts, method, standing.best), run, state, stop, watch)
         if record is not None:
             report(record)
 
@@ -193,7 +195,7 @@ def _rounds(
         standing = standing.model_copy(update={"feedback_tokens": parts.pop_reward_cost().tokens})
         _keep(run, standing)
     if standing.round == 0:
-        log(evaluate_once(_under(parts, method, standing.best), run, _state(standing), stop, watch))
+        evaluated(standing)
     while config.progress(standing.round, standing.sampled_tokens) < 1:
         started, step, size = time.perf_counter(), standing.round, config.problems_per_step
         seed = derive_seed(config.seed, "step", step)
@@ -222,21 +224,13 @@ def _rounds(
         run.add_timing({"step": standing.round, "seconds": round(time.perf_counter() - started, 4)})
         _keep(run, standing, tried=done.proposal.text, error=done.proposal.error)
         report(record)
-    log(evaluate_once(_under(parts, method, standing.best), run, _state(standing), stop, watch))
+    evaluated(standing)
     return standing
 
 
 def _under(parts: RunComponents, method: FeedbackDescent, instruction: str) -> RunComponents:
     renderer = InstructedRenderer(parts.renderer, instruction, method.place)
     return dataclasses.replace(parts, renderer=renderer)
-
-
-def _state(standing: DescentState) -> State:
-    return State(
-        step=standing.round,
-        sampled_tokens=standing.sampled_tokens,
-        feedback_tokens=standing.feedback_tokens,
-    )
 
 
 def _keep(run: RunDir, standing: DescentState, **tried: Any) -> None:

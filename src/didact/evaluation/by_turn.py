@@ -135,19 +135,6 @@ class DeferredVerification:
         return Verdict(None, False)
 
 
-def dialogue_table(
-    ctx: StepContext,
-    problems: Sequence[Problem],
-    protocols: Collection[DialogueProtocol],
-    dialogue: DialogueEvalConfig,
-    temperature: float = 1.0,
-) -> dict[str, Any]:
-    """The given protocols and the baselines, as a JSON record."""
-    wanted = [p for p in PROTOCOLS if p in protocols or p in BASELINES]
-    found = {p: by_turn(ctx, problems, p, dialogue, temperature).to_json() for p in wanted}
-    return {"turns": dialogue.turns, "temperature": temperature, "protocols": found}
-
-
 def family_tables(
     task: Task,
     ctx: StepContext,
@@ -156,12 +143,17 @@ def family_tables(
     dialogue: DialogueEvalConfig,
     temperature: float = 1.0,
 ) -> dict[str, dict[str, Any]]:
-    """A `dialogue_table` per family of problems; `held_out` marks families outside the training problems."""
-    held_out = as_base_task(task).held_out_families
+    """A record per family of problems, of the given protocols and the baselines.
+
+    `held_out` marks families outside the training problems.
+    """
+    wanted = [p for p in PROTOCOLS if p in protocols or p in BASELINES]
     return {
         name: {
-            "held_out": name in held_out,
-            **dialogue_table(ctx, problems, protocols, dialogue, temperature),
+            "held_out": name in as_base_task(task).held_out_families,
+            "turns": dialogue.turns,
+            "temperature": temperature,
+            "protocols": {p: by_turn(ctx, problems, p, dialogue, temperature).to_json() for p in wanted},
         }
         for name, problems in families.items()
     }
@@ -180,7 +172,7 @@ def by_turn(
         ctx: Engine, task and (for `didactic`) a truthful teacher.
         problems: V problems.
         protocol: Source of the text between answers.
-        dialogue: Number of turns, window and critique length; `problems` is not used here.
+        dialogue: Number of turns, window and critique length.
         temperature: Of answers; 0 is greedy, except that `resample` samples at 1 then.
 
     Raises:
@@ -193,7 +185,7 @@ def by_turn(
         rollouts = tutored_dialogues(ctx, problems, 1, turns=dialogue.turns, window=dialogue.window)
     else:
         unverified = dataclasses.replace(ctx, task=DeferredVerification(ctx.task))
-        rollouts = verified(ctx.task, _sample_unverified(unverified, problems, protocol, dialogue))
+        rollouts = _verified(ctx.task, _sample_unverified(unverified, problems, protocol, dialogue))
     whole = [r for r in rollouts if all(t.reward is not None for t in r.turns) and not critic_failed(r)]
     if not whole:
         raise UsageError(
@@ -213,21 +205,16 @@ def by_turn(
     )
 
 
-def verified(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
+def _verified(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
     """The rollouts with a verdict on every answer."""
     asked = [(r.problem, turn.text) for r in rollouts for turn in r.turns]
     verdicts = iter(as_base_task(task).verify_many(asked))
-    return [
-        r.model_copy(
-            update={
-                "turns": tuple(
-                    turn.model_copy(update={"reward": v.reward, "correct": v.correct})
-                    for turn, v in zip(r.turns, verdicts, strict=False)
-                )
-            }
-        )
-        for r in rollouts
-    ]
+    found = []
+    for r in rollouts:
+        judged = zip(r.turns, verdicts, strict=False)
+        turns = [t.model_copy(update={"reward": v.reward, "correct": v.correct}) for t, v in judged]
+        found.append(r.model_copy(update={"turns": tuple(turns)}))
+    return found
 
 
 def _sample_unverified(

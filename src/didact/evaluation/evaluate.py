@@ -7,6 +7,10 @@
 
 Stopping at a right answer uses the verifier, which is not available in use: in self-critique right answers
 are criticised and revised too, and the last answer counts.
+
+Beside the share of answers that a judge calls good, its mean score is reported, in [0, 1] (of a rubric from 1
+to 10, (score − 1) / 9). Judges prefer longer texts and revisions tend to be longer, so every turn's score is
+also given at the mean length of first answers (`feedback.length_control`).
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from didact.errors import UsageError
-from didact.evaluation.judge_scores import score_metrics
 from didact.evaluation.stats import share
+from didact.feedback.length_control import mean_interval, score_at
 from didact.rollouts.base import StepContext, single_turn
 from didact.rollouts.multi_turn import multi_turn
 from didact.tasks.base import as_base_task
@@ -28,6 +32,8 @@ from didact.types import Problem, Rollout, Turn
 
 MAX_MISSING = 0.1
 """Above this share of failed critiques no accuracy after feedback is reported: the rest is no fair sample."""
+_RESAMPLES = 500
+"""Of each bootstrap of scores."""
 
 
 @dataclass(frozen=True)
@@ -37,31 +43,28 @@ class Evaluation:
     Attributes:
         rollouts: One per problem, in the problems' order.
         first: [V] bool, the first answer is right, for the V problems whose first answer was verified.
-        after: [W] bool, the final answer is right, for the W problems of which every answer was verified and
-            no critique failed. None without critiques, or if more than `MAX_MISSING` of the problems lack
-            theirs.
-        by_round: [K + 1, W] bool, the answer after k critiques is right; a dialogue that ended keeps its last
-            answer. None if `after` is.
+        by_round: [K + 1, W] bool, the answer after k critiques is right, for the W problems of which every
+            answer was verified and no critique failed; a dialogue that ended keeps its last answer. None
+            without critiques, or if more than `MAX_MISSING` of the problems lack theirs.
         judged: A judge scores the answers; mean scores are reported beside accuracies.
     """
 
     rollouts: list[Rollout]
     first: NDArray[np.bool_]
-    after: NDArray[np.bool_] | None
-    by_round: NDArray[np.bool_] | None = None
-    judged: bool = False
+    by_round: NDArray[np.bool_] | None
+    judged: bool
 
     def metrics(self, critic: str = "feedback") -> dict[str, Any]:
         """Accuracies with 95 % Wilson intervals, as a record for metrics.jsonl and result.json.
 
-        With a judge, also its scores by turn; see `judge_scores.score_metrics`.
+        With a judge, also its scores by turn; see `score_metrics`.
 
         Args:
             critic: Name of the critic in the keys, as "accuracy_after_feedback".
         """
         values = {"n": len(self.first), **share("accuracy", self.first, "ci95")}
-        if self.after is not None:
-            values |= share(f"accuracy_after_{critic}", self.after, f"after_{critic}_ci95")
+        if self.by_round is not None:
+            values |= share(f"accuracy_after_{critic}", self.by_round[-1], f"after_{critic}_ci95")
         if self.judged:
             firsts = [r.turns[0] for r in self.rollouts if r.turns[0].reward is not None]
             rounds = range(0 if self.by_round is None else len(self.by_round))
@@ -134,10 +137,9 @@ def evaluate(
     judged = as_base_task(ctx.task).needs_judge
     first = np.array([turn.correct for turn in firsts], dtype=np.bool_)
     if not (feedback and whole and missing <= MAX_MISSING * len(rollouts)):
-        return Evaluation(rollouts, first, None, judged=judged)
+        return Evaluation(rollouts, first, None, judged)
     right = [[turn.correct for turn in _answers_after(whole, k)] for k in range(rounds + 1)]
-    by_round = np.array(right, dtype=np.bool_)
-    return Evaluation(rollouts, first, by_round[-1], by_round, judged=judged)
+    return Evaluation(rollouts, first, np.array(right, dtype=np.bool_), judged)
 
 
 def _whole(rollouts: Sequence[Rollout]) -> list[Rollout]:
@@ -153,3 +155,48 @@ def _answers_after(rollouts: Sequence[Rollout], k: int) -> list[Turn]:
 def critic_failed(rollout: Rollout) -> bool:
     """A critique failed; a failed self-critique counts as the model's own failure instead."""
     return any(not f.ok and f.source != "self" for f in rollout.feedback)
+
+
+def score_metrics(
+    firsts: Sequence[Turn], standing: Sequence[Sequence[Turn]], critic: str = "feedback"
+) -> dict[str, Any]:
+    """An evaluation's scores, as a part of its record.
+
+    Args:
+        firsts: The V first answers that have a score.
+        standing: The W answers after k = 0, 1, … critiques, all with a score; empty without critiques.
+        critic: Name of the critic in the keys.
+
+    Returns:
+        `score` and `length` (characters) of first answers, `score_after_FEEDBACK` of the final ones, 95 %
+        bootstrap intervals over problems, and `scores`, a record for each number of critiques. No interval
+        and no length control with fewer than two answers.
+    """
+    at = float(np.mean([len(turn.text) for turn in firsts]))
+    first = _scores(firsts, at)
+    rounds = [_scores(turns, at) for turns in standing] or [first]
+    values: dict[str, Any] = {"score": first["score"], "length": at}
+    if "ci95" in first:
+        values["score_ci95"] = first["ci95"]
+    if standing:
+        values[f"score_after_{critic}"] = rounds[-1]["score"]
+        if "ci95" in rounds[-1]:
+            values[f"score_after_{critic}_ci95"] = rounds[-1]["ci95"]
+    return {**values, "scores": [{"round": k, **record} for k, record in enumerate(rounds)]}
+
+
+def _scores(turns: Sequence[Turn], at: float) -> dict[str, Any]:
+    scored = [(turn.reward, len(turn.text)) for turn in turns if turn.reward is not None]
+    scores, lengths = zip(*scored, strict=True)
+    plain = {"n": len(scores), "score": float(np.mean(scores)), "length": float(np.mean(lengths))}
+    if len(scores) < 2:
+        return plain
+    found = score_at(scores, lengths, at, n_resamples=_RESAMPLES)
+    return {
+        **plain,
+        "ci95": list(mean_interval(scores, n_resamples=_RESAMPLES)),
+        "at_equal_length": found.controlled,
+        "at_equal_length_ci95": [found.low, found.high],
+        "length_effect": found.length_effect,
+        "extrapolated": found.extrapolated,
+    }

@@ -67,11 +67,6 @@ _BASE_STYLE: dict[Any, Any] = {
 }
 
 
-def plot_style(index: int) -> PlotStyle:
-    """The line style of the index-th arm of a report."""
-    return PLOT_STYLES[index % len(PLOT_STYLES)]
-
-
 def plot_learning_curves(path: Path | str, report: Report) -> tuple[Path, Path]:
     """Write the curves as `path` with the suffixes .png and .svg, on white.
 
@@ -128,7 +123,7 @@ def _figure(report: Report) -> Figure:
     axes.set_axisbelow(True)
     furthest = max((p.sampled_tokens for arm in report.arms for p in arm.curve), default=0)
     for index, arm in enumerate(report.arms):
-        _draw(axes, arm, plot_style(index), furthest)
+        _draw(axes, arm, PLOT_STYLES[index % len(PLOT_STYLES)], furthest)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(-0.02 * max(furthest, 1), 1.03 * max(furthest, 1))
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))

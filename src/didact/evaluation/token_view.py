@@ -13,7 +13,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -142,16 +141,12 @@ def _tokens(
                 phrases = _phrases(
                     [f for f in rollout.feedback if f.turn == 0 and f.ok], turn, offsets, labels
                 )
-    credit = measured.credit if measured is not None else None
-    columns = (
-        texts,
-        labels,
-        repeat(None) if credit is None else credit,
-        repeat(None) if measured is None else measured.before,
-        repeat(None) if measured is None else measured.after,
-        phrases,
-    )
-    yield from (TokenView(*values) for values in zip(*columns, strict=False))
+    none: Sequence[float | None] = [None] * len(texts)
+    moved: tuple[Sequence[float | None], ...] = (none, none, none)
+    if measured is not None:
+        moved = (measured.credit or none, measured.before, measured.after)
+    for values in zip(texts, labels, *moved, phrases, strict=False):
+        yield TokenView(*values)
 
 
 def _words(feedback: Feedback) -> str:
@@ -219,17 +214,9 @@ def sign(token: TokenView) -> str:
 
 def write_page(file: Path, turns: Sequence[TurnView]) -> None:
     """The answers as one self-contained HTML page, without scripts; all words escaped."""
-    view = [
-        {
-            "title": f"{plain_text(t.rollout, 200)} · answer {t.turn + 1} · step {t.step}",
-            "question": plain_text(t.question),
-            "critiques": [plain_text(c) for c in t.critiques],
-            "tokens": [{"sign": sign(token), "cells": token_cells(token)} for token in t.tokens],
-        }
-        for t in turns
-    ]
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, render("tokens.html.j2", {"turns": view, "looks": []}))
+    view = {"turns": turns, "sign": sign, "cells": token_cells, "looks": []}
+    write_atomically(file, render("tokens.html.j2", view))
 
 
 def to_json(turns: Sequence[TurnView]) -> str:
