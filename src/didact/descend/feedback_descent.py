@@ -232,13 +232,12 @@ class FeedbackDescent(Method):
             validation: Of `split`.
         """
         rollouts = self.collect(self.under(ctx, standing.best), batch)
-        standing = standing.model_copy(
-            update={
-                "round": standing.round + 1,
-                "lessons": (*standing.lessons, *lessons(rollouts)),
-                "sampled_tokens": standing.sampled_tokens + _sampled(rollouts),
-                "feedback_tokens": standing.feedback_tokens + sum(r.feedback_tokens for r in rollouts),
-            }
+        standing = _with(
+            standing,
+            round=standing.round + 1,
+            lessons=(*standing.lessons, *lessons(rollouts)),
+            sampled_tokens=standing.sampled_tokens + _sampled(rollouts),
+            feedback_tokens=standing.feedback_tokens + sum(r.feedback_tokens for r in rollouts),
         )
         if not standing.lessons:
             return Round(standing, Proposal(None, "no wrong answer was criticised yet", 0), None, rollouts)

@@ -47,27 +47,15 @@ Bools: TypeAlias = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ByTurn:
-    """Results of V dialogues by turn; arrays are [T, V] bool.
+    """Results of V dialogues by turn.
 
     Attributes:
-        protocol: Source of the text between answers.
         rollouts: One per problem, all answers verified.
-        right: The answer after t turns is right; a dialogue that ended keeps its last answer.
-        stopped: The same, if the model stops at the first answer that its own critique calls right.
-        majority: The most common of the first t answers is right.
+        shares: What is counted, by name as at the top of this file: [T, V] bool.
     """
 
-    protocol: DialogueProtocol
     rollouts: list[Rollout]
-    right: Bools
-    stopped: Bools | None = None
-    majority: Bools | None = None
-
-    @property
-    def solved(self) -> Bools:
-        """[T, V]: one of the first t answers is right."""
-        found: Bools = np.logical_or.accumulate(self.right, axis=0)
-        return found
+    shares: dict[str, Bools]
 
     def records(self) -> list[dict[str, Any]]:
         """One record per turn, from 1: shares with 95 % Wilson intervals, and the mean cost per problem so
@@ -75,18 +63,13 @@ class ByTurn:
 
         `tokens` are the policy's and `feedback_tokens` the critic's, up to the first right answer.
         """
-        solved_TV = self.solved
-        tokens_TV, feedback_TV = self._costs()
-        shares: dict[str, Bools | None] = {"solved": solved_TV}
-        if self.protocol != "didactic":
-            shares["final"] = self.right
-        shares |= {"stopped": self.stopped, "majority": self.majority}
+        turns, n = self.shares["solved"].shape
+        tokens_TV, feedback_TV = self._costs(turns)
         records = []
-        for t in range(len(solved_TV)):
-            record: dict[str, Any] = {"turn": t + 1, "n": solved_TV.shape[1]}
-            for name, right_TV in shares.items():
-                if right_TV is not None:
-                    record |= share(name, right_TV[t])
+        for t in range(turns):
+            record: dict[str, Any] = {"turn": t + 1, "n": n}
+            for name, right_TV in self.shares.items():
+                record |= share(name, right_TV[t])
             record["tokens"] = round(float(tokens_TV[: t + 1].sum(0).mean()), 2)
             record["feedback_tokens"] = round(float(feedback_TV[: t + 1].sum(0).mean()), 2)
             records.append(record)
@@ -98,9 +81,8 @@ class ByTurn:
         leak_rate = {"leak_rate": sum(leaks) / len(leaks)} if leaks else {}
         return {"by_turn": self.records(), **leak_rate, **calibration(self.rollouts)}
 
-    def _costs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        tokens_TV = np.zeros(self.right.shape)
-        feedback_TV = np.zeros(self.right.shape)
+    def _costs(self, turns: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        tokens_TV, feedback_TV = np.zeros((2, turns, len(self.rollouts)))
         for v, rollout in enumerate(self.rollouts):
             for t, turn in enumerate(rollout.turns):
                 tokens_TV[t, v] = len(turn.completion_ids)
@@ -108,7 +90,7 @@ class ByTurn:
                     break
                 # The critique of the t-th answer is a cost of the next one.
                 for critique in rollout.feedback:
-                    if critique.turn == t and t + 1 < len(self.right):
+                    if critique.turn == t and t + 1 < turns:
                         feedback_TV[t + 1, v] += critique.provenance.tokens
         return tokens_TV, feedback_TV
 
@@ -196,13 +178,15 @@ def by_turn(
     def table(is_right: Callable[[Rollout, int], bool]) -> Bools:
         return np.array([[is_right(r, t) for r in whole] for t in range(dialogue.turns)], dtype=np.bool_)
 
-    return ByTurn(
-        protocol,
-        whole,
-        table(_right_after),
-        table(_right_when_stopped) if protocol == "self-critique" else None,
-        table(_majority_right) if protocol == "resample" else None,
-    )
+    right = table(_right_after)
+    shares = {"solved": np.logical_or.accumulate(right, axis=0)}
+    if protocol != "didactic":
+        shares["final"] = right
+    if protocol == "self-critique":
+        shares["stopped"] = table(_right_when_stopped)
+    if protocol == "resample":
+        shares["majority"] = table(_majority_right)
+    return ByTurn(whole, shares)
 
 
 def _verified(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
