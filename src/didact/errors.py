@@ -1,16 +1,4 @@
-"""Every error that Didact raises on purpose. A message names the thing, the place and the cure.
-
-DidactError
-├── UsageError        a wrong word on the command line or in a config        exit 2
-│   └── CapabilityError   the engine cannot do what the method needs
-├── DataError         a file, column or row that cannot be used              exit 3
-│   └── CheckpointError   a checkpoint that is torn, or of another run
-├── TrainingGuard     training would be wrong or for nothing                 exit 4
-│   ├── BudgetExceeded    the limit on requests or USD of a model server is reached
-│   ├── NonFiniteError    NaN or Inf in a loss or a gradient
-│   └── NoOpTrainingError no weight changed
-└── Interrupted       stopped by a signal; the run can be resumed            exit 75
-"""
+"""Every error that Didact raises on purpose. A message names the thing, the place and the cure."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from didact.errors import DataError, UsageError
 from didact.feedback_source import FeedbackRequest
 from didact.feedback_store import UNKNOWN_AUTHOR, latest
 from didact.rng import derive_seed
-from didact.types import Example, Feedback, Provenance
+from didact.types import Example, Feedback
 
 Key = tuple[str, str]
 """The question, and the hash of the answer."""
@@ -94,10 +94,7 @@ class HumanFeedback:
         key = request.problem.question_key, text_sha256(request.turn.text)
         recorded = self._recorded.get(key)
         if not recorded:
-            return Feedback(
-                turn=request.index, source="human", status="failed", saw_reference=False,
-                error="nobody has criticised this answer", provenance=Provenance(author="nobody"),
-            )  # fmt: skip
+            return request.failed("nobody has criticised this answer", author="nobody", source="human")
         by_author: dict[tuple[str, str], list[Feedback]] = defaultdict(list)
         for feedback in recorded:
             author = feedback.provenance.label

@@ -13,11 +13,7 @@ from didact.tasks.base import BaseTask, validate_problem
 
 
 def check_trains(method: Method, name: str) -> None:
-    """Refuse a method that changes no weight, which the training loop cannot run.
-
-    Raises:
-        UsageError: naming the command that runs it.
-    """
+    """Refuse a method that changes no weight, naming the command that runs it."""
     if not method.trains_weights:
         raise UsageError(
             f"{name} changes a prompt and no weight, so there is nothing to train, resume or sweep: run "

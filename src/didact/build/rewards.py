@@ -154,11 +154,7 @@ class JudgeReward(RubricJudge):
 
 
 def make_scoring(config: RunConfig, at: BuildContext) -> JudgeReward | None:
-    """The configured judge of rewards; None where the config has none.
-
-    Raises:
-        UsageError, DataError: a name or setting that cannot be used.
-    """
+    """The configured judge of rewards; None where the config has none."""
     if config.reward is None:
         return None
     settings: Rubric = REWARDS.make(config.reward.source, config.reward.settings)
@@ -168,11 +164,7 @@ def make_scoring(config: RunConfig, at: BuildContext) -> JudgeReward | None:
 
 
 def check_reward(config: RunConfig, task: BaseTask) -> None:
-    """Refuse a task without verifier and judge, and a judge that would not be used, before a model loads.
-
-    Raises:
-        UsageError: naming the cure.
-    """
+    """Refuse a task without verifier and judge, and a judge that would not be used, before a model loads."""
     if task.needs_judge:
         if config.reward is None and task.judge is None:
             raise UsageError(

@@ -53,7 +53,6 @@ class CodeCritic:
         task: Runs the programs, with a cache of those that were verified before.
         level: How much a critique reveals; `direction` equals `hint`.
         linter: Add up to five messages of `ruff` about a wrong program, which ruff reads but does not run.
-        spans: Add spans.
 
     Raises:
         UsageError: `linter` is set and ruff is not installed.

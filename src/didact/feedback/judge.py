@@ -58,8 +58,6 @@ def make_judge(
     """The judge for a value of the setting `output`: "text", "json" or "spans".
 
     Args:
-        model: The judge.
-        output: The form of its replies.
         privileged: Show the reference, with the instruction not to reveal it.
         reasoning: Of "spans": a critique comes before the passages.
 

@@ -33,7 +33,6 @@ class ModelCritic:
     reference) as data.
 
     Args:
-        model: The model to ask.
         source: The `source` of its feedback.
         prompt: A prompt, or the name of one of the package's prompts.
         private: Show the problem's reference. A problem without one gets a failed feedback.
@@ -118,7 +117,6 @@ class DialogueTeacher(ModelCritic):
     (dynamic), or both.
 
     Args:
-        model: The teacher.
         reference: Show the problem's reference; a problem without one then gets a failed feedback.
         program: Also show the critique of this source; if it fails, the teacher fails too.
         prompt: A prompt with some of DIALOGUE_SLOTS.

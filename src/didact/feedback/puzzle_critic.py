@@ -37,7 +37,6 @@ class PuzzleCritic:
     Args:
         task: The puzzle; it also extracts the final answer from a text.
         level: How much a critique reveals; `direction` equals `hint`.
-        spans: Add spans.
 
     Raises:
         UsageError: the task is not one of the three puzzles.

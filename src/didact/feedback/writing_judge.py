@@ -66,7 +66,6 @@ class RubricJudge:
     score, without a request.
 
     Args:
-        model: The judge.
         good: The lowest rubric score of a correct piece, which ends a two-turn dialogue early.
         max_chars: Longer texts are cut in the middle, with a notice.
 
@@ -170,12 +169,7 @@ class PairComparison(NamedTuple):
 
 
 class PairJudge:
-    """Compares two pieces on one task, always in both orders.
-
-    Args:
-        model: The judge.
-        max_chars: Longer texts are cut in the middle, with a notice.
-    """
+    """Compares two pieces on one task, always in both orders; longer texts than `max_chars` are cut."""
 
     def __init__(self, model: ChatModel, *, max_chars: int = MAX_CHARS) -> None:
         self.model, self.max_chars = model, max_chars

@@ -78,7 +78,6 @@ class Budget:
     request count once.
 
     Args:
-        model: The model to ask.
         max_requests: Largest number of requests; None for no limit.
         max_cost_usd: Largest total cost, for a model with prices; None for no limit.
         tracker: Stores the usage across restarts; what it holds already counts.

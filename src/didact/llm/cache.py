@@ -36,20 +36,12 @@ class ChatCache:
     A cached reply is returned unchanged, including its tokens and cost. Equal requests of one batch are sent
     once. A damaged file is ignored and replaced. Several processes may share a folder.
 
-    Args:
-        model: The model to ask for replies that are not cached.
-        path: The folder; created with the first reply.
-
-    Attributes:
-        hits: Requests answered from the cache.
-
     Raises:
         UsageError: the folder cannot be created.
     """
 
     def __init__(self, model: HashedChatModel, path: str | Path) -> None:
         self.model, self.name, self.path = model, model.name, Path(path)
-        self.hits = 0
         self._warned = False
         # Created with the first reply, so that a run that fails to start leaves nothing behind.
         existing = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
@@ -64,7 +56,6 @@ class ChatCache:
         """One reply per request, in order."""
         keys = [self.request_hash(request) for request in requests]
         known = {key: reply for key in dict.fromkeys(keys) if (reply := self._read(key)) is not None}
-        self.hits += sum(key in known for key in keys)
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in known}
         todo = list(missing.items())
         for first in range(0, len(todo), BATCH_SIZE):

@@ -54,15 +54,11 @@ class RetryableError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a request is retried, and after what delays.
-
-    Attributes:
-        max_retries: Further attempts, ≥ 0.
-        max_wait: Total delay of one request in seconds.
-    """
+    """How often a request is retried, and after what delays."""
 
     max_retries: int = 5
     max_wait: float = 120.0
+    """Total delay of one request in seconds."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def run(
@@ -103,20 +99,16 @@ class RetryPolicy:
 
 @dataclass(frozen=True)
 class HttpServer:
-    """A model server.
-
-    Attributes:
-        base_url: Prefix of every request's path.
-        key: Sent as a bearer token; None sends none.
-        key_variable: Environment variable of the key, named in errors.
-        timeout: Seconds for one attempt, from connecting to the last byte, > 0.
-        retries: The retry policy.
-    """
+    """A model server."""
 
     base_url: str
+    """Prefix of every request's path."""
     key: str | None = None
+    """Sent as a bearer token."""
     key_variable: str | None = None
+    """Environment variable of the key, named in errors."""
     timeout: float = 60.0
+    """Seconds for one attempt, from connecting to the last byte."""
     retries: RetryPolicy = RetryPolicy()
 
     def __repr__(self) -> str:
@@ -235,11 +227,7 @@ def _in_event_loop() -> bool:
 
 
 def parse_json(text: str) -> Any:
-    """A reply as JSON.
-
-    Raises:
-        RetryableError: it is not JSON, as the error page of a proxy.
-    """
+    """A reply as JSON; a `RetryableError` if it is none, as the error page of a proxy."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
