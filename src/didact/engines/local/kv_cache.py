@@ -82,13 +82,10 @@ def make_cache(config: Any, capacity: int) -> DynamicCache:
 
 @dataclass
 class PrefixCache:
-    """States of rows that were sampled with one set of weights.
-
-    Attributes:
-        room: The largest number of positions; the oldest rows are evicted first.
-    """
+    """States of rows that were sampled with one set of weights."""
 
     room: int
+    """The largest number of positions; the oldest rows are evicted first."""
     _states: dict[Ids, States] = field(default_factory=dict)
     _filled: int = 0
 

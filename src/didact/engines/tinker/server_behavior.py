@@ -139,7 +139,14 @@ def measure(service: TinkerService, prompt: Ids, completion: Ids, *, rank: int) 
         TrainingGuard: the server's reduction cannot be undone exactly.
         TinkerError: the server failed.
     """
-    return _Measurement(service, prompt, Row.from_completion(prompt, completion), rank).run()
+    on = _Measurement(service, prompt, Row.from_completion(prompt, completion), rank)
+    size, gain = on.step_size()
+    once = on.weighted(1)
+    double = on.gain([on.weighted(2)], size) / gain
+    pair = on.gain([once, once], size) / gain
+    clipped = on.gain([once], size, max_grad_norm=1e-6) / gain
+    snapshots, raw, soft = on.sampling(size)
+    return ServerBehavior(reduction(double, pair), abs(clipped) < 0.1, snapshots, raw, soft)
 
 
 @dataclass
@@ -149,33 +156,18 @@ class _Measurement:
     row: Row
     rank: int
 
-    def run(self) -> ServerBehavior:
-        step_size, gain = self._step_size()
-        once = self._weighted(1)
-        double = self._gain([self._weighted(2)], step_size) / gain
-        pair = self._gain([once, once], step_size) / gain
-        clipped = self._gain([once], step_size, max_grad_norm=1e-6) / gain
-        snapshots, raw, soft = self._sampling(step_size)
-        return ServerBehavior(
-            reduction=reduction(double, pair),
-            clips=abs(clipped) < 0.1,
-            snapshots=snapshots,
-            raw_logprobs=raw,
-            soft_targets=soft,
-        )
-
-    def _step_size(self) -> tuple[float, float]:
+    def step_size(self) -> tuple[float, float]:
         """A step size lr/ε that changes the row's log-prob by about `CHANGE`, and the change itself."""
         size = 1e-4
         for attempt in range(12):
-            gain = self._gain([self._weighted(1)], size)
+            gain = self.gain([self.weighted(1)], size)
             # The first step may include the gradient that a crashed run left behind.
             if attempt and CHANGE / 2 <= abs(gain) <= 2 * CHANGE:
                 return size, gain
             size *= float(np.clip(CHANGE / abs(gain), 0.01, 100)) if gain else 100
         raise TrainingGuard(f"{self.service.name} changes no weight at any learning rate: it cannot train")
 
-    def _gain(self, data: Sequence[Datum], size: float, max_grad_norm: float = math.inf) -> float:
+    def gain(self, data: Sequence[Datum], size: float, max_grad_norm: float = math.inf) -> float:
         """Change of the row's log-prob, in nats, by a cross-entropy step on `data` from a new adapter."""
         with closing(self.service.create(rank=self.rank, seed=0)) as trainer:
             before = self._score(trainer)
@@ -183,11 +175,11 @@ class _Measurement:
             after = self._score(trainer)
         return float(((after - before) * self.row.fields["weights"]).sum(dtype=np.float64))
 
-    def _sampling(self, size: float) -> tuple[bool, bool, int]:
+    def sampling(self, size: float) -> tuple[bool, bool, int]:
         """Are snapshots frozen, are sampled log-probs untempered, and how many soft targets are taken."""
         with closing(self.service.create(rank=self.rank, seed=0)) as trainer:
             soft = self._soft_targets(trainer)
-            self._step(trainer, [self._weighted(1)], size)
+            self._step(trainer, [self.weighted(1)], size)
             trained = self._score(trainer)
             snapshot = trainer.sampler()
             raw = self._raw(trainer, snapshot)
@@ -198,7 +190,7 @@ class _Measurement:
                     "a token: it cannot be trained on"
                 )
             first = self._by_sampler(snapshot)
-            self._step(trainer, [self._weighted(1)], size)
+            self._step(trainer, [self.weighted(1)], size)
             moved = self._score(trainer)
             second = self._by_sampler(snapshot)
             after = self._score(trainer)
@@ -239,7 +231,7 @@ class _Measurement:
         gradient.wait()
         step.wait()
 
-    def _weighted(self, factor: int) -> Datum:
+    def weighted(self, factor: int) -> Datum:
         return row_datum(self.row, weights=factor * self.row.fields["weights"])
 
 
