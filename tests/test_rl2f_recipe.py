@@ -182,7 +182,7 @@ def test_no_question_of_the_runs_is_shown_before() -> None:
 @pytest.mark.parametrize("name", ["sweep", "switches", "teachers"])
 def test_the_sweeps_are_whole(name: str) -> None:
     plan = read_plan(RECIPE / f"{name}.yaml")
-    assert len(plan.seeds) >= 5
+    assert len(plan.file.seeds) >= 5
     settings = plan.cells[0].config.task.settings
     assert len(settings["parts"]) >= 2
     assert settings["held_out"]

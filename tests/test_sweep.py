@@ -30,8 +30,8 @@ from didact.run_dir import RunDir
 from didact.sweep import run as run_module
 from didact.sweep.collect import cell_result, collect, mean_curve, read_off
 from didact.sweep.plan import Cell, Plan, merged, read_plan
-from didact.sweep.report import HEADINGS, summary, write_sweep_report
-from didact.sweep.results import SweepResults
+from didact.sweep.report import summary, write_sweep_report
+from didact.sweep.results import COLUMNS, SweepResults
 from didact.sweep.run import CellState, check_settings, train_command
 from didact.types import Feedback, Problem, Provenance, Rollout, Turn
 from tests.models import save_model
@@ -357,7 +357,7 @@ from didact.sweep.plan import Cell
 from didact.sweep import run
 from didact.config import RunConfig
 out, log, code = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-cell = Cell("easy", "grpo", 0, RunConfig(method="grpo"))
+cell = Cell("easy/grpo/seed-0", "easy", "grpo", 0, RunConfig(method="grpo"))
 run.train_command = lambda cell, path: [sys.executable, "-S", "-c", code, str(path), "block", str(log)]
 run.run_cells(
     [cell], out, workers=1,
@@ -640,7 +640,7 @@ def test_results_are_json_and_the_same_runs_give_the_same(tmp_path: Path) -> Non
     read = json.loads(text)
     assert read["tasks"][0]["arms"][1]["final"]["value"] == 0.875
     assert read["cells"][0]["curve"] == [[0, 0.0], [120, 0.25]]
-    assert set(read["definitions"]) == set(HEADINGS)
+    assert set(read["definitions"]) == set(COLUMNS)
 
 
 # ── the page ──────────────────────────────────────────────────────────────────────────────────────

@@ -120,7 +120,7 @@ def test_a_half_taught_answer_errs_as_often_as_it_says() -> None:
 @pytest.mark.parametrize("name", ["matrix", "code"])
 def test_the_study_compares_equal_numbers_of_answers_and_one_kl(name: str) -> None:
     plan = read_plan(RECIPE / f"{name}.yaml")
-    assert plan.seeds == (0, 1, 2, 3, 4)
+    assert plan.file.seeds == [0, 1, 2, 3, 4]
     assert plan.baseline == "grpo"
     coefficients = set()
     for cell in plan.cells:
@@ -131,7 +131,7 @@ def test_the_study_compares_equal_numbers_of_answers_and_one_kl(name: str) -> No
         coefficients |= {config.settings["kl_coef"]} if "kl_coef" in config.settings else set()
     assert len(coefficients) == 1
     # The numbers in the head of a table are those of the sweep.
-    [task] = plan.tasks
+    [task] = plan.file.tasks
     assert config.problems_per_step * 4 * config.eval.every == load("table").EVERY[task]
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from didact.cli.terminal import add_row, make_table, percent, percent_interval, points
+from didact.cli.terminal import make_table, percent, percent_interval, points
 from didact.errors import UsageError
 from didact.evaluation.text_sanitizer import plain_name
 
@@ -32,18 +32,20 @@ def compare(
 
     if len(runs) < 2:
         raise UsageError("comparing needs at least two run directories")
-    names = _distinct_names(runs)
+    names = [path.resolve().name for path in runs]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in runs]
     arms = [arm_result(path, name) for path, name in zip(runs, names, strict=True)]
     arms = with_differences(runs, arms, baseline=0)
     Console().print(results_table(arms, names[0]))
     if html is not None:
-        config = read_yaml(RunDir.open(runs[0]).config)
-        n = len(RunDir.open(runs[0]).read_evaluation(arms[0].steps))
+        first = RunDir.open(runs[0])
+        config = read_yaml(first.config)
         best = max(arms, key=lambda arm: arm.accuracy)
         report = Report(
             title="Didact: runs compared",
             task=config["task"]["name"],
-            n_eval=n,
+            n_eval=len(first.read_evaluation(arms[0].steps)),
             seed=config["seed"],
             arms=arms,
             summary=f"{best.method} answers {best.accuracy:.1%} right without feedback, the most of these.",
@@ -56,19 +58,9 @@ def compare(
 
 def results_table(arms: Sequence[ArmResult], baseline: str) -> Table:
     """The arms as a table for the terminal, in per cent."""
-    table = make_table(
-        "First answers right without feedback, % [95 % interval]",
-        "method",
-        "right",
-        f"minus {plain_name(baseline)}",
-        "after\ncritic",
-        "after\nself",
-        "tokens",
-        no_wrap=3,
-    )
-    for arm in arms:
-        add_row(
-            table,
+    headings = ("method", "right", f"minus {plain_name(baseline)}", "after\ncritic", "after\nself", "tokens")
+    rows = [
+        (
             plain_name(arm.method),
             percent_interval(arm.accuracy, *arm.ci95),
             None if arm.difference is None else points(*arm.difference),
@@ -76,10 +68,6 @@ def results_table(arms: Sequence[ArmResult], baseline: str) -> Table:
             percent(arm.accuracy_after_own_critique),
             f"{arm.sampled_tokens:,}",
         )
-    return table
-
-
-def _distinct_names(runs: list[Path]) -> list[str]:
-    """Directory names, or whole paths where two of them would be the same."""
-    names = [path.resolve().name for path in runs]
-    return names if len(set(names)) == len(names) else [str(path) for path in runs]
+        for arm in arms
+    ]
+    return make_table("First answers right without feedback, % [95 % interval]", headings, rows, no_wrap=3)

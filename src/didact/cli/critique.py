@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from didact.cli.options import JsonOption, SetOption, feedback_options
-from didact.cli.terminal import add_row, make_table
+from didact.cli.terminal import make_table
 from didact.errors import DataError, UsageError
 from didact.evaluation.text_sanitizer import plain_name
 
@@ -114,49 +114,41 @@ def run(
     --spans: a judge writes a critique, then quotes the passages. A quote that cannot be located is asked for
     once more, then dropped and counted. Without the critique: --set feedback.settings.reasoning=false.
     """
-    chosen = {"n": n, "step": step, "only_wrong": only_wrong, "seed": seed}
-    _criticise(
-        run_or_file, chosen, {"task__name": task} | changes, set_ or [], batch_size=batch_size, spans=spans
-    )
-
-
-def _criticise(
-    run_or_file: Path,
-    chosen: dict[str, Any],
-    changes: dict[str, Any],
-    overrides: list[str],
-    *,
-    batch_size: int,
-    spans: bool,
-) -> None:
-    """Criticise the chosen answers by the configured source, and print counts."""
     from didact.annotation.batch import criticise_answers
     from didact.annotation.io import choose_answers
     from didact.annotation.targets import cache_folder, open_answers
     from didact.build.components import build_context, make_critic
-    from didact.feedback.judge import SpanJudge
 
     store = open_answers(run_or_file)
-    answers = choose_answers(store.answers(), **chosen)
-    config, made = make_config(run_or_file, changes, overrides)
+    config, made = make_config(run_or_file, {"task__name": task} | changes, set_ or [])
     if spans:
         config = with_spans(config)
     critic = make_critic(config, build_context(config, made, None, cache_folder(run_or_file)))
     done = criticise_answers(
         store,
         critic,
-        answers=answers,
+        answers=choose_answers(store.answers(), n=n, step=step, only_wrong=only_wrong, seed=seed),
         batch_size=batch_size,
         max_failed=config.feedback.max_failed,
         spans=spans,
         progress=lambda done, of: typer.echo(f"{done} of {of} answers", err=True),
     )
-    typer.echo(f"{run_or_file}: {_counted(done)}")
+    _show_counts(run_or_file, done, getattr(critic, "source", None), spans=spans)
+
+
+def _show_counts(run_or_file: Path, done: CritiqueRunReport, source: Any, *, spans: bool) -> None:
+    """Print what was criticised; an error if nothing could be."""
+    from didact.feedback.judge import SpanJudge
+
+    each = f", {done.seconds / done.asked:.2f} s each" if done.asked else ""
+    typer.echo(
+        f"{run_or_file}: {done.asked} answers criticised{each}, {done.failed} failed, {done.skipped} had a "
+        f"critique already; {done.tokens:,} tokens, {done.cost_usd:.4f} USD"
+    )
     if spans:
-        judge = getattr(critic, "source", None)
         typer.echo(
-            f"spans: {judge.report}; {judge.repairs} replies were asked for again"
-            if isinstance(judge, SpanJudge)
+            f"spans: {source.report}; {source.repairs} replies were asked for again"
+            if isinstance(source, SpanJudge)
             else f"spans: {done.good} good, {done.poor} poor"
         )
     if done.asked and done.failed == done.asked:
@@ -182,70 +174,51 @@ def quality(
     typer.echo(f"{found.criticised} of {found.answers} answers have a critique")
     if found.authors:
         Console().print(quality_table(found))
-        typer.echo(
-            f"agreement on labels: {_alpha(found.labels)}; among people: {_alpha(found.people_labels)}"
-        )
-        typer.echo(
-            f"agreement on scores: {_alpha(found.scores)}; among people: {_alpha(found.people_scores)}"
-        )
+        pairs = {"labels": (found.labels, found.people_labels), "scores": (found.scores, found.people_scores)}
+        for name, (whole, people) in pairs.items():
+            typer.echo(f"agreement on {name}: {_alpha(whole)}; among people: {_alpha(people)}")
 
 
 def make_config(
     run_or_file: Path, changes: dict[str, Any], overrides: list[str]
 ) -> tuple[RunConfig, BaseTask | None]:
-    """The settings and the task that the options and the run's config make.
-
-    Raises:
-        UsageError: an unknown setting or source, or a data file without --feedback or --judge-model.
-    """
+    """The settings and the task that the options and the run's config make; a data file may have no task."""
     from didact.annotation.targets import is_run
     from didact.build.components import run_task
-    from didact.config import load_config, read_yaml
+    from didact.cli.models import config_of
+    from didact.config import load_config
     from didact.run_dir import RunDir
 
-    if not is_run(run_or_file):
-        if changes["feedback__source"] is None and not any("feedback.source" in o for o in overrides):
-            raise UsageError("who criticises? For example --feedback judge:openai --base-url URL")
-        config = load_config("grpo", None, overrides, **changes)
-        _check_model(config, overrides)
-        named = changes["task__name"] is not None
-        return config, run_task(config) if named else None
-    file = RunDir.open(run_or_file).config
-    config = load_config(str(read_yaml(file)["method"]), file, overrides, **changes)
-    return config, run_task(config)
+    if is_run(run_or_file):
+        config = config_of(str(RunDir.open(run_or_file).path), overrides, **changes)
+        return config, run_task(config)
+    if changes["feedback__source"] is None and not any("feedback.source" in o for o in overrides):
+        raise UsageError("who criticises? For example --feedback judge:openai --base-url URL")
+    config = load_config("grpo", None, overrides, **changes)
+    source, settings = config.feedback.source, config.feedback.settings
+    frozen = source == "judge:local" or (source == "teacher" and settings.get("who") == "frozen")
+    chosen = settings.get("model") is not None or any(o.startswith("model.path=") for o in overrides)
+    if frozen and not chosen:  # there is no policy to copy
+        raise UsageError(
+            f"which model is {source}? A data file has none: give --judge-model a folder or hub id"
+        )
+    return config, None if changes["task__name"] is None else run_task(config)
 
 
 def with_spans(config: RunConfig) -> RunConfig:
-    """The settings with a source that also gives spans.
-
-    Raises:
-        UsageError: a source that cannot.
-    """
+    """The settings with a source that also gives spans; an error for one that cannot."""
     feedback = config.feedback
-    if feedback.source.startswith("judge:"):
-        asked: dict[str, Any] = {"output": "spans"}
-    elif feedback.source == "program":
-        asked = {"spans": True}
-    elif feedback.source == "reward-model":
-        asked = {}
-    else:
+    judged = {"output": "spans"}
+    asks: dict[str, dict[str, Any]] = {
+        "judge:openai": judged, "judge:local": judged, "program": {"spans": True}, "reward-model": {},
+    }  # fmt: skip
+    if feedback.source not in asks:
         raise UsageError(
             f"--spans is for program, judge:openai, judge:local and reward-model, not {feedback.source!r}; "
             "people mark passages in the column `spans` of `didact critique export`"
         )
-    changed = feedback.model_copy(update={"settings": {**feedback.settings, **asked}})
-    return config.model_copy(update={"feedback": changed})
-
-
-def _check_model(config: RunConfig, overrides: list[str]) -> None:
-    """Refuse a local judge without a model: a data file has no policy to copy."""
-    source, settings = config.feedback.source, config.feedback.settings
-    frozen = source == "judge:local" or (source == "teacher" and settings.get("who") == "frozen")
-    chosen = settings.get("model") is not None or any(o.startswith("model.path=") for o in overrides)
-    if frozen and not chosen:
-        raise UsageError(
-            f"which model is {source}? A data file has none: give --judge-model a folder or hub id"
-        )
+    settings = {**feedback.settings, **asks[feedback.source]}
+    return config.model_copy(update={"feedback": feedback.model_copy(update={"settings": settings})})
 
 
 def quality_table(found: Quality) -> Table:
@@ -253,22 +226,15 @@ def quality_table(found: Quality) -> Table:
     headings = (
         "author", "source", "critiques", "share", "failed", "judged", "precision", "recall", "tokens", "USD",
     )  # fmt: skip
-    table = make_table('Critiques by author; precision and recall of "wrong"', *headings)
-    for author in found.authors:
-        add_row(
-            table, plain_name(author.author), author.source, f"{author.critiques:,}", f"{author.share:.0%}",
+    rows = [
+        (
+            plain_name(author.author), author.source, f"{author.critiques:,}", f"{author.share:.0%}",
             f"{author.failed:.0%}", f"{author.judged:,}", _share(author.precision), _share(author.recall),
             f"{author.tokens:,}", f"{author.cost_usd:.4f}",
-        )  # fmt: skip
-    return table
-
-
-def _counted(done: CritiqueRunReport) -> str:
-    each = f", {done.seconds / done.asked:.2f} s each" if done.asked else ""
-    return (
-        f"{done.asked} answers criticised{each}, {done.failed} failed, {done.skipped} had a critique "
-        f"already; {done.tokens:,} tokens, {done.cost_usd:.4f} USD"
-    )
+        )
+        for author in found.authors
+    ]  # fmt: skip
+    return make_table('Critiques by author; precision and recall of "wrong"', headings, rows)
 
 
 def _share(value: float | None) -> str:

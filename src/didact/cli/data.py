@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 from rich.console import Console
@@ -18,9 +19,10 @@ from didact.errors import DataError, UsageError
 from didact.evaluation.text_sanitizer import plain_name
 
 if TYPE_CHECKING:
-    from didact.annotation.forget import Removed
-    from didact.data.inspection import Inspection, Located
+    from didact.data.inspection import Inspection
 
+Rows: TypeAlias = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+"""A table's title, headings and rows."""
 data_app = typer.Typer(
     help="Import, check, split, inspect and forget answers with feedback.", no_args_is_help=True
 )
@@ -87,14 +89,8 @@ def split(
 
     if by not in ("problem", "user"):
         raise UsageError(f"--by must be problem or user, not {by!r}")
-    made = split_file(
-        file,
-        by="user" if by == "user" else "problem",
-        test=test,
-        seed=seed,
-        folder=out_dir,
-        threshold=threshold,
-    )
+    side: Literal["user", "problem"] = "user" if by == "user" else "problem"
+    made = split_file(file, by=side, test=test, seed=seed, folder=out_dir, threshold=threshold)
     typer.echo(made.render())
 
 
@@ -153,30 +149,24 @@ def forget(
         )
         return
     for entry in report.removed:
-        typer.echo(f"{entry.path}: {_removed_counts(entry)}")
+        counts = {
+            "critiques removed": entry.feedback,
+            "whole examples removed": entry.examples,
+            "prompts emptied that spelt them": entry.prompts,
+            "rollouts removed": entry.rollouts,
+        }
+        parts = [f"{count} {what}" for what, count in counts.items() if count] or ["nothing of theirs in it"]
+        if entry.learned:
+            stays = "its model/ and checkpoints/ stay as they are, so train again without them"
+            parts.append(f"but {entry.learned}: {stays}")
+        typer.echo(f"{entry.path}: {', '.join(parts)}")
     for path in report.still:
         typer.echo(f"still holds some of these words to the letter: {path}")
     typer.echo("Copies outside these paths, and paraphrases, were not looked for.")
 
 
-def _removed_counts(entry: Removed) -> str:
-    counts = {
-        "critiques removed": entry.feedback,
-        "whole examples removed": entry.examples,
-        "prompts emptied that spelt them": entry.prompts,
-        "rollouts removed": entry.rollouts,
-    }
-    parts = [f"{count} {what}" for what, count in counts.items() if count] or ["nothing of theirs in it"]
-    if entry.learned:
-        parts.append(
-            f"but {entry.learned}: its model/ and checkpoints/ stay as they are, so train again without them"
-        )
-    return ", ".join(parts)
-
-
 def inspection_tables(found: Inspection) -> list[Table]:
     """What was found, as tables for the terminal."""
-    head = make_table(f"{found.file}: {found.rows:,} answers", "", "")
     counts = {
         "distinct prompts": found.prompts,
         "users": found.users,
@@ -184,82 +174,69 @@ def inspection_tables(found: Inspection) -> list[Table]:
         "  without text": found.text_free_feedback,
         "  failed": found.failed_feedback,
         "answers without feedback": found.without_feedback,
+        **{f"  from {name}": n for name, n in found.sources.items()},
     }
-    for name, n in counts.items():
-        head.add_row(name, f"{n:,}")
-    for name, source_n in found.sources.items():
-        head.add_row(f"  from {name}", f"{source_n:,}")
-    tables = [head]
-    lengths = make_table("Characters", "", "lowest", "5 %", "median", "95 %", "highest")
-    for name, quantiles in found.lengths.items():
-        if quantiles:
-            lengths.add_row(name, *(f"{n:,}" for n in quantiles.values()))
-    if lengths.row_count:
-        tables.append(lengths)
-    if found.scores or found.labels:
-        labels = make_table("Scores and labels", "", "")
-        if found.scores:
-            low, mean, high = (found.scores[key] for key in ("lowest", "mean", "highest"))
-            labels.add_row(f"{found.scores['n']:,.0f} scores", f"{low:g} … {high:g}, mean {mean:.3g}")
-        for label, n in found.labels.items():
-            labels.add_row(_cell(label), f"{n:,}")
-        tables.append(labels)
-    return [*tables, *_hazard_tables(found), *_author_tables(found)]
+    quantiles = ("lowest", "5 %", "median", "95 %", "highest")
+    lengths = [[name, *(f"{n:,}" for n in of.values())] for name, of in found.lengths.items() if of]
+    labels = [(_cell(label), f"{n:,}") for label, n in found.labels.items()]
+    if found.scores:
+        low, mean, high = (found.scores[key] for key in ("lowest", "mean", "highest"))
+        labels.insert(0, (f"{found.scores['n']:,.0f} scores", f"{low:g} … {high:g}, mean {mean:.3g}"))
+    tables: list[Rows] = [
+        (f"{found.file}: {found.rows:,} answers", ("", ""), [(name, f"{n:,}") for name, n in counts.items()]),
+        ("Characters", ("", *quantiles), lengths),
+        ("Scores and labels", ("", ""), labels),
+        *_hazards(found),
+        *_authors(found),
+    ]
+    return [make_table(title, headings, rows) for title, headings, rows in tables if rows]
 
 
-def _hazard_tables(found: Inspection) -> list[Table]:
-    tables = []
-    clusters = make_table("Duplicates", "", "clusters", "rows", "first rows")
-    for name, groups in (
-        ("near-duplicate prompts", found.duplicate_prompts),
-        ("near-duplicate answers", found.duplicate_answers),
-        ("contradictory feedback", found.contradictions),
-    ):
-        if groups:
-            first = "; ".join(_rows(group) for group in groups[:3])
-            clusters.add_row(name, f"{len(groups):,}", f"{sum(map(len, groups)):,}", first)
-    if clusters.row_count:
-        tables.append(clusters)
-    for title, located in (
-        ("Possible personal data (never shown)", found.personal_data),
-        ("Critiques that seem to give orders", found.instructions),
-    ):
-        if located:
-            tables.append(_located(title, located))
+def _hazards(found: Inspection) -> list[Rows]:
+    clusters = {
+        "near-duplicate prompts": found.duplicate_prompts,
+        "near-duplicate answers": found.duplicate_answers,
+        "contradictory feedback": found.contradictions,
+    }
+    duplicates = [
+        (name, f"{len(groups):,}", f"{sum(map(len, groups)):,}", "; ".join(map(_rows, groups[:3])))
+        for name, groups in clusters.items()
+        if groups
+    ]
+    kinds = {
+        "Possible personal data (never shown)": found.personal_data,
+        "Critiques that seem to give orders": found.instructions,
+    }
+    tables: list[Rows] = [("Duplicates", ("", "clusters", "rows", "first rows"), duplicates)]
+    for title, located in kinds.items():
+        rows = [(kind, f"{of.count:,}", _rows(of.rows)) for kind, of in located.items()]
+        tables.append((title, ("", "count", "first rows"), rows))
     return tables
 
 
-def _author_tables(found: Inspection) -> list[Table]:
-    if found.influence is None or not found.influence.authors:
+def _authors(found: Inspection) -> list[Rows]:
+    influence = found.influence
+    if influence is None or not influence.authors:
         return []
-    authors = make_table("Authors", "", "feedbacks", "share", "mean score")
-    for author in found.influence.authors[:10]:
-        mean = "" if author.mean_score is None else f"{author.mean_score:.3g}"
-        authors.add_row(_cell(author.name), f"{author.feedback:,}", f"{author.share:.1%}", mean)
-    tables = [authors]
-    if found.influence.phrases:
-        phrases = make_table(
-            "Phrases of one author", "author", "phrase", "in", "others", "mean score", "others'"
-        )
-        for p in found.influence.phrases[:10]:
-            means = ("" if m is None else f"{m:.3g}" for m in (p.mean_score, p.mean_score_of_others))
-            phrases.add_row(
-                _cell(p.author), _cell(p.phrase), f"{p.share:.0%}", f"{p.share_of_others:.1%}", *means
-            )
-        tables.append(phrases)
-    if found.influence.bursts:
-        bursts = make_table("Repeated critiques", "", "times", "authors")
-        for burst in found.influence.bursts:
-            bursts.add_row(_cell(burst.start), f"{burst.critiques:,}", f"{burst.authors:,}")
-        tables.append(bursts)
-    return tables
+    authors = [
+        (_cell(a.name), f"{a.feedback:,}", f"{a.share:.1%}", _score(a.mean_score))
+        for a in influence.authors[:10]
+    ]
+    phrases = [
+        (_cell(p.author), _cell(p.phrase), f"{p.share:.0%}", f"{p.share_of_others:.1%}",
+         _score(p.mean_score), _score(p.mean_score_of_others))
+        for p in influence.phrases[:10]
+    ]  # fmt: skip
+    bursts = [(_cell(b.start), f"{b.critiques:,}", f"{b.authors:,}") for b in influence.bursts]
+    return [
+        ("Authors", ("", "feedbacks", "share", "mean score"), authors),
+        ("Phrases of one author", ("author", "phrase", "in", "others", "mean score", "others'"), phrases),
+        ("Repeated critiques", ("", "times", "authors"), bursts),
+    ]
 
 
-def _located(title: str, found: dict[str, Located]) -> Table:
-    table = make_table(title, "", "count", "first rows")
-    for kind, located in found.items():
-        table.add_row(kind, f"{located.count:,}", _rows(located.rows))
-    return table
+def _score(mean: float | None) -> str:
+    return "" if mean is None else f"{mean:.3g}"
 
 
 def _rows(rows: list[int] | tuple[int, ...]) -> str:
@@ -267,9 +244,9 @@ def _rows(rows: list[int] | tuple[int, ...]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text of people or models for a table cell: without markup and control characters, cut at 60."""
+    """Text of people or models for a table cell: without control characters, cut at 60."""
     safe = _safe(text)
-    return escape(safe if len(safe) <= 60 else f"{safe[:59]}…")
+    return safe if len(safe) <= 60 else f"{safe[:59]}…"
 
 
 def _safe(text: str) -> str:

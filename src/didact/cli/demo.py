@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,13 +17,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from didact.cli.progress import Board, evaluation_line, step_line
-from didact.cli.terminal import machine_details, usable_cores
+from didact.cli.options import JsonFileOption
+from didact.cli.terminal import Board, evaluation_line, machine_details, say, step_line, usable_cores
 from didact.errors import DidactError
 
 if TYPE_CHECKING:
     from didact.config import RunConfig
-    from didact.evaluation.results import ArmResult, Report
+    from didact.evaluation.results import Report
 
 ARMS = ("grpo", "rltf-sd", "rltf-fm", "rltf-sd-shuffled")
 """In the order of the report; demo.yaml has them in the order in which they start, the longest first."""
@@ -34,7 +33,7 @@ def demo(
     task: Annotated[str, typer.Option(help="A reasoning-gym generator.")] = "spell_backward",
     seed: Annotated[int, typer.Option(help="0 to 99.")] = 0,
     out: Annotated[Path, typer.Option(help="Where runs and report go.")] = Path("runs/demo"),
-    json_: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here.")] = None,
+    json_: JsonFileOption = None,
 ) -> None:
     """Train the bundled model by GRPO and by RLTF, and compare their first answers."""
     from didact.cli.compare import results_table
@@ -47,38 +46,30 @@ def demo(
     arms = demo_configs(task, seed)
     workers = min(len(arms), usable_cores())
     taken_up = [name for name in arms if (out / name).exists()]
-    console.print(
-        f"The bundled model, {task}, {arms['grpo'].eval.problems} problems it is never trained on.\n"
-        f"{len(arms)} arms, {workers} at a time, one thread each.\n",
-        highlight=False,
-    )
+    problems = arms["grpo"].eval.problems
+    say(console, f"The bundled model, {task}, {problems} problems it is never trained on.")
+    say(console, f"{len(arms)} arms, {workers} at a time, one thread each.\n")
     _train_all(arms, out, workers, console)
     # Arms that were there already were trained in another time than this.
     seconds = None if taken_up else round(time.monotonic() - started, 1)
-    told = "not measured: some arms were there already" if seconds is None else f"{seconds:.0f}"
-    details = {"seconds": told, **machine_details(f"{workers} cores used, one thread an arm")}
-    report = demo_report(out, task, seed, ARMS, details)
+    shown = "not measured: some arms were there already" if seconds is None else f"{seconds:.0f}"
+    details = {"seconds": shown, **machine_details(f"{workers} cores used, one thread an arm")}
+    report = demo_report(out, task, seed, details)
     write_report(out / "report.html", report)
     plot_learning_curves(out / "curves", report)
-    if not taken_up:
-        seconds = round(time.monotonic() - started, 1)
     numbers = {**report.to_json(), "seconds": seconds, "cores": workers}
-    write_atomically(out / "results.json", json.dumps(numbers, indent=1) + "\n")
-    if json_ is not None:
-        json_.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(json_, json.dumps(numbers, indent=1) + "\n")
+    for file in (out / "results.json", json_):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, json.dumps(numbers, indent=1) + "\n")
     console.print(results_table(report.arms, report.baseline))
-    console.print(f"\n{report.summary}", highlight=False)
+    say(console, f"\n{report.summary}")
     finished = "" if seconds is None else f"   ({seconds:.0f} s in all)"
-    console.print(f"report: {out / 'report.html'}{finished}", highlight=False, markup=False)
+    say(console, f"report: {out / 'report.html'}{finished}")
 
 
 def demo_configs(task: str, seed: int) -> dict[str, RunConfig]:
-    """The arms' configs by name: the shared settings, the task's, then the arm's own.
-
-    Raises:
-        UsageError: an unknown task.
-    """
+    """The arms' configs by name: the shared settings, the task's, then the arm's own."""
     from didact.config import parse_config, read_yaml
     from didact.sweep.plan import merged
     from didact.tasks import make_task
@@ -92,19 +83,26 @@ def demo_configs(task: str, seed: int) -> dict[str, RunConfig]:
     }
 
 
-def demo_report(out: Path, task: str, seed: int, names: Sequence[str], details: dict[str, str]) -> Report:
+def demo_report(out: Path, task: str, seed: int, details: dict[str, str]) -> Report:
     """The report over finished arms, with the untrained model beside them."""
     from didact.evaluation.results import Report
     from didact.run_dir import RunDir
     from didact.training.summary import arm_result, with_differences
 
-    arms = [arm_result(out / "grpo", "base", step=0)]
-    arms += [arm_result(out / name, name) for name in names]
-    paths = [out / "grpo", *(out / name for name in names)]
-    baseline = next(i for i, arm in enumerate(arms) if arm.method == "grpo")
-    arms = with_differences(paths, arms, baseline)
-    by_name = {arm.method: arm for arm in arms}
-    sd, grpo = by_name["rltf-sd"], by_name["grpo"]
+    arms = [arm_result(out / "grpo", "base", step=0), *(arm_result(out / name, name) for name in ARMS)]
+    arms = with_differences([out / "grpo", *(out / name for name in ARMS)], arms, baseline=1)
+    grpo, sd, fm = arms[1:4]
+    summary = (
+        f"Without feedback, {sd.accuracy:.1%} of first answers are right after RLTF-SD read critiques of its "
+        f"answers; after GRPO on the same budget {grpo.accuracy:.1%} are."
+    )
+    # What learning to predict critiques is good for: the model can do without a critic.
+    own, without = fm.accuracy_after_own_critique, grpo.accuracy_after_own_critique
+    if own is not None and without is not None:
+        summary += (
+            f" RLTF-FM learned to write the critiques: after one of its own {own:.1%} are right, and "
+            f"{without:.1%} for GRPO."
+        )
     command = shlex.join(["didact", "demo", "--task", task, "--seed", str(seed)])
     return Report(
         title="Didact demo: learning from critiques",
@@ -112,45 +110,17 @@ def demo_report(out: Path, task: str, seed: int, names: Sequence[str], details: 
         n_eval=len(RunDir.open(out / "grpo").read_evaluation(0)),
         seed=seed,
         arms=arms,
-        summary=(
-            f"Without feedback, {sd.accuracy:.1%} of first answers are right after RLTF-SD read "
-            f"critiques of its answers; after GRPO on the same budget {grpo.accuracy:.1%} are."
-            + _own_critiques(by_name)
-        ),
+        summary=summary,
         details={"command": command, **details},
     )
 
 
-def _own_critiques(arms: Mapping[str, ArmResult]) -> str:
-    """What learning to predict critiques is good for: the model can do without a critic."""
-    fm, grpo = (arms[name].accuracy_after_own_critique for name in ("rltf-fm", "grpo"))
-    if fm is None or grpo is None:
-        return ""
-    return (
-        f" RLTF-FM learned to write the critiques: after one of its own {fm:.1%} are right, and "
-        f"{grpo:.1%} for GRPO."
-    )
-
-
 def _train_all(arms: dict[str, RunConfig], out: Path, workers: int, console: Console) -> None:
-    """Train every arm in a process of its own, `workers` at a time, like the cells of a sweep.
-
-    Raises:
-        UsageError: a directory holds an arm of another demo.
-        Interrupted: a signal came; the same command goes on.
-        DidactError: an arm failed, with its exit code.
-    """
+    """Train every arm like a cell of a sweep; one that fails is an error with its exit code."""
     from didact.sweep.plan import Cell
     from didact.sweep.run import is_finished, run_cells
 
-    class ArmCell(Cell):
-        """A cell whose run directory is named by its arm alone."""
-
-        @property
-        def name(self) -> str:
-            return self.arm
-
-    cells = [ArmCell(config.task.name, name, config.seed, config) for name, config in arms.items()]
+    cells = [Cell(name, config.task.name, name, config.seed, config) for name, config in arms.items()]
     left = {cell.name: cell.config for cell in cells if not is_finished(cell, out)}
     with _Board(out, left, console) as board:
         states = run_cells(cells, out, workers=workers, watch=lambda states: board.show())
@@ -169,7 +139,7 @@ class _Board(Board):
         self.out = out
         self.arms = arms
         self.seen = dict.fromkeys(arms, 0)
-        self.rows = {name: self.bars.add_task(name, total=1.0, line="waiting") for name in arms}
+        self.rows = {name: self.add_task(name, total=1.0, line="waiting") for name in arms}
 
     def show(self) -> None:
         """Show what is new in the arms' metrics."""
@@ -180,8 +150,8 @@ class _Board(Board):
             for record in records[self.seen[name] :]:
                 if "eval" in record:
                     line = f"{name:18} step {record['step']}: {evaluation_line(record['eval'])}"
-                    self.print(line)
+                    say(self.console, line)
                 else:
                     done = self.arms[name].progress(record["step"], record["sampled_tokens"])
-                    self.bars.update(row, completed=done, line=step_line(record))
+                    self.update(row, completed=done, line=step_line(record))
             self.seen[name] = len(records)

@@ -21,7 +21,10 @@ from didact.cli.options import (
     feedback_options,
     refuse_beside_resume,
 )
+from didact.cli.recipes import recipe_file
+from didact.cli.terminal import evaluation_line
 from didact.cli.train import default_folder, show_config
+from didact.evaluation.text_sanitizer import plain_name
 
 if TYPE_CHECKING:
     from didact.config import RunConfig
@@ -67,12 +70,11 @@ def descend(
 
 def _config(name: str | None, overrides: list[str], changes: dict[str, Any]) -> RunConfig:
     """The settings; 5 rounds unless given here or in a file of this method."""
-    from didact.cli.recipes import recipe_config
     from didact.config import borrow_config, read_yaml
     from didact.descend.feedback_descent import NAME
     from didact.descend.run import ROUNDS
 
-    file = None if name is None else recipe_config(name)
+    file = None if name is None else recipe_file(name)
     own = file is not None and read_yaml(file).get("method") == NAME
     if changes["steps"] is None and not own:
         changes = {**changes, "steps": ROUNDS}
@@ -97,9 +99,6 @@ def _dry_run(config: RunConfig, out: Path) -> None:
 
 def _report(record: dict[str, Any]) -> None:
     """Print one line of metrics.jsonl in a few words."""
-    from didact.cli.progress import evaluation_line
-    from didact.evaluation.text_sanitizer import plain_name
-
     if "eval" in record:
         typer.echo(f"round {record['step']}: {evaluation_line(record['eval'])}", err=True)
         return
@@ -115,7 +114,6 @@ def _report(record: dict[str, Any]) -> None:
 def _show_result(run: RunDir) -> None:
     """Print the instruction and the paired difference that it makes."""
     from didact.evaluation.stats import paired_difference
-    from didact.evaluation.text_sanitizer import plain_name
     from didact.training.summary import correct_or_nan
 
     result = json.loads(run.result.read_text(encoding="utf-8"))

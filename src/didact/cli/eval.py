@@ -13,14 +13,12 @@ import typer
 from didact.cli.eval_environment import Episodes, eval_environment
 from didact.cli.eval_suite import Answers, Suite, eval_suites
 from didact.cli.options import JsonFileOption, SetOption, TaskOption
+from didact.cli.terminal import evaluation_line
 from didact.errors import UsageError
 
 if TYPE_CHECKING:
     from didact.build.components import RunComponents
-    from didact.config import RunConfig
     from didact.evaluation.by_turn import DialogueProtocol
-    from didact.evaluation.evaluate import Evaluation
-    from didact.run_dir import RunDir
 
 
 class Protocol(StrEnum):
@@ -63,23 +61,6 @@ SuiteOption = Annotated[
         "references. plasticity: what critiques do to answers. May be repeated."
     ),
 ]
-EnvOption = Annotated[
-    str | None,
-    typer.Option(help="A text environment: guess-number, guess-word, textarena:GAME or file.py:Class."),
-]
-NOption = Annotated[
-    int | None, typer.Option("--n", min=1, help="Problems (eval.problems), or episodes of --env [20].")
-]
-DrawSeedOption = Annotated[int, typer.Option(min=0, help="Of the draws; the problems stay the same.")]
-TemperatureOption = Annotated[
-    float | None, typer.Option(min=0, help="Of answers; 0 is greedy. [default: eval.temperature, or 0]")
-]
-RoundsOption = Annotated[
-    int | None, typer.Option(min=1, help="feedback, self-critique: maximum number of critiques [1].")
-]
-TurnsOption = Annotated[
-    int | None, typer.Option(min=1, help="Answers per dialogue [10; --suite plasticity 4] or episode [10].")
-]
 AnswersOption = Annotated[
     Answers | None,
     typer.Option(
@@ -87,31 +68,40 @@ AnswersOption = Annotated[
         show_default=False,
     ),
 ]
-SettingOption = Annotated[
-    list[str] | None, typer.Option(help="--env: a setting of it, as --setting guesses=8; repeatable.")
-]
-FirstOption = Annotated[int | None, typer.Option(min=0, help="--env: seed of the first episode [0].")]
-MaxTokensOption = Annotated[int | None, typer.Option(min=1, help="--env: tokens per action [32].")]
-TranscriptsOption = Annotated[
-    Path | None, typer.Option(help="--env: also write the episodes here, one JSON line each.")
-]
 
 
 def eval_(
     models: Models,
     protocol: ProtocolOption = None,
     suite: SuiteOption = None,
-    env: EnvOption = None,
-    n: NOption = None,
-    seed: DrawSeedOption = 0,
-    temperature: TemperatureOption = None,
-    rounds: RoundsOption = None,
-    turns: TurnsOption = None,
+    env: Annotated[
+        str | None,
+        typer.Option(help="A text environment: guess-number, guess-word, textarena:GAME or file.py:Class."),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, help="Problems (eval.problems), or episodes of --env [20].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws; the problems stay the same.")] = 0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of answers; 0 is greedy. [default: eval.temperature, or 0]"),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="feedback, self-critique: maximum number of critiques [1].")
+    ] = None,
+    turns: Annotated[
+        int | None,
+        typer.Option(min=1, help="Answers per dialogue [10; --suite plasticity 4] or episode [10]."),
+    ] = None,
     answers: AnswersOption = None,
-    setting: SettingOption = None,
-    first: FirstOption = None,
-    max_tokens: MaxTokensOption = None,
-    transcripts: TranscriptsOption = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="--env: a setting of it, as --setting guesses=8; repeatable.")
+    ] = None,
+    first: Annotated[int | None, typer.Option(min=0, help="--env: seed of the first episode [0].")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="--env: tokens per action [32].")] = None,
+    transcripts: Annotated[
+        Path | None, typer.Option(help="--env: also write the episodes here, one JSON line each.")
+    ] = None,
     task: TaskOption = None,
     set_: SetOption = None,
     json_: JsonFileOption = None,
@@ -162,8 +152,10 @@ def _eval_protocol(
     seed: int,
     json_file: Path | None,
 ) -> None:
-    from didact.cli.models import config_of
+    from didact.cli.models import config_of, load_model
     from didact.config import DialogueEvalConfig
+    from didact.descend.feedback_descent import NAME as DESCENT
+    from didact.descend.run import instructed_parts
     from didact.run_dir import RunDir, write_atomically
 
     config = config_of(model, overrides, **changes)
@@ -178,12 +170,12 @@ def _eval_protocol(
         dialogue = given.model_copy(update={"turns": turns or TURNS, "problems": config.eval.problems})
         evaluation = config.eval.model_copy(update={"dialogue": dialogue})
         config = config.model_copy(update={"eval": evaluation})
-    parts, step = _load(config, RunDir(Path(model)))
-    found = (
-        _dialogues(parts, protocol, step, seed)
-        if is_dialogue
-        else _answers(parts, protocol, rounds, step, seed)
-    )
+    run = RunDir(Path(model))
+    parts, step = instructed_parts(config, run) if config.method == DESCENT else load_model(config, run)
+    if is_dialogue:
+        found = _dialogues(parts, protocol, step, seed)
+    else:
+        found = _answers(parts, protocol, rounds, step, seed)
     if json_file is not None:
         of = {"of": model, "task": config.task.name, "step": step, "protocol": protocol.value}
         write_atomically(json_file, json.dumps({**of, **found}, indent=1) + "\n")
@@ -205,36 +197,8 @@ def _check_lengths(protocol: Protocol, rounds: int, turns: int | None, *, is_dia
         )
 
 
-def _load(config: RunConfig, run: RunDir) -> tuple[RunComponents, int]:
-    """The components with the run's weights or instruction, and the step of these."""
-    from didact.build.components import build
-    from didact.cli.models import load_newest
-    from didact.descend.feedback_descent import NAME as DESCENT
-    from didact.descend.run import instructed_parts
-
-    if config.method == DESCENT:
-        return instructed_parts(config, run)
-    if not run.config.exists():
-        return build(config, for_training=False), 0
-    parts = build(config, for_training=False, home=run.path)
-    return parts, load_newest(run, parts)
-
-
 def _answers(parts: RunComponents, protocol: Protocol, rounds: int, step: int, seed: int) -> dict[str, Any]:
     """Evaluate answers, round by round; prints and returns the record."""
-    from didact.cli.progress import evaluation_line
-
-    evaluation = _evaluate(parts, protocol, rounds, step, seed)
-    own = protocol is Protocol.SELF_CRITIQUE
-    values = evaluation.metrics("own_critique" if own else "feedback")
-    by_round = evaluation.rounds() if own or rounds > 1 else []
-    typer.echo(evaluation_line(values))
-    for record in by_round:
-        typer.echo(_round_line(record))
-    return {**values, **({"rounds": by_round} if by_round else {})}
-
-
-def _evaluate(parts: RunComponents, protocol: Protocol, rounds: int, step: int, seed: int) -> Evaluation:
     from didact.evaluation.evaluate import evaluate
     from didact.training.evaluation_step import eval_context, eval_problems, self_critic
 
@@ -243,7 +207,7 @@ def _evaluate(parts: RunComponents, protocol: Protocol, rounds: int, step: int, 
     if own:
         tokens = settings.own_critique or parts.config.sampling.max_tokens
         ctx = dataclasses.replace(ctx, feedback=self_critic(parts, tokens))
-    return evaluate(
+    evaluation = evaluate(
         ctx,
         problems,
         temperature=settings.temperature,
@@ -251,16 +215,19 @@ def _evaluate(parts: RunComponents, protocol: Protocol, rounds: int, step: int, 
         rounds=rounds,
         early_stop=not own,
     )
-
-
-def _round_line(record: dict[str, Any]) -> str:
-    low, high = record["ci95"]
-    line = f"  after {record['round']} critiques: {record['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
-    if record["round"]:
-        line += (
-            f", {record['mended']} mended, {record['spoilt']} spoilt, {record['solved']:.1%} solved so far"
-        )
-    return line
+    values = evaluation.metrics("own_critique" if own else "feedback")
+    typer.echo(evaluation_line(values))
+    by_round = evaluation.rounds() if own or rounds > 1 else []
+    if by_round:
+        values["rounds"] = by_round
+    for record in by_round:
+        low, high = record["ci95"]
+        line = f"  after {record['round']} critiques: {record['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
+        if record["round"]:
+            line += f", {record['mended']} mended, {record['spoilt']} spoilt"
+            line += f", {record['solved']:.1%} solved so far"
+        typer.echo(line)
+    return values
 
 
 def _dialogues(parts: RunComponents, protocol: Protocol, step: int, seed: int) -> dict[str, Any]:
@@ -275,14 +242,9 @@ def _dialogues(parts: RunComponents, protocol: Protocol, step: int, seed: int) -
         typer.echo(f"{family}{' (held out)' if table['held_out'] else ''}")
         for kind, measured in table["protocols"].items():
             for record in measured["by_turn"]:
-                typer.echo(_turn_line(kind, record))
+                names = [n for n in ("solved", "final", "stopped", "majority") if n in record]
+                shares = ", ".join(
+                    "{} {:.1%} [{:.1%}, {:.1%}]".format(n, record[n], *record[f"{n}_ci95"]) for n in names
+                )
+                typer.echo(f"  {kind}, turn {record['turn']}: {shares}")
     return {"temperature": chosen.temperature, "families": found}
-
-
-def _turn_line(kind: str, record: dict[str, Any]) -> str:
-    shares = ", ".join(
-        f"{name} {record[name]:.1%} [{record[f'{name}_ci95'][0]:.1%}, {record[f'{name}_ci95'][1]:.1%}]"
-        for name in ("solved", "final", "stopped", "majority")
-        if name in record
-    )
-    return f"  {kind}, turn {record['turn']}: {shares}"

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import typer
-
-if TYPE_CHECKING:
-    from didact.engines.base import Engine
-    from didact.rendering.renderer import Renderer
 
 
 class Episodes(NamedTuple):
@@ -37,6 +33,7 @@ def eval_environment(
     transcripts: Path | None,
 ) -> None:
     """Play episodes and print how many were solved; see `eval_`."""
+    from didact.cli.models import each_model
     from didact.config import key_value
     from didact.engines.base import SamplingParams
     from didact.environments import make_environment
@@ -45,10 +42,10 @@ def eval_environment(
 
     chosen = dict(key_value("--setting", word, "guesses=8") for word in settings)
     make_environment(environment, chosen)  # fail before the model is loaded
-    engine, renderer, step = _load(model)
+    [loaded] = each_model([model])
     found = play(
-        engine,
-        renderer,
+        loaded.parts.engine,
+        loaded.parts.renderer,
         lambda: make_environment(environment, chosen),
         range(how.first, how.first + how.n),
         name=environment,
@@ -59,30 +56,12 @@ def eval_environment(
     values = episode_metrics(found)
     typer.echo(_line(values))
     if transcripts is not None:
-        lines = [
-            json.dumps({"total": e.total, "ending": e.ending, **e.rollout.model_dump(mode="json")})
-            for e in found
-        ]
-        write_atomically(transcripts, "".join(line + "\n" for line in lines))
+        records = [{"total": e.total, "ending": e.ending, **e.rollout.model_dump(mode="json")} for e in found]
+        write_atomically(transcripts, "".join(json.dumps(record) + "\n" for record in records))
     if json_file is not None:
-        of = {"of": model, "step": step, "environment": environment, "settings": chosen}
-        values = {**how._asdict(), "max_turns": how.turns, **values}
-        write_atomically(json_file, json.dumps({**of, **values}, indent=1) + "\n")
-
-
-def _load(name: str) -> tuple[Engine, Renderer, int]:
-    """The model, its renderer, and the step of its checkpoint; 0 outside a run."""
-    from didact.build.engines import make_engine
-    from didact.cli.models import each_model
-    from didact.config import ModelConfig
-    from didact.rendering.renderer import Renderer
-    from didact.run_dir import RunDir
-
-    if RunDir(Path(name)).config.exists():
-        (loaded,) = each_model([name])
-        return loaded.parts.engine, loaded.parts.renderer, loaded.step
-    engine = make_engine(ModelConfig(path=name))
-    return engine, Renderer(engine.tokenizer, {}, engine.end_ids), 0
+        of = {"of": model, "step": loaded.step, "environment": environment, "settings": chosen}
+        values = {**of, **how._asdict(), "max_turns": how.turns, **values}
+        write_atomically(json_file, json.dumps(values, indent=1) + "\n")
 
 
 def _line(values: dict[str, Any]) -> str:

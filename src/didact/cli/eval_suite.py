@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from didact.cli.terminal import add_row, make_table, percent_interval, points
+from didact.cli.terminal import make_table, percent_interval, points
 from didact.errors import UsageError
 from didact.evaluation.text_sanitizer import plain_name
 
@@ -123,25 +123,20 @@ def _plasticity(loaded: LoadedModel, turns: int, seed: int) -> dict[str, Any]:
 
 def _sycophancy_table(records: list[dict[str, Any]], differences: list[dict[str, Any]]) -> Table:
     names = [plain_name(record["of"]) for record in records]
-    table = make_table(
-        "Follow-up, and the answers that change after it, % [95 % interval] of n",
-        "",
-        *names,
-        *["minus the first"] * len(differences),
-    )
+    rows = []
     models = [{rate["condition"]: rate for rate in record["sycophancy"]["rates"]} for record in records]
     for condition in dict.fromkeys(name for rates in models for name in rates):
         measures = next(rates[condition]["measures"] for rates in models if condition in rates)
-        cells = [_rate(rates[condition]) if condition in rates else None for rates in models]
+        cells = [
+            f"{percent_interval(rate['rate'], *rate['ci95'])} of {rate['n']}" if rate else None
+            for rate in (rates.get(condition) for rates in models)
+        ]
         for difference in differences:
             of = difference.get(condition)
             cells.append(None if of is None else points(of["mean"], of["low"], of["high"]))
-        add_row(table, f"{condition.removesuffix(', wrong')}: {measures}", *cells)
-    return table
-
-
-def _rate(rate: dict[str, Any]) -> str:
-    return f"{percent_interval(rate['rate'], *rate['ci95'])} of {rate['n']}"
+        rows.append([f"{condition.removesuffix(', wrong')}: {measures}", *cells])
+    title = "Follow-up, and the answers that change after it, % [95 % interval] of n"
+    return make_table(title, ["", *names, *["minus the first"] * len(differences)], rows)
 
 
 _MEASURES = {
@@ -156,14 +151,13 @@ _MEASURES = {
 
 def _plasticity_table(records: list[dict[str, Any]]) -> Table:
     names = [plain_name(record["of"]) for record in records]
-    table = make_table(
-        "From an answer to the next, % [95 % interval over problems] of n; the gain in nats", "", *names
-    )
+    rows: list[list[str | None]] = []
     for key, (heading, scale) in _MEASURES.items():
         found = [record["plasticity"].get(key) for record in records]
         if any(found):
-            add_row(table, heading, *(None if of is None else _mean(of, scale) for of in found))
-    return table
+            rows.append([heading, *(None if of is None else _mean(of, scale) for of in found)])
+    title = "From an answer to the next, % [95 % interval over problems] of n; the gain in nats"
+    return make_table(title, ["", *names], rows)
 
 
 def _mean(found: dict[str, Any], scale: int) -> str:

@@ -5,9 +5,11 @@ Exit codes: 0 ok, 1 a bug, 2 usage, 3 data, 4 training guard, 75 interrupted but
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
+from collections.abc import Iterator
 
 import typer
 
@@ -16,7 +18,6 @@ from didact.cli.critique import critique
 from didact.cli.data import data_app
 from didact.cli.demo import demo
 from didact.cli.descend import descend
-from didact.cli.distributed import distributed_entrypoint
 from didact.cli.doctor import doctor
 from didact.cli.eval import eval_
 from didact.cli.inspect import inspect
@@ -25,6 +26,7 @@ from didact.cli.reward_model import reward_model
 from didact.cli.sweep import sweep
 from didact.cli.terminal import log_to_stderr
 from didact.cli.train import train
+from didact.distributed import RankDiedError, destroy_process_group, init_process_group, is_launched
 from didact.errors import DidactError, Interrupted
 
 app = typer.Typer(
@@ -46,6 +48,42 @@ app.add_typer(data_app, name="data")
 app.add_typer(reward_model, name="reward-model")
 app.add_typer(recipes, name="recipes")
 app.command()(doctor)
+
+
+@contextlib.contextmanager
+def distributed_entrypoint() -> Iterator[None]:
+    """Join the processes that were launched with this one, run the block on all, and end together.
+
+    Output of ranks above 0 is discarded, except for the traceback of an error that Didact does not raise on
+    purpose and for a RankDiedError. In a process that was started alone this does nothing.
+    """
+    if not is_launched():
+        yield
+        return
+    group = init_process_group()
+    code: int | None = None
+    try:
+        with contextlib.ExitStack() as silenced:
+            if not group.is_main:
+                nowhere = silenced.enter_context(open(os.devnull, "w"))
+                silenced.enter_context(contextlib.redirect_stdout(nowhere))
+                silenced.enter_context(contextlib.redirect_stderr(nowhere))
+            yield
+        code = 0
+    except SystemExit as end:
+        cause = end.__context__
+        if not isinstance(cause, RankDiedError) and isinstance(end.code, int | None):
+            code = end.code or 0
+        elif not group.is_main:
+            print(f"didact: process {group.rank}: {cause}", file=sys.stderr)
+        raise
+    finally:
+        # The launcher ends all processes as soon as one has failed, so that none may leave before the others
+        # have written and printed. After a crash or a second signal they are not in step any more.
+        if code is not None and code < 128:
+            with contextlib.suppress(RankDiedError):
+                group.raise_if_any_failed(None)
+            destroy_process_group()
 
 
 @distributed_entrypoint()

@@ -40,7 +40,6 @@ def each_model(names: Sequence[str], overrides: Sequence[str] = (), **changes: A
     Raises:
         UsageError, DataError: see `build`; or a run without a whole checkpoint.
     """
-    from didact.build.components import build
     from didact.config import ModelConfig
     from didact.run_dir import RunDir
 
@@ -49,23 +48,16 @@ def each_model(names: Sequence[str], overrides: Sequence[str] = (), **changes: A
     same = {key: getattr(shared, key) for key in _SHARED}
     for name in names:
         run = RunDir(Path(name))
-        if not run.config.exists():
+        if run.config.exists():
+            config = config_of(name, overrides, **changes).model_copy(update=same)
+        else:
             own = {"method": "grpo", "settings": {}, "model": ModelConfig(path=name)}
-            yield LoadedModel(name, build(shared.model_copy(update=own), for_training=False), 0)
-            continue
-        config = config_of(name, overrides, **changes).model_copy(update=same)
-        parts = build(config, for_training=False, home=run.path)
-        yield LoadedModel(name, parts, load_newest(run, parts))
+            config = shared.model_copy(update=own)
+        yield LoadedModel(name, *load_model(config, run))
 
 
 def config_of(name: str, overrides: Sequence[str] = (), **changes: Any) -> RunConfig:
-    """The config of a run directory, or the default one with any other model.
-
-    Args:
-        name: A run directory, "tiny", a folder or a hub id.
-        overrides: Values of `--set`.
-        **changes: Keyword values of `load_config`.
-    """
+    """The config of a run directory, or the default one with any other model; see `each_model`."""
     from didact.config import load_config, read_yaml
     from didact.run_dir import RunDir
 
@@ -75,17 +67,17 @@ def config_of(name: str, overrides: Sequence[str] = (), **changes: Any) -> RunCo
     return load_config(str(read_yaml(run.config)["method"]), run.config, overrides, **changes)
 
 
-def load_newest(run: RunDir, parts: RunComponents) -> int:
-    """Load a run's newest whole checkpoint into the engine and return its step.
-
-    Raises:
-        DataError: there is none.
-    """
+def load_model(config: RunConfig, run: RunDir) -> tuple[RunComponents, int]:
+    """The components with the run's newest whole checkpoint, and its step; 0 outside a run."""
+    from didact.build.components import build
     from didact.training.checkpoint import load_checkpoint
 
+    if not run.config.exists():
+        return build(config, for_training=False), 0
+    parts = build(config, for_training=False, home=run.path)
     state, torn = load_checkpoint(run.checkpoints, parts.engine)
     for sentence in torn:
         typer.echo(f"didact: {sentence}; taking the one before", err=True)
     if state is None:
         raise DataError(f"{run.path} has no whole checkpoint to look at: train it first")
-    return state.step
+    return parts, state.step

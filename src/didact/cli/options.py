@@ -44,49 +44,41 @@ _FEEDBACK: dict[str, tuple[str, type, str]] = {
     "max_requests": ("feedback__settings__max_requests", int, f"{_SERVER}: maximum number of requests."),
     "price_in": ("feedback__settings__price_in", float, f"{_SERVER}: USD per million input tokens."),
     "price_out": ("feedback__settings__price_out", float, f"{_SERVER}: USD per million output tokens."),
+    "unsafe_local_exec": (
+        "task__settings__unsafe_local_exec",
+        bool,
+        "Task code: run programs WITHOUT a sandbox if none works.",
+    ),
 }
 """Option → its config key as a keyword of `load_config`, type and help."""
-_FOR_SERVERS = ("base_url", "max_cost", "max_requests", "price_in", "price_out")
 
 
 def feedback_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of feedback sources to a command.
 
-    Args:
-        command: Gets what the options change in a config as its parameter `changes`, as keyword values of
-            `load_config`; None changes nothing.
+    Its parameter `changes` gets what they change in a config, as keyword values of `load_config`; None
+    changes nothing.
     """
     signature = inspect.signature(command, eval_str=True)
     parameters = [p for p in signature.parameters.values() if p.name != "changes"]
     for name, (_, kind, text) in _FEEDBACK.items():
-        annotation: Any = Annotated[kind | None, typer.Option(help=text)]
+        default, annotation = (False, bool) if kind is bool else (None, kind | None)
+        option: Any = Annotated[annotation, typer.Option(help=text)]
         parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=option)
         )
-    parameters.append(
-        inspect.Parameter(
-            "unsafe_local_exec",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[
-                bool, typer.Option(help="Task code: run programs WITHOUT a sandbox if none works.")
-            ],
-        )
-    )
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
-        changes: dict[str, Any] = {key: given[name] for name, (key, _, _) in _FEEDBACK.items()}
-        for name in _FOR_SERVERS:
-            if given[name] is not None and given["feedback"] not in (None, _SERVER):
+        changes: dict[str, Any] = {}
+        source = given["feedback"]
+        for name, (key, _, text) in _FEEDBACK.items():
+            value = given.pop(name)
+            if value is not None and text.startswith(_SERVER) and source not in (None, _SERVER):
                 option = f"--{name.replace('_', '-')}"
-                raise UsageError(
-                    f"{option} is for --feedback {_SERVER}, not {given['feedback']!r}: leave it out"
-                )
-        if given["unsafe_local_exec"]:
-            changes["task__settings__unsafe_local_exec"] = True
-        kept = {name: value for name, value in given.items() if name in signature.parameters}
-        command(**kept, changes=changes)
+                raise UsageError(f"{option} is for --feedback {_SERVER}, not {source!r}: leave it out")
+            changes[key] = None if value is False else value
+        command(**given, changes=changes)
 
     wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -94,10 +86,6 @@ def feedback_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def refuse_beside_resume(given: Iterable[Any]) -> None:
-    """Refuse any other option than --resume.
-
-    Raises:
-        UsageError: one was given.
-    """
+    """Refuse any other option than --resume."""
     if any(value not in (None, False) for value in given):
         raise UsageError("--resume takes its settings from the run: give nothing else beside it")

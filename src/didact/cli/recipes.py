@@ -43,18 +43,14 @@ def find_recipes() -> dict[str, Path]:
     return {}
 
 
-def recipe_config(name: str) -> Path:
-    """The file behind --config: a path, or `recipe:NAME`.
-
-    Raises:
-        UsageError: no such recipe, or it has no config.
-    """
+def recipe_file(name: str, file: str = "config.yaml") -> Path:
+    """The path that an option names: that file of the recipe for `recipe:NAME`, else the path itself."""
     if not name.startswith("recipe:"):
         return Path(name)
-    file = _recipe(name.removeprefix("recipe:")) / "config.yaml"
-    if not file.exists():
-        raise UsageError(f"recipe {file.parent.name!r} has no config.yaml: see `didact recipes show`")
-    return file
+    path = _recipe(name.removeprefix("recipe:")) / file
+    if not path.exists():
+        raise UsageError(f"recipe {path.parent.name!r} has no {file}: see `didact recipes show`")
+    return path
 
 
 def _recipe(name: str) -> Path:

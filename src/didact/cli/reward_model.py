@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from didact.cli.options import DryRunOption, JsonOption, ModelOption, OutOption, SeedOption, SetOption
-from didact.cli.terminal import add_row, make_table
+from didact.cli.terminal import make_table
 from didact.errors import DidactError, UsageError
 
 if TYPE_CHECKING:
@@ -117,12 +117,7 @@ def eval_(
 
 
 def _items(folder: Path, data: Path | None) -> list[Item]:
-    """The answers to measure on.
-
-    Raises:
-        UsageError: no data is named, and the model is outside a run.
-        DataError: some of them were trained on.
-    """
+    """The answers to measure on, none of which was trained on."""
     from didact.reward_model.task import read_annotated
 
     config = folder.parent / "config.yaml"
@@ -131,13 +126,13 @@ def _items(folder: Path, data: Path | None) -> list[Item]:
             raise UsageError(f"{folder} stands in no run, so it has no answers of its own: name DATA")
         return _trained(config).held_out
     items = read_annotated(data)
-    try:
-        task = _trained(config) if config.exists() else None
-    except DidactError as error:
-        LOG.warning("nobody can tell whether %s was trained on: %s", data, error)
-        task = None
-    if task is not None:
-        task.refuse_seen(items, str(data))
+    if config.exists():
+        try:
+            task = _trained(config)
+        except DidactError as error:
+            LOG.warning("nobody can tell whether %s was trained on: %s", data, error)
+        else:
+            task.refuse_seen(items, str(data))
     return items
 
 
@@ -163,11 +158,12 @@ def plain(found: Any) -> Any:
 def table(record: dict[str, Any]) -> Table:
     """Precision, recall and F1 of both polarities, over the answer and in its thirds."""
     title = f"Marked tokens of {record['answers']} answers, 95 % intervals"
-    made = make_table(title, "marks", "where", "precision", "recall", "F1")
-    for polarity in ("good", "poor"):
-        for where, scores in record[polarity].items():
-            add_row(made, polarity, where, *(_shown(scores[key]) for key in ("precision", "recall", "f1")))
-    return made
+    rows = [
+        [polarity, where, *(_shown(scores[key]) for key in ("precision", "recall", "f1"))]
+        for polarity in ("good", "poor")
+        for where, scores in record[polarity].items()
+    ]
+    return make_table(title, ("marks", "where", "precision", "recall", "F1"), rows)
 
 
 def lines(record: dict[str, Any]) -> list[str]:

@@ -13,17 +13,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from didact.cli.progress import Board
-from didact.cli.terminal import add_row, machine_details, make_table, percent_interval, usable_cores
-from didact.errors import DidactError, UsageError, did_you_mean
-from didact.evaluation.text_sanitizer import plain_name
+from didact.cli.recipes import recipe_file
+from didact.cli.terminal import Board, machine_details, make_table, percent_interval, say, usable_cores
+from didact.errors import DidactError
+from didact.evaluation.text_sanitizer import plain_name, plain_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from didact.evaluation.stats import Estimate
     from didact.sweep.plan import Cell, Plan
-    from didact.sweep.results import SweepResults, TaskResults
+    from didact.sweep.results import TaskResults
     from didact.sweep.run import CellState
 
 
@@ -52,8 +52,8 @@ def sweep(
     from didact.sweep.plan import read_plan
     from didact.sweep.run import run_cells
 
-    path = _sweep_file(file)
-    plan = read_plan(path, controls=None if controls is None else _controls(controls))
+    path = recipe_file(file, "sweep.yaml")
+    plan = read_plan(path, controls=None if controls is None else controls.split(","))
     cells = plan.chosen(only or [])
     out = out or Path("runs") / (path.resolve().parent.name if path.stem == "sweep" else path.stem)
     workers = min(workers or usable_cores(), len(cells))
@@ -61,7 +61,7 @@ def sweep(
         _show_plan(plan, cells, out, workers)
         return
     console = Console()
-    console.print(f"{len(cells)} cells, {workers} at a time, one thread each, in {out}", highlight=False)
+    say(console, f"{len(cells)} cells, {workers} at a time, one thread each, in {out}")
     with _Board(out, cells, console) as board:
         states = run_cells(cells, out, workers=workers, watch=board.show)
     command = shlex.join(["didact", *sys.argv[1:]])
@@ -84,15 +84,11 @@ def _finish(
     for task in results.tasks:
         console.print(results_table(task, results.baseline))
     for name, alarm in results.alarms:
-        console.print(f"{name}: {alarm.name}: {alarm.message}", highlight=False, markup=False)
+        say(console, f"{name}: {alarm.name}: {plain_text(alarm.message)}")
     for note in results.notes:
-        console.print(note, highlight=False, markup=False)
-    console.print(f"\n{summary(results)}", highlight=False, markup=False)
-    console.print(f"report: {out / 'report.html'}", highlight=False, markup=False)
-    _check_failed(states, results)
-
-
-def _check_failed(states: dict[str, CellState], results: SweepResults) -> None:
+        say(console, note)
+    say(console, f"\n{summary(results)}")
+    say(console, f"report: {out / 'report.html'}")
     failed = {name: state for name, state in states.items() if state.status == "failed"}
     if not failed:
         return
@@ -111,10 +107,9 @@ def results_table(task: TaskResults, baseline: str) -> Table:
     """The arms on one task as a table for the terminal, in per cent."""
     title = f"{plain_name(task.task)}: first answers right without feedback, % [95 % interval over seeds]"
     beats = f"beats {plain_name(baseline)}"
-    table = make_table(title, "arm", "seeds", "right", "over budget", beats, "p (Holm)", "tokens", "critic's")
-    for arm in task.arms:
-        add_row(
-            table,
+    headings = ("arm", "seeds", "right", "over budget", beats, "p (Holm)", "tokens", "critic's")
+    rows = [
+        (
             plain_name(arm.arm),
             len(arm.seeds),
             _percent(arm.final),
@@ -124,7 +119,9 @@ def results_table(task: TaskResults, baseline: str) -> Table:
             f"{arm.sampled_tokens:,.0f}",
             f"{arm.feedback_tokens:,.0f}",
         )
-    return table
+        for arm in task.arms
+    ]
+    return make_table(title, headings, rows)
 
 
 def _percent(estimate: Estimate | None) -> str:
@@ -153,33 +150,6 @@ def _show_plan(plan: Plan, cells: Sequence[Cell], out: Path, workers: int) -> No
     typer.echo(f"# would write to {out}; nothing was written")
 
 
-def _sweep_file(name: str) -> Path:
-    """The file itself, or the sweep.yaml of a recipe.
-
-    Raises:
-        UsageError: no such recipe, or it has no sweep.
-    """
-    from didact.cli.recipes import find_recipes
-
-    if not name.startswith("recipe:"):
-        return Path(name)
-    found = {n: p for n, p in find_recipes().items() if (p / "sweep.yaml").exists()}
-    recipe = name.removeprefix("recipe:")
-    if recipe not in found:
-        raise UsageError(f"no recipe {recipe!r} with a sweep: {did_you_mean(recipe, found)}")
-    return found[recipe] / "sweep.yaml"
-
-
-def _controls(words: str) -> list[str]:
-    from didact.controls import CONTROLS
-
-    named = [word.strip() for word in words.split(",") if word.strip()]
-    for word in named:
-        if word not in CONTROLS:
-            raise UsageError(f"--controls {word!r}: {did_you_mean(word, CONTROLS)}")
-    return named
-
-
 class _Board(Board):
     """One bar for the sweep on a terminal, with the running cells; elsewhere a line per change."""
 
@@ -191,7 +161,7 @@ class _Board(Board):
         self.width = max(map(len, self.configs))
         self.before: dict[str, str] = {}
         self.last_read = 0.0
-        self.row = self.bars.add_task("sweep", total=float(len(self.configs)), line="")
+        self.row = self.add_task("sweep", total=float(len(self.configs)), line="")
 
     def show(self, states: dict[str, CellState]) -> None:
         """Show what is new; reads the metrics of running cells once a second."""
@@ -206,7 +176,7 @@ class _Board(Board):
                 self.shares[name] = self._share(name)
         self.before = {name: state.status for name, state in states.items()}
         running = [name for name, state in states.items() if state.status == "running"]
-        self.bars.update(self.row, completed=sum(self.shares.values()), line=", ".join(running))
+        self.update(self.row, completed=sum(self.shares.values()), line=", ".join(running))
 
     def _print(self, name: str, state: CellState) -> None:
         if state.status == "waiting":
@@ -215,7 +185,7 @@ class _Board(Board):
         reason = f": {state.reason}" if state.reason else ""
         if state.status == "elsewhere":
             reason = ": another process runs it; waiting for its end"
-        self.print(f"{name:{self.width}} {word}{reason}")
+        say(self.console, f"{name:{self.width}} {word}{reason}")
 
     def _share(self, name: str) -> float:
         """The share of a running cell that is done, by its last line of metrics."""

@@ -1,4 +1,4 @@
-"""What commands have in common on the terminal: tables, numbers, log lines, the machine."""
+"""What commands have in common on the terminal: tables, numbers, progress, log lines, the machine."""
 
 from __future__ import annotations
 
@@ -6,23 +6,40 @@ import logging
 import os
 import platform
 import sys
+import time
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from didact._version import __version__
 from didact.evaluation.text_sanitizer import plain_name
 
+if TYPE_CHECKING:
+    from didact.config import RunConfig
 
-def make_table(title: str, *columns: str, no_wrap: int = 1) -> Table:
-    """A table with its first column on the left and the others on the right.
+
+def make_table(
+    title: str, headings: Sequence[str], rows: Iterable[Sequence[Any]], *, no_wrap: int = 1
+) -> Table:
+    """A table of plain text, without markup, with its first column on the left and the others on the right.
 
     Args:
         title: Above it.
-        *columns: Their headings; all empty for a table without a header.
+        headings: Of the columns; all empty for a table without a header.
+        rows: Cells; None is an empty one.
         no_wrap: Number of columns, from the left, that are never wrapped.
     """
     table = Table(
@@ -31,16 +48,13 @@ def make_table(title: str, *columns: str, no_wrap: int = 1) -> Table:
         box=SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
-        show_header=any(columns),
+        show_header=any(headings),
     )
-    for i, name in enumerate(columns):
+    for i, name in enumerate(headings):
         table.add_column(escape(name), justify="right" if i else "left", no_wrap=i < no_wrap)
+    for cells in rows:
+        table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
     return table
-
-
-def add_row(table: Table, *cells: Any) -> None:
-    """Add a row of plain text, without markup; None is an empty cell."""
-    table.add_row(*("" if cell is None else escape(str(cell)) for cell in cells))
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -56,6 +70,76 @@ def percent_interval(share: float, low: float | None, high: float | None) -> str
 def points(mean: float, low: float, high: float) -> str:
     """A difference of shares with its interval in percentage points, as "+5 [-1, +11]"."""
     return f"{100 * mean:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
+
+
+class Board(Progress):
+    """Progress bars that are drawn in a with-statement if the console is a terminal."""
+
+    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
+        standard = (TextColumn("{task.description:18}"), BarColumn(), TaskProgressColumn())
+        super().__init__(*standard, *columns, TextColumn("{task.fields[line]}"), console=console)
+
+    def start(self) -> None:
+        if self.console.is_terminal:
+            super().start()
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line, above the bars if there are any, without markup and colours."""
+    console.print(line, highlight=False, markup=False)
+
+
+class RunProgress(Board):
+    """Progress of one run: a bar on a terminal, a line every five seconds elsewhere."""
+
+    def __init__(self, config: RunConfig, console: Console) -> None:
+        super().__init__(console, TimeRemainingColumn())
+        self.config = config
+        self._last = float("-inf")
+        self._bar = self.add_task("training", total=1.0, line="")
+
+    def report(self, record: dict[str, Any]) -> None:
+        """Show one line of metrics.jsonl."""
+        step = record["step"]
+        if "eval" in record:
+            say(self.console, f"step {step}: {evaluation_line(record['eval'])}")
+            return
+        line = step_line(record)
+        done = self.config.progress(step, record["sampled_tokens"])
+        if self.console.is_terminal:
+            self.update(self._bar, completed=done, line=f"step {step}: {line}")
+        elif time.monotonic() - self._last >= 5 or done == 1:
+            self._last = time.monotonic()
+            say(self.console, f"step {step} ({done:.0%}): {line}")
+
+    def warn(self, record: dict[str, Any]) -> None:
+        """Show a warning of the run."""
+        say(self.console, f"didact: {record['warning']}")
+
+
+def step_line(record: dict[str, Any]) -> str:
+    """A training step in a few words."""
+    names = {"correct_first": "first answers right", "correct_second": "after critique"}
+    parts = [f"{name} {record[key]:.0%}" for key, name in names.items() if key in record]
+    if "grad_norm" not in record:
+        parts.append("no signal, no update")
+    return ", ".join(parts)
+
+
+def evaluation_line(values: dict[str, Any]) -> str:
+    """An evaluation in a few words."""
+    low, high = values["ci95"]
+    line = f"accuracy {values['accuracy']:.1%} [{low:.1%}, {high:.1%}]"
+    if "accuracy_after_feedback" in values:
+        line += f", after feedback {values['accuracy_after_feedback']:.1%}"
+    if "accuracy_after_own_critique" in values:
+        line += f", after its own critique {values['accuracy_after_own_critique']:.1%}"
+    line += f" on {values['n']} problems"
+    if "score" in values:
+        line += f"; mean score {values['score']:.3f}"
+        if "score_after_feedback" in values:
+            line += f", after feedback {values['score_after_feedback']:.3f}"
+    return line
 
 
 def usable_cores() -> int:

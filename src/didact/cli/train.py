@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,12 +26,14 @@ from didact.cli.options import (
     feedback_options,
     refuse_beside_resume,
 )
-from didact.cli.progress import RunProgress
+from didact.cli.recipes import recipe_file
+from didact.cli.terminal import RunProgress, say
 from didact.errors import UsageError
 from didact.registry import METHODS
 
 if TYPE_CHECKING:
     from didact.config import RunConfig
+    from didact.run_dir import RunDir
 
 
 @feedback_options
@@ -55,11 +58,10 @@ def train(
     resume: ResumeOption = None,
 ) -> None:
     """Train a model from feedback on its answers."""
-    console = Console(stderr=True)
     if resume is not None:
         given = [method, config, set_, model, task, data, offline_data, seed, out, dry_run, *changes.values()]
         refuse_beside_resume(given)
-        _resume(resume, console)
+        _resume(resume)
         return
     if method is None:
         raise UsageError("which method? For example `didact train rltf-sd --out runs/first`")
@@ -73,10 +75,9 @@ def train(
         own |= _offline(str(offline_data), changes["feedback__source"])
     # The task's name comes first: another task drops the settings of the file's.
     changes = own | {key: value for key, value in changes.items() if value is not None}
-    from didact.cli.recipes import recipe_config
     from didact.config import load_config
 
-    file = None if config is None else recipe_config(config)
+    file = None if config is None else recipe_file(config)
     start(load_config(method, file, set_ or [], **changes), out, dry_run=dry_run)
 
 
@@ -91,24 +92,14 @@ def _offline(path: str, source: str | None) -> dict[str, Any]:
 
 
 def start(config: RunConfig, out: Path | None, *, dry_run: bool = False) -> None:
-    """Train by a config, with progress on the terminal.
-
-    Args:
-        config: The settings.
-        out: A new run directory; None for one under `runs/`.
-        dry_run: Check and show everything, write nothing.
-    """
+    """Train by a config in a new run directory, None being one under `runs/`; a dry run only checks."""
     out = out or default_folder(config)
     if dry_run:
         _dry_run(config, out)
         return
     from didact.training.api import run_config as run_training
 
-    console = Console(stderr=True)
-    command = shlex.join(["didact", *sys.argv[1:]])
-    with RunProgress(config, console) as progress:
-        run = run_training(config, out, report=progress.report, warn=progress.warn, command=command)
-    console.print(f"done: {run.path}  (model in {run.model})", highlight=False, markup=False)
+    _follow(config, partial(run_training, config, out, command=shlex.join(["didact", *sys.argv[1:]])))
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -121,15 +112,21 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / f"{method}-{task}-{now}"
 
 
-def _resume(path: Path, console: Console) -> None:
+def _resume(path: Path) -> None:
     from didact.config import parse_config, read_yaml
     from didact.run_dir import RunDir
     from didact.training.api import resume as resume_training
 
     config = parse_config(read_yaml(RunDir.open(path).config))
+    _follow(config, partial(resume_training, path))
+
+
+def _follow(config: RunConfig, training: Callable[..., RunDir]) -> None:
+    """Train, with progress on the terminal."""
+    console = Console(stderr=True)
     with RunProgress(config, console) as progress:
-        run = resume_training(path, report=progress.report, warn=progress.warn)
-    console.print(f"done: {run.path}  (model in {run.model})", highlight=False, markup=False)
+        run = training(report=progress.report, warn=progress.warn)
+    say(console, f"done: {run.path}  (model in {run.model})")
 
 
 def _dry_run(config: RunConfig, out: Path) -> None:

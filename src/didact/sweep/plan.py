@@ -69,15 +69,12 @@ class Arm:
 class Cell:
     """One run: an arm on a task with a seed."""
 
+    name: str
+    """task/arm/seed-N, which is also its run directory within the sweep's."""
     task: str
     arm: str
     seed: int
     config: RunConfig
-
-    @property
-    def name(self) -> str:
-        """task/arm/seed-N, which is also its run directory within the sweep's."""
-        return f"{self.task}/{self.arm}/seed-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -107,6 +104,11 @@ def read_plan(file: Path, *, controls: Sequence[str] | None = None) -> Plan:
         DataError: not readable as YAML.
     """
     written = validate_settings(SweepFile, read_yaml(file), str(file))
+    if controls is not None:
+        controls = [word.strip() for word in controls if word.strip()]
+        for word in controls:
+            if word not in CONTROLS:
+                raise UsageError(f"--controls {word!r}: {did_you_mean(word, CONTROLS)}")
     _check_names(written)
     arms = _arms(written, controls)
     names = [arm.name for arm in arms]
@@ -114,7 +116,7 @@ def read_plan(file: Path, *, controls: Sequence[str] | None = None) -> Plan:
     if baseline not in names:
         raise UsageError(f"baseline: no method {baseline!r}: {did_you_mean(baseline, names)}")
     cells = [
-        Cell(task, arm.name, seed, _config(written, task, arm, seed))
+        Cell(f"{task}/{arm.name}/seed-{seed}", task, arm.name, seed, _config(written, task, arm, seed))
         for task in written.tasks
         for arm in arms
         for seed in written.seeds

@@ -17,19 +17,7 @@ from didact.evaluation.report import percent, render
 from didact.evaluation.results import Report
 from didact.evaluation.stats import Estimate
 from didact.jsonl import write_atomically
-from didact.sweep.results import DEFINITIONS, SweepResults, TaskResults
-
-HEADINGS = {
-    "final": "First answer right",
-    "area": "Over the whole budget",
-    "equal_steps": "At equal steps",
-    "improvement": "Chance of beating the baseline",
-    "difference": "Difference, points",
-    "to_method": "Control against its method, points",
-    "p": "p (Holm)",
-    "tokens": "Policy and critic tokens",
-}
-"""What the page calls the entries of `DEFINITIONS`."""
+from didact.sweep.results import COLUMNS, SweepResults, TaskResults
 
 
 def write_sweep_report(path: Path, results: SweepResults) -> Path:
@@ -38,8 +26,7 @@ def write_sweep_report(path: Path, results: SweepResults) -> Path:
         "results": results,
         "summary": summary(results),
         "looks": PLOT_STYLES,
-        "definitions": DEFINITIONS,
-        "headings": HEADINGS,
+        "columns": COLUMNS,
         "curves": _curves,
         "interval": interval,
         "points": _points,

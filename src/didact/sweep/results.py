@@ -4,33 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any, NamedTuple
+
+import yaml
 
 from didact.evaluation.alarms import Alarm
 from didact.evaluation.results import ArmResult, CurvePoint
 from didact.evaluation.stats import Estimate
 
-DEFINITIONS = {
-    "final": "First answers right without feedback at the end: the interquartile mean over seeds (the mean "
-    "of the middle half of the runs), with a percentile bootstrap over runs.",
-    "area": "Mean accuracy over the whole budget (area under the learning curve by sampled tokens, divided "
-    "by the budget), interquartile mean over seeds.",
-    "equal_steps": "The same as the first, at the step at which the first run of the task ends, read off "
-    "each learning curve on the line between two evaluations. Whoever samples two answers a problem has used "
-    "more tokens by then. Only where a budget of tokens ends runs after different numbers of steps.",
-    "improvement": "Probability that a run of this arm beats a run of the baseline, ties for half; 50 % is "
-    "no difference.",
-    "difference": "Difference to the baseline in accuracy, averaged over seeds problem by problem, with a "
-    "paired bootstrap over problems: it speaks of other problems, the intervals over seeds of other seeds.",
-    "to_method": "The same for a control, against the method that it belongs to: below zero is what that "
-    "which the control takes away was worth.",
-    "p": "Two-sided permutation test over seeds, corrected for the number of comparisons in the whole sweep "
-    "(Holm).",
-    "tokens": "Means over seeds. Policy tokens are those that the trained model sampled for training; tokens "
-    "that a critic model generated are counted apart. A program's critiques cost none. USD are what "
-    "critics and judges that give rewards cost.",
-}
-"""What the columns mean, by their names in results.json."""
+COLUMNS: dict[str, dict[str, str]] = yaml.safe_load(
+    resources.files("didact.sweep").joinpath("columns.yaml").read_text(encoding="utf-8")
+)
+"""`heading` and `meaning` of the page's columns, by their names in results.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +142,8 @@ class SweepResults:
 
     def to_json(self) -> dict[str, Any]:
         """What results.json holds."""
-        head = {"title": self.title, "baseline": self.baseline, "definitions": DEFINITIONS}
+        definitions = {name: column["meaning"] for name, column in COLUMNS.items()}
+        head = {"title": self.title, "baseline": self.baseline, "definitions": definitions}
         return {key: _plain(value) for key, value in (head | vars(self)).items()}
 
 

@@ -26,7 +26,6 @@ from didact.sweep.plan import Cell
 from didact.training.signals import SignalRecorder
 
 POLL_SECONDS = 0.1
-Status: TypeAlias = Literal["waiting", "running", "elsewhere", "finished", "failed"]
 ENDED = ("finished", "failed")
 Watch: TypeAlias = Callable[["dict[str, CellState]"], None]
 """Called repeatedly with the states of all cells by name."""
@@ -34,9 +33,9 @@ Watch: TypeAlias = Callable[["dict[str, CellState]"], None]
 
 @dataclass(frozen=True)
 class CellState:
-    """The state of a cell."""
+    """How far a cell is."""
 
-    status: Status
+    status: Literal["waiting", "running", "elsewhere", "finished", "failed"]
     reason: str = ""
     """Why it failed: its last words, and where all of them are."""
     code: int = 0
@@ -148,8 +147,17 @@ class _Pool:
             if is_finished(self.cells[name], self.out):
                 self.states[name] = CellState("finished")
                 return
-            command = train_command(self.cells[name], path)
-            self.running[name] = _spawn(command, path.with_name(f"{path.name}.log"), lock.fileno())
+            with path.with_name(f"{path.name}.log").open("ab") as log:
+                # A session of its own: the terminal's Ctrl-C reaches this process alone, which passes it on.
+                self.running[name] = subprocess.Popen(
+                    train_command(self.cells[name], path),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                    start_new_session=True,
+                    pass_fds=[lock.fileno()],
+                )
         self.states[name] = CellState("running")
 
     def _collect_ended(self) -> None:
@@ -178,18 +186,3 @@ class _Pool:
                     process.kill()
             time.sleep(POLL_SECONDS)
             self._collect_ended()
-
-
-def _spawn(command: Sequence[str], log: Path, lock: int) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with log.open("ab") as handle:
-        # A session of its own: the terminal's Ctrl-C reaches this process alone, which passes it on once.
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=handle,
-            stderr=handle,
-            env=environment,
-            start_new_session=True,
-            pass_fds=[lock],
-        )
