@@ -36,6 +36,9 @@ def doctor(
     """
     import torch
 
+    from didact.build.engines import make_engine
+    from didact.config import ModelConfig
+    from didact.engines.probe import probe
     from didact.tasks.sandbox.probe import what_is_wrong
     from didact.tasks.sandbox.session import BACKENDS
 
@@ -51,8 +54,12 @@ def doctor(
         typer.echo(f"{name:14} {'set' if os.environ.get(name) else 'not set'}")
     for name in BACKENDS:
         typer.echo(f"{'sandbox':14} {name}: {what_is_wrong(name) or 'holds'}")
-    server = {"base_url": base_url, "base_model": base_model, "rank": rank}
-    results = _probe_server(model, server) if engine == "tinker" else _probe_here(model)
+    if engine == "tinker":
+        results = _probe_server(model, {"base_url": base_url, "base_model": base_model, "rank": rank})
+    else:
+        local = make_engine(ModelConfig(path=model))
+        typer.echo(f"\nengine         {model} on {local.device}, {local.dtype}")
+        results = probe(local)
     for result in results:
         typer.echo(f"  {result}")
     if failed := [r.name for r in results if not r.holds]:
@@ -60,16 +67,6 @@ def doctor(
             f"the engine fails its conformance probe ({', '.join(failed)}): nothing trained on it "
             "could be trusted"
         )
-
-
-def _probe_here(model: str) -> list[ProbeResult]:
-    from didact.build.engines import make_engine
-    from didact.config import ModelConfig
-    from didact.engines.probe import probe
-
-    engine = make_engine(ModelConfig(path=model))
-    typer.echo(f"\nengine         {model} on {engine.device}, {engine.dtype}")
-    return probe(engine)
 
 
 def _probe_server(path: str, settings: dict[str, Any]) -> list[ProbeResult]:

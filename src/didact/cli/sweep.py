@@ -165,6 +165,8 @@ class _Board(Board):
 
     def show(self, states: dict[str, CellState]) -> None:
         """Show what is new; reads the metrics of running cells once a second."""
+        from didact.run_dir import RunDir, read_jsonl
+
         is_due = self.console.is_terminal and time.monotonic() - self.last_read >= 1
         self.last_read = time.monotonic() if is_due else self.last_read
         for name, state in states.items():
@@ -173,7 +175,11 @@ class _Board(Board):
             if state.status in ("finished", "failed"):
                 self.shares[name] = 1.0
             elif state.status == "running" and is_due:
-                self.shares[name] = self._share(name)
+                records = list(read_jsonl(RunDir(self.out / name).metrics))
+                if records:
+                    last = records[-1]
+                    done = self.configs[name].progress(last["step"], last["sampled_tokens"])
+                    self.shares[name] = float(done)
         self.before = {name: state.status for name, state in states.items()}
         running = [name for name, state in states.items() if state.status == "running"]
         self.update(self.row, completed=sum(self.shares.values()), line=", ".join(running))
@@ -186,12 +192,3 @@ class _Board(Board):
         if state.status == "elsewhere":
             reason = ": another process runs it; waiting for its end"
         say(self.console, f"{name:{self.width}} {word}{reason}")
-
-    def _share(self, name: str) -> float:
-        """The share of a running cell that is done, by its last line of metrics."""
-        from didact.run_dir import RunDir, read_jsonl
-
-        records = list(read_jsonl(RunDir(self.out / name).metrics))
-        if not records:
-            return 0.0
-        return float(self.configs[name].progress(records[-1]["step"], records[-1]["sampled_tokens"]))
