@@ -274,13 +274,12 @@ def test_the_nearest_copy_is_that_of_trying_everything(quote, text, share):
     if slow is None:
         assert fast is None
         return
-    edits, stretches = slow
+    _, stretches = slow
     assert fast is not None
-    assert fast.edits == edits
-    assert set(fast.places) <= set(stretches)
+    assert set(fast) <= set(stretches)
     # Every equally near stretch overlaps one that was named, so one name means one place.
     for a, b in stretches:
-        assert any(a < d and c < b for c, d in fast.places)
+        assert any(a < d and c < b for c, d in fast)
 
 
 @given(st.text("abcdefghij klm", min_size=30, max_size=60), st.data())

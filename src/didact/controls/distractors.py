@@ -59,8 +59,9 @@ def make_distractor(
     alike = [s for s in siblings if len(_elements(s)) == len(places) and _has_words(s) == _has_words(core)]
     lent = {i: sorted({s[slice(*_elements(s)[i])] for s in alike} - {core[slice(*places[i])]}) for i in same}
     lending = [i for i in same if lent[i]]
+    named = [i for i in same if any(c.isalnum() for c in core[slice(*places[i])])]
     for _ in range(TRIES if same else 0):
-        i = int(rng.choice(lending or _best(core, places, same)))
+        i = int(rng.choice(lending or named or same))
         first, last = places[i]
         new = str(rng.choice(lent[i])) if lending else _instead(core, places, i, problem.question, rng)
         changed = text[: start + first] + new + text[start + last :]
@@ -99,12 +100,6 @@ def _elements(text: str, *, words: bool | None = None) -> list[tuple[int, int]]:
     if _has_words(text) if words is None else words:
         return [m.span() for m in re.finditer(r"\S+", text)]
     return [(i, i + 1) for i in range(len(text)) if not text[i].isspace()]
-
-
-def _best(core: str, places: Sequence[tuple[int, int]], which: Sequence[int]) -> list[int]:
-    """Elements with a letter or a digit, where there are any."""
-    named = [i for i in which if any(c.isalnum() for c in core[slice(*places[i])])]
-    return named or list(which)
 
 
 def _instead(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from didact.leakage.numbers import Number
 from didact.leakage.phrases import asserts_as_answer, is_label
@@ -237,41 +236,35 @@ def _date(query: LeakQuery, form: Reference) -> Leak:
     """The reference's date in another form, or most of its unknown parts."""
     if len(form.text.content) > 6:
         return Leak()
-    wanted = max((date.parts for date in _dates(form.text.text)), key=len, default=frozenset())
-    known = {part for side in query.known for date in _dates(side.text) for part in date.parts}
+    wanted = max((date for date, _ in _dates(form.text.text)), key=len, default=frozenset())
+    known = {part for side in query.known for date, _ in _dates(side.text) for part in date}
     unknown = {
         (name, value)
         for name, value in wanted - known
         if name != "year" or value not in query.question.values
     }
     found = [
-        date
-        for date in _dates(query.critique.text)
-        if date.parts & unknown and date.parts <= wanted and len(date.parts) / len(wanted) >= PARTIAL_SHARE
+        (date, place)
+        for date, place in _dates(query.critique.text)
+        if date & unknown and date <= wanted and len(date) / len(wanted) >= PARTIAL_SHARE
     ]
     if not found:
         return Leak()
-    best = max(len(date.parts & unknown) / len(unknown) for date in found)
-    return query.leak("number", [date.place for date in found], best)
+    best = max(len(date & unknown) / len(unknown) for date, _ in found)
+    return query.leak("number", [place for _, place in found], best)
 
 
-class _Date(NamedTuple):
-    parts: frozenset[tuple[str, int]]
-    """(name, value) of "year", "month" and "day", as far as they are given."""
-    place: Place
+def _dates(text: str) -> list[tuple[frozenset[tuple[str, int]], Place]]:
+    """Every date of a folded text that names a month, with its place; day/month and month/day both count.
 
-
-def _dates(text: str) -> list[_Date]:
-    """Every date of a folded text that names a month; day/month and month/day both count.
-
-    >>> sorted(_dates("born on march 14th, 1879")[0].parts)
+    >>> sorted(_dates("born on march 14th, 1879")[0][0])
     [('day', 14), ('month', 3), ('year', 1879)]
     """
     found = []
     for m in (m for form in _DATES for m in form.finditer(text)):
         given = {name: _part(word) for name, word in m.groupdict().items() if word is not None}
         if 1 <= given["month"] <= 12 and 1 <= given.get("day", 1) <= 31:
-            found.append(_Date(frozenset(given.items()), m.span()))
+            found.append((frozenset(given.items()), m.span()))
     return found
 
 

@@ -39,9 +39,7 @@ def mentions_critique(answer: str) -> bool:
 def sentence(text: str, start: int, end: int) -> tuple[str, str]:
     """The sentence before and after a stretch, at most `REACH` characters each."""
     before, after = text[max(0, start - REACH) : start], text[end : end + REACH]
-    cut = 0
-    for m in _BREAK.finditer(before):
-        cut = m.end()
+    cut = max((m.end() for m in _BREAK.finditer(before)), default=0)
     found = _BREAK.search(after)
     # The end itself is kept, because it ends the clause.
     return before[cut:], after[: found.end()] if found else after
@@ -54,13 +52,7 @@ def is_label(text: str, start: int, end: int) -> bool:
 
 
 def asserts_as_answer(text: str, start: int, end: int, *, choice: bool = False) -> bool:
-    """Whether a stretch is asserted to be the answer.
-
-    Args:
-        text: A folded text.
-        start: First character of the mention.
-        end: One past its last character.
-        choice: The mention is the letter of one of several options.
+    """Whether a stretch of a folded text, or an option's letter (`choice`), is asserted to be the answer.
 
     >>> text = "step 7 is wrong, and it should be 8"
     >>> asserts_as_answer(text, 5, 6), asserts_as_answer(text, 34, 35)

@@ -122,14 +122,7 @@ class Reference:
 
 
 class LeakQuery:
-    """A critique and every text that decides whether it leaks.
-
-    Args:
-        critique: The critique.
-        reference: The private reference.
-        question: The question that the student has seen.
-        answer: The student's answer.
-    """
+    """A critique, the private reference, and the question and answer, which the student knows."""
 
     def __init__(self, critique: str, reference: str, question: str = "", answer: str = "") -> None:
         self.critique = Text(critique)

@@ -8,7 +8,6 @@ integers as bit vectors. The search is exact: no match within the bound is misse
 from __future__ import annotations
 
 from itertools import pairwise, repeat
-from typing import NamedTuple
 
 MAX_LENGTH = 2000
 """Longer quotes are not searched."""
@@ -16,19 +15,11 @@ MAX_BEST = 32
 """With more equally near matches than this, none is returned."""
 
 
-class FuzzyMatch(NamedTuple):
-    """The nearest matches."""
+def nearest(quote: str, text: str, share: float) -> list[tuple[int, int]] | None:
+    """The offsets of the substrings nearest to a quote, or None if all are beyond the bound.
 
-    places: list[tuple[int, int]]
-    """Their offsets; empty if there are more than `MAX_BEST`."""
-    edits: int
-    """Their edit distance: insertions, deletions and substitutions."""
-
-
-def nearest(quote: str, text: str, share: float) -> FuzzyMatch | None:
-    """The substrings nearest to a quote, or None if all are beyond the bound.
-
-    Substrings with other digits than the quote do not count: another number is another statement.
+    With more than `MAX_BEST` there are no offsets. Substrings with other digits than the quote do not count:
+    another number is another statement.
 
     Args:
         quote: The pattern.
@@ -36,7 +27,7 @@ def nearest(quote: str, text: str, share: float) -> FuzzyMatch | None:
         share: The bound on edits as a share of the quote's length, in [0, 1).
 
     >>> nearest("the quick brown fox", "That the quikc brown fox", 0.11)
-    FuzzyMatch(places=[(5, 24)], edits=2)
+    [(5, 24)]
     """
     allowed = int(share * len(quote) + 1e-9)
     if not quote or allowed < 1 or len(quote) > MAX_LENGTH:
@@ -50,11 +41,11 @@ def nearest(quote: str, text: str, share: float) -> FuzzyMatch | None:
     for edits in sorted(set(ends.values())):
         best = sorted(at for at, found in ends.items() if found == edits)
         if len(best) > MAX_BEST:
-            return FuzzyMatch([], edits)
+            return []
         found = [(_start(quote, text, at, edits), at) for at in best]
         same = [place for place in found if _digits(text[slice(*place)]) == digits]
         if same:
-            return FuzzyMatch(_apart(same, len(quote), allowed), edits)
+            return _apart(same, len(quote), allowed)
     return None
 
 

@@ -95,11 +95,7 @@ class QuoteMatch:
 
 @dataclass(frozen=True)
 class Alignment:
-    """All quotes about one answer.
-
-    Attributes:
-        matches: One for each quote, in their order.
-    """
+    """All quotes about one answer, in their order."""
 
     matches: tuple[QuoteMatch, ...]
 
@@ -116,12 +112,7 @@ class Alignment:
 
 
 def locate(quotes: Sequence[Quote], text: str, policy: MatchPolicy = DEFAULT) -> Alignment:
-    """Align quotes with an answer.
-
-    Args:
-        quotes: The quotes of a critique.
-        text: The exact answer.
-        policy: Which matches count.
+    """Align a critique's quotes with the exact answer.
 
     >>> found = locate([Quote("it’s  5", "poor"), Quote("6", "good")], "So it's 5.")
     >>> found.spans
@@ -193,7 +184,7 @@ def _match(
     if policy.fuzzy and len(wanted) >= MIN_LENGTH:
         near = nearest(fold_case(wanted), answer.caseless, 1 - MIN_RATIO)
         if near is not None:
-            places = [answer.enclosing_span(start, end) for start, end in near.places]
+            places = [answer.enclosing_span(start, end) for start, end in near]
             return _select(quote, text, places, "fuzzy", policy)
     return QuoteMatch(quote, "unaligned", reason="absent")
 

@@ -51,13 +51,7 @@ class SpanReport:
     def of(
         cls, alignment: Alignment, text: str, labels: Sequence[float] | Floats | None = None
     ) -> SpanReport:
-        """The report on one answer.
-
-        Args:
-            alignment: Its quotes.
-            text: The answer.
-            labels: The `token_labels` of the spans, [T].
-        """
+        """The report on one answer; `labels` are the `token_labels` of its spans, [T]."""
         matches = alignment.matches
         tiers = Counter(m.tier for m in matches)
         aligned = [m.quote.label for m in matches if m.tier != "unaligned"]

@@ -108,6 +108,10 @@ class _Vocabulary:
         self.bytes = np.frombuffer(b"".join(pieces), np.uint8)
         self.lengths = np.array([len(p) for p in pieces], np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
+        self.begun = np.array([sum(byte & 0xC0 != 0x80 for byte in p) for p in pieces], np.int64)
+        """The number of characters that begin in each id."""
+        self.inside = np.array([p != b"" and p[0] & 0xC0 == 0x80 for p in pieces], np.int64)
+        """1 if the id's first byte continues a character."""
 
     def decode(self, ids: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64]]:
         """The joined bytes of ids and the length of each, [T]."""
@@ -115,6 +119,14 @@ class _Vocabulary:
         where = (self.starts.take(ids, mode="clip") + lengths - lengths.cumsum()).repeat(lengths)
         where += np.arange(len(where))
         return self.bytes.take(where, mode="clip").tobytes(), lengths
+
+    def offsets(self, ids: NDArray[np.int64]) -> Offsets:
+        """The character offsets of ids that decode to valid UTF-8."""
+        begun = self.begun.take(ids, mode="clip")
+        offsets = np.empty((len(ids), 2), np.int64)
+        offsets[:, 1] = last = begun.cumsum()
+        offsets[:, 0] = last - begun - self.inside.take(ids, mode="clip")
+        return offsets
 
 
 class _Decoder:
@@ -202,7 +214,12 @@ def _by_pieces(ids: Sequence[int], tokenizer: Any) -> tuple[str, Offsets] | None
     if decoder.vocabulary is None:
         pieces = decoder.pieces(ids, backend)
         return _text_and_offsets(b"".join(pieces), np.array([len(piece) for piece in pieces], np.int64))
-    return _text_and_offsets(*decoder.vocabulary.decode(np.fromiter(ids, np.int64, len(ids))))
+    sampled = np.fromiter(ids, np.int64, len(ids))
+    data, lengths = decoder.vocabulary.decode(sampled)
+    try:
+        return data.decode(), decoder.vocabulary.offsets(sampled)
+    except UnicodeDecodeError:
+        return _text_and_offsets(data, lengths)
 
 
 def _text_and_offsets(data: bytes, lengths: NDArray[np.int64]) -> tuple[str, Offsets]:
