@@ -17,15 +17,7 @@ Array = NDArray[np.float64]
 
 
 def group_mean(values_N: ArrayLike, groups_N: Sequence[object]) -> Array:
-    """The NaN-aware mean of each value's group, one per value.
-
-    Args:
-        values_N: N values; NaN where missing.
-        groups_N: N group keys, in any order.
-
-    Returns:
-        N means; NaN for a group without any value.
-    """
+    """The NaN-aware mean of each value's group, one per value; NaN for a group without any value."""
     values_N = np.asarray(values_N, dtype=np.float64)
     if len(values_N) != len(groups_N):
         raise ValueError(f"{len(values_N)} values for {len(groups_N)} group keys")
@@ -117,14 +109,8 @@ def no_baseline(second_rewards_N: ArrayLike, first_rewards_N: ArrayLike, groups_
 def returns_to_go(rewards_NH: ArrayLike, turns_N: ArrayLike, gamma: float) -> Array:
     """G_h = r_h + γ G_{h+1} over the turns of a dialogue, so that G₀ = Σ_h γ^h r_h.
 
-    Args:
-        rewards_NH: Rewards by turn; NaN where there is no turn or no reward.
-        turns_N: Number of turns of each dialogue.
-        gamma: γ in [0, 1].
-
-    Returns:
-        [N, H]. A turn that was not reached adds nothing; one without a reward makes its return and those
-        before it NaN.
+    A turn after the dialogue's last one adds nothing; one without a reward (NaN) makes its return and those
+    before it NaN.
     """
     returns_NH = np.array(rewards_NH, dtype=np.float64)
     for h in reversed(range(returns_NH.shape[1] - 1)):
@@ -134,13 +120,7 @@ def returns_to_go(rewards_NH: ArrayLike, turns_N: ArrayLike, gamma: float) -> Ar
 
 
 def last_reward_returns(rewards_NH: ArrayLike, turns_N: ArrayLike, gamma: float) -> Array:
-    """R = γ^(τ−1) r_τ of each dialogue, [N]; τ is its last turn, counted from 1.
-
-    Args:
-        rewards_NH: Rewards by turn; NaN where missing.
-        turns_N: τ, number of turns of each dialogue, ≥ 1.
-        gamma: γ in [0, 1].
-    """
+    """R = γ^(τ−1) r_τ of each dialogue, [N]; τ ≥ 1 is its last turn, counted from 1."""
     rewards_NH = np.asarray(rewards_NH, dtype=np.float64)
     last_N = np.asarray(turns_N) - 1
     returns_N: Array = gamma**last_N * rewards_NH[np.arange(len(rewards_NH)), last_N]
@@ -160,12 +140,7 @@ def mean_of_known(values_KN: ArrayLike) -> Array:
 
 
 def token_returns(rewards_T: ArrayLike, gamma: float) -> Array:
-    """G_t = r_t + γ G_{t+1} of one answer, [T]; 0 after its last token.
-
-    Args:
-        rewards_T: One reward a token.
-        gamma: γ in [0, 1].
-    """
+    """G_t = r_t + γ G_{t+1} of one answer, [T]; 0 after its last token."""
     returns_T = np.array(rewards_T, dtype=np.float64)
     for t in reversed(range(len(returns_T) - 1)):
         returns_T[t] += gamma * returns_T[t + 1]
@@ -177,11 +152,7 @@ def gae(rewards_T: ArrayLike, values_T: ArrayLike, gamma: float, lam: float) -> 
 
         d_t = r_t + γ V_{t+1} − V_t,   A_t = d_t + γ λ A_{t+1};   V = A = 0 after the last token
 
-    Args:
-        rewards_T: One reward a token.
-        values_T: V of the prefix before each token.
-        gamma: γ in [0, 1].
-        lam: λ in [0, 1]: 0 relies on the values, 1 on the rewards.
+    V is the value of the prefix before each token. λ = 0 relies on the values, 1 on the rewards.
     """
     rewards_T, values_T = np.asarray(rewards_T, np.float64), np.asarray(values_T, np.float64)
     if rewards_T.shape != values_T.shape:
@@ -195,10 +166,6 @@ def position_baselines(returns_N: Sequence[ArrayLike], groups_N: Sequence[object
 
     An answer that has ended by t contributes its last return. With one reward at the last token, b is thus
     the mean reward of the group and G − b equals `group_advantages`, for answers of any length.
-
-    Args:
-        returns_N: G of N answers, [T] each.
-        groups_N: N group keys, in any order.
     """
     arrays = [np.asarray(r, dtype=np.float64) for r in returns_N]
     longest = max(map(len, arrays), default=0)

@@ -60,10 +60,7 @@ def cross_entropy(
 ) -> LossOutput:
     """L = −Σ w log π(target); with soft targets −Σ w Σ_k q_k log π(target_k).
 
-    Args:
-        logprobs_BT: log π of the targets in nats; [B, T, K] where targets are soft.
-        weights_BT: Mask times normaliser.
-        target_probs_BT: q, [B, T, K], for soft targets only.
+    With soft targets q, both `logprobs_BT` and `target_probs_BT` are [B, T, K].
     """
     if target_probs_BT is not None:
         _check(logprobs_BT, target_probs_BT=target_probs_BT)
@@ -161,12 +158,7 @@ def clipped_value(
 
     The maximum has no gradient where V has already moved by more than ε towards R.
 
-    Args:
-        values_BT: V, differentiable.
-        weights_BT: Mask times normaliser.
-        returns_BT: R, the target.
-        old_values_BT: V when the answers were scored.
-        value_clip: ε > 0; infinity for the plain squared error.
+    V_old are the values when the answers were scored, R the targets; ε = ∞ is the plain squared error.
     """
     _check(values_BT, weights_BT=weights_BT, returns_BT=returns_BT, old_values_BT=old_values_BT)
     old_values_BT = _where_weighted(old_values_BT, values_BT, weights_BT)
@@ -243,11 +235,7 @@ def _with_kl(
 
 
 BUILTIN: dict[str, Callable[..., LossOutput]] = {
-    "cross_entropy": cross_entropy,
-    "policy_gradient": policy_gradient,
-    "ppo": ppo,
-    "importance_sampling": importance_sampling,
-    "cispo": cispo,
-    "actor_critic": actor_critic,
+    loss.__name__: loss
+    for loss in (cross_entropy, policy_gradient, ppo, importance_sampling, cispo, actor_critic)
 }
 """Losses that every engine supports by name; `actor_critic` with a value head only."""
