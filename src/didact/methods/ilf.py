@@ -63,17 +63,10 @@ def best_refinements(rollouts: Sequence[Rollout], *, improved_only: bool) -> lis
     """Of each group the dialogue with the best refinement; none for groups without a refinement."""
     best: dict[str, tuple[float, Rollout]] = {}
     for rollout in rollouts:
-        reward = _refinement_reward(rollout, improved_only)
-        if reward is not None and (rollout.group not in best or reward > best[rollout.group][0]):
-            best[rollout.group] = reward, rollout
+        first, *later = [turn.reward for turn in rollout.turns[:2]]
+        second = later[0] if later else None
+        if second is None or (improved_only and first is not None and second <= first):
+            continue
+        if rollout.group not in best or second > best[rollout.group][0]:
+            best[rollout.group] = second, rollout
     return [rollout for _, rollout in best.values()]
-
-
-def _refinement_reward(rollout: Rollout, improved_only: bool) -> float | None:
-    """r₁; None without a refinement or a reward, or where it is no better than r₀."""
-    if len(rollout.turns) < 2 or rollout.turns[1].reward is None:
-        return None
-    first, second = rollout.turns[0].reward, rollout.turns[1].reward
-    if improved_only and first is not None and second <= first:
-        return None
-    return second

@@ -35,7 +35,6 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from didact.advantages import Array, group_advantages, group_mean, last_reward_returns
@@ -48,7 +47,7 @@ from didact.rng import derive_seed
 from didact.rollouts.base import StepContext
 from didact.rollouts.self_critique_rollout import critique_prompt
 from didact.rollouts.tutored_dialogue import tutored_dialogues
-from didact.types import Problem, Rollout, Row, Turn
+from didact.types import Ids, Problem, Rollout, Row, Turn
 
 DialogueLeaks: TypeAlias = Literal["zero", "drop", "keep"]
 
@@ -112,7 +111,11 @@ class RL2F(GroupPolicyGradient):
             if not again:
                 break
             other = dataclasses.replace(ctx, seed=derive_seed(ctx.seed, "resample", number))
-            latest = [_renamed(r, number) for r in self._dialogues(other, list(again.values()))]
+            # A further try has an id and a group of its own.
+            latest = [
+                r.model_copy(update={"id": f"{r.id}+{number}", "group": f"{r.group}+{number}"})
+                for r in self._dialogues(other, list(again.values()))
+            ]
             rollouts = [*rollouts, *latest]
         return rollouts
 
@@ -143,8 +146,8 @@ class RL2F(GroupPolicyGradient):
             came_NH = np.arange(self.turns) < turns_N[:, None]
             advantages_NH = np.where(came_NH, whole_N[:, None], np.nan)
         if self.band is not None:
-            solved_N = [float(r.turns[-1].correct) for r in rollouts]
-            advantages_NH[out_of_band(solved_N, groups, *self.band)] = np.nan
+            share_N = group_mean([float(r.turns[-1].correct) for r in rollouts], groups)
+            advantages_NH[(share_N < self.band[0]) | (share_N > self.band[1])] = np.nan
         return advantages_NH
 
     def _student_rows(self, ctx: StepContext, rollouts: Sequence[Rollout], advantages_NH: Array) -> list[Row]:
@@ -215,15 +218,6 @@ def without_leaks(rewards_NH: Array, rollouts: Sequence[Rollout], leaks: Dialogu
     return kept_NH
 
 
-def out_of_band(
-    solved_N: Sequence[float], groups: Sequence[object], low: float, high: float
-) -> NDArray[np.bool_]:
-    """[N] bool: is the share of the group's dialogues that were solved outside [low, high]?"""
-    share_N = group_mean(solved_N, groups)
-    outside_N: NDArray[np.bool_] = (share_N < low) | (share_N > high)
-    return outside_N
-
-
 def without_signal(advantages_NH: Array, rollouts: Sequence[Rollout]) -> set[str]:
     """Groups all of whose advantages are 0 or missing."""
     signal: dict[str, bool] = defaultdict(bool)
@@ -246,14 +240,8 @@ def dialogue_rows(
     """Rows of one dialogue.
 
     Turns that continue each other token by token share a row; a turn whose prompt was shortened starts a new
-    one. Prompts and critiques have weight 0.
-
-    Args:
-        turns: The dialogue's answers.
-        advantages_H: One advantage a turn; NaN where it is missing.
-        weight: Of every trained token.
-        old_logprobs: Add the log-probs of sampling as a field.
-        keep_zero: Keep turns with advantage 0, because the loss has another term.
+    one. Prompts and critiques have weight 0. Turns with advantage NaN are left out, and with advantage 0 unless
+    `keep_zero`, for a loss with another term.
     """
     credited = [
         (turn, float(advantage))
@@ -262,18 +250,14 @@ def dialogue_rows(
         if turn.logprobs is not None and not np.isnan(advantage) and (keep_zero or advantage != 0.0)
     ]
     runs: list[list[tuple[Turn, float]]] = []
+    whole: Ids = ()
     for turn, advantage in credited:
-        if runs and _continues(turn, runs[-1][-1][0]):
+        if runs and turn.prompt_ids[: len(whole)] == whole:
             runs[-1].append((turn, advantage))
         else:
             runs.append([(turn, advantage)])
+        whole = (*turn.prompt_ids, *turn.completion_ids)
     return [_dialogue_row(run, weight, old_logprobs) for run in runs]
-
-
-def _continues(turn: Turn, before: Turn) -> bool:
-    """Does a turn's prompt begin with all ids of an earlier turn?"""
-    whole = (*before.prompt_ids, *before.completion_ids)
-    return turn.prompt_ids[: len(whole)] == whole
 
 
 def _dialogue_row(run: Sequence[tuple[Turn, float]], weight: float, old_logprobs: bool) -> Row:
@@ -310,7 +294,7 @@ def world_model_term(
 
 
 def dialogue_metrics(rollouts: Sequence[Rollout], turns: int) -> dict[str, float]:
-    """Metrics of the dialogues, each a mean or a count over the step."""
+    """Means and counts over the step's dialogues."""
     solved = [r for r in rollouts if r.turns[-1].correct]
     metrics = {
         "solved": len(solved) / len(rollouts),
@@ -323,8 +307,3 @@ def dialogue_metrics(rollouts: Sequence[Rollout], turns: int) -> dict[str, float
     for h in range(1, turns):
         metrics[f"solved_by_{h + 1}"] = sum(turns_to_solve(r) <= h + 1 for r in solved) / len(rollouts)
     return metrics
-
-
-def _renamed(rollout: Rollout, number: int) -> Rollout:
-    """The rollout with an id and a group of its own, for a further try at a question."""
-    return rollout.model_copy(update={"id": f"{rollout.id}+{number}", "group": f"{rollout.group}+{number}"})

@@ -93,20 +93,16 @@ class SelfCritiqueRL(RLTF):
         for i, (rollout, own) in enumerate(zip(*branches, strict=True)):
             by_turn = (float(advantages.first[i]), float(advantages.second[i]))
             answers += zip(rollout.turns, by_turn, strict=False)
-            critiques += [(turn, float(advantages.own[i])) for turn in self._trained(own)]
+            critique = None if own is None else sampled_critique(own)
+            if own is not None and critique is not None:
+                trained = [critique.sampled, *(own.turns[1:] if self.train_own_revision else ())]
+                critiques += [(turn, float(advantages.own[i])) for turn in trained]
         terms = [
             LossTerm(name, self.policy_gradient, self.turn_rows(ctx, credited, weight))
             for name, credited in (("rl", answers), ("own", critiques))
         ]
         terms += [self.sd_term(ctx, branches.source), self.fm_term(ctx, branches.source)]
         return [term for term in terms if term.rows]
-
-    def _trained(self, own: Rollout | None) -> list[Turn]:
-        """The turns with advantage Ã₁: c̃₀, and ỹ₁ under `train_own_revision`."""
-        critique = None if own is None else sampled_critique(own)
-        if own is None or critique is None:
-            return []
-        return [critique.sampled, *(own.turns[1:] if self.train_own_revision else ())]
 
 
 def branch_advantages(

@@ -103,10 +103,7 @@ SHAPING = ("soft", "length_normalised", "first_error", "good", "poor", "length_c
 class Text2Grad(TokenLevelPolicyGradient):
     """Span-level policy optimisation.
 
-    The settings of `TokenLevelPolicyGradient`, and
-
-    Attributes:
-        spans: How spans become token rewards; see `SpanRewards`.
+    The settings of `TokenLevelPolicyGradient`, and `spans`: how spans become token rewards.
     """
 
     spans: SpanRewards = SpanRewards()
@@ -203,9 +200,8 @@ def shaped_rewards(spans: Sequence[Span], offsets: Offsets, turn: Turn, settings
     if settings.length_normalised:
         sizes = Counter(keys)
         rewards_T = rewards_T / [sizes[key] for key in keys]
-    poor = np.flatnonzero(rewards_T < 0)
-    if len(poor):
-        first = keys[poor[0]]
+    if (rewards_T < 0).any():
+        first = keys[int(np.argmax(rewards_T < 0))]
         rewards_T[[key == first for key in keys]] *= settings.first_error
     return np.where(rewards_T > 0, settings.good, settings.poor) * rewards_T
 
