@@ -267,14 +267,7 @@ class Rollout(Record):
 
 
 class Example(Record):
-    """One recorded answer and its critiques: a line of a data file.
-
-    >>> problem = Problem.ask("Where is my parcel?", id="ticket/7")
-    >>> critique = Feedback(text="It ignores the date.", source="human", saw_reference=False,
-    ...                     provenance=Provenance(author="ann"))
-    >>> Example(id="7", problem=problem, completion="Soon.", feedback=(critique,)).feedback[0].text
-    'It ignores the date.'
-    """
+    """One recorded answer and its critiques: a line of a data file."""
 
     id: str
     """Unique within its file; of a run's answer, rollout and turn as "ROLLOUT#TURN"."""
@@ -325,12 +318,9 @@ class Row:
         completion_ids: Sequence[int],
         **fields: float | Sequence[float] | NDArray[Any],
     ) -> Row:
-        """A row that trains `completion_ids` after `prompt_ids` (at least one prompt token).
+        """A row that trains C ≥ 1 `completion_ids` after at least one of `prompt_ids`.
 
-        Args:
-            prompt_ids: The context, P tokens.
-            completion_ids: The trained tokens, C ≥ 1.
-            **fields: One value for all completion tokens, or C values. Prompt tokens get 0.
+        A field has one value for all completion tokens, or C values. Prompt tokens get 0.
         """
         if not prompt_ids or not completion_ids:
             raise ValueError("a row needs at least one prompt token and one completion token")

@@ -28,7 +28,7 @@ from didact.methods.rl2f import (
 )
 from didact.rollouts.base import StepContext
 from didact.rollouts.tutored_dialogue import tutored_dialogues
-from didact.types import Problem, Rollout, Row
+from didact.types import Problem, Rollout
 
 
 class RejectionSFT(Method):
@@ -78,15 +78,12 @@ class RejectionSFT(Method):
             earlier = 1.0 if self.learned == "all" else 0.0
             selected_H = [*[earlier] * (len(rollout.turns) - 1), 1.0]
             rows += [
-                _for_cross_entropy(r) for r in dialogue_rows(rollout.turns, selected_H, 1 / len(rollouts))
+                # Cross-entropy takes no advantages.
+                dataclasses.replace(row, fields={"weights": row.fields["weights"]})
+                for row in dialogue_rows(rollout.turns, selected_H, 1 / len(rollouts))
             ]
         terms = [
             LossTerm("sft", Loss("cross_entropy"), rows),
             world_model_term(ctx, rollouts, self.lambda_wm, leaks=self.leaks),
         ]
         return [term for term in terms if term.rows]
-
-
-def _for_cross_entropy(row: Row) -> Row:
-    """The row without advantages, which cross-entropy does not take."""
-    return dataclasses.replace(row, fields={"weights": row.fields["weights"]})

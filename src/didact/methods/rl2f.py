@@ -240,8 +240,8 @@ def dialogue_rows(
     """Rows of one dialogue.
 
     Turns that continue each other token by token share a row; a turn whose prompt was shortened starts a new
-    one. Prompts and critiques have weight 0. Turns with advantage NaN are left out, and with advantage 0 unless
-    `keep_zero`, for a loss with another term.
+    one. Prompts and critiques have weight 0. Turns with advantage NaN are left out, and with advantage 0
+    unless `keep_zero`, for a loss with another term.
     """
     credited = [
         (turn, float(advantage))

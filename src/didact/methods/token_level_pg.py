@@ -271,7 +271,8 @@ class TokenLevelPolicyGradient(Method):
             return []
         turns, weight = [rollout.turns[0] for rollout, _ in known], 1 / len(known)
         bare = [_row(turn, {}, weight) for turn in turns]
-        beta, (kl, reference) = self._coefficient(ctx), self._divergences(ctx, bare)
+        beta = float(ctx.method_state.get(KL_COEF, self.kl_coef)) if self.kl_target else self.kl_coef
+        kl, reference = self._divergences(ctx, bare)
         # r_t = s_t − β k_t, unless the KL is a term of the loss.
         penalty = 0.0 if self.kl == "k3_loss" else beta
         answers = [
@@ -290,12 +291,6 @@ class TokenLevelPolicyGradient(Method):
         ]
         self._adapt(ctx, beta, kl)
         return [LossTerm("rl", loss, rows)] if rows else []
-
-    def _coefficient(self, ctx: StepContext) -> float:
-        """β of this step."""
-        if self.kl_target is None:
-            return self.kl_coef
-        return float(ctx.method_state.get(KL_COEF, self.kl_coef))
 
     def _divergences(self, ctx: StepContext, rows: Sequence[Row]) -> tuple[list[Array], list[Array] | None]:
         """k of each answer, [T] each; and log π_ref of its tokens if the loss needs it."""

@@ -44,13 +44,9 @@ class Marked(NamedTuple):
 class RewardModel:
     """Criticises answers with a model that was trained for it.
 
-    Args:
-        model: The trained model. It keeps the text of a reply that was cut off, beside the error.
-        prompter: Builds the prompts of its training.
-
-    Attributes:
-        seen: Counts so far: answers `asked`, replies `unparsed` and `repaired`, answers `too_long` for a
-            prompt, `quotes`, and quotes `unplaced`.
+    The model keeps the text of a reply that was cut off, beside the error; the prompter builds the prompts of
+    its training. `seen` counts answers `asked`, replies `unparsed` and `repaired`, answers `too_long` for a
+    prompt, `quotes`, and quotes `unplaced`.
     """
 
     def __init__(self, model: ChatModel, prompter: Prompter) -> None:

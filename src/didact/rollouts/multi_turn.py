@@ -37,13 +37,11 @@ def multi_turn(
 
     Args:
         ctx: With a feedback source.
-        problems: P problems.
-        n: Dialogues a problem, ≥ 1.
         turns: H ≥ 1, answers a dialogue.
         early_stop: Do not criticise or revise a correct answer.
 
     Returns:
-        P·n rollouts. Fewer turns where the dialogue stopped early, the feedback source failed (the failed
+        Rollouts, those of one problem adjacent. Fewer turns where the dialogue stopped early, the feedback source failed (the failed
         feedback is kept) or a revision's prompt leaves no room for an answer.
     """
     rollouts = first_turns(ctx, problems, n)

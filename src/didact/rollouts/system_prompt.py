@@ -13,17 +13,13 @@ from didact.rendering.renderer import Renderer
 from didact.types import Ids, Message
 
 Place: TypeAlias = Literal["system", "user"]
-"""Where the instruction goes: into the system message, or before the last user message."""
+"""Where the instruction goes: before the system message's text, or before the last user message."""
 
 
 class InstructedRenderer(Renderer):
-    """A renderer whose prompts begin with an instruction.
+    """A renderer whose prompts begin with an instruction; with a blank one they are those of `base`.
 
-    Args:
-        base: The renderer.
-        instruction: The instruction; if blank, prompts are those of `base`.
-        place: "system", before an existing system message's text, or "user", for chat templates without a
-            system message.
+    The place "user" is for chat templates without a system message.
     """
 
     def __init__(self, base: Renderer, instruction: str, place: Place = "system") -> None:

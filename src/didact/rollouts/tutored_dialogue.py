@@ -53,14 +53,12 @@ def tutored_dialogues(
 
     Args:
         ctx: With more than one turn, its feedback source is the teacher.
-        problems: P problems.
-        n: Dialogues a problem, ≥ 1.
         turns: T ≥ 1, answers a dialogue.
         window: Maximum number of earlier exchanges in view, ≥ 1; None for all that fit the model.
         early_stop: A correct answer ends the dialogue. Off where correctness must stay unknown.
 
     Returns:
-        P·n rollouts. Fewer turns where the answer was correct, the teacher failed (the failed feedback is
+        Rollouts, those of one problem adjacent. Fewer turns where the answer was correct, the teacher failed (the failed feedback is
         kept) or not even the latest exchange leaves room for an answer.
     """
     with reuse_prefix_cache(ctx.engine):

@@ -35,13 +35,8 @@ def train_loop(
 ) -> State:
     """Train from `state` to the end of the config, evaluating and saving on the way; the last state.
 
-    Args:
-        parts: With the weights of `state` in the engine.
-        run: The run directory.
-        state: The state to start from.
-        stop: Polled between steps and inside the stretches that may be cut off.
-        report: Called with every line of metrics.
-        warn: Called with {"warning": …} for every alarm.
+    The engine has the weights of `state`; `stop` is polled between steps and inside the stretches that may be
+    cut off.
 
     Raises:
         Interrupted: a signal came, or too many critiques failed; every whole step is saved.

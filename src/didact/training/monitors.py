@@ -21,13 +21,7 @@ from didact.types import Rollout
 
 
 class AlarmMonitor:
-    """Raises every kind of alarm once, at the first line of metrics that shows it.
-
-    Args:
-        run: The run, where it begins or goes on.
-        control: What its method reads in place of critiques, if anything.
-        warn: Called with {"warning": …} for every alarm.
-    """
+    """Raises every kind of alarm once, at the first line of metrics that shows it."""
 
     def __init__(self, run: RunDir, control: Control | None, warn: Callable[[dict[str, Any]], None]) -> None:
         self.run = run
@@ -85,10 +79,8 @@ class FeedbackFailureGuard:
     """Counts failed critiques over the last `FAILURE_WINDOW` ones.
 
     The count is not checkpointed: a resumed run starts with an empty window. Only critiques of judges count,
-    whose failures may be temporary; those dropped as leaks, or not dealt by a control, do not.
-
-    Args:
-        limit: Largest failed share of the window, in (0, 1]; 1 never stops.
+    whose failures may be temporary; those dropped as leaks, or not dealt by a control, do not. `limit` is the
+    largest failed share of the window, in (0, 1]; 1 never stops.
     """
 
     def __init__(self, limit: float) -> None:

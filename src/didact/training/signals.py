@@ -22,11 +22,7 @@ SAME_SIGNAL_SECONDS = 1.0
 
 
 class SignalRecorder:
-    """Records SIGINT and SIGTERM in a with-statement instead of ending the process.
-
-    Attributes:
-        received: Names of the signals, in order.
-    """
+    """Records SIGINT and SIGTERM in a with-statement, by name in `received`, instead of ending the process."""
 
     def __init__(self) -> None:
         self.received: list[str] = []

@@ -19,12 +19,9 @@ READABLE = 6
 
 
 def arm_result(path: Path, name: str | None = None, *, step: int | None = None) -> ArmResult:
-    """Read a run's numbers and a few of its rollouts.
+    """A run's numbers and a few of its rollouts, named after its method unless it has another `name`.
 
-    Args:
-        path: A run directory.
-        name: What to call the arm; the run's method if None.
-        step: Which evaluation counts; the last if None. 0 is the model before training.
+    The evaluation at `step` counts, by default the last one; 0 is the model before training.
 
     Raises:
         UsageError: no run there, or it was not evaluated at that step.
@@ -41,7 +38,7 @@ def arm_result(path: Path, name: str | None = None, *, step: int | None = None) 
     point = next(p for p in curve if p.step == step)
     steps = [r for r in read_jsonl(run.metrics) if "eval" not in r and r["step"] <= step]
     return ArmResult(
-        method=name or _method(run),
+        method=name or str(read_yaml(run.config)["method"]),
         accuracy=values["accuracy"],
         ci95=(values["ci95"][0], values["ci95"][1]),
         accuracy_after_feedback=values.get("accuracy_after_feedback"),
@@ -124,7 +121,3 @@ def _curve(run: RunDir) -> list[CurvePoint]:
 
 def _ends(interval: Sequence[float] | None) -> CI | None:
     return None if interval is None else (interval[0], interval[1])
-
-
-def _method(run: RunDir) -> str:
-    return str(read_yaml(run.config)["method"])
