@@ -21,8 +21,7 @@ from didact.llm.chat import ChatReply, ChatRequest
 from didact.methods.text2grad import SpanRewards, span_rewards
 from didact.registry import SOURCES
 from didact.rendering.renderer import Renderer
-from didact.reward_model.card import Card, Prompter, find_model
-from didact.reward_model.source import RewardModel
+from didact.reward_model.model import Card, Prompter, RewardModel, find_model
 from didact.rollouts.engine_chat import EngineChat
 from didact.run_dir import read_jsonl
 from didact.tasks.base import PolicyLimits

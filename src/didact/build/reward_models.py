@@ -18,8 +18,7 @@ from didact.feedback_source import FeedbackSource
 from didact.llm.cache import ChatCache
 from didact.llm.chat import ChatModel
 from didact.rendering.renderer import Renderer
-from didact.reward_model.card import CARD, Card, Prompter, find_model
-from didact.reward_model.source import RewardModel
+from didact.reward_model.model import CARD, Card, Prompter, RewardModel, find_model
 from didact.rollouts.engine_chat import EngineChat
 
 LOG = logging.getLogger("didact")

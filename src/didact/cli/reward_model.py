@@ -91,8 +91,7 @@ def eval_(
     from didact.config import load_config
     from didact.evaluation.reward_model import evaluate_reward_model
     from didact.rendering.renderer import Renderer
-    from didact.reward_model.card import Card, find_model
-    from didact.reward_model.source import RewardModel
+    from didact.reward_model.model import Card, RewardModel, find_model
 
     folder = find_model(run_or_model)
     card = Card.read(folder)

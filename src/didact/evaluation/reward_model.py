@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from didact.errors import DataError
 from didact.rendering.renderer import Renderer
-from didact.reward_model.source import RewardModel
+from didact.reward_model.model import RewardModel
 from didact.reward_model.task import Annotated
 from didact.rng import generator
 from didact.spans import Offsets, token_labels, token_offsets

@@ -5,7 +5,6 @@ One sequence z = [critique; spans], trained on annotated answers (Text2Grad, arX
     L(φ) = −E log p_φ(z | problem, answer)            the loss is on z alone; there is no regression head
 
 formats.py   the formats of z: `json_v1` and, for small models, `lines_v1`
-card.py      the settings beside the weights, and the prompts for training, evaluation and RL
+model.py     the settings beside the weights, the prompts for training, evaluation and RL, the feedback source
 task.py      annotated answers as a task, so that training is an ordinary supervised run
-source.py    the trained model as a feedback source
 """

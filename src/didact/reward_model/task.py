@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from didact.annotation.targets import is_run, open_answers
 from didact.errors import DataError
-from didact.reward_model.card import Card, Prompter
 from didact.reward_model.formats import make_format
+from didact.reward_model.model import Card, Prompter
 from didact.spans import locate
 from didact.tasks.base import BaseTaskConfig, PolicyLimits, Verdict
 from didact.tasks.dataset_task import DatasetTask, EvalFraction, held_out_keys

@@ -31,7 +31,7 @@ def multi_turn(
     turns: int = 2,
     early_stop: bool = True,
 ) -> list[Rollout]:
-    """n dialogues for each problem, of at most `turns` answers.
+    """n ≥ 1 dialogues for each of P problems, of at most `turns` answers.
 
     First answers are sampled, or taken from `ctx.offline`.
 
@@ -41,7 +41,7 @@ def multi_turn(
         early_stop: Do not criticise or revise a correct answer.
 
     Returns:
-        Rollouts, those of one problem adjacent. Fewer turns where the dialogue stopped early, the feedback source failed (the failed
+        P·n rollouts. Fewer turns where the dialogue stopped early, the feedback source failed (the failed
         feedback is kept) or a revision's prompt leaves no room for an answer.
     """
     rollouts = first_turns(ctx, problems, n)

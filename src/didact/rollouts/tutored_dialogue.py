@@ -47,7 +47,7 @@ def tutored_dialogues(
     window: int | None = None,
     early_stop: bool = True,
 ) -> list[Rollout]:
-    """n dialogues for each problem, of at most `turns` answers in one conversation.
+    """n ≥ 1 dialogues for each of P problems, of at most `turns` answers in one conversation.
 
     First answers are sampled, or taken from `ctx.offline`.
 
@@ -58,7 +58,7 @@ def tutored_dialogues(
         early_stop: A correct answer ends the dialogue. Off where correctness must stay unknown.
 
     Returns:
-        Rollouts, those of one problem adjacent. Fewer turns where the answer was correct, the teacher failed (the failed feedback is
+        P·n rollouts. Fewer turns where the answer was correct, the teacher failed (the failed feedback is
         kept) or not even the latest exchange leaves room for an answer.
     """
     with reuse_prefix_cache(ctx.engine):

@@ -22,7 +22,7 @@ SAME_SIGNAL_SECONDS = 1.0
 
 
 class SignalRecorder:
-    """Records SIGINT and SIGTERM in a with-statement, by name in `received`, instead of ending the process."""
+    """Records SIGINT and SIGTERM by name in `received`, in a with-statement, and the process goes on."""
 
     def __init__(self) -> None:
         self.received: list[str] = []
