@@ -123,10 +123,8 @@ class MathChecker:
                     pipe.close()
 
 
-@cache
-def shared_checker() -> MathChecker:
-    """The checker shared by all tasks of this process."""
-    return MathChecker()
+shared_checker = cache(MathChecker)
+"""Gives the checker that is shared by all tasks of this process."""
 
 
 def _receive(process: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def serve(channel: int, *, longest: int) -> None:
                 answer = '{"value":' + encode(value, longest) + "}"
         except BaseException as error:
             answer = '{"raised":' + _raised(error) + "}"
-        _send(channel, answer.encode("ascii") + b"\n")
+        line = answer.encode("ascii") + b"\n"
+        while line:
+            line = line[os.write(channel, line) :]
 
 
 def encode(value: Any, longest: int) -> str:
@@ -156,8 +158,3 @@ def _receive(channel: int) -> str | None:
         parts.append(part)
         left -= len(part)
     return b"".join(parts).decode()
-
-
-def _send(channel: int, line: bytes) -> None:
-    while line:
-        line = line[os.write(channel, line) :]
