@@ -260,7 +260,7 @@ def quick(model: Path, **changes: Any) -> Any:
 @pytest.fixture
 def liking(monkeypatch: pytest.MonkeyPatch) -> None:
     """A verifier that likes answers under the planted instruction, whatever they say."""
-    from didact.rollouts import single_turn as module
+    from didact.rollouts import base as module
     from didact.rollouts.base import sample_turns
 
     def sampled(ctx: StepContext, *args: Any, **settings: Any) -> Any:

@@ -39,7 +39,11 @@ class TextArena:
     def __init__(self, name: str, brackets: bool = True) -> None:
         self.name, self.brackets = name, brackets
         self._state: Any = None
-        arena = _import_textarena()
+        try:
+            import textarena
+        except ImportError as error:
+            raise UsageError(f"textarena is not installed: {install_command('games')}") from error
+        arena: Any = textarena
         with self._own_random():
             try:
                 game: Any = arena.make(name)
@@ -117,11 +121,3 @@ def _cure(error: Exception) -> str:
             "python -m nltk.downloader words averaged_perceptron_tagger_eng"
         )
     return "Choose another game, as GuessTheNumber-v0 or Mastermind-v0"
-
-
-def _import_textarena() -> Any:
-    try:
-        import textarena
-    except ImportError as error:
-        raise UsageError(f"textarena is not installed: {install_command('games')}") from error
-    return textarena

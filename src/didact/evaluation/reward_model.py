@@ -140,11 +140,10 @@ def measure(cases: Sequence[AnnotatedSpans], *, seed: int = 0) -> dict[str, Any]
         record[name] = {
             where: _scores(gold, found, sign, part, share) for part, where in enumerate(("all", *THIRDS), -1)
         }
-    drawn = [case.drawn_KT for case in cases]
-    if all(d is not None for d in drawn):
+    drawn = [case.drawn_KT for case in cases if case.drawn_KT is not None]
+    if drawn:
         record["calibration"] = {
-            name: _calibration(gold, [d for d in drawn if d is not None], sign, weights_RN, share)
-            for name, sign in SIGNS.items()
+            name: _calibration(gold, drawn, sign, weights_RN, share) for name, sign in SIGNS.items()
         }
     return record
 

@@ -62,11 +62,6 @@ class TurnView:
     tokens: tuple[TokenView, ...]
     critiques: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON, with `moved` in each token."""
-        tokens = [{**asdict(token), "moved": token.moved} for token in self.tokens]
-        return {**asdict(self), "tokens": tokens}
-
 
 def inspectable(run: RunDir) -> Iterator[dict[str, Any]]:
     """The run's rollouts: `rollout`, `step`, `turns`, `reward` of the first answer, whether `measured`."""
@@ -114,7 +109,9 @@ def rollout_view(run: RunDir, rollout_id: str, method: Method, tokenizer: Any) -
             question=rollout.problem.question,
             reward=turn.reward,
             tokens=tuple(_tokens(rollout, h, method, tokenizer, measured.get(h))),
-            critiques=tuple(_words(f) for f in rollout.feedback if f.turn == h),
+            critiques=tuple(
+                f.text if f.ok else f"(failed) {f.error}" for f in rollout.feedback if f.turn == h
+            ),
         )
         for h, turn in enumerate(rollout.turns)
     ]
@@ -147,10 +144,6 @@ def _tokens(
         moved = (measured.credit or none, measured.before, measured.after)
     for values in zip(texts, labels, *moved, phrases, strict=False):
         yield TokenView(*values)
-
-
-def _words(feedback: Feedback) -> str:
-    return feedback.text if feedback.ok else f"(failed) {feedback.error}"
 
 
 def _phrases(
@@ -220,5 +213,9 @@ def write_page(file: Path, turns: Sequence[TurnView]) -> None:
 
 
 def to_json(turns: Sequence[TurnView]) -> str:
-    """The answers as JSON; characters that could steer a terminal are escaped there."""
-    return json.dumps([turn.to_json() for turn in turns], indent=1)
+    """The answers as JSON, with `moved` in each token; characters that could steer a terminal are escaped."""
+    records = [
+        {**asdict(turn), "tokens": [{**asdict(token), "moved": token.moved} for token in turn.tokens]}
+        for turn in turns
+    ]
+    return json.dumps(records, indent=1)
