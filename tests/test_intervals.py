@@ -37,8 +37,13 @@ def test_wilson_holds_the_estimate_and_mirrors(n, data):
 
 @pytest.mark.parametrize(("k", "n"), [(0, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_impossible_counts(k, n):
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises(ValueError, match=r"\b[kn]\b"):
         wilson(k, n)
+
+
+def test_a_difference_needs_the_same_problems_on_both_sides():
+    with pytest.raises(ValueError, match="1 and 3 problems"):
+        paired_difference([1.0], [0.0, 1.0, 1.0], seed=0)
 
 
 @pytest.mark.parametrize("p", [0.03, 0.3, 0.9])

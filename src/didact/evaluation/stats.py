@@ -101,7 +101,10 @@ def paired_difference(a_N: ArrayLike, b_N: ArrayLike, *, seed: int) -> PairedDif
 
     Raises:
         DataError: fewer than two complete pairs.
+        ValueError: one value a problem for one side only.
     """
+    if np.shape(a_N) != np.shape(b_N):
+        raise ValueError(f"the two sides have {np.size(a_N)} and {np.size(b_N)} problems")
     difference_N = np.asarray(a_N, dtype=np.float64) - np.asarray(b_N, dtype=np.float64)
     known_N = difference_N[~np.isnan(difference_N)]
     if len(known_N) < 2:
