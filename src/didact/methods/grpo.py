@@ -90,27 +90,6 @@ class GroupPolicyGradient(Method):
             for row, logprobs in zip(rows, reference, strict=True)
         ]
 
-
-class GRPO(GroupPolicyGradient):
-    """Group-relative policy optimisation.
-
-    The settings of `GroupPolicyGradient`, and
-
-    Attributes:
-        early_stop: A correct answer ends the dialogue.
-    """
-
-    early_stop: bool = True
-
-    def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
-        if self.turns == 1:
-            return single_turn(ctx, problems, self.samples)
-        return multi_turn(ctx, problems, self.samples, turns=self.turns, early_stop=self.early_stop)
-
-    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
-        term = self.rl_term(ctx, rollouts)
-        return [term] if term.rows else []
-
     def advantages(self, rollouts: Sequence[Rollout]) -> Array:
         """A_h of every turn, [N, H]."""
         return self.turn_advantages(rewards_by_turn(rollouts, self.turns), rollouts)
@@ -140,6 +119,27 @@ class GRPO(GroupPolicyGradient):
             prompt, answer = turn.prompt_ids, turn.completion_ids
             rows.append(Row.from_completion(prompt, answer, weights=weight, advantages=advantage, **old))
         return self.with_reference(ctx, rows)
+
+
+class GRPO(GroupPolicyGradient):
+    """Group-relative policy optimisation.
+
+    The settings of `GroupPolicyGradient`, and
+
+    Attributes:
+        early_stop: A correct answer ends the dialogue.
+    """
+
+    early_stop: bool = True
+
+    def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
+        if self.turns == 1:
+            return single_turn(ctx, problems, self.samples)
+        return multi_turn(ctx, problems, self.samples, turns=self.turns, early_stop=self.early_stop)
+
+    def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
+        term = self.rl_term(ctx, rollouts)
+        return [term] if term.rows else []
 
 
 def rewards_by_turn(rollouts: Sequence[Rollout], turns: int) -> Array:

@@ -19,22 +19,24 @@ import numpy as np
 from pydantic import model_validator
 
 from didact.advantages import Array
-from didact.methods.text2grad import Text2Grad
-from didact.methods.token_level_pg import Direct
+from didact.methods.text2grad import SpanRewards, span_metrics, span_rewards
+from didact.methods.token_level_pg import Direct, TokenLevelPolicyGradient
 from didact.rollouts.base import StepContext
 from didact.types import Rollout
 
 
-class PPO(Text2Grad):
+class PPO(TokenLevelPolicyGradient):
     """Actor-critic with one reward an answer.
 
-    The settings of `Text2Grad`, of which `spans` serves `reward: spans`, and
+    The settings of `TokenLevelPolicyGradient`, and
 
     Attributes:
         reward: The `task`'s reward, the feedback's `score`, or the sum of the rewards of its `spans`.
+        spans: How spans become token rewards, for `reward: spans`.
     """
 
     reward: Literal["task", "score", "spans"] = "task"
+    spans: SpanRewards = SpanRewards()
 
     @model_validator(mode="after")
     def _reaches_all_tokens(self) -> PPO:
@@ -61,7 +63,8 @@ class PPO(Text2Grad):
         if self.reward == "score":
             feedback = [rollout.feedback_on(0) for rollout in rollouts]
             return [None if f is None else f.score for f in feedback]
-        by_token = super().token_rewards(ctx, rollouts)
+        by_token, counts = span_rewards(rollouts, ctx.renderer.tokenizer, self.spans)
+        ctx.metrics.update(span_metrics(counts))
         return [None if rewards_T is None else float(rewards_T.sum()) for rewards_T in by_token]
 
 

@@ -67,10 +67,10 @@ from didact.engines.base import Loss, fits_context
 from didact.errors import UsageError
 from didact.leakage import mentions_critique
 from didact.methods.base import LossTerm
-from didact.methods.grpo import GRPO, num_valid_rollouts, rewards_by_turn
+from didact.methods.grpo import GroupPolicyGradient, num_valid_rollouts, rewards_by_turn
 from didact.prompts import critique_messages
 from didact.rollouts.base import StepContext
-from didact.rollouts.multi_turn import criticise
+from didact.rollouts.multi_turn import criticise, multi_turn
 from didact.types import Problem, Rollout, Row
 
 Baseline: TypeAlias = Literal["first_turn", "second_turn", "leave_one_out", "delta", "none"]
@@ -95,12 +95,13 @@ WEIGHTINGS: dict[Weighting, Callable[[float], Loss]] = {
 """ε → the loss of the SD rows."""
 
 
-class RLTF(GRPO):
+class RLTF(GroupPolicyGradient):
     """RL from text feedback.
 
-    The settings of `GRPO`, with at least two turns, and
+    The settings of `GroupPolicyGradient`, with at least two turns, and
 
     Attributes:
+        early_stop: A correct answer ends the dialogue.
         lambda_sd: λ_SD ≥ 0; 0 switches self-distillation off.
         lambda_sd_ramp: λ_SD rises linearly from 0 over this share of the run (the paper's 0 → 0.1 on
             mathematics is 1.0); 0 for a constant.
@@ -115,6 +116,7 @@ class RLTF(GRPO):
     """
 
     turns: Annotated[int, Field(ge=2)] = 2
+    early_stop: bool = True
     lambda_sd: Annotated[float, Field(ge=0)] = 0.1
     lambda_sd_ramp: Annotated[float, Field(ge=0, le=1)] = 0.0
     sd_baseline: Baseline = "first_turn"
@@ -127,7 +129,7 @@ class RLTF(GRPO):
     fm_turns: Literal["first", "every"] = "first"
 
     def collect(self, ctx: StepContext, problems: Sequence[Problem]) -> list[Rollout]:
-        """Dialogues as GRPO's.
+        """Dialogues of up to H answers.
 
         Raises:
             UsageError: the weighting needs the sampling probabilities, but sampling has a temperature, top-p
@@ -140,7 +142,7 @@ class RLTF(GRPO):
                 f"sd_weighting={self.sd_weighting} weighs by the probabilities that revisions were sampled "
                 "with: set sampling.temperature=1, sampling.top_p=1 and sampling.top_k=0, or take awr"
             )
-        rollouts = super().collect(ctx, problems)
+        rollouts = multi_turn(ctx, problems, self.samples, turns=self.turns, early_stop=self.early_stop)
         if self.lambda_fm and self.fm_turns == "every":
             criticise(ctx, rollouts, self.turns - 1, early_stop=self.early_stop)
         return rollouts
