@@ -63,7 +63,7 @@ NARROW = {
     "spans": {"types", "errors", "spans"},
     "advantages": set(),
     "losses": set(),
-    "engines": {"types", "errors", "distributed", "rng", "settings", "losses", "llm", "engines"},
+    "engines": {"types", "errors", "distributed", "rng", "settings", "losses", "rendering", "llm", "engines"},
     # A plug-in runs inside of another library's processes, where the rest may not be installed.
     "integrations": {"errors", "advantages", "losses"},
 }

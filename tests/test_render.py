@@ -21,6 +21,8 @@ class CharTokenizer:
     """One id a character; special tokens are ids from 1000 on. Enough of transformers' interface."""
 
     eos_token_id = 1000
+    all_special_ids = (1000, 1001, 1002)
+    all_special_tokens = (chr(1000), chr(1001), chr(1002))
     name_or_path = "char"
 
     def __init__(self, chat_template="given"):
@@ -35,14 +37,12 @@ class CharTokenizer:
         assert not clean_up_tokenization_spaces
         return "".join(chr(i) for i in ids if i < 1000)
 
-    def apply_chat_template(self, chat, *, add_generation_prompt, tokenize, return_dict, tail=""):
-        assert tokenize
-        assert not return_dict
-        text = "".join(f"<{m['role']}>{m['content']}" for m in chat)
-        if not add_generation_prompt:
-            return [*self.encode(text, add_special_tokens=False), 1002, ord("\n")]
-        text += "<assistant>" + tail
-        return self.encode(text, add_special_tokens=False)
+    def apply_chat_template(self, chat, *, add_generation_prompt, tokenize, tail=""):
+        assert not tokenize
+        text = "".join(f"<{m['role']}>{m['content']}{chr(1002)}\n" for m in chat)
+        if add_generation_prompt:
+            text += "<assistant>" + tail
+        return text
 
 
 def read(ids):
@@ -87,7 +87,7 @@ def test_a_critique_request_is_the_public_conversation_and_a_request():
 
 def test_a_chat_template_renders_the_prompt():
     ids = Renderer(CharTokenizer()).prompt(PROBLEM.messages)
-    assert read(ids) == "<system>Be brief.<user>2 + 2?<assistant>"
+    assert read(ids) == "<system>Be brief.\n<user>2 + 2?\n<assistant>"
     assert isinstance(ids, tuple)
 
 
@@ -98,7 +98,8 @@ def test_without_a_chat_template_messages_become_lines():
 
 def test_a_given_answer_ends_with_the_end_of_turn_and_has_no_other_special_token():
     renderer = Renderer(CharTokenizer())
-    assert renderer.answer("4") == (ord("4"), 1000)
+    assert renderer.answer("4") == (ord("4"), 1002)
+    assert Renderer(CharTokenizer(chat_template=None)).answer("4") == (ord("4"), 1000)
     assert renderer.text(renderer.answer("  4 .")) == "  4 ."
 
 
@@ -122,9 +123,8 @@ def test_settings_that_no_template_reads_are_refused():
 
 
 def test_a_given_answer_ends_with_what_the_template_ends_a_turn_with():
-    assert Renderer(CharTokenizer(), end_ids={1000, 1002}).answer("4") == (ord("4"), 1002)
-    assert Renderer(CharTokenizer(), end_ids={1000, 1003}).answer("4") == (ord("4"), 1000)
-    assert Renderer(CharTokenizer(), end_ids={1000}).answer("4") == (ord("4"), 1000)
+    for end_ids in ((), {1000}, {1000, 1002}, {1000, 1003}):
+        assert Renderer(CharTokenizer(), end_ids=end_ids).answer("4") == (ord("4"), 1002)
 
 
 # ── control tokens that a message spells are text ─────────────────────────────────────────────────

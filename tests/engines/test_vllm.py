@@ -1,6 +1,7 @@
 """VLLMEngine against vLLM's endpoints with a tiny model behind them; vLLM itself does not run."""
 
 import asyncio
+import copy
 import shutil
 import threading
 
@@ -110,6 +111,20 @@ def test_a_request_sets_every_parameter_that_has_a_server_default(lora):
     assert body["return_token_ids"]
     assert body["logprobs"] == 0
     assert 0 <= body["seed"] < 2**62
+
+
+def test_a_request_stops_at_the_chat_templates_end_of_turn(lora, monkeypatch):
+    engine, server = lora()
+    turns = "{% for m in messages %}<unused2>{{ m.content }}<unused3>{% endfor %}"
+    tokenizer = copy.deepcopy(engine.tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<unused2>", "<unused3>"]})
+    tokenizer.chat_template = turns
+    for each in (engine, server.engine):
+        monkeypatch.setattr(each, "tokenizer", tokenizer)
+    samples = engine.sample(PROMPTS, 16, SamplingParams(100), seed=7)
+    body = next(body for path, body in server.bodies if path == COMPLETIONS)
+    assert body["stop_token_ids"] == [1, 3]
+    assert {s.ids[-1] for own in samples for s in own if s.stop_reason == "eos"} == {1, 3}
 
 
 def test_equal_seeds_give_equal_samples_and_a_prompt_does_not_depend_on_its_place(lora):

@@ -9,6 +9,7 @@ from didact.engines.base import Engine
 from didact.errors import DataError, UsageError
 from didact.methods import Method
 from didact.rendering.renderer import Renderer
+from didact.rollouts.base import problem_prompt
 from didact.tasks.base import BaseTask, validate_problem
 
 
@@ -69,22 +70,20 @@ def _check_misleading(config: RunConfig, needs_reference: bool, task: BaseTask) 
 
 
 def check_lengths(config: RunConfig, method: Method, task: BaseTask, policy: tuple[Engine, Renderer]) -> None:
-    """Refuse a file with a prompt that leaves the model no room for an answer.
+    """Refuse a file with a prompt that the chat template does not render, or that leaves no room to answer.
 
     Raises:
-        DataError: naming the row, its length and the limit.
+        DataError: naming the row, and its length and the limit.
     """
     engine, renderer = policy
     limit = engine.max_length
-    if limit is None:
-        return
     only_given = method.learns_from_references and not config.eval.problems
     for problem in task.all_problems() or ():
         answer = 0 if only_given else config.sampling.max_tokens
         if method.learns_from_references and problem.reference is not None:
             answer = max(answer, len(renderer.answer(problem.reference)))
-        length = len(renderer.prompt(problem.messages))
-        if length + answer > limit:
+        length = len(problem_prompt(renderer, problem))
+        if limit is not None and length + answer > limit:
             raise DataError(
                 f"problem {problem.id!r} has a prompt of {length} tokens, which with {answer} for the answer "
                 f"exceeds the model's {limit}: lower sampling.max_tokens, shorten the row, or use a model "

@@ -133,16 +133,18 @@ def _dry_run(config: RunConfig, out: Path) -> None:
     from didact.build.checks import check_trains
     from didact.build.components import build
     from didact.methods import make_method
+    from didact.rollouts.base import problem_prompt
     from didact.run_dir import RunDir
 
     RunDir.refuse_existing(out)
     check_trains(make_method(config.method, config.settings), config.method)
     parts = build(config)
     problem = parts.task.train_problem(0)
+    length = len(problem_prompt(parts.renderer, problem))
     show_config(config.model_copy(update={"settings": parts.method.model_dump(mode="json")}))
     typer.echo(f"# would write to {out}")
     typer.echo(f"# first problem: {problem.question!r}")
-    typer.echo(f"# prompt of {len(parts.renderer.prompt(problem.messages))} tokens; nothing was written")
+    typer.echo(f"# prompt of {length} tokens; nothing was written")
 
 
 def show_config(config: RunConfig) -> None:

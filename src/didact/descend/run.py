@@ -119,7 +119,7 @@ def check_room(parts: RunComponents, method: FeedbackDescent, problems: list[Pro
         plain = len(renderer.prompt(problem.messages))
         try:
             with_one = len(renderer.prompt(instructed(problem.messages, "x", method.place)))
-        except Exception as error:  # every chat template refuses in its own way
+        except DataError as error:
             raise UsageError(
                 f"the model's chat template takes no instruction as settings.place={method.place} ({error}): "
                 "say settings.place=user"

@@ -181,7 +181,7 @@ class Engine(Protocol):
 
     @property
     def end_ids(self) -> Set[int]:
-        """Ids that end a completion, the tokenizer's eos among them."""
+        """Ids that end a completion: the tokenizer's eos and the chat template's end of turn among them."""
 
     @property
     def max_length(self) -> int | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from didact.engines.base import Loss
 from didact.errors import DataError
 from didact.methods.base import LossTerm, Method
-from didact.rollouts.base import StepContext
+from didact.rollouts.base import StepContext, problem_prompt
 from didact.types import Problem, Rollout, Row, Turn
 
 
@@ -37,7 +37,7 @@ class SFT(Method):
                     "add a reference column, or take a method that learns from critiques"
                 )
             turn = Turn(
-                prompt_ids=ctx.renderer.prompt(problem.messages),
+                prompt_ids=problem_prompt(ctx.renderer, problem),
                 completion_ids=ctx.renderer.answer(problem.reference),
                 logprobs=None,
                 text=problem.reference,

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from didact.errors import UsageError
+from didact.rendering.chat_template import DIALOGUE, ChatTemplate
 from didact.rendering.special_token_escaping import SafeTokenizer
 from didact.types import Ids, Message
 
@@ -52,27 +53,24 @@ class Renderer:
                 f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token, so an answer could "
                 "never end: set `eos_token` in its tokenizer_config.json"
             )
-        self.eos_id: int = tokenizer.eos_token_id
-        """The id that ends an answer of a dataset: that of the template if the model can end with it."""
-        if tokenizer.chat_template is not None and not set(end_ids) <= {self.eos_id}:
-            chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-            ids = self._render(chat, add_generation_prompt=False)
-            self.eos_id = next((i for i in reversed(ids) if i in end_ids), self.eos_id)
-        self._ends = {tokenizer.eos_token_id, self.eos_id, *end_ids}
-        self._asked = SafeTokenizer(tokenizer, self._turn_markers())
-        self._answered = SafeTokenizer(tokenizer)
+        ends = {tokenizer.eos_token_id, *end_ids}
+        self._template = ChatTemplate(tokenizer, self.template_settings, ends)
+        end = self._template.end_id
+        self.eos_id: int = tokenizer.eos_token_id if end is None else end
+        """The id that ends an answer: the template's end of turn, or the tokenizer's eos if it has none."""
+        self._ends = {self.eos_id, *ends}
+        self._asked = self._template.safe
+        self._answered = SafeTokenizer(tokenizer, self._ends)
 
     def prompt(self, messages: Sequence[Message]) -> Ids:
         """The ids of a conversation, ready for the assistant's reply."""
         chat = [m.model_dump() for m in messages]
         safe = self._asked
         if not any(safe.needed(m["content"]) for m in chat):
-            if self.tokenizer.chat_template is None:
-                return tuple(self.tokenizer.encode(self._prompt_text(chat)))
-            return self._render(chat, add_generation_prompt=True)
+            return self._template.ids(chat)
         brackets = safe.brackets(str(self.tokenizer.chat_template), *(m["content"] for m in chat))
         marked = [{**m, "content": safe.marked(m["content"], brackets)} for m in chat]
-        ids = safe.encode(self._prompt_text(marked), brackets)
+        ids = safe.encode(self._template.text(marked), brackets)
         return tuple(safe.between_ends(ids) if self.tokenizer.chat_template is None else ids)
 
     def follow_up(self, content: str, *, ended: bool = True) -> Ids:
@@ -83,24 +81,29 @@ class Renderer:
 
         Args:
             content: The user's message, as data.
-            ended: The answer's ids end with the end-of-turn id. If not, it is added here.
+            ended: The answer's ids end with the end-of-turn id. If not, that of the template is added here.
 
         Raises:
             UsageError: the chat template does not render a second user message.
         """
-        safe = self._asked
-        brackets = safe.brackets(str(self.tokenizer.chat_template), content)
-        stand_in = brackets.start + brackets.end  # marked text is never empty
-        chat = (("user", "a"), ("assistant", stand_in), ("user", safe.marked(content, brackets)))
-        text = self._prompt_text([{"role": role, "content": words} for role, words in chat])
-        _, found, behind = text.rpartition(stand_in)
-        if not found:
+        safe, template = self._asked, self._template
+        if not template.takes(*template.opening, *DIALOGUE):
             raise UsageError(
                 f"the chat template of {self.tokenizer.name_or_path!r} leaves out earlier messages of the "
                 "assistant, so it cannot render dialogues: take another model or template"
             )
+        brackets = safe.brackets(str(self.tokenizer.chat_template), content)
+        stand_in = brackets.start + brackets.end  # marked text is never empty
+        words = [*template.opening, "a", stand_in, safe.marked(content, brackets)]
+        roles = *template.opening, *DIALOGUE
+        text = template.text([{"role": r, "content": w} for r, w in zip(roles, words, strict=True)])
+        behind = text.rpartition(stand_in)[2]
+        if ended and template.closing_text:
+            behind = behind.partition(template.closing_text)[2]
         ids = safe.encode(behind, brackets)
-        return tuple(ids[1:] if ended and ids and ids[0] in self._ends else ids)
+        if ended and template.closing_id in ids:
+            ids = ids[ids.index(template.closing_id) + 1 :]
+        return tuple(ids)
 
     def answer(self, text: str) -> Ids:
         """The ids of an answer from a dataset with its end-of-turn id, for supervised rows.
@@ -114,30 +117,9 @@ class Renderer:
         return (*safe.encode(safe.marked(text, brackets), brackets), self.eos_id)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of sampled ids, without special tokens."""
+        """The text of sampled ids, without special tokens and the end of turn, which need not be one."""
+        ended = bool(ids) and ids[-1] in self._ends
         decoded: str = self.tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            list(ids[:-1] if ended else ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return decoded
-
-    def _prompt_text(self, chat: list[dict[str, Any]]) -> str:
-        if self.tokenizer.chat_template is None:
-            return "".join(f"{m['role'].capitalize()}: {m['content']}\n" for m in chat) + "Assistant:"
-        text: str = self.tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=False, **self.template_settings
-        )
-        return text
-
-    def _turn_markers(self) -> Collection[int]:
-        """Ids that the template puts around plain messages."""
-        if self.tokenizer.chat_template is None:
-            return ()
-        chat = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
-        try:
-            return set(self._render(chat, add_generation_prompt=False))
-        except Exception:  # a template may require other roles, and raises its own errors
-            return ()
-
-    def _render(self, chat: list[dict[str, Any]], *, add_generation_prompt: bool) -> Ids:
-        settings = {**self.template_settings, "add_generation_prompt": add_generation_prompt}
-        return tuple(self.tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False, **settings))

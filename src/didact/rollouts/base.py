@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights, fits_context
-from didact.errors import UsageError
+from didact.errors import DataError, UsageError
 from didact.feedback_source import FeedbackSource
 from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
@@ -104,6 +104,18 @@ def completion_text(renderer: Renderer, sampling: SamplingParams, sample: Sample
     return text
 
 
+def problem_prompt(renderer: Renderer, problem: Problem) -> Ids:
+    """The ids of a problem's messages.
+
+    Raises:
+        DataError: naming the problem, whose messages the chat template does not render.
+    """
+    try:
+        return renderer.prompt(problem.messages)
+    except DataError as error:
+        raise DataError(f"problem {problem.id!r}, {problem.question[:40]!r}: {error}") from None
+
+
 def dataset_turn(ctx: StepContext, problem: Problem, prompt_ids: Ids, text: str) -> Turn:
     """An answer of a dataset as a turn: verified, without log-probs."""
     verdict = ctx.task.verify(problem, text)
@@ -147,7 +159,7 @@ def sample_turns(
 
 def single_turn(ctx: StepContext, problems: Sequence[Problem], n: int) -> list[Rollout]:
     """n ≥ 1 sampled answers to each problem, grouped by problem."""
-    prompts = [ctx.renderer.prompt(problem.messages) for problem in problems]
+    prompts = [problem_prompt(ctx.renderer, problem) for problem in problems]
     turns = sample_turns(ctx, problems, prompts, n, seed=derive_seed(ctx.seed, "turn", 0))
     return _grouped(ctx, problems, turns)
 
@@ -158,7 +170,7 @@ def first_turns(ctx: StepContext, problems: Sequence[Problem], n: int) -> list[R
         return single_turn(ctx, problems, n)
     turns = []
     for problem in problems:
-        prompt, texts = ctx.renderer.prompt(problem.messages), ctx.offline.answers(problem)
+        prompt, texts = problem_prompt(ctx.renderer, problem), ctx.offline.answers(problem)
         turns.append([dataset_turn(ctx, problem, prompt, texts[j % len(texts)]) for j in range(n)])
     return _grouped(ctx, problems, turns)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from didact.engines.base import Sample, SamplingParams
 from didact.engines.local.kv_cache import PrefixCache, make_cache
 from didact.errors import NonFiniteError, UsageError
+from didact.rendering.chat_template import end_of_turn
 from didact.rng import generator
 from didact.types import Ids, StopReason
 
@@ -271,10 +272,11 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams) -> tuple
 
 
 def end_ids_of(tokenizer: Any, generation: Any) -> set[int]:
-    """Ids that end a completion: the tokenizer's eos and those of the generation config, if any."""
+    """Ids that end a completion: the tokenizer's eos, the chat template's end of turn, and those of the
+    generation config, if any."""
     configured = getattr(generation, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
-    return {i for i in (tokenizer.eos_token_id, *listed) if i is not None}
+    return {i for i in (tokenizer.eos_token_id, end_of_turn(tokenizer), *listed) if i is not None}
 
 
 def check_prompts(
