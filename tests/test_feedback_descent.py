@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from didact.config import borrow_config, parse_config
 from didact.descend import run as descending
@@ -401,22 +403,20 @@ def test_what_makes_no_sense_is_refused_with_a_cure(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_template_without_a_systems_message_asks_for_the_users(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_template_without_a_system_message_has_the_instruction_in_the_users(
+    model: Path, tmp_path: Path
 ) -> None:
-    prompt = Renderer.prompt
-
-    def strict(self: Renderer, messages: Sequence[Message]) -> Any:
-        if messages[0].role == "system":
-            raise ValueError("System role not supported")
-        return prompt(self, messages)
-
-    monkeypatch.setattr(Renderer, "prompt", strict)
-    with pytest.raises(UsageError, match=r"settings\.place=user"):
-        descend(quick(model), tmp_path / "fd")
-    assert not (tmp_path / "fd").exists()
-    settings = {**QUICK["settings"], "place": "user"}  # type: ignore[dict-item]
-    descend(quick(model, settings=settings, steps=1, eval={"problems": 0}), tmp_path / "fd")
+    folder = shutil.copytree(model, tmp_path / "model")
+    file = folder / "chat_template.jinja"
+    refuses = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    )
+    file.write_text(refuses + file.read_text())
+    descend(quick(folder, steps=1, eval={"problems": 0}), tmp_path / "fd")
+    renderer = Renderer(AutoTokenizer.from_pretrained(folder))
+    under = InstructedRenderer(renderer, "Be brief.")
+    prompt = renderer.tokenizer.decode(under.prompt([Message(role="user", content="2 + 2?")]))
+    assert "<|user|>Be brief.\n\n2 + 2?" in prompt
 
 
 def test_it_is_no_method_that_trains() -> None:

@@ -21,6 +21,7 @@ from didact.config import RunConfig, parse_config, read_yaml
 from didact.descend.feedback_descent import NAME, DescentState, FeedbackDescent
 from didact.errors import DataError, Interrupted, TrainingGuard, UsageError
 from didact.rng import derive_seed
+from didact.rollouts.base import problem_prompt
 from didact.rollouts.system_prompt import InstructedRenderer, instructed
 from didact.run_dir import RunDir, append_jsonl, read_jsonl, write_atomically
 from didact.settings import validate_settings
@@ -110,20 +111,14 @@ def check_room(parts: RunComponents, method: FeedbackDescent, problems: list[Pro
     """Refuse a model that could not hold every problem with the longest instruction and an answer.
 
     Raises:
-        UsageError: naming the problem and the cure, or a chat template that takes no such instruction.
+        UsageError: naming the problem and the cure.
     """
     renderer, limit = parts.renderer, parts.engine.max_length
     held_out = list(eval_problems(parts)) if parts.config.eval.problems else []
     answer = parts.config.sampling.max_tokens
     for problem in (*problems, *held_out):
-        plain = len(renderer.prompt(problem.messages))
-        try:
-            with_one = len(renderer.prompt(instructed(problem.messages, "x", method.place)))
-        except DataError as error:
-            raise UsageError(
-                f"the model's chat template takes no instruction as settings.place={method.place} ({error}): "
-                "say settings.place=user"
-            ) from None
+        plain = len(problem_prompt(renderer, problem))
+        with_one = len(renderer.prompt(instructed(problem.messages, "x", method.place)))
         needed = max(plain, with_one) + method.prompt_tokens + answer
         if limit is not None and needed > limit:
             raise UsageError(
