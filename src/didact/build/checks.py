@@ -74,8 +74,11 @@ def check_lengths(config: RunConfig, method: Method, task: BaseTask, policy: tup
 
     Raises:
         DataError: naming the row, and its length and the limit.
+        UsageError: the chat template does not render the dialogues of the method or the evaluation.
     """
     engine, renderer = policy
+    if method.uses_dialogue_teacher or config.eval.dialogue is not None:
+        renderer.follow_up("")
     limit = engine.max_length
     only_given = method.learns_from_references and not config.eval.problems
     for problem in task.all_problems() or ():

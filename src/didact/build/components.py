@@ -125,8 +125,6 @@ def build(
     task.bind_policy(limits)
     policy = (engine, renderer)
     in_dialogue = method.uses_dialogue_teacher or config.eval.dialogue is not None
-    if in_dialogue:
-        renderer.follow_up("")  # refuses a chat template without dialogues
     at = build_context(config, task, policy, home, in_dialogue=in_dialogue)
     scoring = make_scoring(config, at)
     if scoring is not None and task.needs_judge:
