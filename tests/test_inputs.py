@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +63,39 @@ def test_another_base_under_an_adapter_is_refused(model: Path, data: Path, tmp_p
     weights["model.norm.weight"] = weights["model.norm.weight"] + 0.5
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"model \(\w{12} → \w{12}\)"):
+        didact.resume(run)
+
+
+def edited(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    values = json.loads(file.read_text())
+    change(values)
+    file.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "named"),
+    [
+        (
+            "config.json",
+            lambda c: c.update(rope_parameters={"rope_type": "default", "rope_theta": 5e3}),
+            "model",
+        ),
+        ("config.json", lambda c: c.update(rms_norm_eps=1e-3), "model"),
+        ("config.json", lambda c: c.update(hidden_act="gelu"), "model"),
+        ("tokenizer.json", lambda t: t["model"]["merges"].append(["a", "b"]), "tokenizer"),
+        ("tokenizer.json", lambda t: t.update(normalizer={"type": "Lowercase"}), "tokenizer"),
+    ],
+    ids=["rope theta", "norm eps", "activation", "merges", "normalizer"],
+)
+def test_an_edited_model_folder_is_refused(
+    model: Path, data: Path, tmp_path: Path, file: str, change: Callable[..., object], named: str
+) -> None:
+    """The weights and the vocabulary stay as they are."""
+    if file == "tokenizer.json":  # the merged token has to be in the vocabulary
+        edited(model / file, lambda t: t["model"]["vocab"].update({"ab": len(t["model"]["vocab"])}))
+    run = unfinished(tmp_path / "run", model, data)
+    edited(model / file, change)
+    with pytest.raises(CheckpointError, match=rf"{named} \(\w{{12}} → \w{{12}}\)"):
         didact.resume(run)
 
 

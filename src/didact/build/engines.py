@@ -14,6 +14,7 @@ from didact.config import ModelConfig, Positive
 from didact.distributed import is_launched
 from didact.engines.base import Engine, ValueHeadSettings
 from didact.engines.local import LocalEngine, LoraSettings, select_engine_class
+from didact.engines.local.agreement import require_agreement
 from didact.errors import UsageError
 from didact.settings import Section
 
@@ -151,6 +152,8 @@ def build_engine(made: Any, at: EngineContext) -> Engine:
     if is_launched() and isinstance(made, ServerSettings):
         raise UsageError("an engine on a server is driven by one process: start the run without a launcher")
     engine: Engine = made.build(at) if hasattr(made, "build") else made
+    if engine is made and isinstance(made, LocalEngine) and type(made) is select_engine_class():
+        require_agreement(made)
     return engine
 
 
@@ -165,9 +168,12 @@ def make_engine(
     """A local engine with the configured model, and with a value head that is trained as `value_head` has it.
 
     In a process that was launched as one of several it spans all of them. `kind` is another class, which
-    takes the `settings`.
+    takes the `settings`; otherwise the engine is checked to sample what it scores.
+
+    Raises:
+        CapabilityError: it does not.
     """
-    return (kind or select_engine_class()).from_pretrained(
+    engine = (kind or select_engine_class()).from_pretrained(
         model_folder(config.path),
         lora=None if config.lora is None else LoraSettings(**config.lora.model_dump()),
         device=config.device,
@@ -177,6 +183,9 @@ def make_engine(
         value_head=value_head,
         **settings,
     )
+    if kind is None:
+        require_agreement(engine)
+    return engine
 
 
 def model_folder(path: str) -> str:

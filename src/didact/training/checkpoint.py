@@ -212,10 +212,15 @@ def inputs(parts: RunComponents) -> dict[str, str]:
     The engine has to be as it was made, before any step or checkpoint.
     """
     config, task, tokenizer = parts.config, parts.task, parts.engine.tokenizer
-    words = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.chat_template])
+    rules = getattr(tokenizer, "backend_tokenizer", None)  # merges, normalizer, splits
+    words = [
+        sorted(tokenizer.get_vocab().items()),
+        tokenizer.chat_template,
+        "" if rules is None else rules.to_str(),
+    ]
     found = {
         "model": parts.engine.model_hash(),
-        "tokenizer": hashlib.sha256(words.encode()).hexdigest(),
+        "tokenizer": hashlib.sha256(json.dumps(words).encode()).hexdigest(),
         "torch threads": str(torch.get_num_threads()),
     }
     packages = ["torch", "transformers", *([] if config.model.lora is None else ["peft"]), *task.packages]

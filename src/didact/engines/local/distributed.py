@@ -31,6 +31,7 @@ from torch import Tensor
 from didact.distributed import init_process_group, local_rank, peer_errors
 from didact.engines.base import AdamParams, LossFn, Sample, SamplingParams, StepOutput, Weights
 from didact.engines.local.engine import LocalEngine
+from didact.engines.local.loading import without_peft_warnings
 from didact.engines.local.sampling import Streams
 from didact.engines.local.scoring import Arrays, Batches, Score, padding_batch, score_rows
 from didact.engines.local.sharding import (
@@ -56,6 +57,11 @@ class DistributedEngine(LocalEngine):
         self.group = init_process_group()
         self.sharding = sharding_settings()
         super().__init__(*args, **settings)
+        if self.uses_fsdp and self._on_merged and self._adapter is not None:
+            raise UsageError(
+                "FSDP cannot save an adapter that is trained on an adapter: merge the first one into a "
+                "folder, with LocalEngine.from_pretrained(ADAPTER).save_pretrained(FOLDER), and train on that"
+            )
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | Path, *, device: str = "auto", **settings: Any) -> Self:
@@ -126,6 +132,9 @@ class DistributedEngine(LocalEngine):
 
     def save_pretrained(self, path: Path) -> None:
         """As `LocalEngine.save_pretrained`; rank 0 writes."""
+        if not self.uses_fsdp:
+            self.group.run_on_main(lambda: LocalEngine.save_pretrained(self, path))
+            return
         holder = self.model if self._adapter is None else self._adapter
         full: dict[int, Tensor] = {}  # by identity, so that tied tensors stay one
         state = {}
@@ -136,7 +145,8 @@ class DistributedEngine(LocalEngine):
             state[name] = full[id(tensor)]
 
         def write() -> None:
-            holder.save_pretrained(path, state_dict=state)
+            with without_peft_warnings():
+                holder.save_pretrained(path, state_dict=state)
             self.tokenizer.save_pretrained(path)
 
         self.group.run_on_main(write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -30,12 +31,16 @@ from didact.engines.base import (
 )
 from didact.engines.local.kv_cache import PrefixCache
 from didact.engines.local.loading import (
+    MERGED,
     LoraSettings,
     Precision,
+    config_json,
     load_pretrained,
+    merged_copy,
     pick_device,
     use_bfloat16,
     with_lora,
+    without_peft_warnings,
 )
 from didact.engines.local.sampling import Sampler, Streams, check_prompts, end_ids_of, streams
 from didact.engines.local.scoring import (
@@ -102,6 +107,7 @@ class LocalEngine(TrainState):
         self._training_tokens = min(tokens_per_batch, CPU_BATCH) if on_cpu else tokens_per_batch
         self.dtype: Literal["float32", "bfloat16"] = "bfloat16" if half else "float32"
         self._adapter = None if lora is None else with_lora(model, lora)
+        self._on_merged = getattr(model, MERGED, False)
         # peft puts its layers into the model itself, whose own forward costs less than the wrapper's.
         self.model = model if self._adapter is None else self._adapter.get_base_model()
         self.model.eval()
@@ -253,8 +259,9 @@ class LocalEngine(TrainState):
     # ── copies of the weights ─────────────────────────────────────────────────────────────────────
 
     def model_hash(self) -> str:
-        """sha256 over all tensors, the frozen ones under an adapter and a value head's too."""
-        return sha256({**dict(self.model.named_parameters()), **self._trained})
+        """sha256 over the config and all tensors, the frozen ones under an adapter and a value head's too."""
+        tensors = sha256({**dict(self.model.named_parameters()), **self._trained})
+        return hashlib.sha256(f"{tensors} {config_json(self.model)}".encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """See `Engine.save`; an accumulated gradient is not saved."""
@@ -269,7 +276,12 @@ class LocalEngine(TrainState):
         self._restore(self._read(Path(path)))
 
     def save_pretrained(self, path: Path) -> None:
-        (self.model if self._adapter is None else self._adapter).save_pretrained(path)
+        """See `Engine.save_pretrained`; an adapter that was trained on an adapter is saved merged."""
+        if self._adapter is None:
+            self.model.save_pretrained(path)
+        else:
+            with without_peft_warnings():
+                (merged_copy(self._adapter) if self._on_merged else self._adapter).save_pretrained(path)
         self.tokenizer.save_pretrained(path)
 
     # ── inside; DistributedEngine overrides the first ─────────────────────────────────────────────

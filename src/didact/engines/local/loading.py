@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from didact.errors import CapabilityError, DataError, UsageError
+from didact.errors import CapabilityError, DataError, DidactError, UsageError
 
 Precision = Literal["auto", "float32", "bfloat16"]
+ADAPTER = "adapter_model.safetensors"
+PROVENANCE = ("_name_or_path", "transformers_version")
+MERGED = "_didact_merged_adapter"
+"""Attribute of a model that was loaded with an adapter merged in: its weights are in no folder."""
 
 
 @dataclass(frozen=True)
@@ -84,57 +92,119 @@ def load_pretrained(path_or_id: str, *, dtype: torch.dtype, attention: str | Non
     loaded as its base model with the adapter merged in.
 
     Raises:
-        UsageError: there is no such model.
-        DataError: its weights are incomplete.
+        UsageError: there is no such model, or a file of it is broken.
+        DataError: its weights are incomplete, or do not fit its config or tokenizer.
     """
-    adapter = (Path(path_or_id) / "adapter_config.json").exists()
-    if adapter and not (Path(path_or_id) / "adapter_model.safetensors").exists():
-        raise UsageError(
-            f"the adapter in {path_or_id!r} has no adapter_model.safetensors, and a pickle could run code: "
-            "save it again with peft's save_pretrained"
-        )
     try:
-        base = path_or_id
-        if adapter:
-            from peft import LoraConfig
-
-            named: str | None = LoraConfig.from_pretrained(path_or_id).base_model_name_or_path
-            if named is None:
-                raise ValueError("its adapter_config.json does not name a base model")
-            base = named
-        tokenizer = AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            base,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
+        return _load(path_or_id, dtype=dtype, attention=attention)
+    except (DidactError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # broken files raise what their readers happen to
         raise UsageError(
-            f"cannot load the model {path_or_id!r}: {error}. Give a directory that save_pretrained wrote, "
-            "or a hub id of a causal language model with safetensors weights"
+            f"cannot load the model {path_or_id!r}: {type(error).__name__}: {error}. Give a directory that "
+            "save_pretrained wrote, or a hub id of a causal language model with safetensors weights"
         ) from error
-    model, info = loaded
-    if info["missing_keys"]:
-        raise DataError(
-            f"the weights of {base!r} lack {len(info['missing_keys'])} tensors, the first of them "
-            f"{sorted(info['missing_keys'])[0]!r}: they would start at random; load a complete model"
-        )
-    if adapter:
-        from peft import PeftModel
 
-        with _without_peft_warning():
-            model = PeftModel.from_pretrained(model, path_or_id).merge_and_unload()
-    return model, tokenizer
+
+def _load(path_or_id: str, *, dtype: torch.dtype, attention: str | None) -> tuple[Any, Any]:
+    folder, base = Path(path_or_id), path_or_id
+    adapter = (folder / "adapter_config.json").exists()
+    if adapter:
+        from peft import LoraConfig
+
+        if not (folder / ADAPTER).exists():
+            raise UsageError(
+                f"the adapter in {path_or_id!r} has no {ADAPTER}, and a pickle could run code: save it again "
+                "with peft's save_pretrained"
+            )
+        named: str | None = LoraConfig.from_pretrained(path_or_id).base_model_name_or_path
+        if named is None:
+            raise ValueError("its adapter_config.json does not name a base model")
+        base = named
+    tokenizer = AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        base,
+        dtype=dtype,
+        attn_implementation=attention,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    model, info = loaded
+    for kind, what in (("missing_keys", "lack"), ("mismatched_keys", "have in another shape")):
+        if names := sorted(map(str, info[kind])):
+            raise DataError(
+                f"the weights of {base!r} {what} {len(names)} tensors, the first of them {names[0]}: they "
+                "would start at random; load a complete model"
+            )
+    return (_merged(model, tokenizer, folder) if adapter else model), tokenizer
+
+
+def _merged(model: Any, tokenizer: Any, folder: Path) -> Any:
+    """The model with a folder's adapter in its weights; a tied tensor that it adapts is untied."""
+    from peft import PeftModel
+
+    _resize(model, tokenizer, folder)
+    with without_peft_warnings():
+        adapted = PeftModel.from_pretrained(model, str(folder))
+        for _, *others in _shared_tensors(adapted):
+            for module, name in others:
+                setattr(module, name, torch.nn.Parameter(getattr(module, name).detach().clone()))
+        model = adapted.merge_and_unload()
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    if None not in ends and ends[0].weight is not ends[1].weight:
+        for config in (model.config, model.config.get_text_config(decoder=True)):
+            config.tie_word_embeddings = False
+    setattr(model, MERGED, True)
+    return model
+
+
+def _resize(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Give the embeddings as many rows as those that the adapter in a folder has trained.
+
+    Raises:
+        DataError: the tokenizer has ids beyond the embeddings, and the adapter has no rows for them.
+    """
+    parts = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = {name for name, module in model.named_modules() if any(module is part for part in parts)}
+    ends = tuple(f"{name}{kind}.weight" for name in names for kind in ("", ".modules_to_save"))
+    with safe_open(folder / ADAPTER, framework="pt") as file:
+        rows = {file.get_slice(key).get_shape()[0] for key in file.keys() if key.endswith(ends)}  # noqa: SIM118
+    there = parts[0].weight.shape[0]
+    if rows and max(rows) != there:
+        model.resize_token_embeddings(max(rows), mean_resizing=False)
+    elif len(tokenizer) > there:
+        raise DataError(
+            f"the tokenizer in {str(folder)!r} has {len(tokenizer)} tokens, its base model embeds {there}, "
+            "and the adapter has no rows for the added ones: save it with peft's save_embedding_layers=True, "
+            "or remove the added tokens from its tokenizer"
+        )
+
+
+def _shared_tensors(model: Any) -> list[list[tuple[torch.nn.Module, str]]]:
+    """Parameters that several modules hold of which an adapter wraps one: each as (module, attribute)."""
+    holders: dict[int, list[tuple[torch.nn.Module, str]]] = defaultdict(list)
+    wrapped = set()
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                holders[id(parameter)].append((module, name))
+                if path.endswith(".base_layer"):
+                    wrapped.add(id(parameter))
+    return [found for key, found in holders.items() if len(found) > 1 and key in wrapped]
+
+
+def config_json(model: Any) -> str:
+    """Every setting of a model's arithmetic, in one order; not where it was loaded from."""
+    values = {k: v for k, v in model.config.to_dict().items() if k not in PROVENANCE}
+    return json.dumps(values, sort_keys=True, default=str)
 
 
 def with_lora(model: Any, settings: LoraSettings) -> Any:
     """The model with a fresh adapter as its only trainable part. The global random state is kept.
 
     Raises:
-        UsageError: the model has no such target modules.
+        UsageError: the model has no such target modules, or one shares its tensor with another module.
     """
     from peft import LoraConfig, get_peft_model  # seconds of import that full fine-tuning need not pay
 
@@ -146,21 +216,36 @@ def with_lora(model: Any, settings: LoraSettings) -> Any:
         lora_dropout=0.0,
         target_modules=targets if isinstance(targets, str) else list(targets),
     )
-    with torch.random.fork_rng(), _without_peft_warning():
+    linear = (n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    names = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+    with torch.random.fork_rng(), without_peft_warnings():
         torch.manual_seed(settings.seed)
         try:
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
         except ValueError as error:
-            linear = (n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear))
-            names = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
             raise UsageError(
                 f"model.lora.target_modules = {targets!r}: {error}. Take all-linear, or some of: {names}"
             ) from error
+    if shared := _shared_tensors(adapted):
+        held = {id(module): name for name, module in adapted.get_base_model().named_modules()}
+        tied = " and ".join(held[id(module)].removesuffix(".base_layer") for module, _ in shared[0])
+        raise UsageError(
+            f"model.lora.target_modules = {targets!r}: {tied} share one tensor, and merging an adapter of "
+            f"one would change the other. Take all-linear, which leaves them out, or others of: {names}"
+        )
+    return adapted
+
+
+def merged_copy(adapted: Any) -> Any:
+    """A float32 copy of a model with its adapter merged in; the model itself stays as it is."""
+    with without_peft_warnings():
+        return copy.deepcopy(adapted).float().merge_and_unload()
 
 
 @contextmanager
-def _without_peft_warning() -> Iterator[None]:
-    """Hide the warning that peft 0.21 uses a name that transformers 6 drops."""
+def without_peft_warnings() -> Iterator[None]:
+    """Hide that peft 0.21 uses a name that transformers 6 drops, and its hints about tied tensors."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        warnings.filterwarnings("ignore", ".*(tie|embedding)", UserWarning)
         yield

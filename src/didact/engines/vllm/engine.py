@@ -95,6 +95,12 @@ class VLLMEngine(LocalEngine):
                 "engine: vllm samples from an adapter, and all weights are trained: set model.lora, as "
                 "{rank: 16}, or take engine: local"
             )
+        if self._on_merged:
+            raise CapabilityError(
+                "engine: vllm serves the base model, and this adapter would be trained on another one: merge "
+                "that into a folder, with LocalEngine.from_pretrained(ADAPTER).save_pretrained(FOLDER), and "
+                "serve and train on the folder"
+            )
         self.server, self.shared_dir = server, Path(shared_dir).absolute()
         self.logprobs_from, self.tolerance = logprobs, tolerance
         length = self._base_card(served_model).get("max_model_len")
