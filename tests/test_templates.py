@@ -18,7 +18,6 @@ from didact.engines.local import LocalEngine
 from didact.engines.local.sampling import end_ids_of
 from didact.engines.tinker.connect import _model_files
 from didact.errors import DataError, UsageError
-from didact.rendering.chat_template import end_of_turn
 from didact.rendering.renderer import Renderer
 from didact.types import Message, Row
 from tests.helpers import didact
@@ -429,7 +428,8 @@ def test_a_template_that_changes_words_is_refused_with_a_cure(changed: str) -> N
 def test_a_template_that_renders_nothing_is_refused_with_its_reason(broken: str) -> None:
     with pytest.raises(UsageError, match=r"chat template.*chat_template"):
         renderer_of(broken)
-    assert end_of_turn(tokenizer_of(Family(broken, "<eos>", ""))) is None
+    tokenizer = tokenizer_of(Family(broken, "<eos>", ""))
+    assert end_ids_of(tokenizer, None) == {tokenizer.eos_token_id}
 
 
 @pytest.mark.parametrize(

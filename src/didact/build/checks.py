@@ -78,7 +78,7 @@ def check_lengths(config: RunConfig, method: Method, task: BaseTask, policy: tup
     """
     engine, renderer = policy
     if method.uses_dialogue_teacher or config.eval.dialogue is not None:
-        renderer.follow_up("")
+        renderer.follow_up("a")
     limit = engine.max_length
     only_given = method.learns_from_references and not config.eval.problems
     for problem in task.all_problems() or ():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from functools import cache, lru_cache
 from itertools import compress, product
@@ -82,10 +82,10 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any, settings: Mapping[str, Any], end_ids: Collection[int] = ()) -> None:
         self.tokenizer = tokenizer
-        self.source = getattr(tokenizer, "chat_template", None)
+        self.source: Any = getattr(tokenizer, "chat_template", None)
         self._name = f"the chat template of {getattr(tokenizer, 'name_or_path', '')!r}"
-        dated = {"chat_template": _dated(source)} if "strftime_now" in (source := str(self.source)) else {}
-        self._settings = {**settings, **dated}
+        dated = isinstance(self.source, str) and "strftime_now" in self.source
+        self._settings = {**settings, **({"chat_template": _dated(self.source)} if dated else {})}
         self._form = cache(self._find_form)
         plain, *others = (self._form(*opening, "user") for opening in OPENINGS)
         if isinstance(plain, str) and all(isinstance(form, str) for form in others):
@@ -133,8 +133,12 @@ class ChatTemplate:
     def _find_form(self, *roles: str) -> ChatForm | str:
         """The form for these roles that changes least, or why there is none."""
         probe = [{"role": role, "content": f"A{n} {WORDS}{n}Z"} for n, role in enumerate(roles)]
-        problems = []
-        for form in self._possible_forms(roles):
+        used, problems = sorted(set(roles)), []
+        choices = sorted(product((False, True), repeat=len(used)), key=lambda c: len(set(c)))
+        known = {"user", "assistant", *re.findall(r"['\"](\w+)['\"]", str(self.source))}
+        names = [pair for pair in product(USER_NAMES, ASSISTANT_NAMES) if known.issuperset(pair)]
+        for systems, choice, pair in product((math.nan, math.inf, 1, 0), choices, names):
+            form = ChatForm(systems, tuple(compress(used, choice)), *pair)
             try:
                 text = self._apply(form.of(probe))
             except DataError as error:
@@ -145,14 +149,6 @@ class ChatTemplate:
                 return form
             problems.append(f"{self._name} leaves out or changes the words of the role {missing[0]}")
         return problems[0]
-
-    def _possible_forms(self, roles: Sequence[str]) -> Iterator[ChatForm]:
-        used = sorted(set(roles))
-        choices = sorted(product((False, True), repeat=len(used)), key=lambda c: len(set(c)))
-        known = {"user", "assistant", *re.findall(r"['\"](\w+)['\"]", str(self.source))}
-        names = [pair for pair in product(USER_NAMES, ASSISTANT_NAMES) if known.issuperset(pair)]
-        for systems, choice, pair in product((math.nan, math.inf, 1, 0), choices, names):
-            yield ChatForm(systems, tuple(compress(used, choice)), *pair)
 
     def _around(self, *roles: str) -> list[str]:
         """What the template writes before, between and after messages of these roles, if it takes them."""
@@ -185,14 +181,9 @@ def _dated(source: str) -> str:
     return f"{{% macro strftime_now(format) %}}{{{{ format{shown} }}}}{{% endmacro %}}{{{{ '' }}}}{source}"
 
 
-def end_of_turn(tokenizer: Any) -> int | None:
-    """The id that the tokenizer's template ends an assistant's message with; None where it has no such id."""
-    source = getattr(tokenizer, "chat_template", None)
-    return None if source is None else _end_of_turn(tokenizer, str(source))
-
-
 @lru_cache(maxsize=8)
-def _end_of_turn(tokenizer: Any, source: str) -> int | None:
+def end_of_turn(tokenizer: Any, source: str) -> int | None:
+    """The id that the tokenizer's template, `source`, ends answers with; None where it has no such id."""
     try:
         return ChatTemplate(tokenizer, {}).end_id
     except DidactError:  # such a template is refused where messages are rendered

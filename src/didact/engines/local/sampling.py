@@ -276,7 +276,9 @@ def end_ids_of(tokenizer: Any, generation: Any) -> set[int]:
     generation config, if any."""
     configured = getattr(generation, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
-    return {i for i in (tokenizer.eos_token_id, end_of_turn(tokenizer), *listed) if i is not None}
+    template = getattr(tokenizer, "chat_template", None)
+    turn = None if template is None else end_of_turn(tokenizer, str(template))
+    return {i for i in (tokenizer.eos_token_id, turn, *listed) if i is not None}
 
 
 def check_prompts(
