@@ -82,10 +82,10 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any, settings: Mapping[str, Any], end_ids: Collection[int] = ()) -> None:
         self.tokenizer = tokenizer
-        self.source: Any = getattr(tokenizer, "chat_template", None)
+        self.source = getattr(tokenizer, "chat_template", None)
         self._name = f"the chat template of {getattr(tokenizer, 'name_or_path', '')!r}"
         dated = isinstance(self.source, str) and "strftime_now" in self.source
-        self._settings = {**settings, **({"chat_template": _dated(self.source)} if dated else {})}
+        self._settings = {**settings, **({"chat_template": _dated(str(self.source))} if dated else {})}
         self._form = cache(self._find_form)
         plain, *others = (self._form(*opening, "user") for opening in OPENINGS)
         if isinstance(plain, str) and all(isinstance(form, str) for form in others):
