@@ -22,6 +22,7 @@ from didact.rendering.renderer import Renderer
 from didact.types import Message, Row
 from tests.helpers import didact
 from tests.models import byte_level, save_model
+from tests.test_render import sentencepiece
 
 
 class Family(NamedTuple):
@@ -362,6 +363,14 @@ def test_a_blank_before_the_end_of_turn_does_not_hide_it() -> None:
     renderer = rendering("llama 2")
     dialogue = (*renderer.prompt(chat(("user", "q"))), *renderer.answer("ok"), *renderer.follow_up("b"))
     assert told(renderer, dialogue) == "<s>[INST] q [/INST]ok</s><s>[INST] b [/INST]"
+
+
+@pytest.mark.parametrize("template", [PLAIN, LLAMA2, MISTRAL])
+def test_sentencepiece_puts_no_blank_before_a_follow_up(template: str) -> None:
+    renderer = Renderer(sentencepiece(template=template))
+    start, cut = renderer.prompt(chat(("user", "q"))), renderer.answer("ok")[:-1]
+    whole = renderer.prompt(chat(("user", "q"), ("assistant", "ok"), ("user", "why?")))
+    assert (*start, *cut, *renderer.follow_up("why?", ended=False)) == whole
 
 
 def test_a_message_that_the_family_folds_is_joined_to_the_users() -> None:

@@ -100,7 +100,7 @@ class Renderer:
         behind = text.rpartition(stand_in)[2]
         if ended and template.closing_text:
             behind = behind.partition(template.closing_text)[2]
-        ids = safe.encode(behind, brackets)
+        ids = safe.encode(behind, brackets, inside=True)
         if ended and template.closing_id in ids:
             ids = ids[ids.index(template.closing_id) + 1 :]
         return tuple(ids)

@@ -70,12 +70,13 @@ class SafeTokenizer:
             return f"{start}{text}{end}"
         return self.pattern.sub(lambda m: f"{start}{m.group()}{end}", text)
 
-    def encode(self, text: str, brackets: Brackets) -> list[int]:
-        """The ids of a marked text; a single bracket, left by a template that cuts texts, is dropped."""
+    def encode(self, text: str, brackets: Brackets, *, inside: bool = False) -> list[int]:
+        """The ids of a marked text, which continues another one if `inside` is set; a single bracket, left by
+        a template that cuts texts, is dropped."""
         start, end = brackets
         # [text, in brackets, text, in brackets, …, text], with None for a single bracket
         first, *rest = re.split(f"{start}([^{start}{end}]*){end}|[{start}{end}]", text)
-        ids = self._plain(first)
+        ids = self._inside(first) if inside else self._plain(first)
         for number, piece in enumerate(rest):
             if piece:
                 ids += self._as_text(piece) if number % 2 == 0 else self._inside(piece)
