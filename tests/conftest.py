@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 # Before any import of torch, numpy or transformers, which read these once.
@@ -12,6 +13,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Models that passed the agreement check are remembered for one run of the tests, not in the home directory.
+_CACHE = tempfile.TemporaryDirectory(prefix="didact-cache-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 import pytest
 from hypothesis import settings

@@ -60,7 +60,13 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Replace row i by row `beam_idx[i]`; rows may be repeated and left out."""
+        """Replace row i by row `beam_idx[i]`; rows may be repeated and left out.
+
+        Raises:
+            RuntimeError: the model has stored nothing.
+        """
+        if not self.is_initialized:
+            raise RuntimeError("the model stores no keys and values in the cache that it is given")
         keys = self._keys[:, :, : self.filled].index_select(0, beam_idx)
         values = self._values[:, :, : self.filled].index_select(0, beam_idx)
         self._keys, self._values, self.filled = self._room_for(keys), self._room_for(values), 0

@@ -9,6 +9,7 @@ Shapes: B rows, P distinct prompts, T positions, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ Streams: TypeAlias = Sequence[tuple[int, int]]
 """A seed and a number for each prompt; with the sample's index they seed its draws."""
 DROP_ABOVE = 1 / 8
 """Share of finished rows from which copying the cache without them costs less than carrying them."""
+
+RECURRENT_CACHE = "cache_params"
+"""The argument for the cache of a model without attention, as Mamba, whose state has no padding to mask."""
 
 
 def streams(seed: int | Sequence[int], prompts: int) -> Streams:
@@ -163,6 +167,8 @@ class _Batch:
     """One number in [0, 1) for each token that a row may sample."""
     filled: int
     """Positions in the cache, left padding counted."""
+    cache_name: str
+    """The argument of the model's forward that takes the cache."""
 
     @classmethod
     def start(
@@ -185,12 +191,15 @@ class _Batch:
         padded = bool((mask_PT == 0).any())
         ids_PT, mask_PT = ids_PT.to(model.device), mask_PT.to(model.device)
         cache: Any = make_cache(model.config, length + params.max_tokens)
+        cache_name = "past_key_values"
+        if RECURRENT_CACHE in inspect.signature(model.forward).parameters:
+            cache_name = RECURRENT_CACHE
         known = 0 if kept is None else kept.fill(cache, list(slots))
         logits_PV = model(
             input_ids=ids_PT[:, known:],
             attention_mask=mask_PT[:, :length] if padded else None,
             position_ids=(mask_PT[:, :length].cumsum(-1) - 1).clamp(min=0)[:, known:],
-            past_key_values=cache,
+            **{cache_name: cache},
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
@@ -210,6 +219,7 @@ class _Batch:
             mask_BT=mask_PT[slot_B] if padded else None,
             uniforms_BT=torch.from_numpy(np.stack(uniforms)).to(precise).to(model.device),
             filled=length,
+            cache_name=cache_name,
         )
 
     def drop(self, keep: Sequence[bool], next_B: Tensor) -> Tensor:
@@ -226,11 +236,12 @@ class _Batch:
     def advance(self, model: Any, next_B: Tensor) -> None:
         """Compute one token of each row."""
         self.filled += 1
+        mask_BT = None if self.cache_name == RECURRENT_CACHE else self.mask_BT
         self.logits_BV = model(
             input_ids=next_B[:, None],
-            attention_mask=None if self.mask_BT is None else self.mask_BT[:, : self.filled],
+            attention_mask=None if mask_BT is None else mask_BT[:, : self.filled],
             position_ids=self.position_B[:, None],
-            past_key_values=self.cache,
+            **{self.cache_name: self.cache},
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
