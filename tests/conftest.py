@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 # Before any import of torch, numpy or transformers, which read these once.
@@ -13,15 +12,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-# Models that passed the agreement check are remembered for one run of the tests, not in the home directory.
-_CACHE = tempfile.TemporaryDirectory(prefix="didact-cache-")
-os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 import pytest
 from hypothesis import settings
 
 settings.register_profile("didact", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("didact")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Models that passed the agreement check are remembered for these tests, not in the home directory."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -32,12 +32,13 @@ def doctor(
 
     With --engine tinker the server at --base-url is probed, on adapters that are thrown away.
 
-    Exits with 4 where a probe fails.
+    Exits with 2 for a model that is not sampled as it is trained, and with 4 where a probe fails.
     """
     import torch
 
     from didact.build.engines import make_engine
     from didact.config import ModelConfig
+    from didact.engines.local.agreement import disagreement
     from didact.engines.probe import probe
     from didact.tasks.sandbox.probe import what_is_wrong
     from didact.tasks.sandbox.session import BACKENDS
@@ -59,6 +60,7 @@ def doctor(
     else:
         local = make_engine(ModelConfig(path=model))
         typer.echo(f"\nengine         {model} on {local.device}, {local.dtype}")
+        typer.echo(f"  samples what it scores, to {disagreement(local):.1g} nats")
         results = probe(local)
     for result in results:
         typer.echo(f"  {result}")

@@ -122,7 +122,8 @@ class LocalEngine(TrainState):
         """Of each set of weights, inside `prefix_cache`."""
         config = self.model.config.get_text_config(decoder=True)
         self._vocabulary: int = config.vocab_size
-        self._row_limit: int | None = getattr(config, "max_position_embeddings", None)
+        positions: int | None = getattr(config, "max_position_embeddings", None)
+        self._row_limit = positions if positions is None or positions > 0 else None  # XLNet has -1
         self.max_length = self._row_limit
         self.capabilities = Capabilities(
             soft_targets=self._vocabulary,
