@@ -118,7 +118,7 @@ class Renderer:
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of sampled ids, without special tokens and the end of turn, which need not be one."""
-        ended = bool(ids) and ids[-1] in self._ends
+        ended = len(ids) > 0 and ids[-1] in self._ends
         decoded: str = self.tokenizer.decode(
             list(ids[:-1] if ended else ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
