@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from didact.errors import DataError, DidactError, UsageError
 from didact.rendering.special_token_escaping import SafeTokenizer
+from didact.rendering.template_limits import BYTES, CPU_SECONDS, ends
 from didact.types import Ids
 
 Chat: TypeAlias = Sequence[Mapping[str, Any]]
@@ -32,6 +33,9 @@ DIALOGUE = "user", "assistant", "user"
 MARK = "Zq7x"
 """Content of messages around which a template's own words are read."""
 USER_NAMES, ASSISTANT_NAMES = ("user", "human"), ("assistant", "model", "gpt", "bot")
+
+_ENDS: dict[str, bool] = {}
+"""Whether templates end, by source and settings."""
 
 
 class ChatForm(NamedTuple):
@@ -87,6 +91,7 @@ class ChatTemplate:
         dated = isinstance(self.source, str) and "strftime_now" in self.source
         self._settings = {**settings, **({"chat_template": _dated(str(self.source))} if dated else {})}
         self._form = cache(self._find_form)
+        self._refuse_endless()
         plain, *others = (self._form(*opening, "user") for opening in OPENINGS)
         if isinstance(plain, str) and all(isinstance(form, str) for form in others):
             raise UsageError(
@@ -106,6 +111,18 @@ class ChatTemplate:
         self.end_id = last[0] if last else self.closing_id
         closing = around[1].strip()
         self.closing_text = closing if not last and closing in around[0] else ""
+
+    def _refuse_endless(self) -> None:
+        """Raise a UsageError if the template does not end with conversations of the usual roles."""
+        key = f"{self.source} {self._settings}"
+        if self.source is not None and key not in _ENDS:
+            probes = [(*opening, *DIALOGUE[:n]) for opening in OPENINGS for n in (1, 2, 3)]
+            _ENDS[key] = ends(lambda: [self._find_form(*roles) for roles in probes])
+        if not _ENDS.get(key, True):
+            raise UsageError(
+                f"{self._name} does not end within {CPU_SECONDS} s and {BYTES / 2**30:g} GiB: give the "
+                "model's folder another chat_template"
+            )
 
     def takes(self, *roles: str) -> bool:
         """Whether the template renders all words of a conversation of these roles, in some form."""
@@ -167,7 +184,7 @@ class ChatTemplate:
         settings = {**self._settings, "add_generation_prompt": ask, "tokenize": False}
         try:
             return str(self.tokenizer.apply_chat_template(chat, **settings))
-        except DidactError:
+        except (DidactError, MemoryError):
             raise
         except Exception as error:  # a template raises whatever its author or jinja chose
             reason = str(error).partition("\n")[0] or type(error).__name__
