@@ -210,6 +210,14 @@ FAMILIES = {
         HARMONY, "<|endoftext|>", "<|return|>",
         ("<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>"), ends=("<|return|>",),
     ),
+    "a reply is always begun": Family(
+        LOOP + "<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% endfor %}<|assistant|>\n", "<eos>", "<eos>",
+        ("<|user|>", "<|assistant|>", "<|system|>"),
+    ),
+    "chatml, a reply is always begun": Family(
+        CHATML.replace("{% if add_generation_prompt %}", "").removesuffix("{% endif %}"),
+        "<|endoftext|>", "<|im_end|>", IM,
+    ),
     "words and nothing else": Family(PLAIN, "<eos>", "<eos>"),
     "all but the last message end": Family(NOT_LAST, "<|endoftext|>", "<|im_end|>", IM),
     "an assistant of another name": Family(NAMED, "</s>", "</s>"),
@@ -339,7 +347,7 @@ def test_a_dialogue_of_sampled_ids_is_what_the_template_writes(name: str) -> Non
         assert found.count("ok") == found.count("why?") == 1
     assert f"ok{family.end}" in dialogue
     assert f"ok{family.end}{family.end}" not in dialogue.replace(" ", "")
-    if name in ("words and nothing else", "no template", "glm 4 base"):
+    if name in ("words and nothing else", "no template", "glm 4 base", "a reply is always begun"):
         assert dialogue == cut.replace("ok", f"ok{family.end}")  # the template has no end of its own
     elif name not in DIFFERENT:
         assert dialogue == cut == told(renderer, whole)

@@ -102,8 +102,10 @@ class ChatTemplate:
         # Not what the template begins a reply with, which may be empty thoughts.
         written = "" if self.source is None else " ".join((*dialogue[:-1], *start[:-1]))
         self.safe = SafeTokenizer(tokenizer, tokenizer.encode(written, add_special_tokens=False))
-        around = dialogue[-2], self._around("user", "assistant")[-1], start[-2]
-        gap, last, before = map(self._controls, around)
+        around = dialogue[-2], self._around("user", "assistant")[-1], start[-2], start[-1]
+        gap, last, before, asks = map(self._controls, around)
+        if gap:  # some templates always begin a further reply
+            last = [i for i in last if i in gap or i not in asks]
         # A single control token that also stands before the first message opens the next one. Some models
         # end their answers with it.
         closes = len(gap) > 1 or gap != before[-1:] or not {*last, *end_ids}.isdisjoint(gap)
@@ -203,5 +205,5 @@ def end_of_turn(tokenizer: Any, source: str) -> int | None:
     """The id that the tokenizer's template, `source`, ends answers with; None where it has no such id."""
     try:
         return ChatTemplate(tokenizer, {}).end_id
-    except DidactError:  # such a template is refused where messages are rendered
+    except (DataError, UsageError):  # such a template is refused where messages are rendered
         return None
