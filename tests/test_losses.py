@@ -94,9 +94,22 @@ def test_ppo_by_hand():
     loss, metrics = call("ppo")
     assert float(loss) == pytest.approx(-(0.5 * 1.2 + 0.5 * -2 + 2 * 0.5 * 0.5 + 1 * 0.8 * -1))
     # Σ log π_old − log π = −ln 2 − 0 − ln ½ − ln ½
-    assert metrics == {"tokens": 4, "clipped": 3, "off_policy": pytest.approx(math.log(2))}
+    assert metrics == {"tokens": 4, "clipped": 2, "off_policy": pytest.approx(math.log(2))}
     # Where the clip binds there is no gradient; elsewhere it is −w ρ A.
     assert gradient("ppo").flatten().tolist() == pytest.approx([0.0, 1.0, 0.0, -0.5, 0.0, 0.0])
+
+
+def test_ppo_counts_the_tokens_that_the_clip_binds():
+    """ρ above the range with A < 0, or below it with A > 0, keeps its gradient, and is not clipped."""
+    ratio = torch.tensor([[1.5, 1.5, 0.5, 0.5, 1.1, 1.5, 1.5]])
+    advantages = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0, 0.0, 1.0]])
+    weights = torch.tensor([[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]])
+    leaf = torch.zeros(1, 7, requires_grad=True)
+    fields = {"weights_BT": weights, "advantages_BT": advantages, "old_logprobs_BT": -ratio.log()}
+    output = ppo(leaf, **fields)
+    output.loss.backward()
+    assert output.metrics["clipped"] == 2
+    assert (leaf.grad != 0).tolist() == [[False, True, True, False, True, False, False]]
 
 
 def test_ppo_clips_each_side_by_its_own_setting():

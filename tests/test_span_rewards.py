@@ -1,6 +1,5 @@
 """What spans give each token, and every option, by hand. Tokens are characters; id 0 ends an answer."""
 
-import math
 
 import pytest
 
@@ -153,10 +152,24 @@ def test_ultrafeedback_gives_a_tenth_where_nothing_is_found():
     assert reward("a, b", poor=["b"], settings={"compat": "ultrafeedback"}) == [0, 0, 0, -1, 0]
 
 
-def test_slf5k_fades_out_from_the_48th_token_after_the_first_label():
+def test_kodcode_unites_spans_that_overlap_and_takes_the_least():
+    settings = {"compat": "kodcode"}
+    assert reward("abcdef", good=["ab"], poor=["bc"], settings=settings) == [-1, -1, -1, 1, 1, 1, 0]
+    assert reward("abcdef", good=["abcd"], poor=["b"], settings=settings) == [-1] * 4 + [1, 1, 0]
+    assert reward("abcdef", good=["b"], poor=["b"], settings=settings) == [1, -1, 1, 1, 1, 1, 0]
+    assert reward("abcdef", good=["ab", "bcd"], poor=["de"], settings=settings) == [-1] * 5 + [1, 0]
+    assert reward("abcdef", good=["ab"], poor=["cd"], settings=settings) == [0, 0, -1, -1, 1, 1, 0]
+
+
+def test_slf5k_fades_out_around_the_54th_token_from_the_first_label():
+    """w = 1/(1 + e^x), x = clip(n − 54, −10, 6), n from 1: from 0.99995 down to 0.00247."""
     text = "_" * 3 + "a" * 80
     found = reward(text, good=["a" * 80], settings={"compat": "slf5k"})
     assert found[:3] == [0, 0, 0]
-    for n, expected in ((0, 0.998), (48, 0.998), (54, 0.5), (60, 0.0025), (79, 1 / (1 + math.exp(10)))):
-        assert found[3 + n] == pytest.approx(expected, rel=0.02), n
+    ceiling, floor = 0.9999546, 0.0024726
+    for n, expected in (
+        (1, ceiling), (44, ceiling), (45, 0.9998766), (48, 0.9975274), (53, 0.7310586), (54, 0.5),
+        (55, 0.2689414), (59, 0.0066929), (60, floor), (61, floor), (80, floor),
+    ):  # fmt: skip
+        assert found[2 + n] == pytest.approx(expected, rel=1e-4), n
     assert reward("ab", settings={"compat": "slf5k"}) == [0, 0, 0]

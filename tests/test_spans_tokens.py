@@ -3,6 +3,7 @@
 import gc
 import weakref
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -170,6 +171,46 @@ def test_special_and_unknown_ids_are_zero_width_wherever_they_stand():
     ids = [user, *tok.encode("x"), end, *tok.encode("y"), 10_000, end]
     assert pairs(token_offsets(ids, tok)) == [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 2)]
     assert a is not None
+
+
+def test_an_id_without_text_inside_a_character_has_no_width():
+    tok = tokenizer("bytes")
+    a, b = tok.encode("é", add_special_tokens=False)
+    offsets = token_offsets([a, 400, b], tok, "é")
+    assert pairs(offsets) == [(0, 1), (0, 0), (0, 1)]
+    span = Span(start=0, end=1, quote="é", label="poor")
+    assert token_labels([span], offsets, "é").tolist() == [-1, 0, -1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(texts, st.data())
+def test_ids_without_text_change_nothing_wherever_they_stand(family, text, data):
+    tok = tokenizer(family)
+    plain = tok.encode(text, add_special_tokens=False)
+    empty = st.sampled_from([len(tok) + 7, 100_000, tok.eos_token_id, tok.convert_tokens_to_ids("<|user|>")])
+    kept = data.draw(st.lists(st.booleans(), min_size=len(plain), max_size=len(plain) + 6))
+    ids, own = [], []
+    rest = iter(plain)
+    for is_text in kept:
+        token = next(rest, None) if is_text else data.draw(empty)
+        if token is not None:
+            own += [len(ids)] if is_text else []
+            ids.append(token)
+    for token in rest:
+        own.append(len(ids))
+        ids.append(token)
+    whole = _decode(tok, plain)
+    offsets = token_offsets(ids, tok, whole)
+    assert pairs(offsets[own]) == pairs(token_offsets(plain, tok, whole))
+    others = np.delete(offsets, own, axis=0)
+    assert (others[:, 0] == others[:, 1]).all()
+    assert (np.diff(offsets[:, 0]) >= 0).all()
+    slow = _by_prefixes(ids, tok, whole)
+    assert (slow[np.isin(np.arange(len(ids)), own, invert=True)] == others).all() or "�" in whole
+    if whole:
+        span = Span(start=0, end=len(whole), quote=whole, label="good")
+        labels = token_labels([span], offsets, whole)
+        assert labels.tolist() == [float(first < last) for first, last in offsets]
 
 
 def test_special_ids_do_not_tear_a_character_apart():

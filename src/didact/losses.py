@@ -105,14 +105,16 @@ def ppo(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
 ) -> LossOutput:
-    """L = −Σ w min(ρ A, clip(ρ, 1−lo, 1+hi) A), ρ = π/π_old  (Schulman et al. 2017, 1707.06347)."""
+    """L = −Σ w min(ρ A, clip(ρ, 1−lo, 1+hi) A), ρ = π/π_old  (Schulman et al. 2017, 1707.06347).
+
+    The metric `clipped` counts the tokens whose minimum is the clipped one, which have no gradient.
+    """
     ratio_BT, off_policy = _ratio(logprobs_BT, old_logprobs_BT, weights_BT, advantages_BT)
     clipped_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high)
     objective_BT = torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
     loss = -(weights_BT * objective_BT).sum()
-    active_BT = weights_BT != 0
-    clipped = float(((ratio_BT != clipped_BT) & active_BT).sum())
-    metrics = {"clipped": clipped, "off_policy": off_policy}
+    bound_BT = clipped_BT * advantages_BT < ratio_BT * advantages_BT
+    metrics = {"clipped": float((bound_BT & (weights_BT != 0)).sum()), "off_policy": off_policy}
     return _with_kl(loss, logprobs_BT, weights_BT, ref_logprobs_BT, kl_coef, metrics)
 
 

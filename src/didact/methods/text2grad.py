@@ -27,9 +27,9 @@ answer count. Departures from its code, which departs from the paper: unlabelled
 re-encoded; no batch is skipped for its ratios.
 
 `spans.compat` gives the rewards of the published code (its alignment is not copied): for kodcode +1 for
-unlabelled words and 0 for good ones; for ultrafeedback +0.1 on every word where nothing is labelled; for
-slf5k a factor σ(6 − (n − 48)) that fades rewards out after the 48th token from the first labelled one. In all
-three, tokens without a letter or digit get 0.
+unlabelled words and 0 for good ones, and spans that overlap are one, poor if any is; for ultrafeedback +0.1 on
+every word where nothing is labelled; for slf5k a factor 1/(1 + e^x), x = clip(n − 54, −10, 6), that fades out
+the n-th token from the first labelled one, n ≥ 1. In all three, tokens without a letter or digit get 0.
 
 Shape: T sampled tokens of one answer.
 """
@@ -184,8 +184,9 @@ def quoting(feedback: Feedback, turn: Turn) -> list[Span]:
 
 def shaped_rewards(spans: Sequence[Span], offsets: Offsets, turn: Turn, settings: SpanRewards) -> Array:
     """δ_t of a set of spans, [T], with the options of `settings`."""
+    preset = None if settings.compat is None else PRESETS[settings.compat]
     labels_T = token_labels(
-        spans,
+        united(spans, turn.text) if preset is not None and preset.unites else spans,
         offsets,
         turn.text,
         overlap=settings.overlap,
@@ -194,8 +195,8 @@ def shaped_rewards(spans: Sequence[Span], offsets: Offsets, turn: Turn, settings
         ended=turn.stop_reason == "eos",
     )
     rewards_T = labels_T.astype(np.float64)
-    if settings.compat is not None:
-        return published_rewards(rewards_T, offsets, turn.text, PRESETS[settings.compat])
+    if preset is not None:
+        return published_rewards(rewards_T, offsets, turn.text, preset)
     keys = [span_key(span) for span in credited_by(spans, offsets, labels_T)]
     if settings.length_normalised:
         sizes = Counter(keys)
@@ -223,13 +224,27 @@ class Preset(NamedTuple):
     nothing: float
     """Of every word, where no span was found."""
     fades: bool = False
+    unites: bool = False
 
 
 PRESETS: Mapping[Compat, Preset] = {
     "slf5k": Preset(1.0, -1.0, 0.0, 0.0, fades=True),
     "ultrafeedback": Preset(1.0, -1.0, 0.0, 0.1),
-    "kodcode": Preset(0.0, -1.0, 1.0, 1.0),
+    "kodcode": Preset(0.0, -1.0, 1.0, 1.0, unites=True),
 }
+
+
+def united(spans: Sequence[Span], text: str) -> list[Span]:
+    """Spans that overlap as one span over all of them, with the least label: poor if any is poor."""
+    found: list[Span] = []
+    for span in sorted(spans, key=lambda s: s.start):
+        start, end, label = span.start, span.end, span.label
+        if found and start < found[-1].end:
+            last = found.pop()
+            start, end = last.start, max(end, last.end)
+            label = "poor" if "poor" in (label, last.label) else "good"
+        found.append(Span(start=start, end=end, quote=text[start:end], label=label))
+    return found
 
 
 def published_rewards(labels_T: Array, offsets: Offsets, text: str, preset: Preset) -> Array:
@@ -241,6 +256,6 @@ def published_rewards(labels_T: Array, offsets: Offsets, text: str, preset: Pres
         rewards_T = np.full(len(labels_T), preset.nothing)
     rewards_T = np.where(word_T, rewards_T, 0.0)
     if preset.fades and rewards_T.any():
-        n_T = np.arange(len(rewards_T)) - np.flatnonzero(rewards_T)[0]
-        rewards_T = rewards_T / (1 + np.exp(-np.clip(6 - (n_T - 48.0), -10, 6)))
+        n_T = np.arange(len(rewards_T)) - np.flatnonzero(rewards_T)[0] + 1
+        rewards_T = rewards_T / (1 + np.exp(np.clip(n_T - 54.0, -10, 6)))
     return rewards_T

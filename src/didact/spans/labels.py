@@ -36,7 +36,8 @@ def token_labels(
 
     Args:
         spans: Spans of the answer, in any order; duplicates count once.
-        offsets: [T, 2] of the sampled ids, as from `token_offsets`: starts and ends never decrease.
+        offsets: [T, 2] of the sampled ids, as from `token_offsets`: starts and ends of those that have a
+            width never decrease.
         text: The answer.
         overlap: The rule for a character in several spans: "sum_clip" takes the sign of the sum of their
             signs, "negative_wins" is poor if one of them is.
@@ -61,8 +62,8 @@ def token_labels(
     found = np.zeros(len(offsets), np.float32)
     if not kept or not len(offsets):
         return found
-    places = _places(offsets, len(text))
-    touched = _touched(kept, places)
+    places, wide = _places(offsets, len(text))
+    touched = wide[_touched(kept, places[wide])]
     if not len(touched):
         return found
     good, poor = _shares(_signs(kept, len(text), overlap), places[touched], text)
@@ -139,23 +140,27 @@ def _signs(spans: Sequence[tuple[int, int, str]], size: int, overlap: Overlap) -
     return signs
 
 
-def _places(offsets: Offsets | Sequence[tuple[int, int]], size: int) -> Offsets:
+def _places(offsets: Offsets | Sequence[tuple[int, int]], size: int) -> tuple[Offsets, NDArray[np.int64]]:
+    """The offsets as an array, and the indices of ids that have a width; checks range and order."""
     places = np.asarray(offsets, np.int64)
-    flat = places.ravel()
+    wide = np.flatnonzero(places[:, 0] != places[:, 1])
+    flat = places[wide].ravel()
     backward = np.count_nonzero(flat[1::2] < flat[::2]) + np.count_nonzero(flat[2:] < flat[:-2])
-    if backward or flat[0] < 0 or flat[-1] > size:
+    if backward or places.min() < 0 or places.max() > size:
+        before = np.zeros_like(places)
+        before[wide[1:]] = places[wide[:-1]]
         first, last = places.T
-        before = np.vstack([[[0, 0]], places[:-1]])
-        n = int(np.argmax((first > last) | (last > size) | (places < before).any(axis=1)))
+        behind = (places < before).any(axis=1)
+        n = int(np.argmax((first < 0) | (first > last) | (last > size) | behind))
         raise DataError(
             f"sampled id {n} lies at {tuple(places[n].tolist())}, behind one at {tuple(before[n].tolist())}, "
             f"in an answer of {size} characters: take the offsets from this answer's own ids"
         )
-    return places
+    return places, wide
 
 
 def _touched(spans: Sequence[tuple[int, int, str]], places: Offsets) -> NDArray[np.int64]:
-    """Indices of the tokens that overlap a span."""
+    """Indices of the tokens that overlap a span. Widths are positive."""
     first, last = places.T
     starts, ends, _ = zip(*spans, strict=True)
     begin = last.searchsorted(starts, "right").tolist()
@@ -163,7 +168,7 @@ def _touched(spans: Sequence[tuple[int, int, str]], places: Offsets) -> NDArray[
     touched = np.zeros(len(places), np.bool_)
     for a, b in zip(begin, end, strict=True):
         touched[a:b] = True
-    return np.flatnonzero(touched & (first < last))
+    return np.flatnonzero(touched)
 
 
 def _shares(

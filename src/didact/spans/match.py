@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, get_args
 
 from didact.errors import UsageError, did_you_mean
 from didact.spans.fuzzy import nearest
-from didact.spans.text_normalization import NormalizedText, fold_case, normalize, normalize_with_offsets
+from didact.spans.text_normalization import NormalizedText, normalize, normalize_with_offsets
 from didact.types import Span
 
 Tier: TypeAlias = Literal["exact", "normalised", "fuzzy", "unaligned"]
@@ -176,15 +176,15 @@ def _match(
     if places:
         return _select(quote, text, places, "exact", policy)
     wanted, answer = normalize(quote.text), normalized()
-    places = _normalised_occurrences(wanted, answer.text, answer) if wanted else []
+    places = _normalised_occurrences(wanted, answer) if wanted else []
     if not places and len(wanted) >= MIN_CASELESS:
-        places = _normalised_occurrences(fold_case(wanted), answer.caseless, answer)
+        places = _normalised_occurrences(wanted.casefold(), answer.caseless)
     if places:
         return _select(quote, text, places, "normalised", policy)
     if policy.fuzzy and len(wanted) >= MIN_LENGTH:
-        near = nearest(fold_case(wanted), answer.caseless, 1 - MIN_RATIO)
+        near = nearest(wanted.casefold(), answer.caseless.text, 1 - MIN_RATIO)
         if near is not None:
-            places = [answer.enclosing_span(start, end) for start, end in near]
+            places = [answer.caseless.enclosing_span(start, end) for start, end in near]
             return _select(quote, text, places, "fuzzy", policy)
     return QuoteMatch(quote, "unaligned", reason="absent")
 
@@ -221,8 +221,8 @@ def _select(
 
 def _ends_with(text: str, words: str) -> bool:
     """Does a text end with some words, both normalised?"""
-    wanted = fold_case(normalize(words))
-    tail = normalize_with_offsets(text[-4 * len(words) - 16 :]).caseless
+    wanted = normalize(words).casefold()
+    tail = normalize_with_offsets(text[-4 * len(words) - 16 :]).caseless.text
     return tail.rstrip(" ").endswith(wanted)
 
 
@@ -236,7 +236,7 @@ def _occurrences(quote: str, text: str) -> list[tuple[int, int]]:
     return found
 
 
-def _normalised_occurrences(wanted: str, text: str, answer: NormalizedText) -> list[tuple[int, int]]:
+def _normalised_occurrences(wanted: str, answer: NormalizedText) -> list[tuple[int, int]]:
     """The matches in the normalised answer, as offsets of the answer."""
-    found = (answer.span(start, end) for start, end in _occurrences(wanted, text))
+    found = (answer.span(start, end) for start, end in _occurrences(wanted, answer.text))
     return [span for span in found if span is not None]

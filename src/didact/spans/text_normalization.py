@@ -43,9 +43,13 @@ class NormalizedText:
     last: NDArray[np.int64]
 
     @cached_property
-    def caseless(self) -> str:
-        """The text with case folded, of the same length."""
-        return fold_case(self.text)
+    def caseless(self) -> NormalizedText:
+        """The text with case folded; the two characters that "ß" is folded to are both its own."""
+        folded = self.text.casefold()
+        if len(folded) == len(self.text):  # case folding never shortens
+            return NormalizedText(folded, self.first, self.last)
+        sizes = [len(c.casefold()) for c in self.text]
+        return NormalizedText(folded, self.first.repeat(sizes), self.last.repeat(sizes))
 
     def span(self, start: int, end: int) -> tuple[int, int] | None:
         """The original's offsets of [start, end); None if a boundary splits one original character, as "f"
@@ -76,14 +80,6 @@ class _CodePointMap:
                 self._known[code] = self._of(chr(code))
             found = self._known.take(codes, mode="clip")
         return found
-
-
-_folded = _CodePointMap(lambda c: ord(f) if len(f := c.casefold()) == 1 else ord(c))
-
-
-def fold_case(text: str) -> str:
-    """A text with case folded character by character; "ß" stays, because "ss" would be longer."""
-    return text.lower() if text.isascii() else _decode(_folded(codes_of(text)))
 
 
 def normalize_with_offsets(text: str) -> NormalizedText:

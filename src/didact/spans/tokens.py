@@ -9,7 +9,7 @@ ids than the sampled ones. So the ids are decoded one by one to bytes, and the b
     offsets  0,2  2,3     2,3   3,4  4,4
 
 An id that encodes part of a character gets the whole character. Special ids, unknown ids and empty pieces are
-zero-width. The bytes come from the serialised decoder of a fast tokenizer; other decoders are called on each
+zero-width, at the first character that is not complete before them. The bytes come from the serialised decoder of a fast tokenizer; other decoders are called on each
 prefix, which is slower. Either way the pieces must join to the answer's text.
 """
 
@@ -53,8 +53,8 @@ def token_offsets(
         cut: The text may be a prefix, as before a stop string; ids beyond it are zero-width.
 
     Returns:
-        int64 [T, 2], (first, one past the last). Ids that share a character overlap there; each id starts at
-        the end of the one before or in its last character.
+        int64 [T, 2], (first, one past the last). Ids that share a character overlap there. Starts never
+        decrease, nor do the ends of ids that have a width.
 
     Raises:
         DataError: the ids do not decode to the text.
@@ -120,12 +120,17 @@ class _Vocabulary:
         where += np.arange(len(where))
         return self.bytes.take(where, mode="clip").tobytes(), lengths
 
-    def offsets(self, ids: NDArray[np.int64]) -> Offsets:
-        """The character offsets of ids that decode to valid UTF-8."""
+    def offsets(self, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Offsets:
+        """The character offsets of ids of these byte lengths that decode to valid UTF-8."""
         begun = self.begun.take(ids, mode="clip")
         offsets = np.empty((len(ids), 2), np.int64)
         offsets[:, 1] = last = begun.cumsum()
         offsets[:, 0] = last - begun - self.inside.take(ids, mode="clip")
+        if np.count_nonzero(lengths[:-1]) < len(ids) - 1:
+            wide, empty = np.flatnonzero(lengths), np.flatnonzero(lengths == 0)
+            following = wide.searchsorted(empty)
+            empty = empty[following < len(wide)]
+            offsets[empty] = offsets[wide[following[: len(empty)]], :1]
         return offsets
 
 
@@ -217,7 +222,7 @@ def _by_pieces(ids: Sequence[int], tokenizer: Any) -> tuple[str, Offsets] | None
     sampled = np.fromiter(ids, np.int64, len(ids))
     data, lengths = decoder.vocabulary.decode(sampled)
     try:
-        return data.decode(), decoder.vocabulary.offsets(sampled)
+        return data.decode(), decoder.vocabulary.offsets(sampled, lengths)
     except UnicodeDecodeError:
         return _text_and_offsets(data, lengths)
 
@@ -227,8 +232,8 @@ def _text_and_offsets(data: bytes, lengths: NDArray[np.int64]) -> tuple[str, Off
     text, char_of = _characters(data)
     ends = np.cumsum(lengths)
     offsets = np.empty((len(lengths), 2), np.int64)
-    offsets[:, 1] = last = char_of[np.maximum(ends - 1, 0)] + (ends > 0)
-    offsets[:, 0] = np.where(lengths > 0, char_of[ends - lengths], last)
+    offsets[:, 0] = char_of[ends - lengths]
+    offsets[:, 1] = np.where(lengths > 0, char_of[np.maximum(ends - 1, 0)] + 1, offsets[:, 0])
     return text, offsets
 
 
@@ -327,13 +332,13 @@ def _by_prefixes(ids: Sequence[int], tokenizer: Any, whole: str) -> Offsets:
     """Offsets from the decoded text of every prefix, for an unknown decoder."""
     special = set(getattr(tokenizer, "all_special_ids", ()))
     offsets: list[tuple[int, int]] = []
-    done = 0
+    done, before = 0, ""
     for n, i in enumerate(ids, start=1):
-        if i in special:
-            end = offsets[-1][1] if offsets else 0
-            offsets.append((end, end))
+        so_far = before if i in special else _decode(tokenizer, ids[:n])
+        if so_far == before and (i in special or not _decode(tokenizer, [i])):
+            offsets.append((done, done))
             continue
-        so_far = _decode(tokenizer, ids[:n])
+        before = so_far
         certain = max(done, _common_prefix(so_far, whole))
         # The part that differs is a character with bytes still to come.
         pending = len(so_far) > certain
