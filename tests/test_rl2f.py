@@ -297,6 +297,42 @@ def test_a_question_without_signal_is_tried_again_where_that_is_asked_for() -> N
     assert len(method.collect(context(lively), PROBLEMS)) == 4
 
 
+@pytest.mark.parametrize(
+    "missing", [talk("x", "y", "z", failed=True), talk("x", "y", "a", right=True, leak=0)]
+)
+def test_a_missing_dialogue_is_as_if_it_had_never_been(missing: Rollout) -> None:
+    """Its teacher failed at the last critique, or leaked at the first; no critique of it is learned."""
+    rest = [talk("x", "a", right=True), talk("y", "z")]
+    for method in (RL2F(lambda_wm=0.6, turns=4), RejectionSFT(lambda_wm=0.6, turns=4)):
+        alone, beside = (method.rows(context(), batch) for batch in (rest, [*rest, missing]))
+        assert [t.name for t in alone] == [t.name for t in beside]
+        for a, b in zip(alone, beside, strict=True):
+            assert len(a.rows) == len(b.rows)
+            for row, other in zip(a.rows, b.rows, strict=True):
+                assert row.input_ids.tolist() == other.input_ids.tolist()
+                for name, values in row.fields.items():
+                    assert values.tolist() == other.fields[name].tolist()
+        wm = next(t for t in beside if t.name == "wm")
+        assert {w for row in wm.rows for _, w in trained(row)} == {0.3}  # λ / M, M = 2
+
+
+def test_a_failed_teacher_counts_neither_as_solved_nor_as_unsolved() -> None:
+    batch = [talk("x", "a", right=True), talk("x", "y"), talk("x", failed=True), talk("y", failed=True)]
+    ctx = context()
+    method = RL2F(band=(0.4, 0.6), turns=3)
+    assert not np.isnan(method.advantages(batch)[:2, 0]).any()  # one of two, not one of four
+    method.rows(ctx, batch)
+    assert ctx.metrics["solved"] == 0.5
+    assert ctx.metrics["turns"] == 2
+    assert ctx.metrics["solved_by_2"] == 0.5
+
+
+def test_no_dialogue_at_all_is_no_row() -> None:
+    ctx = context()
+    assert RL2F(turns=3).rows(ctx, [talk("x", failed=True), talk("y", failed=True)]) == []
+    assert "solved" not in ctx.metrics
+
+
 def test_a_band_leaves_questions_out_that_are_too_easy_or_too_hard() -> None:
     easy = [talk("a", right=True), talk("a", right=True), talk("x", "y")]
     hard = [talk("a", right=True, group="h"), talk("x", "y", group="h"), talk("x", "z", group="h")]
@@ -335,7 +371,10 @@ def test_sft_on_dialogues_imitates_the_solved_ones_student_side_only() -> None:
     ]
     (term,) = RejectionSFT().rows(context(), batch)
     assert term.loss.name == "cross_entropy"
-    assert [trained(r) for r in term.rows] == [[(c, 0.25) for c in "x\0a\0"], [("a", 0.25), ("\0", 0.25)]]
+    assert [trained(r) for r in term.rows] == [
+        [(c, 0.3333) for c in "x\0a\0"],
+        [("a", 0.3333), ("\0", 0.3333)],
+    ]
     assert set(term.rows[0].fields) == {"weights"}
     (last,) = RejectionSFT(learned="last", sampler="policy").rows(context(), batch[:2])
     assert [c for c, _ in trained(last.rows[0])] == ["a", "\0"]

@@ -1,6 +1,5 @@
 """What spans give each token, and every option, by hand. Tokens are characters; id 0 ends an answer."""
 
-
 import pytest
 
 from didact.methods.text2grad import SpanRewards, span_rewards

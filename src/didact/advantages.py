@@ -179,8 +179,8 @@ def position_baselines(returns_N: Sequence[ArrayLike], groups_N: Sequence[object
 def whitened(values_N: Sequence[ArrayLike], *, eps: float = 1e-8) -> list[Array]:
     """The values shifted and scaled to mean 0 and variance 1 over all tokens of all answers.
 
-    This makes rewards relative: where every token is good, the less good ones are pushed down. The variance is
-    that of the population, Σ(x − x̄)²/N; TRL's `masked_whiten`, which Text2Grad's code calls, has N − 1.
+    This makes rewards relative: where every token is good, the less good ones are pushed down. The variance
+    is that of the population, Σ(x − x̄)²/N; TRL's `masked_whiten`, which Text2Grad's code calls, has N − 1.
     """
     arrays = [np.asarray(v, dtype=np.float64) for v in values_N]
     if not arrays:

@@ -2,11 +2,11 @@
 
     L = −1/M Σ_{dialogues that ended correct} Σ_{t ∈ S} log π(token_t | before)
 
-S are the student's tokens, M all dialogues of the step. SML's offline arm (arXiv:2602.16488) keeps the solved
-dialogues and trains on the student's turns; RL2F's paper (arXiv:2602.16066) compares with fine-tuning too,
-without details. `sampler: start` samples the dialogues from the initial weights (the offline arm), `policy`
-from the current ones (expert iteration); `learned: last` trains the correct answer only. Leaks and the world
-model are as in methods/rl2f.py; a dialogue with a leak is used under `leaks: keep` only.
+S are the student's tokens, M the step's dialogues that are not missing. SML's offline arm (arXiv:2602.16488)
+keeps the solved dialogues and trains on the student's turns; RL2F's paper (arXiv:2602.16066) compares with
+fine-tuning too, without details. `sampler: start` samples the dialogues from the initial weights (the offline
+arm), `policy` from the current ones (expert iteration); `learned: last` trains the correct answer only. Leaks
+and the world model are as in methods/rl2f.py; a dialogue with a leak is used under `leaks: keep` only.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from didact.methods.rl2f import (
     dialogue_metrics,
     dialogue_rows,
     first_leak,
+    present,
     world_model_term,
 )
 from didact.rollouts.base import StepContext
@@ -72,18 +73,19 @@ class RejectionSFT(Method):
     def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
         ctx.metrics.update(dialogue_metrics(rollouts, self.turns))
         rows = []
-        for rollout in rollouts:
-            if not rollout.turns[-1].correct or (self.leaks != "keep" and first_leak(rollout) is not None):
+        kept = present(rollouts, self.turns, self.leaks)
+        for rollout in kept:
+            if not rollout.turns[-1].correct or (self.leaks == "zero" and first_leak(rollout) is not None):
                 continue
             earlier = 1.0 if self.learned == "all" else 0.0
             selected_H = [*[earlier] * (len(rollout.turns) - 1), 1.0]
             rows += [
                 # Cross-entropy takes no advantages.
                 dataclasses.replace(row, fields={"weights": row.fields["weights"]})
-                for row in dialogue_rows(rollout.turns, selected_H, 1 / len(rollouts))
+                for row in dialogue_rows(rollout.turns, selected_H, 1 / len(kept))
             ]
         terms = [
             LossTerm("sft", Loss("cross_entropy"), rows),
-            world_model_term(ctx, rollouts, self.lambda_wm, leaks=self.leaks),
+            world_model_term(ctx, kept, self.lambda_wm, leaks=self.leaks),
         ]
         return [term for term in terms if term.rows]

@@ -22,7 +22,8 @@ Departures from what is known of the paper: 1. the critique is requested ("criti
 `rollouts/self_critique_rollout.py`) and trained as an assistant message, where the paper may predict it as
 the other party's turn; 2. R is γ^(τ−1) times the last answer's reward, for tasks with partial rewards; 3. a
 critique that leaks is not trained unless `leaks: keep`; 4. earlier answers stay in view whole, including
-thinking. A dialogue whose teacher failed is missing: it is in no mean and has no row.
+thinking. A dialogue whose teacher failed is missing, as is one that is dropped for a leak: it is in no mean
+and no divisor, its critiques are not learned, and it counts neither as solved nor as unsolved.
 
 Shapes: N dialogues, H turns.
 """
@@ -126,9 +127,10 @@ class RL2F(GroupPolicyGradient):
         advantages_NH = self.advantages(rollouts)
         ctx.metrics.update(dialogue_metrics(rollouts, self.turns))
         ctx.metrics["groups_without_signal"] = float(len(without_signal(advantages_NH, rollouts)))
+        trained = [r for r, a in zip(rollouts, advantages_NH[:, 0], strict=True) if not np.isnan(a)]
         terms = [
             LossTerm("rl", self.policy_gradient, self._student_rows(ctx, rollouts, advantages_NH)),
-            world_model_term(ctx, rollouts, self.lambda_wm, leaks=self.leaks),
+            world_model_term(ctx, trained, self.lambda_wm, leaks=self.leaks),
         ]
         return [term for term in terms if term.rows]
 
@@ -146,7 +148,8 @@ class RL2F(GroupPolicyGradient):
             came_NH = np.arange(self.turns) < turns_N[:, None]
             advantages_NH = np.where(came_NH, whole_N[:, None], np.nan)
         if self.band is not None:
-            share_N = group_mean([float(r.turns[-1].correct) for r in rollouts], groups)
+            solved_N = [float(r.turns[-1].correct) for r in rollouts]
+            share_N = group_mean(np.where(np.isnan(advantages_NH[:, 0]), np.nan, solved_N), groups)
             advantages_NH[(share_N < self.band[0]) | (share_N > self.band[1])] = np.nan
         return advantages_NH
 
@@ -218,6 +221,13 @@ def without_leaks(rewards_NH: Array, rollouts: Sequence[Rollout], leaks: Dialogu
     return kept_NH
 
 
+def present(rollouts: Sequence[Rollout], turns: int, leaks: DialogueLeaks) -> list[Rollout]:
+    """The dialogues that are not missing: every reward is known, and none is dropped for a leak."""
+    rewards_NH = without_leaks(rewards_by_turn(rollouts, turns), rollouts, leaks)
+    known_N = [not np.isnan(r_H[: len(r.turns)]).any() for r, r_H in zip(rollouts, rewards_NH, strict=True)]
+    return [rollout for rollout, known in zip(rollouts, known_N, strict=True) if known]
+
+
 def without_signal(advantages_NH: Array, rollouts: Sequence[Rollout]) -> set[str]:
     """Groups all of whose advantages are 0 or missing."""
     signal: dict[str, bool] = defaultdict(bool)
@@ -279,7 +289,12 @@ def _dialogue_row(run: Sequence[tuple[Turn, float]], weight: float, old_logprobs
 def world_model_term(
     ctx: StepContext, rollouts: Sequence[Rollout], lambda_wm: float, *, leaks: DialogueLeaks
 ) -> LossTerm:
-    """Rows (o_h, u_h, request) → c_h with weight λ_WM / M, without private input."""
+    """Rows (o_h, u_h, request) → c_h with weight λ_WM / M, without private input.
+
+    Args:
+        rollouts: The M dialogues that are not missing.
+        leaks: Critiques that leak are learned with "keep" only.
+    """
     weight = lambda_wm / max(1, len(rollouts))
     rows = []
     for rollout in rollouts if lambda_wm else ():
@@ -294,16 +309,18 @@ def world_model_term(
 
 
 def dialogue_metrics(rollouts: Sequence[Rollout], turns: int) -> dict[str, float]:
-    """Means and counts over the step's dialogues."""
-    solved = [r for r in rollouts if r.turns[-1].correct]
+    """Means over the step's dialogues whose teacher did not fail, and counts over all."""
+    known = present(rollouts, turns, "keep")
+    solved = [r for r in known if r.turns[-1].correct]
     metrics = {
-        "solved": len(solved) / len(rollouts),
-        "turns": float(np.mean([len(r.turns) for r in rollouts])),
         "groups": float(len({r.group for r in rollouts})),
         "dialogues_leaked": float(sum(first_leak(r) is not None for r in rollouts)),
     }
+    if known:
+        metrics["solved"] = len(solved) / len(known)
+        metrics["turns"] = float(np.mean([len(r.turns) for r in known]))
+        for h in range(1, turns):
+            metrics[f"solved_by_{h + 1}"] = sum(turns_to_solve(r) <= h + 1 for r in solved) / len(known)
     if solved:
         metrics["turns_to_solve"] = float(np.mean([turns_to_solve(r) for r in solved]))
-    for h in range(1, turns):
-        metrics[f"solved_by_{h + 1}"] = sum(turns_to_solve(r) <= h + 1 for r in solved) / len(rollouts)
     return metrics

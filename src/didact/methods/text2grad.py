@@ -27,9 +27,9 @@ answer count. Departures from its code, which departs from the paper: unlabelled
 re-encoded; no batch is skipped for its ratios.
 
 `spans.compat` gives the rewards of the published code (its alignment is not copied): for kodcode +1 for
-unlabelled words and 0 for good ones, and spans that overlap are one, poor if any is; for ultrafeedback +0.1 on
-every word where nothing is labelled; for slf5k a factor 1/(1 + e^x), x = clip(n − 54, −10, 6), that fades out
-the n-th token from the first labelled one, n ≥ 1. In all three, tokens without a letter or digit get 0.
+unlabelled words and 0 for good ones, and spans that overlap are one, poor if any is; for ultrafeedback +0.1
+on every word where nothing is labelled; for slf5k a factor 1/(1 + e^x), x = clip(n − 54, −10, 6), that fades
+out the n-th token from the first labelled one, n ≥ 1. In all three, tokens without a letter or digit get 0.
 
 Shape: T sampled tokens of one answer.
 """

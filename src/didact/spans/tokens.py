@@ -9,8 +9,9 @@ ids than the sampled ones. So the ids are decoded one by one to bytes, and the b
     offsets  0,2  2,3     2,3   3,4  4,4
 
 An id that encodes part of a character gets the whole character. Special ids, unknown ids and empty pieces are
-zero-width, at the first character that is not complete before them. The bytes come from the serialised decoder of a fast tokenizer; other decoders are called on each
-prefix, which is slower. Either way the pieces must join to the answer's text.
+zero-width, at the first character that is not complete before them. The bytes come from the serialised
+decoder of a fast tokenizer; other decoders are called on each prefix, which is slower. Either way the pieces
+must join to the answer's text.
 """
 
 from __future__ import annotations
