@@ -1,6 +1,7 @@
 """What is saved reproduces what was trained, and broken folders are refused by name."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from didact.engines.base import AdamParams, Loss
 from didact.engines.local import LocalEngine, LoraSettings
-from didact.errors import DataError, DidactError, UsageError
+from didact.errors import UsageError
 from didact.types import Row
+from tests.helpers import didact
 from tests.models import save_model
 
 ROW = Row.from_completion(tuple(range(40, 60)), tuple(range(70, 90)))
@@ -74,6 +76,35 @@ def test_an_adapter_on_a_model_stays_an_adapter(base: Path, tmp_path: Path) -> N
     assert_same(scores(engine_of(tmp_path / "adapter")), scores(engine))
     plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     assert_same(plain_scores(plain)[-20:], scores(engine)[-20:])
+
+
+@pytest.mark.filterwarnings("ignore:.*(tie|embedding):UserWarning")
+def test_an_adapter_whose_base_is_an_adapter_has_both(base: Path, tmp_path: Path) -> None:
+    trained(base).save_pretrained(tmp_path / "first")
+    engine_of(tmp_path / "first").save_pretrained(tmp_path / "merged")
+    expected = peft_adapter(tmp_path / "merged", tmp_path / "second", target_modules=["q_proj"])
+    edit(tmp_path / "second" / "adapter_config.json", base_model_name_or_path=str(tmp_path / "first"))
+    engine = engine_of(tmp_path / "second")
+    assert_same(scores(engine), expected[-len(scores(engine)) :])
+    for other in (base, tmp_path / "first"):
+        assert np.abs(scores(engine) - scores(engine_of(other))).max() > 0.01
+
+
+def test_an_adapter_without_a_tokenizer_has_that_of_its_base(base: Path, tmp_path: Path) -> None:
+    engine = trained(base)
+    engine._adapter.save_pretrained(tmp_path / "adapter")
+    again = engine_of(tmp_path / "adapter")
+    assert again.tokenizer.get_vocab() == engine.tokenizer.get_vocab()
+    assert_same(scores(again), scores(engine))
+
+
+def test_a_target_that_shares_its_memory_is_refused(base: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(base)
+    first, second = (layer.self_attn.q_proj for layer in model.model.layers)
+    second.weight = torch.nn.Parameter(first.weight.detach())
+    lora = LoraSettings(rank=2, target_modules=["q_proj"])
+    with pytest.raises(UsageError, match=r"layers\.0.*layers\.1"):
+        LocalEngine(model, AutoTokenizer.from_pretrained(base), lora=lora, device="cpu")
 
 
 @pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens"], ["q_proj", "lm_head"]])
@@ -144,8 +175,32 @@ def test_added_tokens_without_rows_are_refused(base: Path, tmp_path: Path) -> No
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(DataError, match=r"tokenizer.*adapter"):
+    with pytest.raises(UsageError, match=r"tokenizer.*adapter"):
         engine_of(tmp_path / "adapter")
+
+
+def edit(file: Path, **changes: object) -> None:
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, **changes}))
+
+
+def tensors(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        [file] = folder.glob("*.safetensors")
+        save_file(change(load_file(file)), file, {"format": "pt"})
+
+    return damage
+
+
+UP = "model.layers.0.mlp.up_proj.weight"
+
+
+def cast(dtype: torch.dtype):
+    return tensors(lambda t: {**t, UP: t[UP].to(dtype)})
+
+
+def renamed(old: str, new: str):
+    return tensors(lambda t: {name.replace(old, new): tensor for name, tensor in t.items()})
 
 
 def cut(name: str, size: int):
@@ -154,6 +209,10 @@ def cut(name: str, size: int):
         (folder / name).write_bytes(data[:size])
 
     return damage
+
+
+def write(name: str, data: bytes):
+    return lambda folder: (folder / name).write_bytes(data)
 
 
 def index(content: object):
@@ -166,40 +225,110 @@ def index(content: object):
 
 
 def config(**changes: object):
-    def damage(folder: Path) -> None:
-        values = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**values, **changes}))
-
-    return damage
-
-
-def other_shape(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    name = "model.layers.0.mlp.up_proj.weight"
-    save_file({**tensors, name: tensors[name][:3]}, folder / "model.safetensors", {"format": "pt"})
+    return lambda folder: edit(folder / "config.json", **changes)
 
 
 DAMAGES = {
     "weights: empty": cut("model.safetensors", 0),
     "weights: header cut": cut("model.safetensors", 40),
     "weights: tail cut": cut("model.safetensors", 9000),
-    "weights: a tensor's shape": other_shape,
+    "weights: header of 4 EiB": write("model.safetensors", (2**62).to_bytes(8, "little") + b"{}"),
+    "weights: header no object": write("model.safetensors", (2).to_bytes(8, "little") + b"[]"),
+    "weights: a tensor's shape": tensors(lambda t: {**t, UP: t[UP][:3]}),
+    "weights: whole numbers": cast(torch.int32),
+    "weights: bytes": cast(torch.int8),
+    "weights: true and false": cast(torch.bool),
+    "weights: complex": cast(torch.complex64),
+    "weights: a layer missing": renamed("layers.1.", "layers.7."),
+    "weights: one layer more": tensors(lambda t: {**t, UP.replace("0", "2"): t[UP].clone()}),
+    "weights: of nothing": tensors(lambda t: {}),
     "index: no JSON": index("{"),
     "index: no map": index({}),
     "index: a file that is not there": index(
         {"metadata": {}, "weight_map": {"a": "model-00002-of-00002.safetensors"}}
     ),
+    "index: files by number": index({"metadata": {}, "weight_map": {"a": 3}}),
     "config: no JSON": cut("config.json", 20),
+    "config: no text": write("config.json", b"\xff\xfe\x00"),
+    "config: a list": write("config.json", b"[]"),
+    "config: fewer layers": config(num_hidden_layers=1, layer_types=["full_attention"]),
+    "config: more layers": config(num_hidden_layers=3, layer_types=["full_attention"] * 3),
+    "config: layers and their types": config(num_hidden_layers=3),
+    "config: other heads": config(num_attention_heads=3),
+    "generation config: no JSON": cut("generation_config.json", 10),
     "config: unknown type": config(model_type="nothing_known"),
     "config: type missing": config(model_type=None, architectures=None),
     "config: size no number": config(hidden_size="many"),
     "tokenizer: no JSON": cut("tokenizer.json", 30),
+    "tokenizer: no model": write("tokenizer.json", b"{}"),
+    "tokenizer config: no JSON": cut("tokenizer_config.json", 30),
+}
+ADAPTER_DAMAGES = {
+    "config: no JSON": cut("adapter_config.json", 30),
+    "config: no base": lambda folder: edit(folder / "adapter_config.json", base_model_name_or_path=None),
+    "config: a base that is not there": lambda folder: edit(
+        folder / "adapter_config.json", base_model_name_or_path="/nowhere/base"
+    ),
+    "config: itself": lambda folder: edit(
+        folder / "adapter_config.json", base_model_name_or_path=str(folder)
+    ),
+    "config: another kind": lambda folder: edit(folder / "adapter_config.json", peft_type="NOTHING"),
+    "config: another rank": lambda folder: edit(folder / "adapter_config.json", r=2),
+    "weights: header cut": cut("adapter_model.safetensors", 50),
+    "weights: a layer missing": tensors(lambda t: {n: v for n, v in t.items() if "layers.1." not in n}),
+    "weights: a layer more": tensors(
+        lambda t: {**t, **{n.replace("layers.1.", "layers.2."): v.clone() for n, v in t.items()}}
+    ),
+    "weights: another model's": renamed("self_attn", "attention"),
+    "weights: of nothing": tensors(lambda t: {}),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_broken_folder_is_refused(base: Path, damage: str) -> None:
     DAMAGES[damage](base)
-    with pytest.raises(DidactError, match=str(base)) as refused:
+    with pytest.raises(UsageError, match=str(base)) as refused:
         engine_of(base)
-    assert refused.value.exit_code in (2, 3)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize("damage", ADAPTER_DAMAGES)
+def test_a_broken_adapter_is_refused(base: Path, tmp_path: Path, damage: str) -> None:
+    trained(base).save_pretrained(tmp_path / "adapter")
+    ADAPTER_DAMAGES[damage](tmp_path / "adapter")
+    with pytest.raises(UsageError, match=str(tmp_path / "adapter")):
+        engine_of(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("damage", "file"),
+    [
+        (cut("model-00002-of-00002.safetensors", 40), "model-00002-of-00002.safetensors"),
+        (
+            lambda folder: (folder / "model-00002-of-00002.safetensors").unlink(),
+            "model-00002-of-00002.safetensors",
+        ),
+        (cut("model.safetensors.index.json", 40), "model.safetensors.index.json"),
+        (cut("generation_config.json", 10), "generation_config.json"),
+        (cut("tokenizer.json", 100), "tokenizer.json"),
+    ],
+)
+def test_a_broken_file_is_named(
+    base: Path, tmp_path: Path, damage: Callable[[Path], None], file: str
+) -> None:
+    folder = tmp_path / "shards"
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(folder, max_shard_size="100KB")
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    damage(folder)
+    with pytest.raises(UsageError, match=file):
+        engine_of(folder)
+
+
+def test_commands_end_with_2_for_a_broken_folder(base: Path, tmp_path: Path, capsys) -> None:
+    cut("model.safetensors", 40)(base)
+    for words in (["train", "grpo", "--out", tmp_path / "run", "--model"], ["eval"], ["doctor", "--model"]):
+        assert didact(*words, base) == 2
+        shown = capsys.readouterr().err
+        assert "model.safetensors" in shown
+        assert "Traceback" not in shown
+    assert not (tmp_path / "run").exists()

@@ -17,7 +17,6 @@ from didact.engines.local.training import compared_gradients
 from didact.errors import (
     CapabilityError,
     CheckpointError,
-    DataError,
     NonFiniteError,
     TrainingGuard,
     UsageError,
@@ -467,7 +466,7 @@ def test_a_model_with_missing_weights_is_refused(make_engine, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.0.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DataError, match="up_proj"):
+    with pytest.raises(UsageError, match="up_proj"):
         LocalEngine.from_pretrained(tmp_path)
 
 

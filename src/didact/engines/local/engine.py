@@ -155,8 +155,7 @@ class LocalEngine(TrainState):
             lora, device, dtype, **settings: As for the class.
 
         Raises:
-            UsageError: there is no such model.
-            DataError: its weights are incomplete.
+            UsageError: there is no such model, or a file of it is broken or incomplete.
         """
         # Frozen weights may be bfloat16; trained ones must take steps that bfloat16 would round away.
         half = lora is not None and use_bfloat16(dtype, pick_device(device))

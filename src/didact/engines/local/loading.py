@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from didact.errors import CapabilityError, DataError, DidactError, UsageError
+from didact.errors import CapabilityError, DidactError, UsageError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 ADAPTER = "adapter_model.safetensors"
@@ -92,11 +93,12 @@ def load_pretrained(path_or_id: str, *, dtype: torch.dtype, attention: str | Non
     loaded as its base model with the adapter merged in.
 
     Raises:
-        UsageError: there is no such model, or a file of it is broken.
-        DataError: its weights are incomplete, or do not fit its config or tokenizer.
+        UsageError: there is no such model, a file of it is broken, or its weights do not fit its config.
     """
+    folder = Path(path_or_id)
     try:
-        return _load(path_or_id, dtype=dtype, attention=attention)
+        tokenizer = _load_tokenizer(path_or_id)
+        model = _load_model(path_or_id, dtype=dtype, attention=attention)
     except (DidactError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # broken files raise what their readers happen to
@@ -104,26 +106,34 @@ def load_pretrained(path_or_id: str, *, dtype: torch.dtype, attention: str | Non
             f"cannot load the model {path_or_id!r}: {type(error).__name__}: {error}. Give a directory that "
             "save_pretrained wrote, or a hub id of a causal language model with safetensors weights"
         ) from error
+    there = model.get_input_embeddings().weight.shape[0]
+    if getattr(model, MERGED, False) and len(tokenizer) > there:
+        raise UsageError(
+            f"the tokenizer of the adapter in {str(folder)!r} has {len(tokenizer)} tokens, the model embeds "
+            f"{there}, and the adapter has no rows for the added ones: save it with peft's "
+            "save_embedding_layers=True, or remove the added tokens from its tokenizer"
+        )
+    return model, tokenizer
 
 
-def _load(path_or_id: str, *, dtype: torch.dtype, attention: str | None) -> tuple[Any, Any]:
-    folder, base = Path(path_or_id), path_or_id
-    adapter = (folder / "adapter_config.json").exists()
-    if adapter:
-        from peft import LoraConfig
+def _load_tokenizer(path_or_id: str) -> Any:
+    """That of the base model for an adapter that was saved without one."""
+    _check_json(Path(path_or_id))
+    base = _base_of(Path(path_or_id))
+    if base is not None and not (Path(path_or_id) / "tokenizer_config.json").exists():
+        return _load_tokenizer(base)
+    return AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
 
-        if not (folder / ADAPTER).exists():
-            raise UsageError(
-                f"the adapter in {path_or_id!r} has no {ADAPTER}, and a pickle could run code: save it again "
-                "with peft's save_pretrained"
-            )
-        named: str | None = LoraConfig.from_pretrained(path_or_id).base_model_name_or_path
-        if named is None:
-            raise ValueError("its adapter_config.json does not name a base model")
-        base = named
-    tokenizer = AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
+
+def _load_model(path_or_id: str, *, dtype: torch.dtype, attention: str | None) -> Any:
+    folder = Path(path_or_id)
+    _check_json(folder)
+    stored = _stored_dtypes(folder)
+    base = _base_of(folder)
+    if base is not None:
+        return _merged(_load_model(base, dtype=dtype, attention=attention), folder)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        base,
+        path_or_id,
         dtype=dtype,
         attn_implementation=attention,
         use_safetensors=True,
@@ -131,22 +141,81 @@ def _load(path_or_id: str, *, dtype: torch.dtype, attention: str | None) -> tupl
         output_loading_info=True,
     )
     model, info = loaded
-    for kind, what in (("missing_keys", "lack"), ("mismatched_keys", "have in another shape")):
-        if names := sorted(map(str, info[kind])):
-            raise DataError(
-                f"the weights of {base!r} {what} {len(names)} tensors, the first of them {names[0]}: they "
-                "would start at random; load a complete model"
+    if hasattr(model, "peft_config"):
+        raise UsageError(f"{path_or_id!r} is an adapter on the hub: download it, and give its folder")
+    own = {re.sub(r"\d+", "#", name) for name in model.state_dict()}
+    whole = dict(model.named_parameters()) if not hasattr(model, "hf_quantizer") else {}
+    for names, what in (
+        (info["missing_keys"], "lack"),
+        (
+            [n for n in info["unexpected_keys"] if re.sub(r"\d+", "#", n) in own],
+            "have more than config.json:",
+        ),
+        ([n for n in whole if not stored.get(n, "F").startswith(("F", "BF"))], "have in a wrong dtype"),
+    ):
+        if odd := sorted(map(str, names)):
+            raise UsageError(
+                f"the weights of {path_or_id!r} {what} {len(odd)} tensors, the first of them {odd[0]}: it "
+                "would be another model; load a complete one"
             )
-    return (_merged(model, tokenizer, folder) if adapter else model), tokenizer
+    return model
 
 
-def _merged(model: Any, tokenizer: Any, folder: Path) -> Any:
+def _base_of(folder: Path) -> str | None:
+    """The model under a folder's adapter, which may be an adapter too; None without an adapter."""
+    if not (folder / "adapter_config.json").exists():
+        return None
+    from peft import LoraConfig
+
+    if not (folder / ADAPTER).exists():
+        raise UsageError(
+            f"the adapter in {str(folder)!r} has no {ADAPTER}, and a pickle could run code: save it again "
+            "with peft's save_pretrained"
+        )
+    named: str | None = LoraConfig.from_pretrained(str(folder)).base_model_name_or_path
+    if named is None:
+        raise ValueError("its adapter_config.json does not name a base model")
+    return named
+
+
+def _check_json(folder: Path) -> None:
+    """Raise a UsageError for a file that is no JSON object: its readers do not name it, or ignore it."""
+    for pattern in ("*config.json", "*.index.json", "tokenizer.json"):
+        for file in folder.glob(pattern):
+            try:
+                if not isinstance(json.loads(file.read_bytes()), dict):
+                    raise ValueError("no JSON object")
+            except ValueError as error:
+                raise UsageError(f"{file} cannot be read ({error}): put a whole one in its place") from None
+
+
+def _stored_dtypes(folder: Path) -> dict[str, str]:
+    """The dtypes in the headers of a folder's weights, as "F32"; raises a UsageError for a torn file."""
+    found: dict[str, str] = {}
+    for file in folder.glob("*model*.safetensors"):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                found |= {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"{file} cannot be read ({error}): put a whole one in its place") from None
+    return found
+
+
+def _merged(model: Any, folder: Path) -> Any:
     """The model with a folder's adapter in its weights; a tied tensor that it adapts is untied."""
     from peft import PeftModel
 
-    _resize(model, tokenizer, folder)
+    _resize(model, folder)
     with without_peft_warnings():
         adapted = PeftModel.from_pretrained(model, str(folder))
+        found = adapted.load_adapter(str(folder), "default")  # again, for what it returns
+        # peft also saves a second name of modules that it has trained whole.
+        unknown = (name for name in found.unexpected_keys if ".modules_to_save." not in name)
+        if odd := sorted({*found.missing_keys, *unknown}):
+            raise UsageError(
+                f"{folder / ADAPTER} and its adapter_config.json or the base model differ in {len(odd)} "
+                f"tensors, the first of them {odd[0]}: save the adapter again, with peft's save_pretrained"
+            )
         for _, *others in _shared_tensors(adapted):
             for module, name in others:
                 setattr(module, name, torch.nn.Parameter(getattr(module, name).detach().clone()))
@@ -159,38 +228,28 @@ def _merged(model: Any, tokenizer: Any, folder: Path) -> Any:
     return model
 
 
-def _resize(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Give the embeddings as many rows as those that the adapter in a folder has trained.
-
-    Raises:
-        DataError: the tokenizer has ids beyond the embeddings, and the adapter has no rows for them.
-    """
+def _resize(model: Any, folder: Path) -> None:
+    """Give the embeddings as many rows as those that the adapter in a folder has trained."""
     parts = (model.get_input_embeddings(), model.get_output_embeddings())
     names = {name for name, module in model.named_modules() if any(module is part for part in parts)}
     ends = tuple(f"{name}{kind}.weight" for name in names for kind in ("", ".modules_to_save"))
     with safe_open(folder / ADAPTER, framework="pt") as file:
         rows = {file.get_slice(key).get_shape()[0] for key in file.keys() if key.endswith(ends)}  # noqa: SIM118
-    there = parts[0].weight.shape[0]
-    if rows and max(rows) != there:
+    if rows and max(rows) != parts[0].weight.shape[0]:
         model.resize_token_embeddings(max(rows), mean_resizing=False)
-    elif len(tokenizer) > there:
-        raise DataError(
-            f"the tokenizer in {str(folder)!r} has {len(tokenizer)} tokens, its base model embeds {there}, "
-            "and the adapter has no rows for the added ones: save it with peft's save_embedding_layers=True, "
-            "or remove the added tokens from its tokenizer"
-        )
 
 
 def _shared_tensors(model: Any) -> list[list[tuple[torch.nn.Module, str]]]:
     """Parameters that several modules hold of which an adapter wraps one: each as (module, attribute)."""
-    holders: dict[int, list[tuple[torch.nn.Module, str]]] = defaultdict(list)
+    holders: dict[Any, list[tuple[torch.nn.Module, str]]] = defaultdict(list)
     wrapped = set()
     for path, module in model.named_modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                holders[id(parameter)].append((module, name))
+                place = parameter.data_ptr(), parameter.shape
+                holders[place].append((module, name))
                 if path.endswith(".base_layer"):
-                    wrapped.add(id(parameter))
+                    wrapped.add(place)
     return [found for key, found in holders.items() if len(found) > 1 and key in wrapped]
 
 
