@@ -104,10 +104,12 @@ def test_a_given_answer_ends_with_the_end_of_turn_and_has_no_other_special_token
 
 
 def test_a_tokenizer_that_cannot_end_an_answer_is_refused():
-    tokenizer = CharTokenizer()
+    tokenizer = CharTokenizer(chat_template=None)
     tokenizer.eos_token_id = None
     with pytest.raises(UsageError, match=r"'char'.*eos_token"):
         Renderer(tokenizer)
+    tokenizer.chat_template = "given"
+    assert Renderer(tokenizer).answer("4") == (ord("4"), 1002)
 
 
 def test_settings_of_the_chat_template_reach_it():

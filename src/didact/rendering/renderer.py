@@ -48,14 +48,14 @@ class Renderer:
             )
         if taken := sorted(self.template_settings.keys() & _OWN_ARGUMENTS):
             raise UsageError(f"model.chat_template: {taken[0]!r} is set by Didact itself: leave it out")
-        if tokenizer.eos_token_id is None:
-            raise UsageError(
-                f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token, so an answer could "
-                "never end: set `eos_token` in its tokenizer_config.json"
-            )
-        ends = {tokenizer.eos_token_id, *end_ids}
+        ends = {i for i in (tokenizer.eos_token_id, *end_ids) if i is not None}
         self._template = ChatTemplate(tokenizer, self.template_settings, ends)
         end = self._template.end_id
+        if end is None and tokenizer.eos_token_id is None:
+            raise UsageError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token and its chat template no end of "
+                "turn, so an answer could never end: set `eos_token` in its tokenizer_config.json"
+            )
         self.eos_id: int = tokenizer.eos_token_id if end is None else end
         """The id that ends an answer: the template's end of turn, or the tokenizer's eos if it has none."""
         self._ends = {self.eos_id, *ends}
