@@ -351,6 +351,8 @@ def test_a_dialogue_of_sampled_ids_is_what_the_template_writes(name: str) -> Non
         assert dialogue == cut.replace("ok", f"ok{family.end}")  # the template has no end of its own
     elif name not in DIFFERENT:
         assert dialogue == cut == told(renderer, whole)
+    elif name == "chatml without its tokens":
+        assert cut == told(renderer, whole)
 
 
 def test_a_model_that_ended_with_eos_does_not_end_twice() -> None:
@@ -397,6 +399,12 @@ def test_a_message_that_the_family_folds_is_joined_to_the_users() -> None:
         "<bos><start_of_turn>user\na<end_of_turn>\n<start_of_turn>model\nb\n\nc<end_of_turn>\n"
         "<start_of_turn>user\nd\n\ne<end_of_turn>\n<start_of_turn>model\n"
     )
+
+
+def test_a_second_system_message_stays_one_where_the_template_has_them() -> None:
+    renderer = rendering("llama 2")
+    said = told(renderer, renderer.prompt(chat(("system", "a"), ("system", "b"), ("user", "c"))))
+    assert said == "<s>[INST] <<SYS>>\na\n\nb\n<</SYS>>\n\nc [/INST]"
 
 
 def test_only_what_a_template_refuses_is_folded() -> None:

@@ -108,7 +108,7 @@ class ChatTemplate:
             last = [i for i in last if i in gap or i not in asks]
         # A single control token that also stands before the first message opens the next one. Some models
         # end their answers with it.
-        closes = len(gap) > 1 or gap != before[-1:] or not {*last, *end_ids}.isdisjoint(gap)
+        closes = gap != before[-1:] or not {*last, *end_ids}.isdisjoint(gap)
         self.closing_id = gap[0] if gap and closes else None
         self.end_id = last[0] if last else self.closing_id
         closing = around[1].strip()
@@ -153,7 +153,7 @@ class ChatTemplate:
         """The form for these roles that changes least, or why there is none."""
         probe = [{"role": role, "content": f"A{n} {WORDS}{n}Z"} for n, role in enumerate(roles)]
         used, problems = sorted(set(roles)), []
-        choices = sorted(product((False, True), repeat=len(used)), key=lambda c: len(set(c)))
+        choices = product((False, True), repeat=len(used))
         known = {"user", "assistant", *re.findall(r"['\"](\w+)['\"]", str(self.source))}
         names = [pair for pair in product(USER_NAMES, ASSISTANT_NAMES) if known.issuperset(pair)]
         for systems, choice, pair in product((math.nan, math.inf, 1, 0), choices, names):

@@ -53,8 +53,8 @@ class Renderer:
         end = self._template.end_id
         if end is None and tokenizer.eos_token_id is None:
             raise UsageError(
-                f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token and its chat template no end of "
-                "turn, so an answer could never end: set `eos_token` in its tokenizer_config.json"
+                f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token and its chat template no end "
+                "of turn, so an answer could never end: set `eos_token` in its tokenizer_config.json"
             )
         self.eos_id: int = tokenizer.eos_token_id if end is None else end
         """The id that ends an answer: the template's end of turn, or the tokenizer's eos if it has none."""
