@@ -29,7 +29,6 @@ from didact.feedback.writing_judge import (
 from didact.feedback_source import FAILURE_WINDOW, FeedbackRequest
 from didact.llm.chat import ChatModel
 from didact.registry import REWARDS
-from didact.rollouts.engine_chat import EngineChat
 from didact.run_dir import RunDir
 from didact.settings import Section
 from didact.tasks.base import BaseTask, Verdict
@@ -147,10 +146,7 @@ class JudgeReward(RubricJudge):
 
     def inputs(self) -> dict[str, str]:
         """What scores depend on beside the config, one value a name; see `training.inputs`."""
-        found = {"rubric": self.prompt.label}
-        if isinstance(self.model, EngineChat):
-            found["model of the judge"] = self.model.engine.model_hash()
-        return found
+        return {"rubric": self.prompt.label}
 
 
 def make_scoring(config: RunConfig, at: BuildContext) -> JudgeReward | None:
