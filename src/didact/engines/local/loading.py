@@ -317,8 +317,8 @@ def merged_copy(adapted: Any) -> Any:
 
 @contextmanager
 def without_peft_warnings() -> Iterator[None]:
-    """Hide that peft 0.21 uses a name that transformers 6 drops, and its hints about tied tensors."""
+    """Hide that peft 0.21 uses a name that transformers 6 drops, and its hints about kinds of tensors."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        warnings.filterwarnings("ignore", ".*(tie|embedding)", UserWarning)
+        warnings.filterwarnings("ignore", ".*(tie|embedding|fan_in_fan_out)", UserWarning)
         yield
