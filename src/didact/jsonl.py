@@ -13,9 +13,12 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import resources
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+
+import yaml
 
 from didact.distributed import on_main_process
 from didact.errors import DataError
@@ -195,6 +198,11 @@ def _repair_last_line(handle: FileIO) -> None:
 
 
 @on_main_process
+def read_package_yaml(package: str, name: str) -> Any:
+    """A YAML file that a package has beside its modules."""
+    return yaml.safe_load(resources.files(package).joinpath(name).read_text("utf-8"))
+
+
 def write_atomically(file: Path, content: str | bytes) -> None:
     """Replace a file's content; see `open_atomically`."""
     with open_atomically(file) as handle:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,7 @@ from didact.types import Feedback, Record, Rollout
 
 __all__ = ["RunDir", "append_jsonl", "read_jsonl", "write_atomically"]
 
-README = """\
-# A Didact run
-
-    {command}
-
-`config.yaml` holds every setting, `metrics.jsonl` one line a step, `rollouts.jsonl` the answers and
-`feedback.jsonl` the critiques of them. `model/` loads with plain transformers (or peft).
-
-    didact eval {name}             accuracy with and without feedback
-    didact compare {name} OTHER    side by side
-    didact train --resume {name}   go on after an interruption
-"""
+README = resources.files("didact").joinpath("run_readme.md").read_text("utf-8")
 
 
 class RunDir:

@@ -11,6 +11,8 @@ import ipaddress
 import re
 from collections import Counter
 
+from didact.jsonl import read_package_yaml
+
 EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,24}\b", re.IGNORECASE)
 DIGITS = re.compile(r"(?<![\w.,+-])\+?[0-9(](?:[ ().\-/]{0,2}[0-9]){6,22}(?![\w])")
 IBAN = re.compile(r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
@@ -27,38 +29,7 @@ KEY = re.compile(
 )
 
 INJECTIONS: dict[str, re.Pattern[str]] = {
-    "orders to ignore instructions": re.compile(
-        r"\b(?:ignore|disregard|forget|override|bypass)\b.{0,40}"
-        r"\b(?:previous|prior|above|earlier|preceding|all|any|your|the)\b.{0,30}"
-        r"\b(?:instructions?|prompts?|rules?|guidelines?|messages?|context|rubric)\b",
-        re.IGNORECASE | re.DOTALL,
-    ),
-    "a new role or new instructions": re.compile(
-        r"\byou are now\b|\bnew (?:system )?instructions?\s{0,4}:|\bfrom now on,? you\b"
-        r"|\bpretend (?:to be|that you)\b"
-        r"|\b(?:reveal|repeat|print|show)\b.{0,30}\b(?:system prompt|hidden prompt|reference answer)\b",
-        re.IGNORECASE,
-    ),
-    "role tags": re.compile(
-        r"^[ \t>*#]{0,6}(?:system|assistant|user|human|developer)\s{0,2}:\s"
-        r"|</?(?:system|assistant|user|instructions?|rubric|score|reference)>"
-        r"|^#{2,4} ?(?:system|instruction|response|input)\b",
-        re.IGNORECASE | re.MULTILINE,
-    ),
-    "special tokens of chat templates": re.compile(
-        r"<[|｜][\w ▁]{1,40}[|｜]>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
-    ),
-    "orders about the score": re.compile(
-        r"\b(?:give|assign|award|set|output|return|rate|mark|grade)\b.{0,40}"
-        r"(?:\bscores?\b.{0,12}\b(?:10|100|1\.0|5|max\w*|full|perfect)\b"
-        r"|\b(?:10|100|5)\s?/\s?(?:10|100|5)\b|\bfull marks\b"
-        r"|\b(?:perfect|max\w*|highest) (?:score|rating|grade)\b)"
-        r"|\bscores?\s{0,2}[:=]?\s{0,2}(?:10|100)\b",
-        re.IGNORECASE,
-    ),
-    "invisible or reordering characters": re.compile(
-        "[\u200b\u2060\u202a-\u202e\u2066-\u2069\ufeff\U000e0000-\U000e007f]"
-    ),
+    name: re.compile(pattern) for name, pattern in read_package_yaml("didact.data", "injections.yaml").items()
 }
 """Prompt-injection patterns by name."""
 

@@ -10,15 +10,17 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
+import matplotlib.style
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from didact.evaluation.results import ArmResult, Report
 from didact.evaluation.text_sanitizer import plain_name
+from didact.jsonl import read_package_yaml
 
 
 class PlotStyle(NamedTuple):
@@ -34,37 +36,14 @@ class PlotStyle(NamedTuple):
     dash: tuple[float, ...]
 
 
-PLOT_STYLES = (
-    PlotStyle("#6b6b6b", "#a9a9a9", "o", "M0-4a4 4 0 1 0 .01 0z", (1, 1.5)),
-    PlotStyle("#b8500a", "#f08a4b", "s", "M-4-4h8v8h-8z", (5, 2)),
-    PlotStyle("#0065a8", "#56b4e9", "D", "M0-5 5 0 0 5-5 0z", ()),
-    PlotStyle("#00795a", "#2fcf9f", "^", "M0-5 5 4h-10z", (7, 2, 1.5, 2)),
-    PlotStyle("#a8417f", "#e394c3", "v", "M0 5 5-4h-10z", (2.5, 1.5)),
-    PlotStyle("#8a6d00", "#f0e442", "P", "M-2-5h4v3h3v4h-3v3h-4v-3h-3v-4h3z", (9, 2)),
-    PlotStyle(
-        "#5b4db3", "#a99bf5", "X", "M-5-3-3-5 0-2 3-5 5-3 2 0 5 3 3 5 0 2-3 5-5 3-2 0z", (4, 1.5, 1, 1.5)
-    ),
-    PlotStyle(
-        "#1f1f1f", "#f2f2f2", "*", "M0-5 1.3-1.6 5-1.5 2 .7 3.1 4 0 2-3.1 4-2 .7-5-1.5-1.3-1.6z", (3, 3)
-    ),
+PLOT_STYLES = tuple(
+    PlotStyle(light, dark, marker, path, tuple(dash))
+    for light, dark, marker, path, dash in read_package_yaml("didact.evaluation", "plot_styles.yaml")
 )
 """One a method in the order of the report's arms; used again from the start after the last."""
 
-_INK = "#242424"
-_GRID = "#dadada"
-# Any: matplotlib's stubs list every key, but a merged dict loses them
-_BASE_STYLE: dict[Any, Any] = {
-    "font.size": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "text.parse_math": False,  # a "$" in a name is a dollar
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "svg.hashsalt": "didact",  # the same report gives the same bytes
-}
+_INK, _GRID = "#242424", "#dadada"
+_STYLE = resources.files("didact.evaluation").joinpath("curves.mplstyle")
 
 
 def plot_learning_curves(path: Path | str, report: Report) -> tuple[Path, Path]:
@@ -110,7 +89,8 @@ def inline_svg(report: Report, *, described_by: str) -> str:
 
 @contextmanager
 def _style(svg_fonttype: str) -> Iterator[None]:
-    with matplotlib.rc_context(_BASE_STYLE | {"svg.fonttype": svg_fonttype}), warnings.catch_warnings():
+    style: list[str | dict[str, Any]] = [str(_STYLE), {"svg.fonttype": svg_fonttype}]
+    with matplotlib.style.context(style), warnings.catch_warnings():
         # A run may be named in a script that the bundled font lacks: a box in the PNG is no trouble.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield

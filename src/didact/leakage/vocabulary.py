@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from fractions import Fraction
-from importlib import resources
 from typing import Any
 
-import yaml
+from didact.jsonl import read_package_yaml
 
-_ENGLISH: dict[str, Any] = yaml.safe_load(
-    resources.files("didact.leakage").joinpath("english.yaml").read_text("utf-8")
-)
+_ENGLISH: dict[str, Any] = read_package_yaml("didact.leakage", "english.yaml")
 
 
 def _words(table: str) -> list[str]:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, NamedTuple
-
-import yaml
 
 from didact.evaluation.alarms import Alarm
 from didact.evaluation.results import ArmResult, CurvePoint
 from didact.evaluation.stats import Estimate
+from didact.jsonl import read_package_yaml
 
-COLUMNS: dict[str, dict[str, str]] = yaml.safe_load(
-    resources.files("didact.sweep").joinpath("columns.yaml").read_text(encoding="utf-8")
-)
+COLUMNS: dict[str, dict[str, str]] = read_package_yaml("didact.sweep", "columns.yaml")
 """`heading` and `meaning` of the page's columns, by their names in results.json."""
 
 

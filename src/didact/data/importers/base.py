@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from didact.data.faults import RawRow, Rejected, RowError, Skipped, expected, row_error, shown
 from didact.data.record import SOURCES, prompt_id, qualified_label
 from didact.data.rows import json_fault
+from didact.jsonl import read_package_yaml
 from didact.types import Example, Feedback, FeedbackSourceName, Message, Problem, Provenance
 
 Outcome: TypeAlias = Example | Rejected | Skipped
@@ -24,32 +25,11 @@ Importer: TypeAlias = Callable[[Iterable[RawRow | Rejected], Mapping[str, str]],
 Make: TypeAlias = Callable[[tuple[Feedback, ...]], Example]
 """Builds an example from its feedback, or raises RowError."""
 
-TARGETS = (
-    "prompt", "messages", "completion", "feedback", "id", "user", "score", "label", "reference", "author",
-    "source", "created_at",
-)  # fmt: skip
-"""The targets of `--map`."""
-
-LOG_TARGETS = ("prompt", "completion", "user", "reference")
-"""The targets of `--map` for logs, each a path such as inputs.question."""
-
-ROLES = {
-    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
-    "ai": "assistant", "model": "assistant",
-}  # fmt: skip
-
-PROMPT_KEYS = (
-    "messages", "prompt", "question", "query", "input", "inputs", "text", "user_input", "user_message",
-    "instruction", "message", "content", "request",
-)  # fmt: skip
-COMPLETION_KEYS = (
-    "content", "output", "answer", "response", "text", "completion", "result", "generated_text", "message",
-    "value", "messages",
-)  # fmt: skip
-
-UP = {"up", "thumbs_up", "thumbs-up", "thumbsup", "👍", "like", "positive", "good", "yes", "true", "pass"}
-DOWN = {"down", "thumbs_down", "thumbs-down", "thumbsdown", "👎", "dislike", "negative", "bad", "poor", "no",
-        "false", "fail"}  # fmt: skip
+_WORDS: dict[str, Any] = read_package_yaml("didact.data.importers", "words.yaml")
+TARGETS, LOG_TARGETS = tuple(_WORDS["targets"]), tuple(_WORDS["log_targets"])
+"""The targets of `--map`; those of logs are paths, as inputs.question."""
+ROLES: dict[str, str] = _WORDS["roles"]
+UP, DOWN = frozenset(_WORDS["up"]), frozenset(_WORDS["down"])
 
 
 def make_example(
@@ -166,7 +146,7 @@ def log_messages(value: Any, column: str) -> tuple[Message, ...]:
         value = [value]
     if isinstance(value, dict):
         filled = {k: v for k, v in value.items() if v not in (None, "", [], {})}
-        key = next((key for key in PROMPT_KEYS if key in filled), None)
+        key = next((key for key in _WORDS["prompt_keys"] if key in filled), None)
         if key is None and len(filled) == 1:
             key = next(iter(filled))
         if key is None:
@@ -194,7 +174,7 @@ def answer_text(value: Any, column: str) -> str:
             return answer_text(choice, f"{column}.choices[0]")
         if isinstance(found.get("content"), list):
             return _content(found["content"], f"{column}.content")
-        texts = [key for key in COMPLETION_KEYS if found.get(key) not in (None, "", [], {})]
+        texts = [key for key in _WORDS["completion_keys"] if found.get(key) not in (None, "", [], {})]
         if texts:
             return answer_text(found[texts[0]], f"{column}.{texts[0]}")
         if isinstance(value, str):

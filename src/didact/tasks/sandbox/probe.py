@@ -6,62 +6,14 @@ import json
 import os
 import socket
 from functools import cache
+from importlib import resources
 from pathlib import Path
 
 from didact.errors import UsageError
 from didact.tasks.sandbox.serve import MIB, Limits
 from didact.tasks.sandbox.session import BACKENDS, UNSAFE, SandboxError, Session, Stopped, shown_paths
 
-_PROGRAM = """
-import os, sys, _socket
-
-def complaints(home, ancestors, port, processes, disk):
-    found = []
-    def say(wrong, text):
-        if wrong:
-            found.append(text)
-    def works(action):
-        try:
-            action()
-        except OSError:
-            return False
-        return True
-    names = set(os.listdir(home)) if os.path.isdir(home) else set()
-    say(names - set(ancestors), "the home directory is visible")
-    say(set(os.environ) - {"HOME", "TMPDIR", "LANG", "LC_CTYPE"}, "the environment is not scrubbed")
-    def connect(kind, address):
-        _socket.socket(_socket.AF_INET, kind).connect(address)
-    say(works(lambda: connect(_socket.SOCK_STREAM, ("127.0.0.1", port))), "the host's network is visible")
-    say(works(lambda: connect(_socket.SOCK_DGRAM, ("192.0.2.1", 9))), "there is a way to a network")
-    say(os.getuid() == 0, "it runs as root")
-    say(os.getpid() > 2 or os.path.exists("/proc/self"), "the host's processes are visible")
-    for path in ("/x", "/usr/x", "/dev/x", sys.prefix + "/lib/x"):
-        say(works(lambda: os.close(os.open(path, os.O_CREAT | os.O_WRONLY))), path + " can be written")
-    room = os.statvfs("/tmp")
-    say(room.f_blocks * room.f_frsize > disk, "the disk limit does not hold")
-    say(works(lambda: os.execv("/bin/true", ["true"])), "other programs can be run")
-    import ctypes
-    say(ctypes.CDLL(None).unshare(0x10000000) == 0, "new namespaces can be made")
-    children, bounded = [], False
-    for _ in range(processes + 2):
-        try:
-            child = os.fork()
-        except OSError:
-            bounded = True
-            break
-        if child == 0:
-            while True:
-                os.read(stay, 1)
-        children.append(child)
-    say(not bounded, "the limit of processes does not hold")
-    for child in children:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-    return found
-
-import os
-stay, _held = os.pipe()
-"""
+_PROGRAM = resources.files("didact.tasks.sandbox").joinpath("probe_program.txt").read_text("utf-8")
 
 
 def choose_backend(wanted: str = "auto", *, unsafe_local_exec: bool = False) -> str:
