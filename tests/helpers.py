@@ -62,6 +62,7 @@ class WordTokenizer:
     eos_token_id = 0
     chat_template = None
     name_or_path = "characters"
+    all_special_tokens = ()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [ord(c) for c in text]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from didact.types import ErrorKind, Feedback, FeedbackSourceName, Problem, Provenance, Span, Turn
@@ -85,11 +85,29 @@ class FeedbackRequest:
         )
 
 
+def answer_alone(request: FeedbackRequest) -> FeedbackRequest:
+    """The request for a source that is not shown the thoughts before the answer."""
+    turn = request.turn
+    if not turn.answer_from:
+        return request
+    return replace(request, turn=turn.model_copy(update={"text": turn.answer, "answer_from": 0}))
+
+
+def in_completion(feedback: Feedback, request: FeedbackRequest) -> Feedback:
+    """A critique of the answer alone, with its spans at their places in the whole completion."""
+    first = request.turn.answer_from
+    if not first or not feedback.spans:
+        return feedback
+    moved = [s.model_copy(update={"start": s.start + first, "end": s.end + first}) for s in feedback.spans]
+    return feedback.model_copy(update={"spans": tuple(moved)})
+
+
 class FeedbackSource(Protocol):
     """Criticises answers in batches, concurrently inside where that helps.
 
     Optional attribute `critiques_correct_answers: bool` (default False): dialogues also ask about correct
-    answers, and continue after a correct answer whose critique is `misleading`.
+    answers, and continue after a correct answer whose critique is `misleading`. Optional attribute
+    `reads_completions: bool` (default False): requests have the thoughts before an answer in `turn.text`.
     """
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:

@@ -109,7 +109,9 @@ class Turn(Record):
     """log π(token) of each completion id in nats, untempered and untruncated, when it was sampled;
     None for an answer that was given, not sampled."""
     text: str
-    """The completion decoded without its end-of-turn token."""
+    """The completion decoded without its end-of-turn token, thoughts included."""
+    answer_from: int = 0
+    """Where the answer begins in `text`, after the thoughts; its length where they never end."""
     stop_reason: StopReason
     reward: float | None = None
     """R(x₀, y), always against the original problem; None where nothing could verify it."""
@@ -123,6 +125,11 @@ class Turn(Record):
             reward = data.get("reward")
             return {**data, "correct": reward is not None and reward >= 1.0}
         return data
+
+    @property
+    def answer(self) -> str:
+        """The text after the thoughts: what is verified and criticised, and what later turns see."""
+        return self.text[self.answer_from :]
 
     @model_validator(mode="after")
     def _one_logprob_per_id(self) -> Turn:

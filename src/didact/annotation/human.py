@@ -82,6 +82,9 @@ class HumanFeedback:
             )
         self._recorded = _cap(left, max_share, seed)
 
+    reads_completions = True
+    """Its critiques are recorded for whole completions."""
+
     def __len__(self) -> int:
         """The number of answers with a critique."""
         return len(self._recorded)

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,6 @@ class RunComponents:
     """Scores answers where the task has no verifier."""
     source: Any = None
     """The settings that the critic was built from, or the feedback source that was given."""
-    loaded: Mapping[str, tuple[Engine, Renderer]] = field(default_factory=dict)
-    """Models besides the policy, by path, each with its renderer."""
 
     def context(
         self, *, seed: int, step: int, progress: float, method_state: Mapping[str, Any] | None = None
@@ -135,7 +133,7 @@ def build(
     feedback = controlled(critic, config.feedback.control, seed=config.seed, verify=task.verify)
     if for_training:
         check_lengths(config, method, task, policy)
-    return RunComponents(config, task, critic, feedback, method, engine, renderer, scoring, source, at.loaded)
+    return RunComponents(config, task, critic, feedback, method, engine, renderer, scoring, source)
 
 
 def run_task(config: RunConfig) -> BaseTask:
@@ -158,7 +156,7 @@ def make_critic(
     if hasattr(made, "build"):
         judge = partial(make_scoring, config, at) if scoring is None else lambda: scoring
         made = made.build(dataclasses.replace(at, judge=judge))
-    return LeakGuard(made, config.feedback.leaks)
+    return LeakGuard(made, config.feedback.leaks, thoughts=config.feedback.thoughts)
 
 
 def build_context(
@@ -175,11 +173,9 @@ def build_context(
         chosen = config.model.model_copy(update={"path": model or config.model.path, "lora": None})
         template = config.model.chat_template if model in (None, config.model.path) else {}
         engine = make_engine(chosen)
-        loaded[chosen.path] = engine, Renderer(engine.tokenizer, template, engine.end_ids)
-        return loaded[chosen.path]
+        return engine, Renderer(engine.tokenizer, template, engine.end_ids)
 
-    loaded: dict[str, tuple[Engine, Renderer]] = {}
-    return BuildContext(load, policy, task, config.seed, home, in_dialogue, loaded=loaded)
+    return BuildContext(load, policy, task, config.seed, home, in_dialogue)
 
 
 @dataclass(frozen=True)

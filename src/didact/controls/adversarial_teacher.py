@@ -116,7 +116,7 @@ def _misled(
     problem, turn = request.problem, request.turn
     if isinstance(source, PuzzleCritic):
         task = source.task
-        final = task.final_answer(turn.text) or ""
+        final = task.final_answer(turn.answer) or ""
         solution = PUZZLE_DISTRACTORS[task.name](problem.metadata, final, turn.correct, rng)
         if solution is None:
             return None
@@ -126,15 +126,15 @@ def _misled(
         return None
     if isinstance(source, ProgramCritic):  # it compares, and must find exactly one difference
         kept = None if turn.correct else problem.reference
-        solution = make_distractor(problem, turn.text, rng, verify, kept=kept)
+        solution = make_distractor(problem, turn.answer, rng, verify, kept=kept)
     else:
         solution = make_distractor(problem, problem.reference, rng, verify)
-    if solution is None or solution.strip() == turn.text.strip():
+    if solution is None or solution.strip() == turn.answer.strip():
         return None
     return judged(request, problem.model_copy(update={"reference": solution}), right=False)
 
 
 def _as_right(request: FeedbackRequest) -> FeedbackRequest:
     """The request with the answer itself as the reference."""
-    problem = request.problem.model_copy(update={"reference": request.turn.text})
+    problem = request.problem.model_copy(update={"reference": request.turn.answer})
     return judged(request, problem, right=True)

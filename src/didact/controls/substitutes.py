@@ -139,5 +139,5 @@ def deal(requests: Sequence[FeedbackRequest], seed: int) -> list[int | None]:
 def _swapped(request: FeedbackRequest, other: FeedbackRequest) -> FeedbackRequest:
     """The same answer, given to another problem: a wrong one there, unless it equals the reference."""
     reference = other.problem.reference
-    right = reference is not None and request.turn.text.strip() == reference.strip()
+    right = reference is not None and request.turn.answer.strip() == reference.strip()
     return judged(request, other.problem, right=right)

@@ -301,7 +301,9 @@ def lessons(rollouts: Sequence[Rollout]) -> tuple[Lesson, ...]:
     """The criticised answers among some rollouts; what a critic failed at is no lesson."""
     return tuple(
         Lesson(
-            question=conversation_text(r.problem), answer=r.turns[0].text.strip(), critique=said.text.strip()
+            question=conversation_text(r.problem),
+            answer=r.turns[0].answer.strip(),
+            critique=said.text.strip(),
         )
         for r in rollouts
         if (said := r.feedback_on(0)) is not None

@@ -12,8 +12,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -311,16 +309,6 @@ def rescored(
     rows = [Row.from_completion(p, s.ids) for p, own in zip(prompts, groups, strict=True) for s in own]
     found = iter(engine.logprobs(rows, weights=weights))
     return [[s._replace(logprobs=tuple(next(found)[-len(s.ids) :].tolist())) for s in own] for own in groups]
-
-
-def tokenizer_hash(engine: Engine) -> str:
-    """A hash of everything that the tokenizer does to a conversation, and of the ids that end an answer."""
-    tokenizer = engine.tokenizer
-    rules = getattr(tokenizer, "backend_tokenizer", None)  # vocabulary, merges, normalizer, splits
-    words = sorted(tokenizer.get_vocab().items()) if rules is None else rules.to_str()
-    special = str(getattr(tokenizer, "special_tokens_map", None))
-    whole = json.dumps([words, special, tokenizer.chat_template, sorted(engine.end_ids)])
-    return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def fits_context(engine: Engine, tokens: int) -> bool:

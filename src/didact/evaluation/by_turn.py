@@ -191,7 +191,7 @@ def by_turn(
 
 def _verified(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
     """The rollouts with a verdict on every answer."""
-    asked = [(r.problem, turn.text) for r in rollouts for turn in r.turns]
+    asked = [(r.problem, turn.answer) for r in rollouts for turn in r.turns]
     verdicts = iter(as_base_task(task).verify_many(asked))
     found = []
     for r in rollouts:
@@ -236,6 +236,6 @@ def _right_when_stopped(rollout: Rollout, t: int) -> bool:
 
 
 def _majority_right(rollout: Rollout, t: int) -> bool:
-    texts = [turn.text.strip() for turn in rollout.turns[: t + 1]]
+    texts = [turn.answer.strip() for turn in rollout.turns[: t + 1]]
     chosen = Counter(texts).most_common(1)[0][0]  # ties: the first
     return rollout.turns[texts.index(chosen)].correct

@@ -10,7 +10,13 @@ from typing import Literal, TypeAlias, get_args
 from pydantic import ValidationError
 
 from didact.errors import TrainingGuard, UsageError, did_you_mean
-from didact.feedback_source import FeedbackRequest, FeedbackSource, critiques_correct_answers
+from didact.feedback_source import (
+    FeedbackRequest,
+    FeedbackSource,
+    answer_alone,
+    critiques_correct_answers,
+    in_completion,
+)
 from didact.leakage.detect import find_leak, leak
 from didact.leakage.query import Leak, LeakQuery
 from didact.llm.chat import ChatModel, ChatRequest
@@ -112,19 +118,27 @@ class LeakGuard:
         source: The source of the critiques.
         policy: How a leak is handled.
         meter: Finds the leaks; the rules alone by default.
+        thoughts: Show the source the thoughts before an answer too. A source with the attribute
+            `reads_completions` always gets them.
 
     Attributes:
         counts: The number of critiques "measured" and "leaked", and of these "redacted" or "dropped".
     """
 
     def __init__(
-        self, source: FeedbackSource, policy: LeakPolicy = "keep", meter: LeakMeter | None = None
+        self,
+        source: FeedbackSource,
+        policy: LeakPolicy = "keep",
+        meter: LeakMeter | None = None,
+        *,
+        thoughts: bool = False,
     ) -> None:
         if policy not in get_args(LeakPolicy):
             raise UsageError(
                 f"there is no leak policy {policy!r}: {did_you_mean(str(policy), get_args(LeakPolicy))}"
             )
         self.source = source
+        self._whole = thoughts or getattr(source, "reads_completions", False)
         self.policy = policy
         self.meter = meter or LeakMeter()
         self.counts: Counter[str] = Counter()
@@ -140,10 +154,12 @@ class LeakGuard:
             TrainingGuard: a critique leaks and the policy is "fail".
             UsageError: the source or the judge cannot answer.
         """
-        guarded = list(self.source.critique(requests))
+        shown = requests if self._whole else [answer_alone(request) for request in requests]
+        written = self.source.critique(shown)
+        guarded = list(written if self._whole else map(in_completion, written, requests))
         pairs = enumerate(zip(requests, guarded, strict=True))
         queries = {
-            i: LeakQuery(f.text, r.problem.reference, conversation_text(r.problem), r.turn.text)
+            i: LeakQuery(f.text, r.problem.reference, conversation_text(r.problem), r.turn.answer)
             for i, (r, f) in pairs
             if f.ok and r.problem.reference is not None
         }

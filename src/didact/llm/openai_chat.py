@@ -26,6 +26,7 @@ from didact.llm.api_keys import AUTO, SECRET_CHARS, check_url, find_key, key_var
 from didact.llm.chat import ChatReply, ChatRequest
 from didact.llm.http import ClientError, HttpServer, HttpSession, RetryPolicy, ServerError, gather_bounded
 from didact.settings import Section
+from didact.thoughts import UNFINISHED, answer_of
 
 LOG = logging.getLogger("didact")
 SEED = 0
@@ -252,8 +253,15 @@ class _Completions:
         return ChatReply(request_hash=self.chat.request_hash(request), error=error, error_kind="server")
 
 
+class _Part(BaseModel):
+    type: str = "text"
+    text: str = ""
+
+
 class _ReplyMessage(BaseModel):
-    content: str | None = None
+    """Thoughts may have a field of their own, be parts of the content, or be in its text."""
+
+    content: str | list[_Part] | None = None
     refusal: str | None = None
 
 
@@ -275,7 +283,14 @@ class Completion(BaseModel):
 
     @property
     def text(self) -> str:
-        return self.choices[0].message.content or ""
+        """The reply after its thoughts; empty where these never end."""
+        return answer_of(self._content) or ""
+
+    @property
+    def _content(self) -> str:
+        content = self.choices[0].message.content or ""
+        parts = content if isinstance(content, list) else [_Part(text=content)]
+        return "".join(part.text for part in parts if part.type in ("text", "output_text"))
 
     @property
     def failure(self) -> str | None:
@@ -287,6 +302,8 @@ class Completion(BaseModel):
             return "the server's content filter stopped the reply"
         if choice.message.refusal and not self.text:
             return "the model refused"
+        if self._content and answer_of(self._content) is None:
+            return UNFINISHED.format("the model")
         return None if self.text.strip() else "the reply is empty"
 
 

@@ -230,7 +230,7 @@ def without_mentions(rewards_NH: Array, rollouts: Sequence[Rollout]) -> Array:
     kept_NH = rewards_NH.copy()
     for i, rollout in enumerate(rollouts):
         for h in range(1, min(len(rollout.turns), kept_NH.shape[1])):
-            if mentions_critique(rollout.turns[h].text):
+            if mentions_critique(rollout.turns[h].answer):
                 kept_NH[i, h] = np.nan
     return kept_NH
 
@@ -240,7 +240,7 @@ def fm_row(ctx: StepContext, rollout: Rollout, h: int, weight: float) -> Row | N
     critique = rollout.feedback_on(h)
     if critique is None or not critique.text:
         return None
-    request = critique_messages(rollout.problem, rollout.turns[h].text.strip())
+    request = critique_messages(rollout.problem, rollout.turns[h].answer.strip())
     return Row.from_completion(
         ctx.renderer.prompt(request), ctx.renderer.answer(critique.text), weights=weight
     )

@@ -6,13 +6,16 @@ the template adds control tokens.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from didact.errors import UsageError
 from didact.rendering.chat_template import DIALOGUE, ChatTemplate
 from didact.rendering.special_token_escaping import SafeTokenizer
-from didact.types import Ids, Message
+from didact.thoughts import answer_start, has_tag, opens_thoughts
+from didact.types import Ids, Message, Turn
 
 _OWN_ARGUMENTS = {
     "add_generation_prompt", "chat_template", "continue_final_message", "conversation", "max_length",
@@ -77,7 +80,7 @@ class Renderer:
         """The ids that a further user message adds after an answer, ready for the assistant's reply.
 
         The conversation is the prompt's ids, the sampled ids, and these: sampled ids are never encoded again.
-        Text that a template strips from earlier answers, as Qwen3's does with thinking, stays in context.
+        Thoughts are left out of earlier answers by `history`, as templates leave them out.
 
         Args:
             content: The user's message, as data.
@@ -119,7 +122,50 @@ class Renderer:
     def text(self, ids: Sequence[int]) -> str:
         """The text of sampled ids, without special tokens and the end of turn, which need not be one."""
         ended = len(ids) > 0 and ids[-1] in self._ends
+        return self._decode(ids[:-1] if ended else ids)
+
+    def answer_from(self, ids: Sequence[int], text: str) -> int:
+        """The offset in `text`, which the sampled ids decode to, at which the answer begins; see `Turn`."""
+        start = answer_start(text, opened=self.opens_thoughts)
+        if start == 0 and self._marks_thoughts:  # by special tokens, which are not in the text
+            whole = self._decode(ids, special=True)
+            start = answer_start(whole, opened=self.opens_thoughts)
+            if start:  # the text that the ids before the answer have
+                first = bisect_left(
+                    range(len(ids)), start, key=lambda n: len(self._decode(ids[:n], special=True))
+                )
+                start = min(len(text), len(self._decode(ids[:first])))
+                start += len(text[start:]) - len(text[start:].lstrip())
+        return len(text) if start is None else start
+
+    @cached_property
+    def opens_thoughts(self) -> bool:
+        """Whether the chat template begins an answer inside of thoughts."""
+        return opens_thoughts(self._decode(self.prompt((Message(role="user", content="?"),)), special=True))
+
+    @cached_property
+    def _marks_thoughts(self) -> bool:
+        return any(has_tag(token) for token in map(str, self.tokenizer.all_special_tokens))
+
+    def history(self, turn: Turn) -> Ids:
+        """The prompt and the answer of a turn as the next one sees them: without the answer's thoughts."""
+        if not turn.answer_from and not self.opens_thoughts:
+            return (*turn.prompt_ids, *turn.completion_ids)
+        return (*self.before_thoughts(turn.prompt_ids), *self.past_answer(turn))
+
+    def past_answer(self, turn: Turn) -> Ids:
+        """The ids of an answer in the view of later turns: those sampled, or its text after the thoughts."""
+        return self.answer(turn.answer) if turn.answer_from or self.opens_thoughts else turn.completion_ids
+
+    def before_thoughts(self, prompt: Ids) -> Ids:
+        """A prompt without the tag that opens thoughts at its end."""
+        if not self.opens_thoughts:
+            return prompt
+        n = next(n for n in range(1, len(prompt)) if opens_thoughts(self._decode(prompt[-n:], special=True)))
+        return prompt[:-n]
+
+    def _decode(self, ids: Sequence[int], *, special: bool = False) -> str:
         decoded: str = self.tokenizer.decode(
-            list(ids[:-1] if ended else ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
         )
         return decoded

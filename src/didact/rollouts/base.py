@@ -118,12 +118,15 @@ def problem_prompt(renderer: Renderer, problem: Problem) -> Ids:
 
 def dataset_turn(ctx: StepContext, problem: Problem, prompt_ids: Ids, text: str) -> Turn:
     """An answer of a dataset as a turn: verified, without log-probs."""
-    verdict = ctx.task.verify(problem, text)
+    ids = ctx.renderer.answer(text)
+    start = ctx.renderer.answer_from(ids, text)
+    verdict = ctx.task.verify(problem, text[start:])
     return Turn(
         prompt_ids=prompt_ids,
-        completion_ids=ctx.renderer.answer(text),
+        completion_ids=ids,
         logprobs=None,
         text=text,
+        answer_from=start,
         stop_reason="eos",
         reward=verdict.reward,
         correct=verdict.correct,
@@ -138,7 +141,11 @@ def sample_turns(
         return []
     samples = ctx.engine.sample(prompts, n, ctx.sampling, seed=seed, weights=ctx.weights)
     texts = [[completion_text(ctx.renderer, ctx.sampling, s) for s in group] for group in samples]
-    answers = [(problem, text) for problem, group in zip(problems, texts, strict=True) for text in group]
+    found = [
+        [(s, text, ctx.renderer.answer_from(s.ids, text)) for s, text in zip(group, own, strict=True)]
+        for group, own in zip(samples, texts, strict=True)
+    ]
+    answers = [(p, text[start:]) for p, own in zip(problems, found, strict=True) for _, text, start in own]
     verdicts = iter(as_base_task(ctx.task).verify_many(answers))
     return [
         [
@@ -147,13 +154,14 @@ def sample_turns(
                 completion_ids=sample.ids,
                 logprobs=sample.logprobs,
                 text=text,
+                answer_from=start,
                 stop_reason=sample.stop_reason,
                 reward=verdict.reward,
                 correct=verdict.correct,
             )
-            for sample, text, verdict in zip(group, own, islice(verdicts, len(own)), strict=True)
+            for (sample, text, start), verdict in zip(own, islice(verdicts, len(own)), strict=True)
         ]
-        for prompt, group, own in zip(prompts, samples, texts, strict=True)
+        for prompt, own in zip(prompts, found, strict=True)
     ]
 
 

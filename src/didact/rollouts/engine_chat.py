@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from didact.engines.base import POLICY, Engine, Sample, SamplingParams, Weights
 from didact.llm.chat import ChatReply, ChatRequest
 from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
 from didact.rollouts.base import completion_text, sample_fitting
+from didact.thoughts import UNFINISHED
 from didact.types import Ids
 
 GREEDY = SamplingParams(temperature=0.0)
@@ -62,7 +63,11 @@ class EngineChat:
                 text, len(sample.ids), request_hash=request_hash, error=error, error_kind="invalid_reply"
             )
         text = completion_text(self.renderer, self.params, sample)
-        return ChatReply(text=text, tokens=len(sample.ids), request_hash=request_hash)
+        answer = text[self.renderer.answer_from(sample.ids, text) :]
+        reply = ChatReply(answer, len(sample.ids), request_hash=request_hash)
+        if answer or not text:
+            return reply
+        return replace(reply, error=UNFINISHED.format(self.name), error_kind="invalid_reply")
 
     def request_hash(self, request: ChatRequest) -> str:
         """sha256 of everything that a reply depends on.

@@ -75,7 +75,7 @@ def revise(
     """
     prompts = {}
     for i in which:
-        attempt, critique = rollouts[i].turns[h].text.strip(), rollouts[i].feedback[-1].text
+        attempt, critique = rollouts[i].turns[h].answer.strip(), rollouts[i].feedback[-1].text
         prompts[i] = ctx.renderer.prompt(revision_messages(rollouts[i].problem, attempt, critique))
     # The length of an attempt or a critique is up to the models and must not end the run.
     fitting = {i: prompt for i, prompt in prompts.items() if ctx.fits(prompt)}

@@ -25,6 +25,7 @@ from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
 from didact.rollouts.base import StepContext, sample_fitting
 from didact.rollouts.multi_turn import revise
+from didact.thoughts import UNFINISHED
 from didact.types import Feedback, Ids, Provenance, Rollout, Turn
 
 AUTHOR = f"policy:{load_prompt('critique_v1').label}"
@@ -65,7 +66,7 @@ def self_critique_branches(
     params = dataclasses.replace(ctx.sampling, max_tokens=max_tokens, stop=())
     requests: list[tuple[Rollout, Ids]] = []
     for rollout in rollouts:
-        prompt = ctx.renderer.prompt(critique_messages(rollout.problem, rollout.turns[0].text.strip()))
+        prompt = ctx.renderer.prompt(critique_messages(rollout.problem, rollout.turns[0].answer.strip()))
         if fits_context(ctx.engine, len(prompt) + max_tokens):
             requests.append((rollout, prompt))
     if not requests:
@@ -81,15 +82,19 @@ def self_critique_branches(
         _branch(ctx, rollout, prompt, sample)
         for (rollout, prompt), (sample,) in zip(requests, samples, strict=True)
     ]
-    revise(ctx, branches, range(len(branches)), 0, stream="own turn")
+    revise(ctx, branches, [i for i, b in enumerate(branches) if b.feedback[0].ok], 0, stream="own turn")
     return branches
 
 
 def _branch(ctx: StepContext, rollout: Rollout, prompt: Ids, sample: Sample) -> Rollout:
     text = ctx.renderer.text(sample.ids)
+    start = ctx.renderer.answer_from(sample.ids, text)
+    unfinished = start == len(text) > 0
     critique = SampledCritique(
-        text=text.strip(),
+        text=text[start:].strip(),
         source="self",
+        status="failed" if unfinished else "ok",
+        error=UNFINISHED.format(AUTHOR) if unfinished else None,
         saw_reference=False,
         provenance=Provenance(author=AUTHOR, tokens=len(sample.ids)),
         sampled=Turn(
@@ -97,6 +102,7 @@ def _branch(ctx: StepContext, rollout: Rollout, prompt: Ids, sample: Sample) -> 
             completion_ids=sample.ids,
             logprobs=sample.logprobs,
             text=text,
+            answer_from=start,
             stop_reason=sample.stop_reason,
         ),
     )
@@ -112,8 +118,9 @@ def _branch(ctx: StepContext, rollout: Rollout, prompt: Ids, sample: Sample) -> 
 
 def critique_prompt(renderer: Renderer, turn: Turn) -> Ids:
     """The student's context before a turn, the turn, and the request to criticise it."""
-    request = renderer.follow_up(CRITIQUE_REQUEST, ended=turn.stop_reason == "eos")
-    return (*turn.prompt_ids, *turn.completion_ids, *request)
+    past = renderer.history(turn)
+    ended = past[-1:] == (renderer.eos_id,) or turn.stop_reason == "eos"
+    return (*past, *renderer.follow_up(CRITIQUE_REQUEST, ended=ended))
 
 
 @dataclass(frozen=True)
@@ -140,16 +147,22 @@ class UnprivilegedCritic:
         ]
 
     def _feedback(self, request: FeedbackRequest, length: int, sample: Sample | None) -> Feedback:
-        error = (
-            f"{length} tokens leave no room for a critique of {self.params.max_tokens} in the model's "
-            f"context of {self.engine.max_length}"
-        )
+        text = "" if sample is None else self.renderer.text(sample.ids)
+        answer = "" if sample is None else text[self.renderer.answer_from(sample.ids, text) :].strip()
+        error = None
+        if sample is None:
+            error = (
+                f"{length} tokens leave no room for a critique of {self.params.max_tokens} in the model's "
+                f"context of {self.engine.max_length}"
+            )
+        elif text and not answer and text.strip():
+            error = UNFINISHED.format(AUTHOR)
         return Feedback(
             turn=request.index,
-            text="" if sample is None else self.renderer.text(sample.ids).strip(),
+            text=answer,
             source="self",
-            status="failed" if sample is None else "ok",
-            error=error if sample is None else None,
+            status="ok" if error is None else "failed",
+            error=error,
             saw_reference=False,
             provenance=Provenance(
                 author=f"{AUTHOR}:dialogue", tokens=0 if sample is None else len(sample.ids)

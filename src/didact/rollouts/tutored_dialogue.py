@@ -9,7 +9,8 @@ too, and the dialogue goes on after one whose critique is misleading. k reaches 
 critiques and the moment of stopping only: the student's ids are the question, sampled ids and the ids of the
 critiques.
 
-A prompt is the previous ids plus the newly rendered message; sampled ids are never re-encoded. A dialogue
+A prompt is the previous ids plus the newly rendered message; sampled ids are re-encoded only where they have
+thoughts, which later turns do not see. A dialogue
 that exceeds the model's context, or `window` exchanges, loses exchanges from the middle: the question and the
 latest exchanges remain, a notice after the question gives the number left out, and the teacher's view loses
 the same exchanges.
@@ -95,7 +96,7 @@ def _criticise(
 
 
 def _earlier(rollout: Rollout, view: View, h: int) -> tuple[Exchange, ...]:
-    return tuple(Exchange(rollout.turns[k].text, _critique(rollout, k)) for k in range(view.start, h))
+    return tuple(Exchange(rollout.turns[k].answer, _critique(rollout, k)) for k in range(view.start, h))
 
 
 def _answer(
@@ -126,11 +127,11 @@ def next_view(ctx: StepContext, rollout: Rollout, view: View, window: int | None
     first = view.start if window is None else max(view.start, exchanges - window)
     for start in range(first, exchanges):
         if start == view.start:
-            ids = (*view.ids, *_exchange(ctx, rollout, exchanges - 1))
+            ids = (*ctx.renderer.before_thoughts(view.ids), *_exchange(ctx, rollout, exchanges - 1))
         else:
             ids = _question(ctx, rollout.problem, start)
             for k in range(start, exchanges):
-                ids = (*ids, *_exchange(ctx, rollout, k))
+                ids = (*ctx.renderer.before_thoughts(ids), *_exchange(ctx, rollout, k))
         if ctx.fits(ids):
             return View(start, ids)
     return None
@@ -139,8 +140,11 @@ def next_view(ctx: StepContext, rollout: Rollout, view: View, window: int | None
 def _exchange(ctx: StepContext, rollout: Rollout, k: int) -> Ids:
     """The ids of answer k and its critique, up to the start of the next answer."""
     turn = rollout.turns[k]
-    message = ctx.renderer.follow_up(_critique(rollout, k), ended=turn.stop_reason == "eos")
-    return (*turn.completion_ids, *message)
+    answer = ctx.renderer.past_answer(turn)
+    message = ctx.renderer.follow_up(
+        _critique(rollout, k), ended=answer is not turn.completion_ids or turn.stop_reason == "eos"
+    )
+    return (*answer, *message)
 
 
 def _question(ctx: StepContext, problem: Problem, left_out: int) -> Ids:
@@ -166,6 +170,6 @@ def public_contexts(rollout: Rollout) -> list[tuple[Message, ...]]:
         feedback = rollout.feedback_on(h)
         if feedback is None:
             break
-        exchanges.append((turn.text, feedback.text))
+        exchanges.append((turn.answer, feedback.text))
         contexts.append(conversation(rollout.problem, exchanges))
     return contexts

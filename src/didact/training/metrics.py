@@ -82,7 +82,7 @@ def second_turns(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return _means(
         correct_second=[t.correct for t in second if t.reward is not None],
         length_second=[len(t.completion_ids) for t in second],
-        mentions_critique=[mentions_critique(t.text) for t in second],
+        mentions_critique=[mentions_critique(t.answer) for t in second],
         second_turn_gain=[r.turns[:2][-1].correct - r.turns[0].correct for r in whole] if second else [],
     )
 
