@@ -9,15 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.advantages import (
+    explained_variance,
     first_reward_baseline,
     first_turn_baseline,
+    gae,
     group_advantages,
     group_mean,
+    group_size,
+    last_reward_returns,
     leave_one_out_baseline,
     mean_of_known,
     no_baseline,
+    position_baselines,
     returns_to_go,
     second_turn_baseline,
+    token_returns,
+    whitened,
 )
 
 NAN = math.nan
@@ -195,3 +202,77 @@ def test_every_baseline_is_missing_where_the_second_reward_is(pairs):
 def test_as_many_groups_as_values_are_needed():
     with pytest.raises(ValueError, match="3 values for 2"):
         group_mean([1.0, 2.0, 3.0], ["a", "b"])
+
+
+# ── precision and the rest of what a mutant may change ────────────────────────────────────────────
+
+ROUGH = np.array([0.1, 0.7, 0.3], dtype=np.float32)
+"""float32 values, whose differences and means are other numbers in float64."""
+EXACT = ROUGH.astype(np.float64)
+GROUPS = ["a", "a", "a"]
+IN_FLOAT64 = {
+    "group_mean": lambda x: group_mean(x, GROUPS),
+    "group_advantages": lambda x: group_advantages(x, GROUPS, divide_by_std=True),
+    "first_turn_baseline": lambda x: first_turn_baseline(x, x[::-1], GROUPS),
+    "leave_one_out_baseline": lambda x: leave_one_out_baseline(x, x[::-1], GROUPS),
+    "first_reward_baseline": lambda x: first_reward_baseline(x, x[::-1], GROUPS),
+    "no_baseline": lambda x: no_baseline(x, x[::-1], GROUPS),
+    "returns_to_go": lambda x: returns_to_go(x[None], [3], 0.9)[0],
+    "last_reward_returns": lambda x: last_reward_returns(x[None], [3], np.float32(0.9)),
+    "mean_of_known": lambda x: mean_of_known(np.stack([x, x[::-1]])),
+    "token_returns": lambda x: token_returns(x, 0.9),
+    "gae": lambda x: gae(x, x[::-1], gamma=0.9, lam=0.8),
+    "position_baselines": lambda x: position_baselines([x, x[:2], x[:1]], GROUPS)[1],
+    "whitened": lambda x: whitened([x])[0],
+    "explained_variance": lambda x: np.asarray(explained_variance(x, x[::-1])),
+}
+
+
+@pytest.mark.parametrize("name", IN_FLOAT64)
+def test_all_is_computed_in_float64(name):
+    found, wanted = IN_FLOAT64[name](ROUGH), IN_FLOAT64[name](EXACT)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_whole_numbers_are_taken_as_floats():
+    whole = np.array([1, 0, 1])
+    for name, function in IN_FLOAT64.items():
+        assert function(whole).dtype == np.float64, name
+    assert group_size(["a", "b", "a"]).dtype == np.float64
+
+
+def test_the_last_rewards_return_by_hand():
+    """γ^(τ−1) r_τ, τ counted from 1."""
+    rewards = [[0.0, 2.0, 9.0], [3.0, 9.0, 9.0], [0.0, 0.0, NAN]]
+    np.testing.assert_allclose(last_reward_returns(rewards, [2, 1, 3], 0.5), [1.0, 3.0, NAN])
+    np.testing.assert_array_equal(last_reward_returns([[0.0, 0.0, 4.0]], [3], 0.5), [1.0])
+
+
+def test_a_tiny_deviation_is_damped_and_never_turned():
+    """(r − mean) / (std + ε): with std = ε it is half of what it would be; std − ε would be 0."""
+    found = group_advantages([1.0, 3.0], ["a", "a"], divide_by_std=True, eps=1.0)
+    np.testing.assert_allclose(found, [-0.5, 0.5])
+    np.testing.assert_allclose(whitened([[1.0], [3.0]], eps=1.0), [[-0.5], [0.5]])
+
+
+def test_two_known_first_rewards_are_enough_for_a_baseline():
+    np.testing.assert_allclose(first_turn_baseline([1.0, 1.0], [0.0, 1.0], ["a", "a"]), [0.5, 0.5])
+    assert np.isnan(first_turn_baseline([1.0, 1.0], [0.0, NAN], ["a", "a"])).all()
+
+
+def test_lengths_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        leave_one_out_baseline([1.0, 0.0], [1.0, 0.0], ["a", "a", "a"])
+
+
+def test_no_answers_have_no_position_baselines():
+    assert position_baselines([], []) == []
+
+
+def test_explained_variance_by_hand():
+    assert explained_variance([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == 1.0
+    assert explained_variance([0.0, 0.0], [0.0, 4.0]) == 0.0
+    assert explained_variance([0.0, 2.0], [0.0, 4.0]) == pytest.approx(1 - 1 / 4)
+    assert math.isnan(explained_variance([1.0, 2.0], [3.0, 3.0]))
+    assert math.isnan(explained_variance([], []))

