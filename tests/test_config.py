@@ -130,3 +130,12 @@ def test_every_recipe_can_be_loaded(file: Path) -> None:
 def test_a_bare_name_and_the_settings_beside_it_come_in_any_order(overrides):
     control = load_config("rltf-sd", overrides=overrides).feedback.control
     assert (control.name, control.share) == ("mixed", 0.3)
+
+
+def test_the_least_length_of_an_answer_is_within_the_greatest() -> None:
+    assert (
+        load_config("grpo", overrides=["sampling.min_tokens=8", "sampling.max_tokens=8"]).sampling.min_tokens
+        == 8
+    )
+    with pytest.raises(UsageError, match="min_tokens"):
+        load_config("grpo", overrides=["sampling.min_tokens=9", "sampling.max_tokens=8"])

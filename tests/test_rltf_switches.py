@@ -146,7 +146,7 @@ def test_the_answers_ratio_is_of_all_its_tokens_and_the_mask_comes_after() -> No
 
 
 @pytest.mark.parametrize("weighting", ["is", "token_is", "ppo", "cispo"])
-@pytest.mark.parametrize("sampling", [{"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 5}])
+@pytest.mark.parametrize("sampling", [{"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 5}, {"min_tokens": 2}])
 def test_a_ratio_refuses_samples_of_another_distribution(weighting: str, sampling: dict[str, float]) -> None:
     params = SamplingParams(max_tokens=4, **sampling)
     ctx = context(ScriptedEngine(lambda text, j: "a"), CountingCritic(), sampling=params)

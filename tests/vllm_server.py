@@ -85,7 +85,15 @@ class VllmServer(Loopback):
         if body["model"] != BASE and body["model"] not in self.adapters:
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
         stop = tuple(body["stop"])
-        params = SamplingParams(body["max_tokens"], body["temperature"], body["top_p"], body["top_k"], stop)
+        params = SamplingParams(
+            body["max_tokens"],
+            body["temperature"],
+            body["top_p"],
+            body["top_k"],
+            stop,
+            body["repetition_penalty"],
+            body["min_tokens"],
+        )
         with self._model:
             if body["model"] in self.adapters:
                 _take_adapter(self.engine, self.adapters[body["model"]])

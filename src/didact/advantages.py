@@ -136,9 +136,6 @@ def mean_of_known(values_KN: ArrayLike) -> Array:
     return mean_N
 
 
-# ── by token: lists of [T] arrays, one an answer, because answers differ in length ─────────────────────
-
-
 def token_returns(rewards_T: ArrayLike, gamma: float) -> Array:
     """G_t = r_t + γ G_{t+1} of one answer, [T]; 0 after its last token."""
     returns_T = np.array(rewards_T, dtype=np.float64)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from didact.controls import Control, parse_control
 from didact.engines.base import AdamParams, SamplingParams
@@ -99,6 +99,17 @@ class SamplingConfig(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     stop: list[str] = Field(default_factory=list)
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Above 1, tokens of the prompt and the answer are drawn less often (CTRL, arXiv:1909.05858). Log-probs
+    stay those of the model itself, as with top_p."""
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    """This many tokens at least come before an end of turn or the end of a stop string."""
+
+    @model_validator(mode="after")
+    def _has_room(self) -> SamplingConfig:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens is at most max_tokens, {self.max_tokens}, not {self.min_tokens}")
+        return self
 
     def params(self, **changes: Any) -> SamplingParams:
         """As the engine wants it, with some values changed."""

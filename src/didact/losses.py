@@ -219,6 +219,13 @@ def kl_k3(logprobs_BT: Tensor, ref_logprobs_BT: Tensor) -> Tensor:
     return log_ratio_BT.exp() - log_ratio_BT - 1
 
 
+def with_entropy(output: LossOutput, entropy_N: Tensor, weights_N: Tensor, coef: float) -> LossOutput:
+    """L − c Σ w H: the entropy bonus (Mnih et al. 2016, arXiv:1602.01783), H in nats at each of N targets."""
+    _check(entropy_N, weights_N=weights_N)
+    metrics = {**output.metrics, "entropy": float(entropy_N.detach()[weights_N != 0].sum())}
+    return LossOutput(output.loss - coef * (weights_N * entropy_N).sum(), metrics)
+
+
 def _with_kl(
     loss: Tensor,
     logprobs_BT: Tensor,

@@ -6,11 +6,14 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import chisquare
+from transformers import MinNewTokensLengthLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
 from didact.engines.base import REFERENCE, AdamParams, Loss, SamplingParams
 from didact.engines.local import LoraSettings
-from didact.engines.local.sampling import draw, why_stop
+from didact.engines.local.sampling import draw, penalised, why_stop
 from didact.errors import NonFiniteError, UsageError
 
 # Lengths 3, 21, 1 and 40: shorter and longer than the sliding window of the gemma3 and mistral shapes.
@@ -49,6 +52,110 @@ def test_greedy_sampling_takes_the_tokens_that_generate_takes(make_engine, make_
         ids = torch.tensor([prompt])
         out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=16)
         assert sample.ids == tuple(out[0, len(prompt) :].tolist())
+
+
+# ── penalties ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 1.7},
+        {"repetition_penalty": 0.6},
+        {"min_tokens": 9},
+        {"repetition_penalty": 1.3, "min_tokens": 5},
+    ],
+)
+def test_penalties_take_the_tokens_that_generate_takes(make_engine, make_model, shape, settings):
+    """Greedy, with prompts of unlike length in one batch, and rows that leave it; log-probs stay π's own."""
+    engine = make_engine(shape, model=with_many_eos(make_model(shape)))
+    params = SamplingParams(max_tokens=16, temperature=0, **settings)
+    samples = engine.sample(PROMPTS, 2, params, seed=0)
+    model = with_many_eos(make_model(shape))
+    theirs = {"min_tokens": "min_new_tokens"}
+    named = {theirs.get(name, name): value for name, value in settings.items()}
+    for prompt, group in zip(PROMPTS, samples, strict=True):
+        ids = torch.tensor([prompt])
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=16,
+            pad_token_id=0,
+            **named,
+        )
+        for sample in group:
+            assert sample.ids == tuple(out[0, len(prompt) :].tolist())
+            assert sample.logprobs == pytest.approx(
+                full_forward_logprobs(model, prompt, sample.ids), abs=1e-4
+            )
+
+
+@given(
+    st.lists(st.floats(-9, 9, width=32), min_size=6, max_size=6),
+    st.lists(st.integers(0, 5), min_size=1, max_size=8),
+    st.floats(0.25, 4),
+    st.integers(0, 3),
+)
+def test_penalised_logits_are_those_of_transformers(logits, ids, theta, least):
+    """Prompt: all ids but the last, completion: the last; ends are 2 and 4."""
+    scores_BV, ids_BT = torch.tensor([logits]), torch.tensor([ids])
+    expected_BV = RepetitionPenaltyLogitsProcessor(theta)(ids_BT, scores_BV.clone())
+    if least:
+        processor = MinNewTokensLengthLogitsProcessor(len(ids) - 1, least, [2, 4])
+        expected_BV = processor(ids_BT, expected_BV)
+    seen_BV = torch.zeros(1, 6, dtype=torch.bool)
+    seen_BV[0, ids] = True
+    params = SamplingParams(repetition_penalty=theta, min_tokens=least)
+    found_BV = penalised(scores_BV, seen_BV, 1, params, {2, 4, 999})
+    torch.testing.assert_close(found_BV, expected_BV)
+
+
+def test_without_penalties_the_logits_are_the_same_object():
+    logits_BV = torch.randn(2, 5)
+    assert penalised(logits_BV, None, 0, SamplingParams(), {1}) is logits_BV
+
+
+def test_sampled_frequencies_match_the_penalised_softmax(make_engine, make_model):
+    prompt, n = (5, 6, 7), 4000
+    params = SamplingParams(max_tokens=1, repetition_penalty=3.0, min_tokens=1)
+    engine = make_engine(model=with_many_eos(make_model()))
+    [samples] = engine.sample([prompt], n, params, seed=0)
+    with torch.inference_mode():
+        logits_BV = make_model()(input_ids=torch.tensor([prompt])).logits[:, -1]
+    penalised_BV = RepetitionPenaltyLogitsProcessor(3.0)(torch.tensor([prompt]), logits_BV.clone())
+    penalised_BV[:, list(range(1, 260, 10))] = -math.inf
+    probs_V = penalised_BV[0].softmax(-1).double().numpy()
+    counts_V = np.bincount([s.ids[0] for s in samples], minlength=len(probs_V))
+    assert counts_V[probs_V == 0].sum() == 0
+    likely = probs_V * n >= 5
+    observed = [*counts_V[likely], counts_V[~likely].sum()]
+    expected = np.array([*probs_V[likely], probs_V[~likely].sum()])
+    assert chisquare(observed, n * expected / expected.sum()).pvalue > 1e-4
+    logprobs_V = logits_BV[0].log_softmax(-1)
+    for sample in samples[:50]:
+        assert sample.logprobs[0] == pytest.approx(float(logprobs_V[sample.ids[0]]), abs=1e-4)
+
+
+def test_a_stop_string_ends_nothing_before_the_least_length():
+    class Tokenizer:
+        def decode(self, ids, **settings):
+            return "".join(map(chr, ids))
+
+    params = SamplingParams(max_tokens=9, stop=("ab",), min_tokens=3)
+    at = [
+        why_stop(list(map(ord, "ab"[:n] + "xxab"[: max(0, n - 2)])), params, Tokenizer(), ())
+        for n in (2, 3, 6)
+    ]
+    assert at == [None, None, "stop"]
+
+
+@pytest.mark.parametrize(
+    "bad", [{"repetition_penalty": 0.0}, {"repetition_penalty": math.nan}, {"min_tokens": -1}]
+)
+def test_penalties_out_of_range_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        SamplingParams(**bad)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

@@ -2,6 +2,7 @@
 
 import gc
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,6 +60,50 @@ def soft(rows, k=3):
         fields = {"weights": row.fields["weights"], "target_probs": probs_TK}
         made.append(Row(row.input_ids, targets_TK, fields))
     return made
+
+
+# ── the entropy bonus ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("loss", [POLICY_GRADIENT, PPO])
+def test_the_entropy_bonus_is_that_of_autograd(make_engine, make_model, rows, shape, loss):
+    """∇ (L − c Σ w H), with H over the whole vocabulary at every target of nonzero weight."""
+    if loss is POLICY_GRADIENT:
+        rows = only(rows, "weights", "advantages")
+    plain, engine, model = make_engine(shape), make_engine(shape), make_model(shape)
+    without = plain.forward_backward(rows, loss)
+    output = engine.forward_backward(rows, replace(loss, entropy_coef=0.3))
+    bonus = torch.zeros(())
+    entropy = 0.0
+    for row in rows:
+        logprobs_TV = plain_logprobs(model, row)
+        weights_T = torch.from_numpy(row.fields["weights"])
+        entropy_T = -(logprobs_TV.exp() * logprobs_TV).sum(-1)
+        bonus = bonus + (weights_T * entropy_T).sum()
+        entropy += float(entropy_T[weights_T != 0].detach().sum())
+    (-0.3 * bonus).backward()
+    pairs = zip(tensor_gradients(plain), [p.grad for p in model.parameters()], strict=True)
+    assert_gradients_close(tensor_gradients(engine), [a + b for a, b in pairs])
+    assert output.loss == pytest.approx(without.loss - 0.3 * float(bonus.detach()), rel=1e-4)
+    assert output.metrics["entropy"] == pytest.approx(entropy, rel=1e-4)
+
+
+def test_no_entropy_bonus_is_no_bit_of_the_gradient(make_engine, rows):
+    before, after = make_engine(), make_engine()
+    assert before.forward_backward(rows, PPO) == after.forward_backward(rows, replace(PPO, entropy_coef=0.0))
+    for a, b in zip(tensor_gradients(before), tensor_gradients(after), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_entropy_bonus_alone_makes_the_policy_more_random(make_engine, rows):
+    engine = make_engine()
+    silent = [replace(r, fields={**r.fields, "advantages": 0 * r.fields["advantages"]}) for r in rows]
+    silent = [replace(r, fields={**r.fields, "weights": abs(r.fields["weights"])}) for r in silent]
+    loss = Loss("policy_gradient", entropy_coef=1.0)
+    silent = only(silent, "weights", "advantages")
+    first = engine.forward_backward(silent, loss).metrics["entropy"]
+    engine.optim_step(STEP)
+    assert engine.forward_backward(silent, loss).metrics["entropy"] > first
 
 
 # ── log-probs ─────────────────────────────────────────────────────────────────────────────────────

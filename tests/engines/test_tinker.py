@@ -261,6 +261,16 @@ def test_a_step_without_a_gradient_is_refused(make_tinker, rows):
 # ── what it cannot do ─────────────────────────────────────────────────────────────────────────────
 
 
+def test_what_a_server_does_not_give_is_refused_and_not_left_out(make_tinker, rows):
+    engine = make_tinker()
+    with pytest.raises(CapabilityError, match=r"settings\.entropy_coef=0"):
+        engine.forward_backward(rows, Loss("ppo", entropy_coef=0.1))
+    for change in ({"repetition_penalty": 1.1}, {"min_tokens": 2}):
+        with pytest.raises(CapabilityError, match=r"sampling\.min_tokens=0"):
+            engine.sample([(5, 6)], 1, SamplingParams(max_tokens=4, **change), seed=0)
+    assert engine.sample([(5, 6)], 1, SamplingParams(max_tokens=4), seed=0)
+
+
 def test_there_is_no_value_head(make_tinker, rows):
     engine = make_tinker()
     assert not engine.capabilities.value_head

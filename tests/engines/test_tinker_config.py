@@ -130,6 +130,25 @@ def test_connecting_to_a_server_that_computes_something_else_is_refused(make_fak
     assert service.alive == 0
 
 
+@pytest.mark.parametrize(
+    ("values", "cure"),
+    [
+        ({"settings": {"entropy_coef": 0.01}}, r"settings\.entropy_coef=0"),
+        ({"sampling": {"repetition_penalty": 1.2}}, r"sampling\.repetition_penalty=1"),
+        ({"sampling": {"min_tokens": 4}}, r"sampling\.min_tokens=0"),
+    ],
+)
+def test_what_a_server_lacks_is_refused_before_the_run(
+    make_fake, folder, monkeypatch, tmp_path, values, cure
+):
+    monkeypatch.setattr(tinker_wire, "TinkerService", lambda *args, **kwargs: make_fake())
+    engine = {"name": "tinker", "settings": {"base_url": URL, "probe": False}}
+    config = {"method": "grpo", "engine": engine, "model": {"path": folder}, **values}
+    with pytest.raises(CapabilityError, match=cure):
+        run_config(parse_config(config), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_that_lost_a_step_resumes_to_the_same_end(monkeypatch, tmp_path):
     """Killed by a lost answer in its third step, it ends where an undisturbed run ends."""
     _, tokenizer = load_pretrained(str(tiny_model()), dtype=torch.float32, attention=None)

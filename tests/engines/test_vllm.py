@@ -369,6 +369,29 @@ def other_prompt(choice):
     choice["prompt_token_ids"] = [1, *choice["prompt_token_ids"]]
 
 
+def test_penalties_go_to_the_server_and_log_probs_stay_the_models(lora):
+    engine, server = lora()
+    params = SamplingParams(max_tokens=8, temperature=0.7, repetition_penalty=1.5, min_tokens=5)
+    samples = engine.sample([PROMPTS[0]], 3, params, seed=1)[0]  # the first ones are scored here too
+    body = next(body for path, body in server.bodies if path == COMPLETIONS)
+    assert (body["repetition_penalty"], body["min_tokens"]) == (1.5, 5)
+    assert min(len(sample.ids) for sample in samples) >= 6
+    scored = engine.logprobs([Row.from_completion(PROMPTS[0], s.ids) for s in samples])
+    for sample, logprobs in zip(samples, scored, strict=True):
+        np.testing.assert_allclose(logprobs[-len(sample.ids) :], sample.logprobs, atol=1e-4)
+
+
+def test_a_server_that_ignores_the_least_length_is_an_error(lora):
+    def ends_early(reply):
+        for choice in reply["choices"]:
+            choice["finish_reason"], choice["stop_reason"] = "stop", None
+            choice["token_ids"], choice["logprobs"]["token_logprobs"] = [7, 7, 1], [-1.0, -1.0, -1.0]
+
+    engine, _ = lora(spoil=ends_early)
+    with pytest.raises(ServerError, match="min_tokens 5"):
+        engine.sample([PROMPTS[0]], 1, SamplingParams(max_tokens=8, min_tokens=5), seed=1)
+
+
 def too_many(choice):
     for name in ("token_ids", "logprobs"):
         listed = choice["token_ids"] if name == "token_ids" else choice["logprobs"]["token_logprobs"]

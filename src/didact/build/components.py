@@ -19,7 +19,7 @@ from didact.build.rewards import JudgeReward, UsageCost, check_reward, make_scor
 from didact.build.sources import BuildContext
 from didact.config import RunConfig
 from didact.controls import controlled
-from didact.engines.base import Engine
+from didact.engines.base import Engine, refuse_unsupported
 from didact.errors import UsageError
 from didact.feedback_source import FeedbackSource
 from didact.leakage import LeakGuard
@@ -103,6 +103,31 @@ def build(
         validate_task(task)
     if for_training:
         check_task(config, method, task, source)
+    policy = engine, renderer = _policy(config, method, engine_settings, for_training=for_training)
+    limits = PolicyLimits(
+        prompt_tokens=lambda messages: len(renderer.prompt(messages)),
+        answer_tokens=lambda text: len(renderer.answer(text)),
+        context=engine.max_length,
+        max_tokens=config.sampling.max_tokens,
+        chat_template=config.model.chat_template,
+    )
+    task.bind_policy(limits)
+    in_dialogue = method.uses_dialogue_teacher or config.eval.dialogue is not None
+    at = build_context(config, task, policy, home, in_dialogue=in_dialogue)
+    scoring = make_scoring(config, at)
+    if scoring is not None and task.needs_judge:
+        task.bind_judge(scoring)
+    critic = make_critic(config, at, scoring, source=source)
+    feedback = controlled(critic, config.feedback.control, seed=config.seed, verify=task.verify)
+    if for_training:
+        check_lengths(config, method, task, policy)
+    return RunComponents(config, task, critic, feedback, method, engine, renderer, scoring, source)
+
+
+def _policy(
+    config: RunConfig, method: Method, engine_settings: Any, *, for_training: bool
+) -> tuple[Engine, Renderer]:
+    """The engine, if it supports what the method and the sampling need, with its renderer."""
     engine = build_engine(
         engine_settings,
         EngineContext(
@@ -114,26 +139,9 @@ def build(
             for_training=for_training,
         ),
     )
-    renderer = Renderer(engine.tokenizer, config.model.chat_template, engine.end_ids)
-    limits = PolicyLimits(
-        prompt_tokens=lambda messages: len(renderer.prompt(messages)),
-        answer_tokens=lambda text: len(renderer.answer(text)),
-        context=engine.max_length,
-        max_tokens=config.sampling.max_tokens,
-        chat_template=config.model.chat_template,
-    )
-    task.bind_policy(limits)
-    policy = (engine, renderer)
-    in_dialogue = method.uses_dialogue_teacher or config.eval.dialogue is not None
-    at = build_context(config, task, policy, home, in_dialogue=in_dialogue)
-    scoring = make_scoring(config, at)
-    if scoring is not None and task.needs_judge:
-        task.bind_judge(scoring)
-    critic = make_critic(config, at, scoring, source=source)
-    feedback = controlled(critic, config.feedback.control, seed=config.seed, verify=task.verify)
-    if for_training:
-        check_lengths(config, method, task, policy)
-    return RunComponents(config, task, critic, feedback, method, engine, renderer, scoring, source)
+    penalties = config.sampling.params().penalised
+    refuse_unsupported(engine, entropy=for_training and method.needs_entropy, penalties=penalties)
+    return engine, Renderer(engine.tokenizer, config.model.chat_template, engine.end_ids)
 
 
 def run_task(config: RunConfig) -> BaseTask:

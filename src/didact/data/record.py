@@ -201,9 +201,6 @@ def _check_column_names(check: Checker, value: Mapping[str, Any]) -> None:
             check.fail(key, f"unknown column: {did_you_mean(key, known)}; move it to problem.metadata")
 
 
-# ── feedback: texts, scores, labels and quoted spans, under their various names ───────────────────────────
-
-
 def qualified_label(name: str | None, label: str | None) -> str | None:
     """A label prefixed with the aspect that it is about, unless the aspect is generic or already there.
 

@@ -98,9 +98,6 @@ def json_fault(value: object) -> Fault | None:
     return None
 
 
-# ── JSON ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def _json_rows(path: Path, stream: BinaryIO) -> Iterator[RawRow | Rejected]:
     lines = _numbered(stream)
     first = next(lines, None)
@@ -189,9 +186,6 @@ def _checked(path: Path, number: int, value: Any) -> RawRow | Rejected:
     return Rejected(path.name, number, (fault,), json.dumps(value))
 
 
-# ── CSV (RFC 4180: a cell may hold delimiters, quotes, line ends of any kind and NUL) ─────────────────
-
-
 def _csv_rows(path: Path, stream: BinaryIO) -> Iterator[RawRow | Rejected]:
     csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is less than a long answer
     with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
@@ -261,9 +255,6 @@ def _quoting_fault(error: csv.Error) -> Fault:
     if "unexpected end" in str(error):
         cure = "a quote is opened here and never closed, so the rest of the file is one cell; close it"
     return Fault(None, f"broken quoting ({error}); {cure}")
-
-
-# ── Parquet and Hugging Face datasets; both need the package `datasets`, which brings `pyarrow` ──────────
 
 
 def parquet_rows(path: Path) -> Iterator[RawRow]:

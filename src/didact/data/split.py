@@ -189,9 +189,6 @@ def _why_one_group(examples: list[Example], by: str) -> str:
     )
 
 
-# ── near-duplicates ───────────────────────────────────────────────────────────────────────────────────────
-
-
 def _join_equal(union: DisjointSet, keys: Sequence[Hashable | None]) -> None:
     """Merge the sets of indices with equal keys; None is no key."""
     first: dict[Hashable, int] = {}

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from didact.errors import CapabilityError
 from didact.types import Ids, Row, StopReason
 
 
@@ -33,6 +35,9 @@ class SamplingParams:
         temperature: > 0; 0 means greedy.
         top_p: Nucleus mass in (0, 1].
         top_k: Sample from the k likeliest tokens; 0 means all.
+        repetition_penalty: θ > 0: the logits of tokens of prompt and completion are divided by θ above 0 and
+            multiplied by θ below (CTRL, arXiv:1909.05858); 1 is off. Comes first, before the temperature.
+        min_tokens: This many tokens at least come before an end id or the end of a stop string.
         stop: A completion ends with the first of these strings, and includes it.
     """
 
@@ -41,6 +46,8 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     stop: tuple[str, ...] = ()
+    repetition_penalty: float = 1.0
+    min_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -51,6 +58,20 @@ class SamplingParams:
             raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 (off) or above, not {self.top_k}")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
+        if self.min_tokens < 0:
+            raise ValueError(f"min_tokens must be 0 (off) or above, not {self.min_tokens}")
+
+    @property
+    def penalised(self) -> bool:
+        """Whether there is a repetition penalty or a least length."""
+        return self.repetition_penalty != 1 or self.min_tokens > 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether completions are drawn from the model's own distribution."""
+        return (self.temperature, self.top_p, self.top_k, self.penalised) == (1, 1, 0, False)
 
 
 class Sample(NamedTuple):
@@ -59,7 +80,7 @@ class Sample(NamedTuple):
     ids: Ids
     """The sampled ids; the last one is the end-of-turn id where `stop_reason` is "eos"."""
     logprobs: tuple[float, ...]
-    """log π of each id in nats under the model itself: before temperature, top-p and top-k."""
+    """log π of each id in nats under the model itself: before penalties, temperature, top-p and top-k."""
     stop_reason: StopReason
 
 
@@ -90,6 +111,10 @@ class Capabilities:
     """K of [T, K] targets that `cross_entropy` takes; 0 means hard targets only."""
     full_finetune: bool = True
     """Trains all weights (else an adapter only)."""
+    entropy: bool = False
+    """Takes losses with an `entropy_coef`."""
+    penalties: bool = False
+    """Samples with `repetition_penalty` and `min_tokens`."""
     snapshots: bool = True
     """`snapshot()` copies the weights, to sample and score with."""
     named_snapshots: bool = False
@@ -143,6 +168,9 @@ class Loss:
     """A key of `losses.BUILTIN`, or any name for the logs when `fn` is given."""
     settings: Mapping[str, float] = field(default_factory=dict)
     fn: LossFn | None = None
+    entropy_coef: float = 0.0
+    """c: the loss has −c Σ w H, with w a target's weight and H the entropy of the model's next token there,
+    over the whole vocabulary, in nats."""
 
 
 class TopLogprobs(NamedTuple):
@@ -309,6 +337,20 @@ def rescored(
     rows = [Row.from_completion(p, s.ids) for p, own in zip(prompts, groups, strict=True) for s in own]
     found = iter(engine.logprobs(rows, weights=weights))
     return [[s._replace(logprobs=tuple(next(found)[-len(s.ids) :].tolist())) for s in own] for own in groups]
+
+
+def refuse_unsupported(engine: Engine, *, entropy: bool = False, penalties: bool = False) -> None:
+    """Raise a CapabilityError for a loss or sampling parameters that the engine does not support."""
+    if entropy and not engine.capabilities.entropy:
+        raise CapabilityError(
+            "entropy_coef needs the probabilities of the whole vocabulary, which this engine does not give: "
+            "set settings.entropy_coef=0, or take engine: local"
+        )
+    if penalties and not engine.capabilities.penalties:
+        raise CapabilityError(
+            "this engine samples without a repetition penalty and a least length: set "
+            "sampling.repetition_penalty=1 and sampling.min_tokens=0, or take engine: local or vllm"
+        )
 
 
 def fits_context(engine: Engine, tokens: int) -> bool:

@@ -59,9 +59,6 @@ class PairedDifference(NamedTuple):
     """Pairs with a missing value."""
 
 
-# ── over problems ─────────────────────────────────────────────────────────────────────────────────
-
-
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of a proportion (Wilson 1927).
 
@@ -141,9 +138,6 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, seed: in
         paired=True,
     )
     return Estimate(mean, low, high, len(value_N))
-
-
-# ── over runs ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def iqm_interval(tasks: Sequence[ArrayLike], *, seed: int, n_resamples: int = RESAMPLES) -> Estimate:

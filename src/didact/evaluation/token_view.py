@@ -158,9 +158,6 @@ def _phrases(
     return [None if giver is None else " / ".join(dict.fromkeys(words[span_key(giver)])) for giver in givers]
 
 
-# ── to look at ────────────────────────────────────────────────────────────────────────────────────
-
-
 def shown_token(text: str) -> str:
     """A token's text on one line, with its white space visible.
 

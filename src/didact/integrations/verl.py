@@ -43,9 +43,6 @@ Advantages: TypeAlias = tuple[Tensor, Tensor]
 Rows: TypeAlias = list[adv.Array]
 
 
-# ── advantage estimators ──────────────────────────────────────────────────────────────────────────────
-
-
 def direct(token_level_rewards: Tensor, response_mask: Tensor, **_: Any) -> Advantages:
     """A_t = r_t: Text2Grad's NL-gradient, if the rewards are those of spans."""
     rewards = _answers(token_level_rewards, response_mask)
@@ -168,9 +165,6 @@ ESTIMATORS: Mapping[str, Callable[..., Advantages]] = {
 """By name for `algorithm.adv_estimator`."""
 
 
-# ── policy losses ─────────────────────────────────────────────────────────────────────────────────────
-
-
 def policy_loss(name: str, agg_loss: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, dict[str, Any]]]:
     """A loss of losses.py with verl's signature.
 
@@ -232,9 +226,6 @@ def _clip(config: Any) -> dict[str, float]:
     return {"clip_low": both if low is None else low, "clip_high": both if high is None else high}
 
 
-# ── arrays ────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def _setting(config: Any, name: str, otherwise: Any) -> Any:
     """A setting of a dataclass or of a mapping, both of which verl uses."""
     if isinstance(config, Mapping):
@@ -276,9 +267,6 @@ def _spread(values_N: adv.Array, mask_BT: Tensor, like: Tensor) -> Advantages:
     counts = mask_BT.detach().bool().sum(-1).tolist()
     rows = [np.full(n, value) for n, value in zip(counts, values_N, strict=True)]
     return _padded(rows, rows, mask_BT, like)
-
-
-# ── verl ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def register(core_algos: Any) -> None:

@@ -10,9 +10,10 @@ experiments have H = 2)
 
 Paper: DeepSeekMath (arXiv:2402.03300). Departures from it, all towards RLTF and Dr. GRPO (arXiv:2503.20783):
 1. no division by the group's standard deviation unless `divide_by_std`; 2. token sums, without division by
-an answer's length; 3. the plain policy gradient, because the first step on fresh samples never reaches the
-clip; `clip` switches PPO's clip on for several passes; 4. no KL unless `kl_coef`. Where a critique failed,
-that turn and those before it have an unknown return: they are in no mean and have no row.
+an answer's length unless `normalise: answers`; 3. the plain policy gradient, because the first step on fresh
+samples never reaches the clip; `clip` switches PPO's clip on for several passes; 4. no KL unless `kl_coef`.
+Where a critique failed, that turn and those before it have an unknown return: they are in no mean and have no
+row.
 
 Shapes: N rollouts, H turns.
 """
@@ -20,7 +21,7 @@ Shapes: N rollouts, H turns.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -28,21 +29,22 @@ from pydantic import Field
 
 from didact.advantages import Array, group_advantages, returns_to_go
 from didact.engines.base import REFERENCE, Loss
-from didact.methods.base import LossTerm, Method
+from didact.methods.base import Clipped, LossTerm, PolicyGradientMethod
 from didact.rollouts.base import StepContext, single_turn
 from didact.rollouts.multi_turn import multi_turn
 from didact.types import Problem, Rollout, Row, Turn
 
 
-class GroupPolicyGradient(Method):
+class GroupPolicyGradient(PolicyGradientMethod, Clipped):
     """What GRPO, RLTF and RL2F share: a group's answers are compared, and their likelihoods trained.
+
+    The settings of `PolicyGradientMethod` and `Clipped`, and
 
     Attributes:
         samples: N, dialogues a problem, ≥ 2.
         turns: H, answers a dialogue, with a critique between any two.
         gamma: γ ∈ [0, 1], discount a turn (for two turns and more).
         divide_by_std: Divide a group's advantages by its standard deviation.
-        clip: PPO's ε; None for the plain policy gradient.
         kl_coef: β ≥ 0 of the k₃ penalty towards the initial weights.
     """
 
@@ -50,7 +52,6 @@ class GroupPolicyGradient(Method):
     turns: Annotated[int, Field(ge=1)] = 1
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.1
     divide_by_std: bool = False
-    clip: Annotated[float, Field(gt=0)] | None = None
     kl_coef: Annotated[float, Field(ge=0)] = 0.0
 
     @property
@@ -64,10 +65,13 @@ class GroupPolicyGradient(Method):
     @property
     def policy_gradient(self) -> Loss:
         """The loss of sampled turns: `losses.policy_gradient`, or `losses.ppo` with a clip."""
-        settings = {"kl_coef": self.kl_coef} if self.kl_coef else {}
-        if self.clip is None:
-            return Loss("policy_gradient", settings)
-        return Loss("ppo", {**settings, "clip_low": self.clip, "clip_high": self.clip})
+        loss = self.clipped_loss({"kl_coef": self.kl_coef} if self.kl_coef else {})
+        return dataclasses.replace(loss, entropy_coef=self.entropy_coef)
+
+    @property
+    def keeps_zero(self) -> bool:
+        """Does the loss have a gradient where the advantage is 0?"""
+        return self.kl_coef > 0 or self.entropy_coef > 0
 
     def turn_advantages(self, rewards_NH: Array, rollouts: Sequence[Rollout]) -> Array:
         """A_h of every turn, [N, H]; NaN where there is no turn or its return is unknown.
@@ -97,26 +101,28 @@ class GroupPolicyGradient(Method):
     def rl_term(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> LossTerm:
         """The policy-gradient term "rl" over all turns, normalised by the number of valid rollouts."""
         advantages_NH = self.advantages(rollouts)
-        credited = [
-            (turn, float(advantage))
-            for rollout, advantages_H in zip(rollouts, advantages_NH, strict=True)
-            for turn, advantage in zip(rollout.turns, advantages_H, strict=False)
-        ]
-        rows = self.turn_rows(ctx, credited, 1 / num_valid_rollouts(advantages_NH[:, 0]))
+        rows = self.turn_rows(ctx, by_turn(rollouts, advantages_NH), self.divide(rollouts, advantages_NH))
         return LossTerm("rl", self.policy_gradient, rows)
 
-    def turn_rows(self, ctx: StepContext, credited: Iterable[tuple[Turn, float]], weight: float) -> list[Row]:
+    def divide(self, rollouts: Sequence[Rollout], values_NH: Array) -> Callable[[Turn], int]:
+        """`divisor` over the turns whose value is not NaN, and the dialogues whose first value is not."""
+        known = [turn for turn, value in by_turn(rollouts, values_NH) if not np.isnan(value)]
+        return self.divisor(num_valid_rollouts(values_NH[:, 0]), known)
+
+    def turn_rows(
+        self, ctx: StepContext, credited: Iterable[tuple[Turn, float]], divisor: Callable[[Turn], int]
+    ) -> list[Row]:
         """Rows of sampled turns with their advantages, for the loss `policy_gradient`.
 
-        Left out are turns with advantage NaN, with advantage 0 (no gradient, unless there is a KL term), and
-        those from a dataset: they are no samples of π, so their likelihood has no policy gradient.
+        Left out are turns with advantage NaN, with advantage 0 unless `keeps_zero`, and those from a dataset:
+        they are no samples of π, so their likelihood has no policy gradient.
         """
         rows = []
         for turn, advantage in credited:
-            if turn.logprobs is None or np.isnan(advantage) or (advantage == 0 and not self.kl_coef):
+            if turn.logprobs is None or np.isnan(advantage) or (advantage == 0 and not self.keeps_zero):
                 continue
             old = {} if self.clip is None else {"old_logprobs": turn.logprobs}
-            prompt, answer = turn.prompt_ids, turn.completion_ids
+            prompt, answer, weight = turn.prompt_ids, turn.completion_ids, 1 / divisor(turn)
             rows.append(Row.from_completion(prompt, answer, weights=weight, advantages=advantage, **old))
         return self.with_reference(ctx, rows)
 
@@ -140,6 +146,15 @@ class GRPO(GroupPolicyGradient):
     def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
         term = self.rl_term(ctx, rollouts)
         return [term] if term.rows else []
+
+
+def by_turn(rollouts: Sequence[Rollout], values_NH: Array) -> list[tuple[Turn, float]]:
+    """Every turn with its value."""
+    return [
+        (turn, float(value))
+        for rollout, values_H in zip(rollouts, values_NH, strict=True)
+        for turn, value in zip(rollout.turns, values_H, strict=False)
+    ]
 
 
 def rewards_by_turn(rollouts: Sequence[Rollout], turns: int) -> Array:

@@ -82,7 +82,7 @@ class RejectionSFT(Method):
             rows += [
                 # Cross-entropy takes no advantages.
                 dataclasses.replace(row, fields={"weights": row.fields["weights"]})
-                for row in dialogue_rows(rollout.turns, selected_H, 1 / len(kept))
+                for row in dialogue_rows(rollout.turns, selected_H, lambda _: len(kept))
             ]
         terms = [
             LossTerm("sft", Loss("cross_entropy"), rows),

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
@@ -43,7 +43,7 @@ from didact.engines.base import Loss, fits_context
 from didact.errors import UsageError
 from didact.feedback_source import critiques_correct_answers
 from didact.methods.base import LossTerm
-from didact.methods.grpo import GroupPolicyGradient, num_valid_rollouts, rewards_by_turn
+from didact.methods.grpo import GroupPolicyGradient, rewards_by_turn
 from didact.rng import derive_seed
 from didact.rollouts.base import StepContext
 from didact.rollouts.self_critique_rollout import critique_prompt
@@ -61,8 +61,6 @@ class RL2F(GroupPolicyGradient):
     Attributes:
         credit: `conversation`: every answer of a dialogue has A of its R. `to_go`: answer h has γ^(τ−h),
             centred over the dialogues that had an answer h.
-        normalise: `dialogues`: 1/M, token sums, as in methods/grpo.py. `tokens`: 1 / Σ|S|, a mean over the
-            step's student tokens.
         lambda_wm: λ_WM ≥ 0; 0 switches the world model off.
         leaks: A dialogue in which the teacher stated the answer is not used (`drop`), has R = 0 from the leak
             on (`zero`), or is used like any other (`keep`).
@@ -75,7 +73,6 @@ class RL2F(GroupPolicyGradient):
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.7
     divide_by_std: bool = True
     credit: Literal["conversation", "to_go"] = "conversation"
-    normalise: Literal["dialogues", "tokens"] = "dialogues"
     lambda_wm: Annotated[float, Field(ge=0)] = 0.2
     leaks: DialogueLeaks = "drop"
     window: Annotated[int, Field(ge=1)] | None = None
@@ -155,26 +152,19 @@ class RL2F(GroupPolicyGradient):
 
     def _student_rows(self, ctx: StepContext, rollouts: Sequence[Rollout], advantages_NH: Array) -> list[Row]:
         """One row a dialogue (more, where it was shortened), with weight on the student's tokens only."""
-        if self.normalise == "dialogues":
-            normaliser = num_valid_rollouts(advantages_NH[:, 0])
-        else:
-            known = ~np.isnan(advantages_NH[:, 0])
-            normaliser = max(1, sum(r.sampled_tokens for r, k in zip(rollouts, known, strict=True) if k))
+        divisor = self.divide(rollouts, advantages_NH)
         rows = [
             row
             for rollout, advantages_H in zip(rollouts, advantages_NH, strict=True)
             for row in dialogue_rows(
                 rollout.turns,
                 advantages_H,
-                1 / normaliser,
+                divisor,
                 old_logprobs=self.clip is not None,
-                keep_zero=self.kl_coef > 0,
+                keep_zero=self.keeps_zero,
             )
         ]
         return self.with_reference(ctx, rows)
-
-
-# ── returns ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def turns_to_solve(rollout: Rollout) -> int:
@@ -236,13 +226,10 @@ def without_signal(advantages_NH: Array, rollouts: Sequence[Rollout]) -> set[str
     return {group for group, found in signal.items() if not found}
 
 
-# ── rows ──────────────────────────────────────────────────────────────────────────────────────────
-
-
 def dialogue_rows(
     turns: Sequence[Turn],
     advantages_H: Sequence[float] | Array,
-    weight: float,
+    divisor: Callable[[Turn], int],
     *,
     old_logprobs: bool = False,
     keep_zero: bool = False,
@@ -250,8 +237,8 @@ def dialogue_rows(
     """Rows of one dialogue.
 
     Turns that continue each other token by token share a row; a turn whose prompt was shortened starts a new
-    one. Prompts and critiques have weight 0. Turns with advantage NaN are left out, and with advantage 0
-    unless `keep_zero`, for a loss with another term.
+    one. A turn's tokens have weight 1 / divisor, prompts and critiques weight 0. Turns with advantage NaN are
+    left out, and with advantage 0 unless `keep_zero`, for a loss with another term.
     """
     credited = [
         (turn, float(advantage))
@@ -267,10 +254,12 @@ def dialogue_rows(
         else:
             runs.append([(turn, advantage)])
         whole = (*turn.prompt_ids, *turn.completion_ids)
-    return [_dialogue_row(run, weight, old_logprobs) for run in runs]
+    return [_dialogue_row(run, divisor, old_logprobs) for run in runs]
 
 
-def _dialogue_row(run: Sequence[tuple[Turn, float]], weight: float, old_logprobs: bool) -> Row:
+def _dialogue_row(
+    run: Sequence[tuple[Turn, float]], divisor: Callable[[Turn], int], old_logprobs: bool
+) -> Row:
     last = run[-1][0]
     ids = np.asarray([*last.prompt_ids, *last.completion_ids], dtype=np.int64)
     names = ("weights", "advantages", *(("old_logprobs",) if old_logprobs else ()))
@@ -278,7 +267,7 @@ def _dialogue_row(run: Sequence[tuple[Turn, float]], weight: float, old_logprobs
     for turn, advantage in run:
         first = len(turn.prompt_ids) - 1  # predicts the answer's first token
         answer = slice(first, first + len(turn.completion_ids))
-        fields["weights"][answer] = weight
+        fields["weights"][answer] = 1 / divisor(turn)
         fields["advantages"][answer] = advantage
         if old_logprobs:
             assert turn.logprobs is not None, "only sampled turns are trained by RL"

@@ -48,7 +48,7 @@ Shapes: N rollouts, H turns, T tokens of one row.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
@@ -66,8 +66,8 @@ from didact.advantages import (
 from didact.engines.base import Loss, fits_context
 from didact.errors import UsageError
 from didact.leakage import mentions_critique
-from didact.methods.base import LossTerm
-from didact.methods.grpo import GroupPolicyGradient, num_valid_rollouts, rewards_by_turn
+from didact.methods.base import Clip, LossTerm, clip_range
+from didact.methods.grpo import GroupPolicyGradient, rewards_by_turn
 from didact.prompts import critique_messages
 from didact.rollouts.base import StepContext
 from didact.rollouts.multi_turn import criticise, multi_turn
@@ -85,14 +85,14 @@ BASELINES: dict[Baseline, Callable[[ArrayLike, ArrayLike, Sequence[object]], Arr
 }
 """(r₁, r₀, groups) → A."""
 
-WEIGHTINGS: dict[Weighting, Callable[[float], Loss]] = {
+WEIGHTINGS: dict[Weighting, Callable[[Mapping[str, float]], Loss]] = {
     "awr": lambda clip: Loss("policy_gradient"),
     "is": lambda clip: Loss("policy_gradient"),  # the ratio is in the rows' advantages
     "token_is": lambda clip: Loss("importance_sampling"),
-    "ppo": lambda clip: Loss("ppo", {"clip_low": clip, "clip_high": clip}),
-    "cispo": lambda clip: Loss("cispo", {"clip_low": clip, "clip_high": clip}),
+    "ppo": lambda clip: Loss("ppo", clip),
+    "cispo": lambda clip: Loss("cispo", clip),
 }
-"""ε → the loss of the SD rows."""
+"""The clip's settings → the loss of the SD rows."""
 
 
 class RLTF(GroupPolicyGradient):
@@ -108,6 +108,7 @@ class RLTF(GroupPolicyGradient):
         sd_baseline: The baseline of r₁.
         sd_weighting: The weighting of y₁, sampled from π(·|x₁) and trained under π(·|x₀).
         sd_clip: ε > 0 of ppo and cispo; the paper's ablation clips to [0.8, 1.2].
+        sd_clip_high: ε above 1, where it differs from that below.
         mask_below: SD masks tokens of y₁ with log π(token | x₀) below this, in nats; None for no mask.
         sd_drop_mentions: Leave out revisions that mention their critique or an earlier attempt.
         lambda_fm: λ_FM ≥ 0; 0 switches feedback modelling off.
@@ -121,7 +122,8 @@ class RLTF(GroupPolicyGradient):
     lambda_sd_ramp: Annotated[float, Field(ge=0, le=1)] = 0.0
     sd_baseline: Baseline = "first_turn"
     sd_weighting: Weighting = "awr"
-    sd_clip: Annotated[float, Field(gt=0)] = 0.2
+    sd_clip: Clip = 0.2
+    sd_clip_high: Clip | None = None
     mask_below: Annotated[float, Field(lt=0)] | None = None
     sd_drop_mentions: bool = False
     lambda_fm: Annotated[float, Field(ge=0)] = 0.2
@@ -132,15 +134,14 @@ class RLTF(GroupPolicyGradient):
         """Dialogues of up to H answers.
 
         Raises:
-            UsageError: the weighting needs the sampling probabilities, but sampling has a temperature, top-p
-                or top-k, of which a turn's log-probs take no account.
+            UsageError: the weighting needs the sampling probabilities, but sampling has a temperature, top-p,
+                top-k or penalties, of which a turn's log-probs take no account.
         """
-        params = ctx.sampling
-        plain = params.temperature == 1.0 and params.top_p == 1.0 and params.top_k == 0
-        if self.lambda_sd and self.sd_weighting != "awr" and not plain:
+        if self.lambda_sd and self.sd_weighting != "awr" and not ctx.sampling.plain:
             raise UsageError(
                 f"sd_weighting={self.sd_weighting} weighs by the probabilities that revisions were sampled "
-                "with: set sampling.temperature=1, sampling.top_p=1 and sampling.top_k=0, or take awr"
+                "with: set sampling.temperature=1, sampling.top_p=1, sampling.top_k=0, "
+                "sampling.repetition_penalty=1 and sampling.min_tokens=0, or take awr"
             )
         rollouts = multi_turn(ctx, problems, self.samples, turns=self.turns, early_stop=self.early_stop)
         if self.lambda_fm and self.fm_turns == "every":
@@ -153,18 +154,18 @@ class RLTF(GroupPolicyGradient):
 
     def sd_term(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> LossTerm:
         """Rows x₀ → y_h, h ≥ 1, with advantage A (times the answer's ratio, for `is`) and weight λ_SD / M."""
-        loss = WEIGHTINGS[self.sd_weighting](self.sd_clip)
+        loss = WEIGHTINGS[self.sd_weighting](clip_range(self.sd_clip, self.sd_clip_high))
         coefficient = linear_warmup(self.lambda_sd, self.lambda_sd_ramp, ctx.progress)
         if not coefficient:
             return LossTerm("sd", loss, [])
         rewards_NH = rewards_by_turn(rollouts, self.turns)
-        weight = coefficient / num_valid_rollouts(rewards_NH[:, 0])
+        divisor = self.divide(rollouts, rewards_NH)
         if self.sd_drop_mentions:
             rewards_NH = without_mentions(rewards_NH, rollouts)
         groups, baseline = [rollout.group for rollout in rollouts], BASELINES[self.sd_baseline]
         advantages_HN = [baseline(second_N, rewards_NH[:, 0], groups) for second_N in rewards_NH[:, 1:].T]
         rows = [
-            sd_row(rollout, h, float(advantages_N[i]), weight)
+            sd_row(rollout, h, float(advantages_N[i]), coefficient / divisor(rollout.turns[h]))
             for i, rollout in enumerate(rollouts)
             for h, advantages_N in enumerate(advantages_HN, start=1)
             if not np.isnan(advantages_N[i]) and advantages_N[i] != 0.0

@@ -87,7 +87,6 @@ class SelfCritiqueRL(RLTF):
         advantages = branch_advantages(
             branches, self.gamma, self.own_baseline, divide_by_std=self.divide_by_std
         )
-        weight = 1 / num_valid_rollouts(advantages.first)
         answers: list[tuple[Turn, float]] = []
         critiques: list[tuple[Turn, float]] = []
         for i, (rollout, own) in enumerate(zip(*branches, strict=True)):
@@ -97,8 +96,10 @@ class SelfCritiqueRL(RLTF):
             if own is not None and critique is not None:
                 trained = [critique.sampled, *(own.turns[1:] if self.train_own_revision else ())]
                 critiques += [(turn, float(advantages.own[i])) for turn in trained]
+        known = [turn for turn, advantage in (*answers, *critiques) if not np.isnan(advantage)]
+        divisor = self.divisor(num_valid_rollouts(advantages.first), known)
         terms = [
-            LossTerm(name, self.policy_gradient, self.turn_rows(ctx, credited, weight))
+            LossTerm(name, self.policy_gradient, self.turn_rows(ctx, credited, divisor))
             for name, credited in (("rl", answers), ("own", critiques))
         ]
         terms += [self.sd_term(ctx, branches.source), self.fm_term(ctx, branches.source)]

@@ -118,9 +118,6 @@ class Text2Grad(TokenLevelPolicyGradient):
         return rewards
 
 
-# ── δ of an answer ────────────────────────────────────────────────────────────────────────────────
-
-
 def span_rewards(
     rollouts: Sequence[Rollout], tokenizer: Any, settings: SpanRewards
 ) -> tuple[list[Array | None], Counter[str]]:
@@ -210,9 +207,6 @@ def shaped_rewards(spans: Sequence[Span], offsets: Offsets, turn: Turn, settings
 def span_key(span: Span | None) -> tuple[int, int, str] | None:
     """Place and label of a span, which identify it; None for no span."""
     return None if span is None else (span.start, span.end, span.label)
-
-
-# ── the rewards of the published code ─────────────────────────────────────────────────────────────
 
 
 class Preset(NamedTuple):

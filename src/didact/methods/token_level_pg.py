@@ -4,7 +4,8 @@
 
 s_t is the reward that the subclass gives to token t, k_t an estimate of the KL divergence from the initial
 weights at t, A_t the advantage that `credit` makes of r. M answers a step; a sum over tokens, not divided
-by an answer's length. An answer without rewards is missing: it has no row and is in no mean.
+by an answer's length unless `normalise`, which is that of the value loss too. An answer without rewards is
+missing: it has no row and is in no mean.
 
     credit         A_t, with V_t the value of the prefix before token t
     direct         r_t
@@ -34,7 +35,7 @@ Shape: T sampled tokens of one answer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -44,12 +45,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from didact.advantages import Array, explained_variance, gae, position_baselines, token_returns, whitened
 from didact.engines.base import REFERENCE, Loss, ValueHeadSettings
 from didact.errors import CapabilityError, UsageError, did_you_mean
-from didact.methods.base import LossTerm, Method
+from didact.methods.base import Clip, Clipped, LossTerm, PolicyGradientMethod, clip_range
 from didact.rollouts.base import StepContext, first_turns
 from didact.rollouts.multi_turn import criticise
 from didact.types import Problem, Rollout, Row, Turn
 
-Clip = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Fields: TypeAlias = Mapping[str, Array]
 """[T] arrays by the name of a row's field."""
@@ -94,6 +94,7 @@ class GAE(AdvantageEstimator):
         whiten: Shift and scale a step's advantages to mean 0 and variance 1. This makes them relative: where
             no token is poor, the less good ones are pushed down.
         clip: PPO's ε.
+        clip_high: ε above 1, where it differs from that below.
         value_clip: ε of the value's clip; None for no clip.
         value_coef: c ≥ 0, coefficient of the value loss.
         value_lr_scale: Learning rate of the head over that of the model. The head starts at 0, also on a
@@ -106,6 +107,7 @@ class GAE(AdvantageEstimator):
     lam: Share = 0.95
     whiten: bool = False
     clip: Clip = 0.2
+    clip_high: Clip | None = None
     value_clip: Clip | None = 0.2
     value_coef: Annotated[float, Field(ge=0)] = 0.1
     value_lr_scale: Annotated[float, Field(gt=0)] = 1.0
@@ -126,11 +128,11 @@ class GAE(AdvantageEstimator):
 
     def loss(self, settings: Mapping[str, float]) -> Loss:
         value_clip = {} if self.value_clip is None else {"value_clip": self.value_clip}
-        clip = {"clip_low": self.clip, "clip_high": self.clip}
+        clip = clip_range(self.clip, self.clip_high)
         return Loss("actor_critic", {**settings, **clip, **value_clip, "value_coef": self.value_coef})
 
 
-class CriticFree(AdvantageEstimator):
+class CriticFree(AdvantageEstimator, Clipped):
     """Return to go minus the group's mean return to go at the same position.
 
     An answer that has ended contributes its last token's return.
@@ -139,14 +141,13 @@ class CriticFree(AdvantageEstimator):
         gamma: γ ∈ [0, 1].
         baseline: Subtract the group's mean; needs two samples a problem.
         whiten: As for GAE.
-        clip: PPO's ε; None for the plain policy gradient.
+        clip, clip_high: Of `Clipped`.
     """
 
     kind: Literal["critic_free"] = "critic_free"
     gamma: Share = 1.0
     baseline: bool = True
     whiten: bool = False
-    clip: Clip | None = None
 
     def fields(self, ctx: StepContext, answers: Sequence[TokenRewards]) -> list[Fields]:
         advantages = [token_returns(answer.rewards_T, self.gamma) for answer in answers]
@@ -158,9 +159,7 @@ class CriticFree(AdvantageEstimator):
         return [{"advantages": a} for a in advantages]
 
     def loss(self, settings: Mapping[str, float]) -> Loss:
-        if self.clip is None:
-            return Loss("policy_gradient", settings)
-        return Loss("ppo", {**settings, "clip_low": self.clip, "clip_high": self.clip})
+        return self.clipped_loss(settings)
 
 
 def _with_kind(value: Any) -> Any:
@@ -181,8 +180,10 @@ AnyEstimator: TypeAlias = Annotated[
 KINDS = ("direct", "gae", "critic_free")
 
 
-class TokenLevelPolicyGradient(Method):
+class TokenLevelPolicyGradient(PolicyGradientMethod):
     """Single answers with a reward for each token.
+
+    The settings of `PolicyGradientMethod`, and
 
     Attributes:
         samples: N, answers a problem.
@@ -269,8 +270,9 @@ class TokenLevelPolicyGradient(Method):
         known = [(rollout, s_T) for rollout, s_T in rewarded if s_T is not None]
         if not known:
             return []
-        turns, weight = [rollout.turns[0] for rollout, _ in known], 1 / len(known)
-        bare = [_row(turn, {}, weight) for turn in turns]
+        turns = [rollout.turns[0] for rollout, _ in known]
+        divisor = self.divisor(len(turns), turns)
+        bare = [_row(turn, {}, 1 / divisor(turn)) for turn in turns]
         beta = float(ctx.method_state.get(KL_COEF, self.kl_coef)) if self.kl_target else self.kl_coef
         kl, reference = self._divergences(ctx, bare)
         # r_t = s_t − β k_t, unless the KL is a term of the loss.
@@ -280,14 +282,17 @@ class TokenLevelPolicyGradient(Method):
             for row, (rollout, s_T), kl_T in zip(bare, known, kl, strict=True)
         ]
         fields = [dict(own) for own in self.credit.fields(ctx, answers)]
-        loss = self.credit.loss({} if reference is None else {"kl_coef": beta})
+        settings = {} if reference is None else {"kl_coef": beta}
+        loss = replace(self.credit.loss(settings), entropy_coef=self.entropy_coef)
         for i, turn in enumerate(turns):
             if loss.name != "policy_gradient":
                 fields[i]["old_logprobs"] = np.asarray(turn.logprobs, np.float64)
             if reference is not None:
                 fields[i]["ref_logprobs"] = reference[i]
         rows = [
-            _row(turn, own, weight) for turn, own in zip(turns, fields, strict=True) if _has_gradient(own)
+            _row(turn, own, 1 / divisor(turn))
+            for turn, own in zip(turns, fields, strict=True)
+            if self.entropy_coef or _has_gradient(own)
         ]
         self._adapt(ctx, beta, kl)
         return [LossTerm("rl", loss, rows)] if rows else []

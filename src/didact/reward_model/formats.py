@@ -104,9 +104,6 @@ class Format(ABC):
         return places == [(span.start, span.end)]
 
 
-# ── json_v1 ─────────────────────────────────────────────────────────────────────────────────────────
-
-
 class JsonFormat(Format):
     """`json_v1`."""
 
@@ -244,8 +241,6 @@ def _quotes(items: Any, label: Literal["good", "poor"], critique: str) -> list[Q
             quotes.append(Quote(quote, label, phrase=phrase, before=before))
     return quotes
 
-
-# ── lines_v1 ────────────────────────────────────────────────────────────────────────────────────────
 
 NOTHING = "none"
 """The target without a critique and passages, since a target cannot be empty."""

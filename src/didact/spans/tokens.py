@@ -96,9 +96,6 @@ def _backend(tokenizer: Any) -> Any | None:
     return inside if hasattr(inside, "get_added_tokens_decoder") else None
 
 
-# ── by the bytes of each id ───────────────────────────────────────────────────────────────────────────
-
-
 class _Vocabulary:
     """The bytes of every id in one array, for a byte-level decoder, which only joins them."""
 
@@ -324,9 +321,6 @@ def _token_bytes(token: str) -> bytes:
         return bytes([_BYTE_OF[c] for c in token])
     except KeyError:  # an added token, spelled in plain text
         return token.encode()
-
-
-# ── by decoding prefixes ──────────────────────────────────────────────────────────────────────────────
 
 
 def _by_prefixes(ids: Sequence[int], tokenizer: Any, whole: str) -> Offsets:

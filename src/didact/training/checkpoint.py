@@ -203,9 +203,6 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-# ── the inputs ──────────────────────────────────────────────────────────────────────────────────────
-
-
 def inputs(parts: RunComponents) -> dict[str, str]:
     """Everything outside config.yaml on which a run's bits depend, one value a name.
 

@@ -283,9 +283,6 @@ def _content(value: Any, where: str) -> str:
     raise RowError(expected(where, "text", value, "images and other parts cannot be imported"))
 
 
-# ── joining answers with feedback from other rows or files of an export ──────────────────────────────────
-
-
 @dataclass
 class PendingExample:
     """A row that may become an example."""

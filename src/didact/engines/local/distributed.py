@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from didact.distributed import init_process_group, local_rank, peer_errors
-from didact.engines.base import AdamParams, LossFn, Sample, SamplingParams, StepOutput, Weights
+from didact.engines.base import AdamParams, Loss, LossFn, Sample, SamplingParams, StepOutput, Weights
 from didact.engines.local.engine import LocalEngine
 from didact.engines.local.loading import without_peft_warnings
 from didact.engines.local.sampling import Streams
@@ -74,8 +74,6 @@ class DistributedEngine(LocalEngine):
     def uses_fsdp(self) -> bool:
         """Whether weights are sharded, so that every pass of the model is a collective."""
         return self.sharding is not None
-
-    # ── weights ───────────────────────────────────────────────────────────────────────────────────
 
     @staticmethod
     def _load(path_or_id: str, *, dtype: torch.dtype, attention: str | None) -> tuple[Any, Any]:
@@ -150,8 +148,6 @@ class DistributedEngine(LocalEngine):
             self.tokenizer.save_pretrained(path)
 
         self.group.run_on_main(write)
-
-    # ── sampling and scoring ──────────────────────────────────────────────────────────────────────
 
     def _sample(
         self, prompts: Sequence[Ids], n: int, params: SamplingParams, drawn: Streams, weights: Weights
@@ -233,9 +229,7 @@ class DistributedEngine(LocalEngine):
         assert like is not None
         return [*batches, *[padding_batch(like, self.device)] * missing]
 
-    # ── training ──────────────────────────────────────────────────────────────────────────────────
-
-    def _accumulate(self, rows: Sequence[Row], fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
+    def _accumulate(self, rows: Sequence[Row], fn: LossFn, loss: Loss) -> StepOutput:
         if not rows:
             return StepOutput(0.0, {})
         shares = shard_balanced([len(row) for row in rows], self.group.world_size)
@@ -245,7 +239,7 @@ class DistributedEngine(LocalEngine):
             batches = self._batches(mine, like=rows[0])
             try:
                 return accumulate_gradient(
-                    self.model, batches, fn, settings, self._autocast, self._head, lockstep=self.uses_fsdp
+                    self.model, batches, fn, loss, self._autocast, self._head, lockstep=self.uses_fsdp
                 )
             finally:
                 self._reshard()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -131,6 +131,8 @@ class LocalEngine(TrainState):
             value_head=value_head is not None,
             full_kl=True,
             top_logprobs=True,
+            entropy=True,
+            penalties=True,
             named_snapshots=True,
             compares_gradients=True,
         )
@@ -166,8 +168,6 @@ class LocalEngine(TrainState):
     @property
     def end_ids(self) -> set[int]:
         return end_ids_of(self.tokenizer, self.model.generation_config)
-
-    # ── sampling and scoring ──────────────────────────────────────────────────────────────────────
 
     def sample(
         self,
@@ -212,8 +212,6 @@ class LocalEngine(TrainState):
         score = partial(target_kl, lambda: self._using(REFERENCE))
         return [scores_T for (scores_T,) in self._score(rows, score, weighted=True)]
 
-    # ── training ──────────────────────────────────────────────────────────────────────────────────
-
     def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
         """See `Engine.forward_backward`.
 
@@ -229,7 +227,7 @@ class LocalEngine(TrainState):
         fn = resolve_loss(loss, rows[0].fields)
         if takes_values(fn):
             self._value_head()
-        return self._train([row for row in rows if row.fields["weights"].any()], fn, loss.settings)
+        return self._train([row for row in rows if row.fields["weights"].any()], fn, loss)
 
     def optim_step(self, params: AdamParams) -> StepOutput:
         """See `Engine.optim_step`; a gradient that is NaN or Inf is cleared too.
@@ -255,8 +253,6 @@ class LocalEngine(TrainState):
             self._clip(trained, params.max_grad_norm, norm)
         self._step(params)
         return StepOutput(0.0, {"grad_norm": grad_norm})
-
-    # ── copies of the weights ─────────────────────────────────────────────────────────────────────
 
     def model_hash(self) -> str:
         """sha256 over the config and all tensors, the frozen ones under an adapter and a value head's too."""
@@ -284,8 +280,6 @@ class LocalEngine(TrainState):
                 (merged_copy(self._adapter) if self._on_merged else self._adapter).save_pretrained(path)
         self.tokenizer.save_pretrained(path)
 
-    # ── inside; DistributedEngine overrides the first ─────────────────────────────────────────────
-
     _norm, _clip = staticmethod(get_total_norm), staticmethod(clip_grads_with_norm_)
     _dot = staticmethod(dot_product)
     _load = staticmethod(load_pretrained)
@@ -308,13 +302,13 @@ class LocalEngine(TrainState):
     def _sampling(self, weights: Weights) -> AbstractContextManager[Any]:
         return self._using(weights)
 
-    def _train(self, rows: Sequence[Row], fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
+    def _train(self, rows: Sequence[Row], fn: LossFn, loss: Loss) -> StepOutput:
         """Add a gradient to that in `.grad`, and compare the two; after a failure `.grad` is as before."""
         trained = list(self._trained.values())
         before = [p.grad for p in trained]
         self._clear_gradient()
         try:
-            output = self._accumulate(rows, fn, settings)
+            output = self._accumulate(rows, fn, loss)
         except BaseException:
             for p, gradient in zip(trained, before, strict=True):
                 p.grad = gradient
@@ -325,8 +319,8 @@ class LocalEngine(TrainState):
                 p.grad = gradient if p.grad is None else p.grad.add_(gradient)
         return output._replace(metrics={**output.metrics, **compared})
 
-    def _accumulate(self, rows: Sequence[Row], fn: LossFn, settings: Mapping[str, float]) -> StepOutput:
-        return accumulate_gradient(self.model, self._batches(rows), fn, settings, self._autocast, self._head)
+    def _accumulate(self, rows: Sequence[Row], fn: LossFn, loss: Loss) -> StepOutput:
+        return accumulate_gradient(self.model, self._batches(rows), fn, loss, self._autocast, self._head)
 
     def _batches(self, rows: Sequence[Row]) -> Batches:
         return micro_batches(rows, self._training_tokens, self.device)

@@ -91,7 +91,8 @@ class Sampler:
         reasons: list[StopReason | None] = [None] * len(batch.rows)
         alive = len(batch.rows)
         for step in range(params.max_tokens):
-            next_B, logprobs_B = draw(batch.logits_BV, batch.uniforms_BT[:, step], params)
+            logits_BV = penalised(batch.logits_BV, batch.seen_BV, step, params, self.eos_ids)
+            next_B, logprobs_B = draw(batch.logits_BV, batch.uniforms_BT[:, step], params, logits_BV)
             for row, token, logprob in zip(batch.rows, next_B.tolist(), logprobs_B.tolist(), strict=True):
                 if reasons[row] is not None:
                     continue
@@ -134,7 +135,7 @@ def why_stop(
     """The reason to stop after these completion ids, or None."""
     if ids[-1] in end_ids:
         return "eos"
-    if params.stop:
+    if params.stop and len(ids) > params.min_tokens:
         # A stop string of k bytes spans at most k tokens; the margin keeps a character that the
         # window cuts in two, and a leading space that decoding strips, away from it.
         window = max(len(s.encode()) for s in params.stop) + 8
@@ -169,6 +170,8 @@ class _Batch:
     """Positions in the cache, left padding counted."""
     cache_name: str
     """The argument of the model's forward that takes the cache."""
+    seen_BV: Tensor | None
+    """Which ids are in each row so far; None without a repetition penalty."""
 
     @classmethod
     def start(
@@ -205,6 +208,11 @@ class _Batch:
         ).logits[:, -1]
         slot_B = torch.tensor([slots[prompts[i]] for i, _ in requests], device=model.device)
         cache.reorder_cache(slot_B)
+        seen_PV = None
+        if params.repetition_penalty != 1:
+            seen_PV = torch.zeros_like(logits_PV, dtype=torch.bool)
+            for prompt, p in slots.items():
+                seen_PV[p, list(set(prompt))] = True
         each = [(*drawn[i], j) for i, j in requests]
         uniforms = [generator(seed, "sample", i, j).random(params.max_tokens) for seed, i, j in each]
         # MPS has no float64.
@@ -220,6 +228,7 @@ class _Batch:
             uniforms_BT=torch.from_numpy(np.stack(uniforms)).to(precise).to(model.device),
             filled=length,
             cache_name=cache_name,
+            seen_BV=None if seen_PV is None else seen_PV[slot_B],
         )
 
     def drop(self, keep: Sequence[bool], next_B: Tensor) -> Tensor:
@@ -230,12 +239,15 @@ class _Batch:
         self.cache.reorder_cache(kept_B)
         self.position_B = self.position_B[kept_B]
         self.mask_BT = None if self.mask_BT is None else self.mask_BT[kept_B]
+        self.seen_BV = None if self.seen_BV is None else self.seen_BV[kept_B]
         self.uniforms_BT = self.uniforms_BT[kept_B]
         return next_B[kept_B]
 
     def advance(self, model: Any, next_B: Tensor) -> None:
         """Compute one token of each row."""
         self.filled += 1
+        if self.seen_BV is not None:
+            self.seen_BV.scatter_(1, next_B[:, None], True)
         mask_BT = None if self.cache_name == RECURRENT_CACHE else self.mask_BT
         self.logits_BV = model(
             input_ids=next_B[:, None],
@@ -248,10 +260,27 @@ class _Batch:
         self.position_B = self.position_B + 1
 
 
-def draw(logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+def penalised(
+    logits_BV: Tensor, seen_BV: Tensor | None, step: int, params: SamplingParams, end_ids: Collection[int]
+) -> Tensor:
+    """Logits for token `step` of each row after repetition penalty and least length; given ones if off."""
+    if seen_BV is not None:
+        theta = params.repetition_penalty
+        less_BV = torch.where(logits_BV < 0, logits_BV * theta, logits_BV / theta)
+        logits_BV = torch.where(seen_BV, less_BV, logits_BV)
+    if step < params.min_tokens:
+        ends = [i for i in end_ids if i < logits_BV.shape[-1]]
+        logits_BV = logits_BV.index_fill(-1, torch.tensor(ends, device=logits_BV.device).long(), -math.inf)
+    return logits_BV
+
+
+def draw(
+    logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams, drawn_BV: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The next token of each row by inverting its cumulative distribution.
 
     Args:
+        drawn_BV: Logits to draw by; None for `logits_BV`, the model's.
         uniforms_B: One number in [0, 1) a row; its dtype is the precision of the cumulative sum.
         params: Temperature, top-k and top-p, applied in this order.
 
@@ -259,11 +288,12 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, params: SamplingParams) -> tuple
         Ids [B] and their log-probs [B] under the untempered, untruncated distribution.
     """
     logprobs_BV = logits_BV.float().log_softmax(-1)
+    drawn_BV = logits_BV if drawn_BV is None else drawn_BV
     if params.temperature == 0:
-        next_B = logits_BV.argmax(-1)
+        next_B = drawn_BV.argmax(-1)
         return next_B, logprobs_BV.gather(-1, next_B[:, None])[:, 0]
-    with_temperature = params.temperature != 1
-    probs_BV = (logprobs_BV / params.temperature).softmax(-1) if with_temperature else logprobs_BV.exp()
+    own_BV = logprobs_BV if drawn_BV is logits_BV else drawn_BV.float().log_softmax(-1)
+    probs_BV = (own_BV / params.temperature).softmax(-1) if params.temperature != 1 else own_BV.exp()
     order_BV = None
     if params.top_k or params.top_p < 1:
         probs_BV, order_BV = probs_BV.sort(stable=True, dim=-1, descending=True)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from didact.errors import UsageError
 from didact.types import Row
@@ -169,6 +170,18 @@ def logprobs_of(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
         return -nll_N
     logprobs_NV: Tensor = logits_NV.log_softmax(-1)
     return logprobs_NV.gather(-1, targets_N)
+
+
+def entropy_of(logits_NV: Tensor) -> Tensor:
+    """H = −Σ_v π(v) log π(v) in nats, [N]; its gradient keeps no log-probs."""
+
+    def part(logits_nV: Tensor) -> Tensor:
+        # Finite, so that a token of probability 0 adds 0.
+        logprobs_nV = logits_nV.clamp(min=torch.finfo(logits_nV.dtype).min).log_softmax(-1)
+        return -(logprobs_nV.exp() * logprobs_nV).sum(-1)
+
+    parts = torch.split(logits_NV, KL_PART)
+    return torch.cat([checkpoint(part, logits_nV, use_reentrant=False) for logits_nV in parts])
 
 
 def target_kl(

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from didact.engines.base import Loss, LossFn, StepOutput, ValueHeadSettings
-from didact.engines.local.scoring import MicroBatch, logprobs_of, masked_logits
+from didact.engines.local.scoring import MicroBatch, entropy_of, logprobs_of, masked_logits
 from didact.errors import NonFiniteError, UsageError, did_you_mean
-from didact.losses import BUILTIN, LossOutput
+from didact.losses import BUILTIN, LossOutput, with_entropy
 
 Gradients: TypeAlias = Sequence[Tensor | None]
 """One for each trained tensor; None is 0."""
@@ -111,7 +111,7 @@ def accumulate_gradient(
     model: Any,
     batches: Iterable[MicroBatch],
     fn: LossFn,
-    settings: Mapping[str, float],
+    loss: Loss,
     autocast: Any,
     head: ValueHead | None = None,
     *,
@@ -121,7 +121,7 @@ def accumulate_gradient(
 
     Args:
         batches: Rows with at least one token of nonzero weight.
-        fn: Where a row's weight is 0, its log-probs are 0 and carry no gradient.
+        fn: The function of `loss`. Where a row's weight is 0, its log-probs are 0 and carry no gradient.
         autocast: A function that returns the context to run the model's forward in.
         head: Gives `fn` its values_BT; needed where it takes them.
         lockstep: Run all batches before raising: each is a collective with other ranks.
@@ -144,7 +144,10 @@ def accumulate_gradient(
             values_BT = torch.zeros_like(fields["weights"])
             values_BT[keep_BT] = head(hidden_N)
             fields = {**fields, "values": values_BT}
-        output = loss_output(fn, logprobs_BT, fields, settings)
+        output = loss_output(fn, logprobs_BT, fields, loss.settings)
+        if loss.entropy_coef:
+            weights_N = fields["weights"][keep_BT]
+            output = with_entropy(output, entropy_of(logits_NV), weights_N, loss.entropy_coef)
         if not batch.rows:  # a padding batch
             torch.autograd.backward(output.loss * 0)
             continue

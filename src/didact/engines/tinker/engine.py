@@ -41,6 +41,7 @@ from didact.engines.base import (
     SamplingParams,
     StepOutput,
     Weights,
+    refuse_unsupported,
     rescored,
 )
 from didact.engines.local.sampling import check_prompts, why_stop
@@ -125,8 +126,6 @@ class TinkerEngine(Unsupported):
         self._lost: str | None = None
         """Why the state of the adapter is unknown; None while it is known."""
 
-    # ── sampling and scoring ──────────────────────────────────────────────────────────────────────
-
     def sample(
         self,
         prompts: Sequence[Ids],
@@ -141,6 +140,7 @@ class TinkerEngine(Unsupported):
         Stop strings are applied to completions that run to an end id; the tokens after them are discarded.
         """
         check_prompts(prompts, n, params, max_length=self.max_length, vocabulary=self._vocabulary)
+        refuse_unsupported(self, penalties=params.penalised)
         self._check()
         sampler, ends = self._sampler(weights), sorted(self.end_ids)
         seeds = (
@@ -174,8 +174,6 @@ class TinkerEngine(Unsupported):
         pending = [sampler.logprobs(ids) for ids in texts]
         return [np.asarray(request.wait(), np.float32) for request in pending]
 
-    # ── training ──────────────────────────────────────────────────────────────────────────────────
-
     def forward_backward(self, rows: Sequence[Row], loss: Loss) -> StepOutput:
         """See `Engine.forward_backward`.
 
@@ -189,6 +187,7 @@ class TinkerEngine(Unsupported):
         fn = resolve_loss(loss, rows[0].fields)
         if takes_values(fn):
             raise no_value_head()
+        refuse_unsupported(self, entropy=loss.entropy_coef != 0)
         check_targets(rows, self.behavior.soft_targets, server=self.service.name)
         counting = [row for row in rows if row.fields["weights"].any()]
         if not counting:
@@ -258,8 +257,6 @@ class TinkerEngine(Unsupported):
                 f"{self.service.name} ignores max_grad_norm={max_grad_norm:g}: set optim.max_grad_norm to "
                 f"{NO_CLIP:g} to train without clipping, or take a server that clips"
             )
-
-    # ── snapshots and checkpoints ─────────────────────────────────────────────────────────────────────
 
     def snapshot(self, name: str | None = None) -> Weights:
         """Keep the current adapter on the server for as long as the handle lives.
@@ -341,8 +338,6 @@ class TinkerEngine(Unsupported):
     def close(self) -> None:
         """Unload the adapter. Checkpoints stay."""
         self._trainer.close()
-
-    # ── internals ────────────────────────────────────────────────────────────────────────────────────
 
     def _sampler(self, weights: Weights) -> TinkerSampler:
         if weights.name not in self._samplers:

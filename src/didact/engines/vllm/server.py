@@ -141,8 +141,8 @@ class CompletionRequest:
             "top_p": p.top_p,
             "top_k": p.top_k,
             "min_p": 0.0,
-            "min_tokens": 0,
-            "repetition_penalty": 1.0,
+            "min_tokens": p.min_tokens,
+            "repetition_penalty": p.repetition_penalty,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
             "stop": list(p.stop),
@@ -184,8 +184,10 @@ class CompletionRequest:
             raise ServerError("the reply has no token_ids: the server does not support return_token_ids")
         if prompt != tuple(self.prompt):
             raise ServerError("the reply's prompt_token_ids are not those of the request")
-        if not 1 <= len(ids) <= self.params.max_tokens:
-            raise ServerError(f"the server sent {len(ids)} tokens, with max_tokens {self.params.max_tokens}")
+        least, most = self.params.min_tokens + 1 if finish == "stop" else 1, self.params.max_tokens
+        if not least <= len(ids) <= most:
+            asked = f"min_tokens {self.params.min_tokens} and max_tokens {most}"
+            raise ServerError(f"the server sent {len(ids)} tokens, with {asked}")
         logprobs = self._logprobs(choice.get("logprobs"), len(ids))
         return Sample(ids, logprobs, self._stop_reason(finish, choice.get("stop_reason"), ids))
 
