@@ -141,11 +141,9 @@ class OptimConfig(Section):
             progress: Share of the run that is done, in [0, 1].
         """
         warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        decay = {
-            "constant": 1.0,
-            "linear": 1 - progress,
-            "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
-        }[self.schedule]
+        decay = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}[
+            self.schedule
+        ]
         beta1, beta2 = self.betas
         return AdamParams(
             lr=self.lr * warmup * decay,

@@ -18,14 +18,7 @@ from didact.errors import BudgetExceeded, DataError, Interrupted, UsageError
 from didact.evaluation.evaluate import Evaluation
 from didact.feedback.length_control import LengthControlled, win_rate
 from didact.feedback.model_critic import MAX_CHARS
-from didact.feedback.writing_judge import (
-    HIGHEST,
-    LOWEST,
-    Pair,
-    PairJudge,
-    RubricJudge,
-    symmetry,
-)
+from didact.feedback.writing_judge import HIGHEST, LOWEST, Pair, PairJudge, RubricJudge, symmetry
 from didact.feedback_source import FAILURE_WINDOW, FeedbackRequest
 from didact.llm.chat import ChatModel
 from didact.registry import REWARDS

@@ -83,8 +83,7 @@ def eval_(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws; the problems stay the same.")] = 0,
     temperature: Annotated[
-        float | None,
-        typer.Option(min=0, help="Of answers; 0 is greedy. [default: eval.temperature, or 0]"),
+        float | None, typer.Option(min=0, help="Of answers; 0 is greedy. [default: eval.temperature, or 0]")
     ] = None,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="feedback, self-critique: maximum number of critiques [1].")

@@ -59,12 +59,7 @@ class CodeCritic:
     """
 
     def __init__(
-        self,
-        task: CodeTask,
-        level: Level | str = Level.REVEAL,
-        *,
-        linter: bool = False,
-        spans: bool = True,
+        self, task: CodeTask, level: Level | str = Level.REVEAL, *, linter: bool = False, spans: bool = True
     ) -> None:
         self.task, self.level, self.with_spans = task, Level(level), spans
         self._ruff = shutil.which("ruff") if linter else None

@@ -73,11 +73,7 @@ def score_at(
 
 
 def win_rate(
-    preferences_N: ArrayLike,
-    lengths_a_N: ArrayLike,
-    lengths_b_N: ArrayLike,
-    *,
-    n_resamples: int = 1_000,
+    preferences_N: ArrayLike, lengths_a_N: ArrayLike, lengths_b_N: ArrayLike, *, n_resamples: int = 1_000
 ) -> LengthControlled:
     """The raw and the length-controlled win rate of a over b.
 

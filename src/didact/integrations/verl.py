@@ -142,10 +142,7 @@ def _second_turn(
 
 
 def rltf_leave_one_out(
-    token_level_rewards: Tensor,
-    response_mask: Tensor,
-    index: Sequence[object] | None = None,
-    **_: Any,
+    token_level_rewards: Tensor, response_mask: Tensor, index: Sequence[object] | None = None, **_: Any
 ) -> Advantages:
     """A = R − mean of the group's others (RLOO); 0 where there is no other."""
     rewards_N = _totals(token_level_rewards, response_mask)

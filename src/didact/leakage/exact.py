@@ -26,9 +26,7 @@ _ORDINAL_OF = {
 }
 _DATES = [
     pattern(
-        form,
-        months=sorted(_MONTH_OF, key=len, reverse=True),
-        days=sorted(_ORDINAL_OF, key=len, reverse=True),
+        form, months=sorted(_MONTH_OF, key=len, reverse=True), days=sorted(_ORDINAL_OF, key=len, reverse=True)
     )
     for form in DATES
 ]

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from didact.methods.base import LossTerm, Method
-from didact.methods.grpo import GRPO
-from didact.methods.ilf import ILF
-from didact.methods.ppo import PPO
-from didact.methods.rejection_sft import RejectionSFT
-from didact.methods.rl2f import RL2F
-from didact.methods.rltf import RLTF
-from didact.methods.self_critique import SelfCritiqueRL
-from didact.methods.sft import SFT
-from didact.methods.text2grad import Text2Grad
-from didact.registry import METHODS
+from didact.methods.base import LossTerm as LossTerm
+from didact.methods.base import Method as Method
+from didact.methods.grpo import GRPO as GRPO
+from didact.methods.ilf import ILF as ILF
+from didact.methods.ppo import PPO as PPO
+from didact.methods.rejection_sft import RejectionSFT as RejectionSFT
+from didact.methods.rl2f import RL2F as RL2F
+from didact.methods.rltf import RLTF as RLTF
+from didact.methods.self_critique import SelfCritiqueRL as SelfCritiqueRL
+from didact.methods.sft import SFT as SFT
+from didact.methods.text2grad import Text2Grad as Text2Grad
+from didact.registry import METHODS as METHODS
 
 
 def make_method(spec: str, settings: Mapping[str, Any] | None = None) -> Method:
@@ -26,20 +27,3 @@ def make_method(spec: str, settings: Mapping[str, Any] | None = None) -> Method:
     """
     method: Method = METHODS.make(spec, settings)
     return method
-
-
-__all__ = [
-    "GRPO",
-    "ILF",
-    "METHODS",
-    "PPO",
-    "RL2F",
-    "RLTF",
-    "SFT",
-    "LossTerm",
-    "Method",
-    "RejectionSFT",
-    "SelfCritiqueRL",
-    "Text2Grad",
-    "make_method",
-]

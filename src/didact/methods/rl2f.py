@@ -14,9 +14,7 @@ critiques given the public conversation, where the teacher also had the referenc
 T = 1 and λ_WM = 0 this is single-turn GRPO row by row.
 
 **The paper gives neither optimiser nor hyperparameters nor prompts.** The defaults follow its companion SML
-(arXiv:2602.16488: GRPO, 8 samples, γ = 0.7, no KL, 4 turns in training and 10 in evaluation); λ_WM is
-RLTF's λ_FM. Every choice is a setting of `RL2F`. The teacher is `feedback.source`; a model teacher without a
-model of its own has the policy's initial weights.
+(arXiv:2602.16488); λ_WM is RLTF's λ_FM. Every choice is a setting of `RL2F`.
 
 Departures from what is known of the paper: 1. the critique is requested ("criticise this", the prompt of
 `rollouts/self_critique_rollout.py`) and trained as an assistant message, where the paper may predict it as

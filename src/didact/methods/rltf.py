@@ -14,8 +14,7 @@ SD trains the plain prompt x₀ on the revision. Any baseline goes with any weig
 
     sd_baseline     A                            (functions in advantages.py)
     first_turn      r₁ᵢ − mean of r₀             the paper's; 0 only where first answers all succeed
-    second_turn     r₁ᵢ − mean of r₁             in the authors' scripts, by oversight; 0 once all revisions
-                                                 succeed
+    second_turn     r₁ᵢ − mean of r₁             in the authors' scripts, by oversight
     leave_one_out   r₁ᵢ − mean of the others' r₁
     delta           r₁ᵢ − r₀ᵢ
     none            r₁ᵢ                          rejection sampling
@@ -27,12 +26,8 @@ SD trains the plain prompt x₀ on the revision. Any baseline goes with any weig
     ppo             min(ρ A, clip(ρ) A) in place of ρ A
     cispo           clip(ρ), as a constant
 
-With `is` the expected gradient is that of E[R(y)], y ~ π(·|x₀), for first_turn, leave_one_out, delta and
-none, and 1 − 1/n of it for second_turn. With `early_stop`, first_turn gives it times the probability of a
-wrong first answer, which weighs hard questions more. tests/test_bandit.py enumerates this.
-
-FM is cross-entropy on the critique's tokens, requested without private input. With λ_SD = λ_FM = 0 the
-method is exactly two-turn GRPO.
+docs/algorithms/rltf.md has the expected gradient of each. FM is cross-entropy on the critique's tokens,
+requested without private input. With λ_SD = λ_FM = 0 the method is exactly two-turn GRPO.
 
 Departures from the paper: 1. λ_SD and λ_FM default to Table 2's 0.1 and 0.2; 2. SD and FM can be combined;
 3. ĝ is divided by the M dialogues of the step, where the authors' code takes a plain sum (this matters to

@@ -51,9 +51,7 @@ class SFT(Method):
     def rows(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> list[LossTerm]:
         rows = [
             Row.from_completion(
-                rollout.turns[0].prompt_ids,
-                rollout.turns[0].completion_ids,
-                weights=1 / len(rollouts),
+                rollout.turns[0].prompt_ids, rollout.turns[0].completion_ids, weights=1 / len(rollouts)
             )
             for rollout in rollouts
         ]

@@ -14,11 +14,10 @@ Spans come from any feedback on the answer: a program, a judge, a person or a re
 are criticised too. What a critique may be:
 
     it has spans                          δ
-    it has none, or could not be parsed   δ = 0, an answer like any other: in every mean and under the KL. A
-                                          source marks it by a feedback that is ok and has no spans.
+    it has none, or could not be parsed   δ = 0, an answer like any other: in every mean and under the KL
     its source failed (status "failed")   δ is unknown: the answer is missing, or δ = 0 with `failed: neutral`
 
-Departures from the paper: 1. no entropy term (its code has none either); 2. k₁ as the KL in the reward, which
+Departures from the paper: 1. no entropy term unless `entropy_coef`; 2. k₁ as the KL in the reward, which
 has the KL's gradient under any estimator; the code's, over the whole vocabulary, is `kl: full`; 3. a sum over
 tokens divided by the number of answers, in place of a mean over tokens; 4. no whitening unless
 `credit.whiten`, and one pass over a batch unless `optim.passes` (the code: 4); 5. all ok critiques of an

@@ -18,16 +18,12 @@ critic_free without a baseline; critic_free of one reward at the last token equa
 arXiv:1506.02438; PPO's clip arXiv:1707.06347. An answer ends at its last token, also where it was cut off:
 V = 0 after it.
 
-    kl        k_t                                        expected gradient, at one token
-    k1        log π(y_t) − log π_ref(y_t), in the reward of β KL(π ‖ π_ref)
-    k3        e^−k₁ + k₁ − 1, in the reward              of β KL(π ‖ π_ref) − β KL(π_ref ‖ π), ≈ 0 nearby
-    full      Σ_v π(v) log π(v)/π_ref(v), in the reward  none: no token changes its own k_t
-    k3_loss   k₃, with β Σ_t k₃ added to the loss        of β KL(π_ref ‖ π); GRPO's
+    kl        k1: log π(y_t)/π_ref(y_t);  k3: e^−k₁ + k₁ − 1;  full: Σ_v π(v) log π(v)/π_ref(v);
+              k3_loss: none, and β Σ_t k₃ is added to the loss, as in GRPO
 
-A KL in the reward also acts through the tokens that follow, if the estimator looks ahead. `direct` does not,
-so it takes k1 or k3_loss only. tests/test_text2grad.py enumerates the table. π_ref is REFERENCE of the
-engine: a copy of the initial weights, or the model without its adapter. π is scored when the step begins, by
-the same kernel, so that k is exactly 0 at the start.
+docs/algorithms/text2grad.md has the expected gradient of each. A KL in the reward also acts through the
+tokens that follow, if the estimator looks ahead; `direct` does not, so it takes k1 or k3_loss only. π is
+scored when the step begins, by the same kernel, so that k is exactly 0 at the start.
 
 Shape: T sampled tokens of one answer.
 """

@@ -24,12 +24,7 @@ def two_turn(
 
 
 def multi_turn(
-    ctx: StepContext,
-    problems: Sequence[Problem],
-    n: int,
-    *,
-    turns: int = 2,
-    early_stop: bool = True,
+    ctx: StepContext, problems: Sequence[Problem], n: int, *, turns: int = 2, early_stop: bool = True
 ) -> list[Rollout]:
     """n ≥ 1 dialogues for each of P problems, of at most `turns` answers.
 

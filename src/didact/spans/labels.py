@@ -78,9 +78,7 @@ def token_labels(
 
 
 def credited_by(
-    spans: Sequence[Span],
-    offsets: Offsets | Sequence[tuple[int, int]],
-    labels: Sequence[float] | Floats,
+    spans: Sequence[Span], offsets: Offsets | Sequence[tuple[int, int]], labels: Sequence[float] | Floats
 ) -> list[Span | None]:
     """The span behind each token label, [T]; None where the label is 0.
 

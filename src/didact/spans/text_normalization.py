@@ -131,9 +131,7 @@ def _by_runs(text: str) -> tuple[str, NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _collapse_space(
-    codes: NDArray[np.uint32],
-    first: NDArray[np.int64] | None = None,
-    last: NDArray[np.int64] | None = None,
+    codes: NDArray[np.uint32], first: NDArray[np.int64] | None = None, last: NDArray[np.int64] | None = None
 ) -> NormalizedText:
     """Replace each run of white space by one space that maps to the whole run.
 

@@ -43,11 +43,7 @@ class CellState:
 
 
 def run_cells(
-    cells: Sequence[Cell],
-    out: Path,
-    *,
-    workers: int,
-    watch: Watch = lambda states: None,
+    cells: Sequence[Cell], out: Path, *, workers: int, watch: Watch = lambda states: None
 ) -> dict[str, CellState]:
     """Run what is not finished, some cells side by side; one that fails does not stop the others.
 

@@ -198,10 +198,7 @@ def _problem(row: FileRow, columns: Columns, verifier: Verifier) -> LoadedProble
     if reference is not None and not verifier.reference_is_answer:
         metadata[columns.reference], reference = reference, None
     problem = Problem(
-        id=row.identity("id"),
-        messages=row.messages(column),
-        reference=reference,
-        metadata=metadata,
+        id=row.identity("id"), messages=row.messages(column), reference=reference, metadata=metadata
     )
     return LoadedProblem(problem, row, problem.question_key)
 

@@ -109,9 +109,7 @@ class TinkerEngine(Unsupported):
         self._probe_row = Row.from_completion(prompt, completion)
         self.behavior = behavior or measure(service, prompt, completion, rank=rank)
         self.capabilities = Capabilities(
-            soft_targets=self.behavior.soft_targets,
-            full_finetune=False,
-            snapshots=self.behavior.snapshots,
+            soft_targets=self.behavior.soft_targets, full_finetune=False, snapshots=self.behavior.snapshots
         )
         self._trainer: TinkerTrainer = service.create(rank=rank, seed=seed)
         self._samplers: dict[str, TinkerSampler] = {}

@@ -23,14 +23,7 @@ import yaml
 from didact.engines.base import POLICY, SamplingParams, TopLogprobs, Weights
 from didact.engines.probe import CHANGE, plain_step
 from didact.engines.tinker.gradients import row_datum, scoring_datum
-from didact.engines.tinker.wire import (
-    Datum,
-    Floats,
-    TinkerError,
-    TinkerSampler,
-    TinkerService,
-    TinkerTrainer,
-)
+from didact.engines.tinker.wire import Datum, Floats, TinkerError, TinkerSampler, TinkerService, TinkerTrainer
 from didact.errors import CapabilityError, TrainingGuard
 from didact.types import Ids, Row
 

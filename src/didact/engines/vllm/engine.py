@@ -21,15 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from didact.distributed import is_launched
-from didact.engines.base import (
-    POLICY,
-    AdamParams,
-    Sample,
-    SamplingParams,
-    StepOutput,
-    Weights,
-    rescored,
-)
+from didact.engines.base import POLICY, AdamParams, Sample, SamplingParams, StepOutput, Weights, rescored
 from didact.engines.local import LocalEngine
 from didact.engines.local.sampling import Streams
 from didact.engines.vllm.server import (

@@ -18,13 +18,7 @@ MAX_DEPTH = 100
 MAX_TEXT = 400
 """Characters that are kept of an exception's message, or of the repr of a value that is no plain data."""
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,16}")
-_SCALARS = {
-    "none": type(None),
-    "number": bool | int | float,
-    "str": str,
-    "bytes": bytes,
-    "complex": complex,
-}
+_SCALARS = {"none": type(None), "number": bool | int | float, "str": str, "bytes": bytes, "complex": complex}
 _GROUPS = {"l": "list", "t": "tuple", "s": "set", "z": "set"}
 _BRACKETS = {"list": ("[", "]"), "tuple": ("(", ")"), "set": ("{", "}"), "dict": ("{", "}")}
 
