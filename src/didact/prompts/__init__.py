@@ -1,20 +1,6 @@
 """The prompts of judges, teachers and self-critics: one file per prompt, with its version in its name.
 
-    critique_v1             a free-text critique (the policy's own template)
-    judge_v1                a critique, score, label and quotes in JSON
-    spans_v1                a critique, then good and poor passages in JSON
-    spans_only_v1           good and poor passages in JSON without a critique
-    *_private_v1            these with the reference, which must not be revealed
-    teacher_v1              guidance towards a solution that must not be revealed
-    teacher_dialogue_v1     the same in a dialogue, with the conversation so far and private notes
-    repair_v1               the faults of an invalid JSON reply
-    leak_v1                 whether a critique gives the answer away, in JSON
-    marks_v1                a critique, then one marked passage per line, for a small reward model
-    marks_only_v1           the marked passages alone
-    writing_rubric_v1       a piece of writing: a score from 1 to 10 and a critique, in JSON
-    writing_pair_v1         which of two pieces is better, in JSON
-    revision_v1             a second answer, from the question, the first answer and its critique
-    descent_v1              a better instruction, from critiques of answers under the present one
+docs/feedback.md lists them.
 
 Three prompts of one problem make up RLTF (arXiv:2602.02482, A.2 and the critique template):
 
