@@ -29,6 +29,7 @@ from didact.engines.base import (
     Weights,
 )
 from didact.engines.local import LocalEngine, LoraSettings
+from didact.engines.local.agreement import require_agreement
 from didact.engines.local.distributed import DistributedEngine, shard_balanced, unshard
 from didact.engines.probe import probe
 from didact.errors import CapabilityError, DataError, Interrupted, NonFiniteError, TrainingGuard, UsageError
@@ -236,6 +237,21 @@ def test_the_conformance_probe_passes(two):
 
 
 # ── checkpoints ───────────────────────────────────────────────────────────────────────────────────
+
+
+def checked_twice(make: Make, folder: Path) -> list[int]:
+    """Each rank with a cache of its own, as on machines of their own, of which rank 0's is filled."""
+    engine, passed = make(), []
+    cache = folder / str(process_group().rank)
+    for _ in range(2):
+        require_agreement(engine, cache)
+        passed.append(len(list(cache.glob("*"))))
+    return passed
+
+
+def test_ranks_check_their_model_together_or_not_at_all(processes, two, tmp_path):
+    assert two(checked_twice, tmp_path) == [1, 1]
+    assert not (tmp_path / "1").exists()
 
 
 def averaged(make: Make, lora, folder: Path):
