@@ -40,7 +40,7 @@ class FeedbackConfig(Section):
     leaks: Literal["keep", "redact", "drop", "fail"] = "keep"
     """What happens to a critique that states the answer."""
     thoughts: bool = False
-    """Show the critic the policy's thoughts before its answer too."""
+    """Show a critic the policy's thoughts before its answer too; a program reads the answer alone."""
     max_failed: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Stop, resumably, once more than this share of the last 64 critiques failed."""
 

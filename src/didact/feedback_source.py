@@ -50,11 +50,11 @@ class FeedbackRequest:
             author: Name of the program, model or person.
             saw_reference: Whether the critique could use the private reference.
             source: What the author is.
-            spans: Quoted passages of the answer.
+            spans: Quoted passages of the turn's answer, which begins at 0.
             score: The author's score, in its own units.
             label: The author's verdict, as "wrong".
         """
-        return Feedback(
+        feedback = Feedback(
             turn=self.index,
             text=text,
             source=source,
@@ -64,6 +64,7 @@ class FeedbackRequest:
             saw_reference=saw_reference,
             provenance=Provenance(author=author),
         )
+        return in_completion(feedback, self)
 
     def failed(
         self,
@@ -85,12 +86,13 @@ class FeedbackRequest:
         )
 
 
-def answer_alone(request: FeedbackRequest) -> FeedbackRequest:
-    """The request for a source that is not shown the thoughts before the answer."""
+def answer_alone(request: FeedbackRequest, *, whole: bool = False) -> FeedbackRequest:
+    """The request without the thoughts before the answer, or with them as if they were a part of it."""
     turn = request.turn
     if not turn.answer_from:
         return request
-    return replace(request, turn=turn.model_copy(update={"text": turn.answer, "answer_from": 0}))
+    text = turn.text if whole else turn.answer
+    return replace(request, turn=turn.model_copy(update={"text": text, "answer_from": 0}))
 
 
 def in_completion(feedback: Feedback, request: FeedbackRequest) -> Feedback:

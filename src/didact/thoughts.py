@@ -1,33 +1,55 @@
 """Where an answer begins after a model's thoughts.
 
-Thoughts are blocks at the beginning of a completion, in one of the conventions in use. The prompt may have
-opened the first one, and a closing tag that nothing opened ends thoughts as well. A block that begins in the
-middle of an answer is part of the answer.
+Thoughts are blocks at the beginning of a completion, one after the other, in one of the conventions in use. A
+block ends where as many tags of its kind have closed as opened. A block that begins in the middle of an
+answer is part of the answer.
+
+The prompt may have opened the first block. Where it is not known to, a closing tag that nothing opened ends
+thoughts all the same, if it is a template's tag and no code, in backticks or in quotation marks.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
-UNFINISHED = "{}: the thoughts before the reply never end: raise max_tokens"
-_NAMES = r"(?:seed:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|(?:inner_)?monologue)"
-_CONVENTIONS = {
-    rf"<{_NAMES}>": rf"</{_NAMES}>",
-    r"\[THINK\]": r"\[/THINK\]",  # Mistral
-    r"◁think▷": r"◁/think▷",  # Kimi
-    r"<\|begin_of_thought\|>": r"<\|end_of_thought\|>",
-    r"<\|START_THINKING\|>": r"<\|END_THINKING\|>",  # Command
-    r"<\|channel\|>(?!final)\w+\b[^<]*<\|message\|>": r"<\|channel\|>final\b[^<]*<\|message\|>",  # gpt-oss
-    r"<\|channel>thought": r"<channel\|>",  # Gemma
-    r"Here is my thought process:": r"Here is my response:",  # Granite
-}
-"""The opening tag of thoughts, and the closing one."""
-_BLOCKS = [tuple(re.compile(tag, re.IGNORECASE) for tag in pair) for pair in _CONVENTIONS.items()]
-_OPENS = "|".join(_CONVENTIONS)
-_CLOSES = "|".join(closes for opens, closes in _CONVENTIONS.items() if "Here" not in opens)
-_TAG = re.compile(f"({_CLOSES})|{_OPENS}", re.IGNORECASE)
-_OPENED = re.compile(rf"(?:{_OPENS})\s*\Z", re.IGNORECASE)
-_BETWEEN = re.compile(r"(?:\s|<\|(?:begin_of_solution|START_RESPONSE)\|>)*", re.IGNORECASE)
+UNFINISHED = "{}: nothing follows the thoughts of the reply: raise max_tokens, or switch thinking off"
+_NAMES = r"(?:\w{1,16}:)?(?:think(?:ing)?|thoughts?|(?:thinking|thought)_process)\s?"
+_CHANNEL = r"<\|channel\|>{}\b[^<]{{0,40}}(?:<\|constrain\|>[^<]{{0,40}})?<\|message\|>"
+_OF_TEMPLATES = (
+    (rf"<{_NAMES}>", rf"</{_NAMES}>"),
+    (r"\[THINK\]", r"\[/THINK\]"),  # Mistral
+    (r"◁think▷", r"◁/think▷"),  # Kimi
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command
+    (r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),  # Apertus
+    (_CHANNEL.format(r"(?!final)\w+"), _CHANNEL.format("final")),  # gpt-oss
+    (r"<\|channel>thought", r"<channel\|>"),  # Gemma
+)
+_ELSEWHERE = (
+    ("<reason(?:ing)?>", "</reason(?:ing)?>"),
+    ("<reflection>", "</reflection>"),
+    ("<scratchpad>", "</scratchpad>"),
+    ("<(?:inner_)?(?:monologue|thoughts)>", "</(?:inner_)?(?:monologue|thoughts)>"),
+    ("Here is my thought process:", "Here is my response:"),  # Granite
+    (r"analysis(?=\S)", "assistantfinal"),  # gpt-oss without its special tokens: where both are there
+)
+"""The opening tags of thoughts, and the closing ones."""
+_WORDS = len(_OF_TEMPLATES) + len(_ELSEWHERE) - 1
+"""The kind that opens thoughts only where they end."""
+_TAG = re.compile("|".join(f"({a})|({b})" for a, b in (*_OF_TEMPLATES, *_ELSEWHERE)), re.I)
+_BEFORE = re.compile(r"\s*<\|(?:begin_of_solution|START_RESPONSE|START_TEXT)\|>", re.I)
+_AFTER = re.compile(r"(?:<\|(?:end_of_solution|END_RESPONSE|END_TEXT|return|end)\|>\s*)+\Z", re.I)
+
+
+class _Tag(NamedTuple):
+    start: int
+    end: int
+    kind: int
+    step: int
+    """1 if it opens thoughts, -1 if it closes them."""
+    quoted: bool
 
 
 def opens_thoughts(prompt: str) -> bool:
@@ -36,7 +58,8 @@ def opens_thoughts(prompt: str) -> bool:
     >>> opens_thoughts("assistant\\n<think>\\n"), opens_thoughts("assistant\\n<think>\\n\\n</think>\\n\\n")
     (True, False)
     """
-    return _OPENED.search(prompt, max(0, len(prompt) - 200)) is not None
+    end = prompt[-200:].rstrip()
+    return any(tag.end == len(end) and tag.step > 0 for tag in _tags(end))
 
 
 def has_tag(text: str) -> bool:
@@ -47,6 +70,8 @@ def has_tag(text: str) -> bool:
 def answer_start(text: str, *, opened: bool = False) -> int | None:
     """The offset of the first character after the thoughts; 0 without thoughts, None where they never end.
 
+    The indentation of the answer's first line is part of it.
+
     Args:
         text: A completion.
         opened: The prompt has opened thoughts.
@@ -55,28 +80,81 @@ def answer_start(text: str, *, opened: bool = False) -> int | None:
     >>> [answer_start(text) for text in texts]
     [0, 19, 10, None, 0]
     """
-    begin = at = _after(text, 0)
-    while True:
-        block = next((closes for opens, closes in _BLOCKS if opens.match(text, at)), None)
-        tag = _TAG.search(text, at)
-        if block is None and (tag is None or not tag.group(1)):
-            break
-        end = tag if block is None else block.search(text, at)
-        if end is None:
+    tags = _tags(text)
+    at = n = 0
+    if opened or not tags or tags[0].step < 0 or text[: tags[0].start].strip():
+        close = _unopened(tags, opened)
+        if close is None:
+            return None if opened else 0
+        at, n = tags[close].end, close + 1
+    while n < len(tags) and not text[at : tags[n].start].strip():
+        close = n if tags[n].step < 0 else _end(tags, n)
+        if close is None:
+            if tags[n].kind == _WORDS:
+                break
             return None
-        at = _after(text, end.end())
-    if at == begin:
-        return None if opened else 0
-    return at
+        at, n = tags[close].end, close + 1
+    if at == 0:
+        return 0
+    before = _BEFORE.match(text, at)
+    at = at if before is None else before.end()
+    blank = len(text) - len(text[at:].lstrip())
+    line = text.rfind("\n", at, blank) + 1
+    return line if line and blank < len(text) else blank
 
 
 def answer_of(text: str) -> str | None:
     """What follows the thoughts of a text; None where they never end."""
     start = answer_start(text)
-    return None if start is None else text[start:]
+    return None if start is None else answer_text(text, start)
 
 
-def _after(text: str, at: int) -> int:
-    """The next offset that is neither white space nor a tag of the answer."""
-    found = _BETWEEN.match(text, at)
-    return at if found is None else found.end()
+def answer_text(text: str, start: int) -> str:
+    """The answer from `start` on, without what a template puts behind one that follows thoughts."""
+    return _AFTER.sub("", text[start:]) if start else text
+
+
+def _tags(text: str) -> list[_Tag]:
+    found, at, fences, ticks, last_fence = [], 0, 0, 0, text.rfind("```")
+    for m in _TAG.finditer(text):
+        between, behind = text[at : m.start()], text[m.end() : m.end() + 200].partition("\n")[0]
+        fences += between.count("```")
+        _, newline, line = between.rpartition("\n")
+        ticks = line.count("`") + (0 if newline else ticks)
+        fenced = fences % 2 == 1 and last_fence > m.start()
+        quoted = between[-1:] in ('"', "'") and behind[:1] == between[-1:]
+        quoted = quoted or fenced or (ticks % 2 == 1 and "`" in behind)
+        kind, closes = divmod((m.lastindex or 1) - 1, 2)
+        found.append(_Tag(m.start(), m.end(), kind, -1 if closes else 1, quoted))
+        at = m.end()
+    return found
+
+
+def _unopened(tags: Sequence[_Tag], opened: bool) -> int | None:
+    """The tag that closes thoughts which no tag of the text opened; if the prompt did, the last in doubt."""
+    depth, last = [0] * _TAG.groups, None
+    for n, tag in enumerate(tags):
+        own = tag.kind < len(_OF_TEMPLATES)
+        depth[tag.kind] += tag.step
+        last = n if tag.step < 0 and own else last
+        if depth[tag.kind] < 0 and not tag.quoted and (own or opened):
+            return n
+        depth[tag.kind] = max(depth[tag.kind], 0)
+    return last if opened else None
+
+
+def _end(tags: Sequence[_Tag], n: int) -> int | None:
+    """The tag that closes the block of tag n. Quoted tags count where the others leave it open."""
+    for quoted in (False, True):
+        depth, rest, end = 1, 0, None
+        for i in range(n + 1, len(tags)):
+            if tags[i].kind == tags[n].kind and (quoted or not tags[i].quoted):
+                depth += tags[i].step
+                if depth == 0:
+                    return i
+                # More may open than close: then the first that closes, unless others still do.
+                rest = tags[i].step if end is None else rest + tags[i].step
+                end, rest = (i, 0) if rest < 0 else (end, rest)
+        if end is not None:
+            return end
+    return None

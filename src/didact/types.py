@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from didact.thoughts import answer_start, answer_text
+
 Ids: TypeAlias = tuple[int, ...]
 """Token ids. Text becomes ids once; sampled ids are kept and never re-encoded."""
 
@@ -111,7 +113,8 @@ class Turn(Record):
     text: str
     """The completion decoded without its end-of-turn token, thoughts included."""
     answer_from: int = 0
-    """Where the answer begins in `text`, after the thoughts; its length where they never end."""
+    """Where the answer begins in `text`, after the thoughts; its length where they never end. Found in `text`
+    if it is not given."""
     stop_reason: StopReason
     reward: float | None = None
     """R(x₀, y), always against the original problem; None where nothing could verify it."""
@@ -120,16 +123,24 @@ class Turn(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _full_reward_is_correct(cls, data: Any) -> Any:
+    def _derived(cls, data: Any) -> Any:
         if isinstance(data, dict) and "correct" not in data:
             reward = data.get("reward")
-            return {**data, "correct": reward is not None and reward >= 1.0}
+            data = {**data, "correct": reward is not None and reward >= 1.0}
+        if isinstance(data, dict) and "answer_from" not in data and isinstance(data.get("text"), str):
+            start = answer_start(data["text"])
+            data = {**data, "answer_from": len(data["text"]) if start is None else start}
         return data
 
     @property
     def answer(self) -> str:
         """The text after the thoughts: what is verified and criticised, and what later turns see."""
-        return self.text[self.answer_from :]
+        return answer_text(self.text, self.answer_from)
+
+    @property
+    def only_thoughts(self) -> bool:
+        """Whether nothing follows the thoughts."""
+        return self.answer_from > 0 and not self.answer.strip()
 
     @model_validator(mode="after")
     def _one_logprob_per_id(self) -> Turn:

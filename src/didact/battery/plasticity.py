@@ -71,8 +71,8 @@ def moves(rollouts: Sequence[Rollout]) -> list[Move]:
         Move(
             problem=rollout.problem.id,
             turn=h,
-            repeated=before.text.strip() == after.text.strip(),
-            distance=edit_distance(before.text.strip(), after.text.strip()),
+            repeated=before.answer.strip() == after.answer.strip(),
+            distance=edit_distance(before.answer.strip(), after.answer.strip()),
             was_right=before.correct,
             is_right=after.correct,
         )

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from didact.build.checks import check_lengths, check_task
 from didact.build.engines import EngineContext, build_engine, make_engine
 from didact.build.rewards import JudgeReward, UsageCost, check_reward, make_scoring
-from didact.build.sources import BuildContext
+from didact.build.sources import BuildContext, ProgramSource
 from didact.config import RunConfig
 from didact.controls import controlled
 from didact.engines.base import Engine, refuse_unsupported
@@ -161,10 +161,12 @@ def make_critic(
         source: Its settings, or the source itself; None for those that `feedback` names.
     """
     made = source or SOURCES.make(config.feedback.source, config.feedback.settings)
+    shown = config.feedback.thoughts
     if hasattr(made, "build"):
         judge = partial(make_scoring, config, at) if scoring is None else lambda: scoring
+        shown = shown and not isinstance(made, ProgramSource)
         made = made.build(dataclasses.replace(at, judge=judge))
-    return LeakGuard(made, config.feedback.leaks, thoughts=config.feedback.thoughts)
+    return LeakGuard(made, config.feedback.leaks, thoughts=shown)
 
 
 def build_context(

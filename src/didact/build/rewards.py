@@ -134,7 +134,7 @@ class JudgeReward(RubricJudge):
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """The critiques of these answers; those that came with a score cost nothing again."""
-        paid = [self.knows(request.problem, request.turn.text) for request in requests]
+        paid = [self.knows(request.problem, request.turn.answer) for request in requests]
         found = super().critique(requests)
         return [_free(f) if known else f for f, known in zip(found, paid, strict=True)]
 
@@ -218,7 +218,7 @@ def _by_scores(now: Rollout, then: Rollout) -> float:
 def _won(
     name: str, preferences: Sequence[float], pairs: Sequence[tuple[Rollout, Rollout]]
 ) -> dict[str, dict[str, Any]]:
-    lengths = [[len(rollout.turns[0].text) for rollout in side] for side in zip(*pairs, strict=True)]
+    lengths = [[len(rollout.turns[0].answer) for rollout in side] for side in zip(*pairs, strict=True)]
     try:
         found: LengthControlled = win_rate(preferences, *lengths, n_resamples=500)
     except DataError:  # fewer than two preferences

@@ -35,7 +35,7 @@ from pydantic import Field
 
 from didact.engines.base import SamplingParams, fits_context
 from didact.errors import UsageError
-from didact.llm.chat import ChatReply, ChatRequest
+from didact.llm.chat import ChatReply, ChatRequest, ask
 from didact.methods.base import LossTerm, Method
 from didact.prompts import conversation_text, load_prompt, shorten
 from didact.rollouts.base import StepContext, single_turn
@@ -262,7 +262,7 @@ class FeedbackDescent(Method):
         """
         params = SamplingParams(max_tokens=self.prompt_tokens, temperature=self.temperature)
         chat = EngineChat(ctx.engine, ctx.renderer, params=params, weights=ctx.weights, seed=ctx.seed)
-        reply: ChatReply = chat.complete([ChatRequest(self._request(ctx, standing))])[0]
+        reply: ChatReply = ask(chat, [ChatRequest(self._request(ctx, standing))])[0]
         text = reply.text.strip()
         error = reply.error
         if error is None and not text:

@@ -12,13 +12,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from didact.engines.base import Engine, Sample, SamplingParams, fits_context, reuse_prefix_cache
+from didact.engines.base import Engine, SamplingParams, fits_context, reuse_prefix_cache
 from didact.environments.base import SOLVED, Environment
 from didact.errors import DataError
 from didact.evaluation.stats import clustered_mean, share
 from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
-from didact.rollouts.base import completion_text, conversation
+from didact.rollouts.base import completion_text, conversation, sampled_turn
 from didact.types import Feedback, Ids, Message, Problem, Provenance, Rollout, Turn
 
 Ending: TypeAlias = Literal["over", "turns", "room"]
@@ -98,7 +98,11 @@ def play(
             draws = [derive_seed(seed, "play", p.seed, h) for p, _ in able]
             moves = engine.sample([prompt for _, prompt in able], 1, sampling, seed=draws)
             for (p, prompt), (sample,) in zip(able, moves, strict=True):
-                _move(p, prompt, sample, completion_text(renderer, sampling, sample), name)
+                _move(
+                    p,
+                    sampled_turn(renderer, prompt, sample, completion_text(renderer, sampling, sample)),
+                    name,
+                )
     for p in playing:
         p.ending = p.ending or "turns"
     return playing
@@ -116,7 +120,7 @@ def _with_room(
     for p in playing:
         if p.ending is not None:
             continue
-        said = [(turn.text, answer.text) for turn, answer in zip(p.turns, p.feedback, strict=True)]
+        said = [(turn.answer, answer.text) for turn, answer in zip(p.turns, p.feedback, strict=True)]
         prompt = renderer.prompt(conversation(p.problem, said))
         if fits_context(engine, len(prompt) + max_tokens):
             able.append((p, prompt))
@@ -130,8 +134,8 @@ def _with_room(
     return able
 
 
-def _move(p: Episode, prompt: Ids, sample: Sample, text: str, name: str) -> None:
-    answer = p.environment.step(text)
+def _move(p: Episode, turn: Turn, name: str) -> None:
+    answer = p.environment.step(turn.answer)
     try:
         said, reward, done = answer
         if not isinstance(said, str):
@@ -142,17 +146,8 @@ def _move(p: Episode, prompt: Ids, sample: Sample, text: str, name: str) -> None
             f"environment {name!r} answered {answer!r}: `step` has to return (text, reward, done)"
         ) from None
     p.total += reward
-    p.turns.append(
-        Turn(
-            prompt_ids=prompt,
-            completion_ids=sample.ids,
-            logprobs=sample.logprobs,
-            text=text,
-            stop_reason=sample.stop_reason,
-            reward=reward,
-            correct=bool(done) and p.total >= SOLVED,
-        )
-    )
+    correct = bool(done) and p.total >= SOLVED
+    p.turns.append(turn.model_copy(update={"reward": reward, "correct": correct}))
     p.feedback.append(
         Feedback(
             turn=len(p.turns) - 1,

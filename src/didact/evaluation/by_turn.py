@@ -35,7 +35,7 @@ from didact.feedback_source import FeedbackSource
 from didact.rollouts.base import StepContext, single_turn
 from didact.rollouts.self_critique_rollout import UnprivilegedCritic
 from didact.rollouts.tutored_dialogue import tutored_dialogues
-from didact.tasks.base import Task, Verdict, as_base_task
+from didact.tasks.base import Task, Verdict, as_base_task, verify_turns
 from didact.types import Problem, Rollout
 
 DialogueProtocol: TypeAlias = Literal["didactic", "self-critique", "retry", "resample"]
@@ -191,8 +191,7 @@ def by_turn(
 
 def _verified(task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
     """The rollouts with a verdict on every answer."""
-    asked = [(r.problem, turn.answer) for r in rollouts for turn in r.turns]
-    verdicts = iter(as_base_task(task).verify_many(asked))
+    verdicts = iter(verify_turns(task, [(r.problem, turn) for r in rollouts for turn in r.turns]))
     found = []
     for r in rollouts:
         judged = zip(r.turns, verdicts, strict=False)

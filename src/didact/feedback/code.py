@@ -77,7 +77,7 @@ class CodeCritic:
     def _one(self, request: FeedbackRequest) -> Feedback:
         author = f"code:{self.level}"
         try:
-            report = self.task.report(request.problem, request.turn.text)
+            report = self.task.report(request.problem, request.turn.answer)
             broken = report.broken
         except DataError as error:
             broken = str(error)
@@ -89,7 +89,7 @@ class CodeCritic:
             saw_reference=bool(report.results),
             score=request.turn.reward,
             label="right" if report.correct else "wrong",
-            spans=self.spans(report, request.turn.text) if self.with_spans else (),
+            spans=self.spans(report, request.turn.answer) if self.with_spans else (),
         )
 
     def text(self, report: CodeReport) -> str:

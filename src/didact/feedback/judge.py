@@ -142,7 +142,7 @@ class Judge(StructuredJudge[JudgeVerdict]):
         for quoted in value.spans:
             phrase = quoted.phrase if quoted.phrase and quoted.phrase in value.critique else None
             try:
-                spans.append(find_quote(request.turn.text, quoted.quote, quoted.label, phrase=phrase))
+                spans.append(find_quote(request.turn.answer, quoted.quote, quoted.label, phrase=phrase))
             except QuoteError:
                 continue
         dropped = len(value.spans) - len(spans)
@@ -212,8 +212,8 @@ class SpanJudge(StructuredJudge[AnyMarks]):
     def graded(self, request: FeedbackRequest, value: AnyMarks, reply: ChatReply) -> Feedback:
         critique = value.critique.strip() if isinstance(value, ArguedMarks) else ""
         shown = shorten(critique, MAX_CHARS)
-        aligned = _aligned(value, request.turn.text)
-        self.report += SpanReport.of(aligned, request.turn.text)
+        aligned = _aligned(value, request.turn.answer)
+        self.report += SpanReport.of(aligned, request.turn.answer)
         if aligned.unaligned:
             LOG.info(
                 "judge %s: %d of %d quotes have no certain place in their answer and make no span",
@@ -227,7 +227,7 @@ class SpanJudge(StructuredJudge[AnyMarks]):
 
     def review(self, request: FeedbackRequest, value: AnyMarks) -> tuple[str | None, int]:
         """The quotes without a place, and the number of those with one less those without."""
-        aligned = _aligned(value, request.turn.text)
+        aligned = _aligned(value, request.turn.answer)
         lost = aligned.unaligned
         named = "; ".join(map(_named, lost[:_SHOWN]))
         cure = "Copy every quote from the answer character by character, and leave out what you cannot"

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from didact.errors import UsageError
-from didact.feedback_source import FeedbackRequest, FeedbackSource
-from didact.llm.chat import ChatModel, ChatReply, ChatRequest
+from didact.feedback_source import FeedbackRequest, FeedbackSource, in_completion
+from didact.llm.chat import ChatModel, ChatReply, ChatRequest, ask
 from didact.prompts import Prompt, conversation_text, critique_messages, load_prompt, shorten
 from didact.types import ErrorKind, Feedback, FeedbackSourceName, Message, Provenance
 
@@ -66,12 +66,12 @@ class ModelCritic:
 
     def criticise(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """One feedback per request that has what is to be shown, in order."""
-        replies = self.model.complete([ChatRequest(self.messages(request)) for request in requests])
+        replies = ask(self.model, [ChatRequest(self.messages(request)) for request in requests])
         return [self.read(request, reply) for request, reply in zip(requests, replies, strict=True)]
 
     def messages(self, request: FeedbackRequest) -> tuple[Message, ...]:
         """The conversation, with every text of another author as data."""
-        problem, answer = request.problem, request.turn.text
+        problem, answer = request.problem, request.turn.answer
         if self.prompt.name == "critique_v1":
             return critique_messages(problem, shorten(answer.strip(), MAX_CHARS))
         texts = {"question": conversation_text(problem), "answer": answer}
@@ -89,7 +89,7 @@ class ModelCritic:
 
     def feedback(self, request: FeedbackRequest, reply: ChatReply, *, text: str, **fields: Any) -> Feedback:
         """A feedback with this text and these fields, and with the provenance of the reply."""
-        return Feedback(
+        feedback = Feedback(
             turn=request.index,
             text=shorten(text.strip(), MAX_CHARS),
             source=self.source,
@@ -97,6 +97,7 @@ class ModelCritic:
             provenance=reply_provenance(f"{self.model.name}:{self.prompt.label}", reply),
             **fields,
         )
+        return in_completion(feedback, request)
 
     def failed(
         self, request: FeedbackRequest, error: str, reply: ChatReply, *, kind: ErrorKind | None = None
@@ -147,7 +148,7 @@ class DialogueTeacher(ModelCritic):
         tested = self.program.critique(requests)
         passed = [i for i, report in enumerate(tested) if report.ok]
         asked = [ChatRequest(self.messages(requests[i], tested[i].text)) for i in passed]
-        replies = dict(zip(passed, self.model.complete(asked) if asked else [], strict=True))
+        replies = dict(zip(passed, ask(self.model, asked), strict=True))
         return [
             self.read(request, replies[i] if i in replies else _failed_program(tested[i]))
             for i, request in enumerate(requests)
@@ -164,7 +165,7 @@ class DialogueTeacher(ModelCritic):
             question=conversation_text(request.problem),
             private="\n\n".join(private),
             dialogue="\n\n".join(exchanges) or EMPTY_DIALOGUE,
-            answer=request.turn.text,
+            answer=request.turn.answer,
         )
 
 

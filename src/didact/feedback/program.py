@@ -91,8 +91,8 @@ class ProgramCritic:
             error = f"problem {request.problem.id!r} has no reference to compare with"
             return request.failed(error, author=author, error_kind="missing_reference")
         # A verifier may reject what equals the reference; "wrong" without a mistake would teach nonsense.
-        right = turn.correct or turn.text.strip() == reference.strip()
-        found = None if right else self._read(turn.text, reference)
+        right = turn.correct or turn.answer.strip() == reference.strip()
+        found = None if right else self._read(turn.answer, reference)
         return program_feedback(request, author, found, with_spans=self.with_spans)
 
     def text(self, answer: str, reference: str) -> str:
@@ -158,7 +158,7 @@ def program_feedback(
     request: FeedbackRequest, author: str, found: Diagnosis | None, *, with_spans: bool
 ) -> Feedback:
     """The feedback on a wrong answer, or on a right one (None); its score is the reward of the turn."""
-    answer = request.turn.text
+    answer = request.turn.answer
     marks: tuple[Span, ...] = ()
     if with_spans:
         marks = whole(answer, "good", RIGHT) if found is None else found.spans(answer)

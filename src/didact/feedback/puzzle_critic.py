@@ -56,7 +56,7 @@ class PuzzleCritic:
         return [self._one(request) for request in requests]
 
     def _one(self, request: FeedbackRequest) -> Feedback:
-        found = None if request.turn.correct else self._read(request.problem, request.turn.text)
+        found = None if request.turn.correct else self._read(request.problem, request.turn.answer)
         return program_feedback(request, f"puzzle:{self.level}", found, with_spans=self.with_spans)
 
     def mistakes(self, problem: Problem, answer: str) -> list[str]:

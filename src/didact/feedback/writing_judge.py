@@ -119,7 +119,7 @@ class RubricJudge:
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """One feedback per request, in order: the rating of the piece."""
-        ratings = self.rate([(request.problem, request.turn.text) for request in requests])
+        ratings = self.rate([(request.problem, request.turn.answer) for request in requests])
         pairs = zip(requests, ratings, strict=True)
         return [rating.model_copy(update={"turn": request.index}) for request, rating in pairs]
 

@@ -19,7 +19,7 @@ from didact.feedback_source import (
 )
 from didact.leakage.detect import find_leak, leak
 from didact.leakage.query import Leak, LeakQuery
-from didact.llm.chat import ChatModel, ChatRequest
+from didact.llm.chat import ChatModel, ChatRequest, ask
 from didact.llm.structured import StrictReply, json_schema
 from didact.prompts import conversation_text, load_prompt, shorten
 from didact.types import Feedback
@@ -70,7 +70,7 @@ class LeakMeter:
         if self.judge is None:
             return found
         open_ = [i for i, query in enumerate(queries) if not found[i].leaks and not query.is_empty]
-        replies = self.judge.complete([_request(queries[i]) for i in open_]) if open_ else []
+        replies = ask(self.judge, [_request(queries[i]) for i in open_])
         for i, reply in zip(open_, replies, strict=True):
             try:
                 judgment = None if reply.error is not None else LeakJudgment.model_validate_json(reply.text)
@@ -154,8 +154,7 @@ class LeakGuard:
             TrainingGuard: a critique leaks and the policy is "fail".
             UsageError: the source or the judge cannot answer.
         """
-        shown = requests if self._whole else [answer_alone(request) for request in requests]
-        written = self.source.critique(shown)
+        written = self.source.critique([answer_alone(request, whole=self._whole) for request in requests])
         guarded = list(written if self._whole else map(in_completion, written, requests))
         pairs = enumerate(zip(requests, guarded, strict=True))
         queries = {

@@ -6,10 +6,11 @@ A failed request is a reply with an error, not an exception.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from didact.distributed import on_main_process
+from didact.thoughts import UNFINISHED, answer_of
 from didact.types import ErrorKind, Message
 
 
@@ -53,6 +54,23 @@ class ChatModel(Protocol):
             UsageError: no request can succeed, as with a key that the server rejects.
         """
         ...
+
+
+def ask(model: ChatModel, requests: Sequence[ChatRequest]) -> list[ChatReply]:
+    """One reply per request, in order, without thoughts; a reply of thoughts alone has failed.
+
+    Raises:
+        UsageError: no request can succeed.
+    """
+    return [_without_thoughts(reply, model.name) for reply in (model.complete(requests) if requests else [])]
+
+
+def _without_thoughts(reply: ChatReply, name: str) -> ChatReply:
+    text = answer_of(reply.text) or ""
+    if text.strip() or not reply.text.strip():
+        return replace(reply, text=text)
+    error = reply.error or UNFINISHED.format(name)
+    return replace(reply, text="", error=error, error_kind="invalid_reply")
 
 
 class MainProcessChat:

@@ -149,7 +149,7 @@ class OpenAIChat:
             error = f"{self.base_url} sent no chat completion but {redact(response, key)!r}"
             return ChatReply(request_hash=request_hash, error=error, error_kind="invalid_reply")
         # Without `usage`, bytes are an upper bound of tokens.
-        read, written = _size(request), len(completion.text.encode("utf-8", "replace"))
+        read, written = _size(request), len(completion.content.encode("utf-8", "replace"))
         if completion.usage is not None:
             read, written = completion.usage.prompt_tokens, completion.usage.completion_tokens
         cost = self._cost(read, written) or 0.0
@@ -255,7 +255,7 @@ class _Completions:
 
 class _Part(BaseModel):
     type: str = "text"
-    text: str = ""
+    text: str | None = None
 
 
 class _ReplyMessage(BaseModel):
@@ -284,13 +284,14 @@ class Completion(BaseModel):
     @property
     def text(self) -> str:
         """The reply after its thoughts; empty where these never end."""
-        return answer_of(self._content) or ""
+        return answer_of(self.content) or ""
 
     @property
-    def _content(self) -> str:
+    def content(self) -> str:
+        """The text of the reply."""
         content = self.choices[0].message.content or ""
         parts = content if isinstance(content, list) else [_Part(text=content)]
-        return "".join(part.text for part in parts if part.type in ("text", "output_text"))
+        return "".join(part.text or "" for part in parts if part.type in ("text", "output_text"))
 
     @property
     def failure(self) -> str | None:
@@ -302,7 +303,7 @@ class Completion(BaseModel):
             return "the server's content filter stopped the reply"
         if choice.message.refusal and not self.text:
             return "the model refused"
-        if self._content and answer_of(self._content) is None:
+        if self.content and answer_of(self.content) is None:
             return UNFINISHED.format("the model")
         return None if self.text.strip() else "the reply is empty"
 

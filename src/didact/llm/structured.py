@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args, get_ori
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from didact.llm.chat import ChatModel, ChatReply, ChatRequest
+from didact.llm.chat import ChatModel, ChatReply, ChatRequest, ask
 from didact.prompts import fill, load_prompt, shorten
 from didact.types import Message
 
@@ -89,11 +89,10 @@ def request_json(
     """
     schema = json_schema(form)
     requests = [ChatRequest(messages, schema) for messages in conversations]
-    parsed = [_parse(form, reply) for reply in (model.complete(requests) if requests else [])]
+    parsed = [_parse(form, reply) for reply in ask(model, requests)]
     faults = {i: why for i, one in enumerate(parsed) if (why := _fault(i, one, review))}
     repairs = [_repair(requests[i], parsed[i].reply.text, why) for i, why in faults.items()]
-    again = model.complete(repairs) if repairs else []
-    for i, reply in zip(faults, again, strict=True):
+    for i, reply in zip(faults, ask(model, repairs), strict=True):
         first, second = parsed[i], _parse(form, _joined(parsed[i].reply, reply))
         if second.value is None and second.reply.error is None:
             quoted = excerpt(second.reply.text)

@@ -17,9 +17,9 @@ from pydantic import Field, ValidationError, field_validator
 
 from didact.errors import DataError, UsageError
 from didact.feedback.model_critic import reply_provenance
-from didact.feedback_source import FeedbackRequest
+from didact.feedback_source import FeedbackRequest, in_completion
 from didact.jsonl import write_atomically
-from didact.llm.chat import ChatModel, ChatReply, ChatRequest
+from didact.llm.chat import ChatModel, ChatReply, ChatRequest, ask
 from didact.llm.structured import EXCERPT_CHARS
 from didact.prompts import conversation_text, shorten
 from didact.reward_model.formats import FORMATS, Format, Reading, make_format
@@ -143,7 +143,7 @@ class Marked(NamedTuple):
     @property
     def failed(self) -> str | None:
         """Why there is no reply, as from a server that is down; None if there is one, even a cut-off one."""
-        return None if self.reply.text or self.reply.tokens else self.reply.error
+        return None if self.reply.text else self.reply.error
 
 
 class RewardModel:
@@ -161,7 +161,7 @@ class RewardModel:
 
     def critique(self, requests: Sequence[FeedbackRequest]) -> list[Feedback]:
         """One feedback per request, in order; it has failed only if there was no reply at all."""
-        marked = self.mark([(request.problem, request.turn.text) for request in requests])
+        marked = self.mark([(request.problem, request.turn.answer) for request in requests])
         return [self._feedback(request, found) for request, found in zip(requests, marked, strict=True)]
 
     def mark(self, asked: Sequence[tuple[Problem, str]]) -> list[Marked]:
@@ -169,7 +169,7 @@ class RewardModel:
         before = Counter(self.seen)
         prompts = [self.prompter.messages(problem, answer) for problem, answer in asked]
         requests = [ChatRequest(messages) for messages in prompts if messages is not None]
-        replies = iter(self.model.complete(requests) if requests else [])
+        replies = iter(ask(self.model, requests))
         found = [
             Marked(None) if messages is None else self._read(next(replies), answer)
             for messages, (_, answer) in zip(prompts, asked, strict=True)
@@ -205,7 +205,7 @@ class RewardModel:
         author = f"{self.model.name}:{card.format}{'' if card.reasoning else ':spans_only'}"
         reading, failed = found.reading, found.failed
         unread = shorten(reply.text.strip(), EXCERPT_CHARS)
-        return Feedback(
+        feedback = Feedback(
             turn=request.index,
             text="" if failed else unread if reading is None else reading.critique,
             source="judge",
@@ -218,3 +218,4 @@ class RewardModel:
             saw_reference=False,
             provenance=reply_provenance(author, reply),
         )
+        return in_completion(feedback, request)

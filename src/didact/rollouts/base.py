@@ -13,7 +13,7 @@ from didact.errors import DataError, UsageError
 from didact.feedback_source import FeedbackSource
 from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
-from didact.tasks.base import OfflineAnswers, Task, as_base_task
+from didact.tasks.base import OfflineAnswers, Task, verify_turns
 from didact.types import Ids, Message, Problem, Rollout, Turn
 
 MethodState: TypeAlias = dict[str, Any]
@@ -118,50 +118,48 @@ def problem_prompt(renderer: Renderer, problem: Problem) -> Ids:
 
 def dataset_turn(ctx: StepContext, problem: Problem, prompt_ids: Ids, text: str) -> Turn:
     """An answer of a dataset as a turn: verified, without log-probs."""
-    ids = ctx.renderer.answer(text)
-    start = ctx.renderer.answer_from(ids, text)
-    verdict = ctx.task.verify(problem, text[start:])
-    return Turn(
+    turn = Turn(
         prompt_ids=prompt_ids,
-        completion_ids=ids,
+        completion_ids=ctx.renderer.answer(text),
         logprobs=None,
         text=text,
-        answer_from=start,
         stop_reason="eos",
-        reward=verdict.reward,
-        correct=verdict.correct,
+    )
+    return _verified(ctx, [(problem, turn)])[0]
+
+
+def sampled_turn(renderer: Renderer, prompt_ids: Ids, sample: Sample, text: str) -> Turn:
+    """A sampled answer as a turn, not verified. Its ids keep a stop string."""
+    return Turn(
+        prompt_ids=prompt_ids,
+        completion_ids=sample.ids,
+        logprobs=sample.logprobs,
+        text=text,
+        answer_from=renderer.answer_from(sample.ids, text),
+        stop_reason=sample.stop_reason,
     )
 
 
 def sample_turns(
     ctx: StepContext, problems: Sequence[Problem], prompts: Sequence[Ids], n: int, *, seed: int
 ) -> list[list[Turn]]:
-    """n turns for each prompt, verified against the original problems. Their ids keep a stop string."""
+    """n turns for each prompt, verified against the original problems."""
     if not prompts:
         return []
     samples = ctx.engine.sample(prompts, n, ctx.sampling, seed=seed, weights=ctx.weights)
-    texts = [[completion_text(ctx.renderer, ctx.sampling, s) for s in group] for group in samples]
-    found = [
-        [(s, text, ctx.renderer.answer_from(s.ids, text)) for s, text in zip(group, own, strict=True)]
-        for group, own in zip(samples, texts, strict=True)
+    turns = [
+        (problem, sampled_turn(ctx.renderer, prompt, s, completion_text(ctx.renderer, ctx.sampling, s)))
+        for problem, prompt, group in zip(problems, prompts, samples, strict=True)
+        for s in group
     ]
-    answers = [(p, text[start:]) for p, own in zip(problems, found, strict=True) for _, text, start in own]
-    verdicts = iter(as_base_task(ctx.task).verify_many(answers))
+    verified = iter(_verified(ctx, turns))
+    return [list(islice(verified, len(group))) for group in samples]
+
+
+def _verified(ctx: StepContext, turns: Sequence[tuple[Problem, Turn]]) -> list[Turn]:
     return [
-        [
-            Turn(
-                prompt_ids=prompt,
-                completion_ids=sample.ids,
-                logprobs=sample.logprobs,
-                text=text,
-                answer_from=start,
-                stop_reason=sample.stop_reason,
-                reward=verdict.reward,
-                correct=verdict.correct,
-            )
-            for (sample, text, start), verdict in zip(own, islice(verdicts, len(own)), strict=True)
-        ]
-        for prompt, own in zip(prompts, found, strict=True)
+        turn.model_copy(update={"reward": verdict.reward, "correct": verdict.correct})
+        for (_, turn), verdict in zip(turns, verify_turns(ctx.task, turns), strict=True)
     ]
 
 

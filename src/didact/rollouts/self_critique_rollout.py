@@ -23,7 +23,7 @@ from didact.feedback_source import FeedbackRequest
 from didact.prompts import CRITIQUE_REQUEST, critique_messages, load_prompt
 from didact.rendering.renderer import Renderer
 from didact.rng import derive_seed
-from didact.rollouts.base import StepContext, sample_fitting
+from didact.rollouts.base import StepContext, sample_fitting, sampled_turn
 from didact.rollouts.multi_turn import revise
 from didact.thoughts import UNFINISHED
 from didact.types import Feedback, Ids, Provenance, Rollout, Turn
@@ -87,24 +87,15 @@ def self_critique_branches(
 
 
 def _branch(ctx: StepContext, rollout: Rollout, prompt: Ids, sample: Sample) -> Rollout:
-    text = ctx.renderer.text(sample.ids)
-    start = ctx.renderer.answer_from(sample.ids, text)
-    unfinished = start == len(text) > 0
+    sampled = sampled_turn(ctx.renderer, prompt, sample, ctx.renderer.text(sample.ids))
     critique = SampledCritique(
-        text=text[start:].strip(),
+        text=sampled.answer.strip(),
         source="self",
-        status="failed" if unfinished else "ok",
-        error=UNFINISHED.format(AUTHOR) if unfinished else None,
+        status="failed" if sampled.only_thoughts else "ok",
+        error=UNFINISHED.format(AUTHOR) if sampled.only_thoughts else None,
         saw_reference=False,
         provenance=Provenance(author=AUTHOR, tokens=len(sample.ids)),
-        sampled=Turn(
-            prompt_ids=prompt,
-            completion_ids=sample.ids,
-            logprobs=sample.logprobs,
-            text=text,
-            answer_from=start,
-            stop_reason=sample.stop_reason,
-        ),
+        sampled=sampled,
     )
     first = rollout.turns[0].model_copy(update={"logprobs": None})
     return Rollout(
@@ -142,29 +133,27 @@ class UnprivilegedCritic:
         seeds = [derive_seed(0, "public critic", *prompt) for prompt in prompts]
         samples = sample_fitting(self.engine, prompts, self.params, seeds=seeds, weights=self.weights)
         return [
-            self._feedback(request, len(prompt), sample)
+            self._feedback(request, prompt, sample)
             for request, prompt, sample in zip(requests, prompts, samples, strict=True)
         ]
 
-    def _feedback(self, request: FeedbackRequest, length: int, sample: Sample | None) -> Feedback:
-        text = "" if sample is None else self.renderer.text(sample.ids)
-        answer = "" if sample is None else text[self.renderer.answer_from(sample.ids, text) :].strip()
-        error = None
+    def _feedback(self, request: FeedbackRequest, prompt: Ids, sample: Sample | None) -> Feedback:
+        text, tokens, error = "", 0, None
         if sample is None:
             error = (
-                f"{length} tokens leave no room for a critique of {self.params.max_tokens} in the model's "
-                f"context of {self.engine.max_length}"
+                f"{len(prompt)} tokens leave no room for a critique of {self.params.max_tokens} in the "
+                f"model's context of {self.engine.max_length}"
             )
-        elif text and not answer and text.strip():
-            error = UNFINISHED.format(AUTHOR)
+        else:
+            turn = sampled_turn(self.renderer, prompt, sample, self.renderer.text(sample.ids))
+            text, tokens = turn.answer.strip(), len(sample.ids)
+            error = UNFINISHED.format(AUTHOR) if turn.only_thoughts else None
         return Feedback(
             turn=request.index,
-            text=answer,
+            text=text,
             source="self",
             status="ok" if error is None else "failed",
             error=error,
             saw_reference=False,
-            provenance=Provenance(
-                author=f"{AUTHOR}:dialogue", tokens=0 if sample is None else len(sample.ids)
-            ),
+            provenance=Provenance(author=f"{AUTHOR}:dialogue", tokens=tokens),
         )

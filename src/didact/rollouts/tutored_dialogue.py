@@ -10,10 +10,9 @@ critiques and the moment of stopping only: the student's ids are the question, s
 critiques.
 
 A prompt is the previous ids plus the newly rendered message; sampled ids are re-encoded only where they have
-thoughts, which later turns do not see. A dialogue
-that exceeds the model's context, or `window` exchanges, loses exchanges from the middle: the question and the
-latest exchanges remain, a notice after the question gives the number left out, and the teacher's view loses
-the same exchanges.
+thoughts, which later turns do not see. A dialogue that exceeds the model's context, or `window` exchanges,
+loses exchanges from the middle: the question and the latest exchanges remain, a notice after the question
+gives the number left out, and the teacher's view loses the same exchanges.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from didact.errors import DataError
 from didact.settings import Section
-from didact.types import Message, Problem
+from didact.types import Message, Problem, Turn
 
 
 class Verdict(NamedTuple):
@@ -170,6 +170,15 @@ class _Adapted(BaseTask):
 def as_base_task(task: Task) -> BaseTask:
     """The task itself if it is a `BaseTask`, else a wrapper that adds the defaults of the missing hooks."""
     return task if isinstance(task, BaseTask) else _Adapted(task)  # type: ignore[abstract]
+
+
+def verify_turns(task: Task, asked: Sequence[tuple[Problem, Turn]]) -> list[Verdict]:
+    """One verdict for each turn's answer, in order; thoughts without an answer score 0 at most."""
+    verdicts = as_base_task(task).verify_many([(problem, turn.answer) for problem, turn in asked])
+    return [
+        Verdict(min(v.reward, 0.0), False) if turn.only_thoughts and v.reward is not None else v
+        for v, (_, turn) in zip(verdicts, asked, strict=True)
+    ]
 
 
 def validate_task(task: Task, n: int = 8) -> None:
