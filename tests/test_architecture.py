@@ -58,7 +58,7 @@ FLOORS = [
 """One floor a package. A package imports itself and what stands above it in this list."""
 
 NARROW = {
-    "types": set(),
+    "types": {"thoughts"},
     "errors": set(),
     "rng": set(),
     "spans": {"types", "errors", "spans"},

@@ -379,7 +379,7 @@ def test_a_model_sees_the_thoughts_only_if_asked(whole: bool) -> None:
 def test_programs_read_the_answer_alone() -> None:
     config = RunConfig.model_validate(
         {
-            "method": {"name": "rltf"},
+            "method": "rltf",
             "task": {"name": "math"},
             "feedback": {"source": "program", "thoughts": True},
         }

@@ -1,6 +1,6 @@
 """Where an answer begins after a model's thoughts.
 
-Thoughts are blocks at the beginning of a completion, one after the other, in one of the conventions in use. A
+Thoughts are blocks at the beginning of a completion, one after the other, in the conventions of `thoughts.yaml`. A
 block ends where as many tags of its kind have closed as opened. A block that begins in the middle of an
 answer is part of the answer.
 
@@ -12,35 +12,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib import resources
 from typing import NamedTuple
 
+import yaml
+
 UNFINISHED = "{}: nothing follows the thoughts of the reply: raise max_tokens, or switch thinking off"
-_NAMES = r"(?:\w{1,16}:)?(?:think(?:ing)?|thoughts?|(?:thinking|thought)_process)\s?"
-_CHANNEL = r"<\|channel\|>{}\b[^<]{{0,40}}(?:<\|constrain\|>[^<]{{0,40}})?<\|message\|>"
-_OF_TEMPLATES = (
-    (rf"<{_NAMES}>", rf"</{_NAMES}>"),
-    (r"\[THINK\]", r"\[/THINK\]"),  # Mistral
-    (r"◁think▷", r"◁/think▷"),  # Kimi
-    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
-    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command
-    (r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),  # Apertus
-    (_CHANNEL.format(r"(?!final)\w+"), _CHANNEL.format("final")),  # gpt-oss
-    (r"<\|channel>thought", r"<channel\|>"),  # Gemma
-)
-_ELSEWHERE = (
-    ("<reason(?:ing)?>", "</reason(?:ing)?>"),
-    ("<reflection>", "</reflection>"),
-    ("<scratchpad>", "</scratchpad>"),
-    ("<(?:inner_)?(?:monologue|thoughts)>", "</(?:inner_)?(?:monologue|thoughts)>"),
-    ("Here is my thought process:", "Here is my response:"),  # Granite
-    (r"analysis(?=\S)", "assistantfinal"),  # gpt-oss without its special tokens: where both are there
-)
-"""The opening tags of thoughts, and the closing ones."""
-_WORDS = len(_OF_TEMPLATES) + len(_ELSEWHERE) - 1
-"""The kind that opens thoughts only where they end."""
-_TAG = re.compile("|".join(f"({a})|({b})" for a, b in (*_OF_TEMPLATES, *_ELSEWHERE)), re.I)
-_BEFORE = re.compile(r"\s*<\|(?:begin_of_solution|START_RESPONSE|START_TEXT)\|>", re.I)
-_AFTER = re.compile(r"(?:<\|(?:end_of_solution|END_RESPONSE|END_TEXT|return|end)\|>\s*)+\Z", re.I)
+_KNOWN = yaml.safe_load((resources.files("didact") / "thoughts.yaml").read_text("utf-8"))
+_OWN, _WORDS = len(_KNOWN["templates"]), len(_KNOWN["templates"]) + len(_KNOWN["prompts"])
+_KINDS = [*_KNOWN["templates"], *_KNOWN["prompts"], *_KNOWN["words"]]
+_TAG = re.compile("|".join(f"({opens})|({closes})" for opens, closes in _KINDS), re.IGNORECASE)
+_BEFORE = re.compile(rf"\s*{_KNOWN['before']}", re.IGNORECASE)
+_AFTER = re.compile(rf"(?:{_KNOWN['after']}\s*)+\Z", re.IGNORECASE)
 
 
 class _Tag(NamedTuple):
@@ -132,9 +115,9 @@ def _tags(text: str) -> list[_Tag]:
 
 def _unopened(tags: Sequence[_Tag], opened: bool) -> int | None:
     """The tag that closes thoughts which no tag of the text opened; if the prompt did, the last in doubt."""
-    depth, last = [0] * _TAG.groups, None
+    depth, last = [0] * len(_KINDS), None
     for n, tag in enumerate(tags):
-        own = tag.kind < len(_OF_TEMPLATES)
+        own = tag.kind < _OWN
         depth[tag.kind] += tag.step
         last = n if tag.step < 0 and own else last
         if depth[tag.kind] < 0 and not tag.quoted and (own or opened):

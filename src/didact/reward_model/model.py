@@ -143,7 +143,7 @@ class Marked(NamedTuple):
     @property
     def failed(self) -> str | None:
         """Why there is no reply, as from a server that is down; None if there is one, even a cut-off one."""
-        return None if self.reply.text else self.reply.error
+        return None if self.reply.text or self.reply.tokens else self.reply.error
 
 
 class RewardModel:
