@@ -262,8 +262,7 @@ def test_later_prompts_have_answers_without_thoughts() -> None:
     for collect in (two_turn, tutored_dialogues):
         engine = ScriptedEngine(lambda prompt, j: "<think>secret</think>\n\nbcd")
         source = Recorder()
-        (rollout,) = collect(context(engine, LeakGuard(source)), [problem], 1, turns=3) if collect is tutored_dialogues \
-            else collect(context(engine, LeakGuard(source)), [problem], 1)  # fmt: skip
+        (rollout,) = collect(context(engine, LeakGuard(source)), [problem], 1)
         assert len(rollout.turns) > 1
         assert rollout.turns[0].text.startswith("<think>secret")
         assert all("secret" not in prompt for prompt in engine.prompts)

@@ -1,8 +1,8 @@
 """Where an answer begins after a model's thoughts.
 
-Thoughts are blocks at the beginning of a completion, one after the other, in the conventions of `thoughts.yaml`. A
-block ends where as many tags of its kind have closed as opened. A block that begins in the middle of an
-answer is part of the answer.
+Thoughts are blocks at the beginning of a completion, one after the other, in the conventions of
+`thoughts.yaml`. A block ends where as many tags of its kind have closed as opened. A block that begins in the
+middle of an answer is part of the answer.
 
 The prompt may have opened the first block. Where it is not known to, a closing tag that nothing opened ends
 thoughts all the same, if it is a template's tag and no code, in backticks or in quotation marks.
@@ -127,7 +127,7 @@ def _unopened(tags: Sequence[_Tag], opened: bool) -> int | None:
 
 
 def _end(tags: Sequence[_Tag], n: int) -> int | None:
-    """The tag that closes the block of tag n. Quoted tags count where the others leave it open."""
+    """The tag that closes the block of tag n; if more open than close, the first, unless others still do."""
     for quoted in (False, True):
         depth, rest, end = 1, 0, None
         for i in range(n + 1, len(tags)):
@@ -135,7 +135,6 @@ def _end(tags: Sequence[_Tag], n: int) -> int | None:
                 depth += tags[i].step
                 if depth == 0:
                     return i
-                # More may open than close: then the first that closes, unless others still do.
                 rest = tags[i].step if end is None else rest + tags[i].step
                 end, rest = (i, 0) if rest < 0 else (end, rest)
         if end is not None:

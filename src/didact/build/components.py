@@ -161,10 +161,9 @@ def make_critic(
         source: Its settings, or the source itself; None for those that `feedback` names.
     """
     made = source or SOURCES.make(config.feedback.source, config.feedback.settings)
-    shown = config.feedback.thoughts
+    shown = config.feedback.thoughts and not isinstance(made, ProgramSource)
     if hasattr(made, "build"):
         judge = partial(make_scoring, config, at) if scoring is None else lambda: scoring
-        shown = shown and not isinstance(made, ProgramSource)
         made = made.build(dataclasses.replace(at, judge=judge))
     return LeakGuard(made, config.feedback.leaks, thoughts=shown)
 

@@ -8,11 +8,7 @@ A false correction is written by the source itself, which is shown a false solut
                       where it has no correct part, or the source names no parts, it is called correct
 
 A program that compares is then false with certainty. A model that was shown a false solution may still write
-something true.
-
-Training on the verifier's rewards with `mixed` rewards answers that resist false critiques and follow true
-ones. With `after_right` the teacher also criticises correct answers; `didact.methods.rl2f.correct_from_turn`
-defines the return of such a dialogue.
+something true. docs/algorithms/rl2f.md has training with `mixed` and `after_right`.
 """
 
 from __future__ import annotations

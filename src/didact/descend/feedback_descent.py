@@ -2,27 +2,15 @@ r"""Feedback Descent: improve an instruction from critiques, and no weight.
 
 Paper: "Feedback Descent: Open-Ended Text Optimization via Pairwise Comparison" (Lee, Boen & Finn 2025,
 arXiv:2511.07919), the prompt-only baseline of RLTF (arXiv:2602.02482, Table 1), which ran 5 rounds of it.
-With x* the best text so far and R the feedback since it was found:
-
-    x ~ M(x*, R)                            the model proposes a text from the best one and the feedback
-    (p, r) = E(x*, x)                       a comparison: which is better, and why
-    R ← R ∪ {(x, r)};  if p: x* ← x, R ← ∅
-
-Here x is an instruction before every problem, M the policy itself, and one round is:
+With x* the best instruction so far, R the feedback since it was found and M the policy, a round is:
 
     answers    the policy answers a batch of training problems under x*; wrong ones are criticised, into R
-    proposal   the policy reads x*, R and what was rejected, and writes x
-    comparison x and x* answer the same validation problems with the same draws; x is kept if its mean reward
-               over the problems that have both is larger
+    proposal   x ~ M(x*, R): the policy reads x*, R and what was rejected, and writes x
+    comparison x and x* answer the same validation problems with the same draws; x is kept, and R emptied, if
+               its mean reward over the problems that have both is larger
 
-Validation problems are training problems that no batch holds. Evaluation problems are never looked at.
-
-Departures. The paper's evaluator gives preference and reason in one verdict; here, where the task has a
-verifier, the preference is the mean reward, and the reasons are critiques of answers under x*, not of the
-comparison. What was rejected is shown without reasons. Of the paper we could read the abstract, and its loop
-in the words of others; RLTF tells of its own version the rounds, the numbers of examples (200/200, 64/16 or
-20/16 for training and validation) and the temperatures (0.6 and 0.7) alone. The prompt (`descent_v1`) and all
-else are ours.
+Validation problems are training problems that no batch holds. Evaluation problems are never looked at. The
+departures from the paper are in docs/algorithms/rltf.md.
 """
 
 from __future__ import annotations

@@ -15,9 +15,7 @@ Masked tokens (a tool's output, padding) are no part of an answer: estimators ru
 reward is a missing one: it is in no mean, and its tokens get advantage 0, because verl cannot leave out the
 row; the loss's normaliser still counts them. Nothing is whitened.
 
-Not expressible in these registries: rows of several turns (RLTF-SD's revision under the first prompt),
-critique tokens as targets (FM) and span rewards, which need an agent loop and a reward manager of verl's.
-docs/scaling.md has the launch line and what was run.
+docs/scaling.md has the launch line, what was run and what these registries cannot express.
 
 Shapes: B rows, T tokens of the longest response, padded.
 """

@@ -57,11 +57,7 @@ class ChatModel(Protocol):
 
 
 def ask(model: ChatModel, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-    """One reply per request, in order, without thoughts; a reply of thoughts alone has failed.
-
-    Raises:
-        UsageError: no request can succeed.
-    """
+    """The replies of `ChatModel.complete` without thoughts; a reply of thoughts alone has failed."""
     return [_without_thoughts(reply, model.name) for reply in (model.complete(requests) if requests else [])]
 
 

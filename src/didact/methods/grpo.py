@@ -8,12 +8,8 @@ experiments have H = 2)
     G_h = Σ_{k ≥ h} γ^{k−h} r_k,   A_h = G_h − mean of G_h over the group's dialogues with a turn h
     g   = 1/M Σᵢ Σ_h A_hᵢ ∇ log π(y_hᵢ | x_hᵢ)
 
-Paper: DeepSeekMath (arXiv:2402.03300). Departures from it, all towards RLTF and Dr. GRPO (arXiv:2503.20783):
-1. no division by the group's standard deviation unless `divide_by_std`; 2. token sums, without division by
-an answer's length unless `normalise: answers`; 3. the plain policy gradient, because the first step on fresh
-samples never reaches the clip; `clip` switches PPO's clip on for several passes; 4. no KL unless `kl_coef`.
-Where a critique failed, that turn and those before it have an unknown return: they are in no mean and have no
-row.
+Paper: DeepSeekMath (arXiv:2402.03300); docs/algorithms/grpo.md lists the departures from it. Where a critique
+failed, that turn and those before it have an unknown return: they are in no mean and have no row.
 
 Shapes: N rollouts, H turns.
 """

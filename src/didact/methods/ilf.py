@@ -9,11 +9,7 @@ An answer y₀ is sampled and criticised, and the critique answered by a refinem
 dialogues a problem the refinement with the highest reward is kept, the first of equals; M problems have one.
 The plain prompt x₀ is trained on it by cross-entropy: no advantage, no baseline, no ratio.
 
-Departures from the paper: 1. the best is chosen by the task's reward, not by a model that is asked which
-refinement incorporates the feedback; 2. the N refinements are of N answers with a critique each, not of one,
-so that a step costs what a step of rltf-sd costs; 3. a refinement that is no better than its answer is left
-out, unless `improved_only` is off; 4. one step of SFT on each batch of samples, in place of three rounds on a
-fixed set. An answer whose feedback failed has no refinement.
+An answer whose feedback failed has no refinement. docs/algorithms/ilf.md lists the departures from the paper.
 """
 
 from __future__ import annotations

@@ -14,14 +14,11 @@ critiques given the public conversation, where the teacher also had the referenc
 T = 1 and λ_WM = 0 this is single-turn GRPO row by row.
 
 **The paper gives neither optimiser nor hyperparameters nor prompts.** The defaults follow its companion SML
-(arXiv:2602.16488); λ_WM is RLTF's λ_FM. Every choice is a setting of `RL2F`.
+(arXiv:2602.16488); λ_WM is RLTF's λ_FM. Every choice is a setting of `RL2F`. Departures from what is known
+of the paper are in docs/algorithms/rl2f.md.
 
-Departures from what is known of the paper: 1. the critique is requested ("criticise this", the prompt of
-`rollouts/self_critique_rollout.py`) and trained as an assistant message, where the paper may predict it as
-the other party's turn; 2. R is γ^(τ−1) times the last answer's reward, for tasks with partial rewards; 3. a
-critique that leaks is not trained unless `leaks: keep`; 4. earlier answers stay in view whole, including
-thinking. A dialogue whose teacher failed is missing, as is one that is dropped for a leak: it is in no mean
-and no divisor, its critiques are not learned, and it counts neither as solved nor as unsolved.
+A dialogue whose teacher failed is missing, as is one that is dropped for a leak: it is in no mean and no
+divisor, its critiques are not learned, and it counts neither as solved nor as unsolved.
 
 Shapes: N dialogues, H turns.
 """

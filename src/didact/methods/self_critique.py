@@ -12,10 +12,8 @@ answers x̃₁ = f(x₀, y₀, c̃₀). Rewards r₀, r₁, r̃₁; M dialogues 
 self-critique branches; `pooled` (the authors' code) takes one mean over both. As printed, ỹ₁ gets no
 gradient; `train_own_revision` (the authors' code) adds Ã₁ ∇ log π(ỹ₁|x̃₁).
 
-Departures from the paper: 1. those of methods/rltf.py; 2. where one branch has no revision, because its
-prompt did not fit into the model, R has γ times the other's reward; 3. y₀ has one row, where the authors'
-code has one for each branch; 4. SD can be added, from the source's branch. A dialogue whose feedback source
-failed has no second branch and is in no mean and no row.
+Departures are in docs/algorithms/rltf.md. A dialogue whose feedback source failed has no second branch and is
+in no mean and no row.
 """
 
 from __future__ import annotations

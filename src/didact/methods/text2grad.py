@@ -8,27 +8,8 @@ an answer y quotes good and poor spans of it.
     r_t = δ_t − β k_t                                         the KL in the reward: methods/token_level_pg.py
     A = GAE(r, V), PPO                                        its optimiser: credit gae, the default
 
-`credit: critic_free` compares the answers of a group and needs no value head.
-
-Spans come from any feedback on the answer: a program, a judge, a person or a reward model. Correct answers
-are criticised too. What a critique may be:
-
-    it has spans                          δ
-    it has none, or could not be parsed   δ = 0, an answer like any other: in every mean and under the KL
-    its source failed (status "failed")   δ is unknown: the answer is missing, or δ = 0 with `failed: neutral`
-
-Departures from the paper: 1. no entropy term unless `entropy_coef`; 2. k₁ as the KL in the reward, which
-has the KL's gradient under any estimator; the code's, over the whole vocabulary, is `kl: full`; 3. a sum over
-tokens divided by the number of answers, in place of a mean over tokens; 4. no whitening unless
-`credit.whiten`, and one pass over a batch unless `optim.passes` (the code: 4); 5. all ok critiques of an
-answer count. Departures from its code, which departs from the paper: unlabelled tokens get 0 unless
-`spans.compat`; punctuation is not masked, which cuts the code's GAE at every comma; nothing is decoded and
-re-encoded; no batch is skipped for its ratios.
-
-`spans.compat` gives the rewards of the published code (its alignment is not copied): for kodcode +1 for
-unlabelled words and 0 for good ones, and spans that overlap are one, poor if any is; for ultrafeedback +0.1
-on every word where nothing is labelled; for slf5k a factor 1/(1 + e^x), x = clip(n − 54, −10, 6), that fades
-out the n-th token from the first labelled one, n ≥ 1. In all three, tokens without a letter or digit get 0.
+docs/algorithms/text2grad.md has the other credits, the departures from the paper and from its code, and what
+is learned where a critique has no spans or failed.
 
 Shape: T sampled tokens of one answer.
 """

@@ -3,27 +3,12 @@
     r_t = s_t − β k_t,      g = 1/M Σᵢ Σ_t A_t ∇ log π(y_t | x, y_<t)
 
 s_t is the reward that the subclass gives to token t, k_t an estimate of the KL divergence from the initial
-weights at t, A_t the advantage that `credit` makes of r. M answers a step; a sum over tokens, not divided
-by an answer's length unless `normalise`, which is that of the value loss too. An answer without rewards is
-missing: it has no row and is in no mean.
-
-    credit         A_t, with V_t the value of the prefix before token t
-    direct         r_t
-    gae            d_t = r_t + γ V_{t+1} − V_t,   A_t = Σ_l (γλ)^l d_{t+l},   value target A_t + V_t
-    critic_free    G_t = Σ_l γ^l r_{t+l},   A_t = G_t − mean of the group's G_t
-
-The functions of arrays are `gae`, `token_returns` and `position_baselines` of advantages.py. Limits: gae with
-V = 0 and γ = 0, and critic_free with γ = 0 and no baseline, equal direct; gae with V = 0 and λ = 1 equals
-critic_free without a baseline; critic_free of one reward at the last token equals GRPO. Papers: γ, λ
-arXiv:1506.02438; PPO's clip arXiv:1707.06347. An answer ends at its last token, also where it was cut off:
-V = 0 after it.
-
-    kl        k1: log π(y_t)/π_ref(y_t);  k3: e^−k₁ + k₁ − 1;  full: Σ_v π(v) log π(v)/π_ref(v);
-              k3_loss: none, and β Σ_t k₃ is added to the loss, as in GRPO
-
-docs/algorithms/text2grad.md has the expected gradient of each. A KL in the reward also acts through the
-tokens that follow, if the estimator looks ahead; `direct` does not, so it takes k1 or k3_loss only. π is
-scored when the step begins, by the same kernel, so that k is exactly 0 at the start.
+weights at t, A_t the advantage that `credit` makes of r; docs/algorithms/text2grad.md has the formulas, and
+the expected gradient of each `kl`. M answers a step; a sum over tokens, not divided by an answer's length
+unless `normalise`, which is that of the value loss too. An answer without rewards is missing: it has no row
+and is in no mean. An answer ends at its last token, also where it was cut off: V = 0 after it. π is scored
+when the step begins, by the same kernel, so that k is exactly 0 at the start. Papers: γ, λ arXiv:1506.02438;
+PPO's clip arXiv:1707.06347.
 
 Shape: T sampled tokens of one answer.
 """

@@ -1,9 +1,8 @@
 """Key-value caches: without copies at every token, and reused from one turn of a conversation to the next.
 
-transformers' `DynamicCache` concatenates, so each new token copies all earlier ones;
-`StaticCache` attends over its whole capacity. Writing into preallocated memory and returning a view
-of the filled part avoids both, which is worth 10-40 % of the sampling time of a small model on a CPU
-(benchmarks/sampling.py).
+transformers' `DynamicCache` concatenates, so each new token copies all earlier ones; `StaticCache` attends
+over its whole capacity. Writing into preallocated memory and returning a view of the filled part avoids both,
+which is worth 10-40 % of the sampling time of a small model on a CPU (benchmarks/sampling.py).
 
 Inside `engine.prefix_cache()` the keys and values of every sampled row are kept under its ids. Of a later
 prompt that begins with them, the forward pass computes the rest only:
