@@ -14,6 +14,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from didact.training.summary import arm_result
 from tests.helpers import didact
 from tests.models import save_model
 
@@ -88,6 +89,8 @@ def test_eval_of_a_run_repeats_its_last_evaluation(own_run: Path, tmp_path: Path
     assert didact("eval", own_run, "--json", file) == 0
     found, kept = json.loads(file.read_text()), json.loads((own_run / "result.json").read_text())["eval"]
     assert {key: found[key] for key in kept} == kept
+    assert kept["reward_ci95"][0] <= kept["reward"] <= kept["reward_ci95"][1]
+    assert arm_result(own_run).to_json()["reward"] == kept["reward"]
 
 
 def test_eval_takes_a_model_folder(llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +107,9 @@ def test_compare_pairs_runs_by_problem(
     assert didact("train", "sft", *words, "--out", other) == 0
     html = tmp_path / "report.html"
     assert didact("compare", own_run, other, "--html", html) == 0
-    assert "sft" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "sft" in printed
+    assert "reward" in printed
     assert "What is" in html.read_text()
     assert didact("train", "sft", *words, "--set", "eval.problems=2", "--out", tmp_path / "less") == 0
     assert didact("compare", own_run, tmp_path / "less") == 3

@@ -58,12 +58,21 @@ def compare(
 
 def results_table(arms: Sequence[ArmResult], baseline: str) -> Table:
     """The arms as a table for the terminal, in per cent."""
-    headings = ("method", "right", f"minus {plain_name(baseline)}", "after\ncritic", "after\nself", "tokens")
+    headings = (
+        "method",
+        "right",
+        f"minus {plain_name(baseline)}",
+        "reward",
+        "after\ncritic",
+        "after\nself",
+        "tokens",
+    )
     rows = [
         (
             plain_name(arm.method),
             percent_interval(arm.accuracy, *arm.ci95),
             None if arm.difference is None else points(*arm.difference),
+            None if arm.reward is None else f"{arm.reward:.3f}",
             percent(arm.accuracy_after_feedback),
             percent(arm.accuracy_after_own_critique),
             f"{arm.sampled_tokens:,}",

@@ -13,7 +13,7 @@ import typer
 from didact.cli.eval_environment import Episodes, eval_environment
 from didact.cli.eval_suite import Answers, Suite, eval_suites
 from didact.cli.options import JsonFileOption, SetOption, TaskOption
-from didact.cli.terminal import evaluation_line
+from didact.cli.terminal import evaluation_line, percent_interval
 from didact.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ ProtocolOption = Annotated[
         show_default=False,
     ),
 ]
+SamplesOption = Annotated[
+    int,
+    typer.Option(min=1, help="single: K answers a problem: mean@K and unbiased pass@k; needs a temperature."),
+]
 SuiteOption = Annotated[
     list[Suite] | None,
     typer.Option(
@@ -73,6 +77,7 @@ AnswersOption = Annotated[
 def eval_(
     models: Models,
     protocol: ProtocolOption = None,
+    samples: SamplesOption = 1,
     suite: SuiteOption = None,
     env: Annotated[
         str | None,
@@ -112,7 +117,7 @@ def eval_(
     """
     kind = "suite" if suite else "env" if env is not None else "protocol"
     of_env = {"env": env, "setting": setting, "first": first, "max-tokens": max_tokens}
-    _refuse_others(kind, "protocol", {"protocol": protocol, "rounds": rounds})
+    _refuse_others(kind, "protocol", {"protocol": protocol, "rounds": rounds, "samples": samples - 1 or None})
     _refuse_others(kind, "suite", {"suite": suite, "answers": answers})
     _refuse_others(kind, "env", {**of_env, "transcripts": transcripts})
     changes = {"task__name": task, "eval__problems": n, "eval__temperature": temperature}
@@ -124,7 +129,9 @@ def eval_(
         chosen, length = answers or Answers.GIVEN, turns or SUITE_TURNS
         eval_suites(models, set(suite), set_ or [], changes, chosen, length, seed=seed, json_file=json_)
     else:
-        _eval_protocol(_only(models), protocol, rounds or 1, turns, set_ or [], changes, seed, json_)
+        protocol = protocol or (Protocol.SINGLE if samples > 1 else None)
+        counts = (rounds or 1, turns, samples)
+        _eval_protocol(_only(models), protocol, *counts, set_ or [], changes, seed, json_)
 
 
 def _only(models: list[str]) -> str:
@@ -146,6 +153,7 @@ def _eval_protocol(
     protocol: Protocol | None,
     rounds: int,
     turns: int | None,
+    samples: int,
     overrides: list[str],
     changes: dict[str, Any],
     seed: int,
@@ -163,6 +171,10 @@ def _eval_protocol(
     protocol = protocol or (Protocol.FEEDBACK if config.eval.feedback else Protocol.SINGLE)
     is_dialogue = protocol in DIALOGUES or (protocol is Protocol.SELF_CRITIQUE and turns is not None)
     _check_lengths(protocol, rounds, turns, is_dialogue=is_dialogue)
+    if samples > 1 and not (protocol is Protocol.SINGLE and config.eval.temperature):
+        raise UsageError(
+            f"--samples {samples} counts independent answers: take --protocol single and --temperature 1"
+        )
     if is_dialogue:
         # The critic becomes a teacher in a dialogue, for any method.
         given = config.eval.dialogue or DialogueEvalConfig()
@@ -173,6 +185,8 @@ def _eval_protocol(
     parts, step = instructed_parts(config, run) if config.method == DESCENT else load_model(config, run)
     if is_dialogue:
         found = _dialogues(parts, protocol, step, seed)
+    elif samples > 1:
+        found = _samples(parts, samples, step, seed)
     else:
         found = _answers(parts, protocol, rounds, step, seed)
     if json_file is not None:
@@ -194,6 +208,22 @@ def _check_lengths(protocol: Protocol, rounds: int, turns: int | None, *, is_dia
             f"--turns {turns} asks for a dialogue, and the protocol {protocol.value} is none: take "
             "--protocol didactic, self-critique, retry or resample, or give --rounds"
         )
+
+
+def _samples(parts: RunComponents, samples: int, step: int, seed: int) -> dict[str, Any]:
+    """Evaluate K answers a problem; prints and returns the record."""
+    from didact.evaluation.pass_at_k import sampled_metrics
+    from didact.rollouts.base import single_turn
+    from didact.training.evaluation_step import eval_context, eval_problems
+
+    ctx = eval_context(parts, step, seed=seed).with_temperature(parts.config.eval.temperature)
+    values = sampled_metrics(single_turn(ctx, eval_problems(parts), samples), samples)
+    shares = [(f"mean@{samples}", values["accuracy"], values["ci95"])]
+    shares += [(f"pass@{record['k']}", record["pass"], record["ci95"]) for record in values["pass_at"]]
+    for name, share, ends in shares:
+        typer.echo(f"{name}: {percent_interval(share, *(ends or (None, None)))} %")
+    typer.echo(f"mean reward {values['reward']:.3f} on {values['n']} problems")
+    return {"temperature": parts.config.eval.temperature, **values}
 
 
 def _answers(parts: RunComponents, protocol: Protocol, rounds: int, step: int, seed: int) -> dict[str, Any]:

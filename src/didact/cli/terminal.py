@@ -134,7 +134,7 @@ def evaluation_line(values: dict[str, Any]) -> str:
         line += f", after feedback {values['accuracy_after_feedback']:.1%}"
     if "accuracy_after_own_critique" in values:
         line += f", after its own critique {values['accuracy_after_own_critique']:.1%}"
-    line += f" on {values['n']} problems"
+    line += f" on {values['n']} problems, mean reward {values['reward']:.3f}"
     if "score" in values:
         line += f"; mean score {values['score']:.3f}"
         if "score_after_feedback" in values:

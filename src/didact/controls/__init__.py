@@ -1,18 +1,10 @@
 """Experiment controls: what a method reads in place of the critique, to measure what the critique is worth.
 
-    shuffled       the true critique of *another* answer, to another problem of the batch
-    other-problem  a critique of this answer, written as if another problem of the batch had been asked
-    verdict        only whether the answer is right
-    reference      the reference itself
-    second-try     a fixed sentence without information
-    wrong          a false correction
-    mixed          a false correction with probability `share`, else the critique
-    spans-…        the true critique with degraded spans (`noisy_spans.py`)
-
-A control changes what the method reads and nothing else: the same rollouts are criticised at the same
-points. Evaluation always uses the uncontrolled source. `verdict`, `reference` and `second-try` do not call
-the source; the others call it as often as the method does (`wrong` and `mixed` a second time where the first
-text came out true). Taking more samples at an equal token budget is a setting of the method, not a control.
+docs/controls.md lists them. A control changes what the method reads and nothing else: the same rollouts are
+criticised at the same points. Evaluation always uses the uncontrolled source. `verdict`, `reference` and
+`second-try` do not call the source; the others call it as often as the method does (`wrong` and `mixed` a
+second time where the first text came out true). Taking more samples at an equal token budget is a setting of
+the method, not a control.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from didact.errors import UsageError
-from didact.evaluation.stats import share
+from didact.evaluation.stats import over_problems, share
 from didact.feedback.length_control import mean_interval, score_at
 from didact.rollouts.base import StepContext, single_turn
 from didact.rollouts.multi_turn import multi_turn
@@ -55,7 +55,7 @@ class Evaluation:
     judged: bool
 
     def metrics(self, critic: str = "feedback") -> dict[str, Any]:
-        """Accuracies with 95 % Wilson intervals, as a record for metrics.jsonl and result.json.
+        """Accuracies and the mean reward, with 95 % intervals, as a record for metrics.jsonl and result.json.
 
         With a judge, also its scores by turn; see `score_metrics`.
 
@@ -63,10 +63,11 @@ class Evaluation:
             critic: Name of the critic in the keys, as "accuracy_after_feedback".
         """
         values = {"n": len(self.first), **share("accuracy", self.first, "ci95")}
+        firsts = [r.turns[0] for r in self.rollouts if r.turns[0].reward is not None]
+        values |= over_problems("reward", [t.reward for t in firsts if t.reward is not None])
         if self.by_round is not None:
             values |= share(f"accuracy_after_{critic}", self.by_round[-1], f"after_{critic}_ci95")
         if self.judged:
-            firsts = [r.turns[0] for r in self.rollouts if r.turns[0].reward is not None]
             rounds = range(0 if self.by_round is None else len(self.by_round))
             values |= score_metrics(
                 firsts, [_answers_after(_whole(self.rollouts), k) for k in rounds], critic

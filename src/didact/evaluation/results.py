@@ -53,6 +53,8 @@ class ArmResult:
     accuracy_after_own_critique: float | None = None
     """Right after at most one critique that the model wrote itself; None where it was not measured."""
     own_critique_ci95: CI | None = None
+    reward: float | None = None
+    """Mean reward of first answers without feedback; None in a run of before it was measured."""
     alarms: Sequence[Alarm] = ()
     """What looked wrong in its metrics, until it was evaluated."""
 
@@ -62,6 +64,7 @@ class ArmResult:
             "method": self.method,
             "accuracy": self.accuracy,
             "ci95": list(self.ci95),
+            "reward": self.reward,
             "accuracy_after_feedback": self.accuracy_after_feedback,
             "accuracy_after_own_critique": self.accuracy_after_own_critique,
             "own_critique_ci95": None if self.own_critique_ci95 is None else list(self.own_critique_ci95),

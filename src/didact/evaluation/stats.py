@@ -86,6 +86,18 @@ def share(name: str, right: ArrayLike, interval: str | None = None) -> dict[str,
     return {name: float(right_N.mean()), interval or f"{name}_ci95": list(ends)}
 
 
+def over_problems(name: str, values_P: Sequence[float], interval: str | None = None) -> dict[str, Any]:
+    """The mean of one value a problem with its 95 % interval, as entries of a record.
+
+    The interval is Wilson's where each value is 0 or 1, else a bootstrap; None for one other value. Its key
+    is `interval`, or "NAME_ci95".
+    """
+    if set(values_P) <= {0, 1}:
+        return share(name, values_P, interval)
+    found = clustered_mean(values_P, [str(i) for i in range(len(values_P))])
+    return {name: found.value, interval or f"{name}_ci95": found.ci95}
+
+
 def paired_difference(a_N: ArrayLike, b_N: ArrayLike, *, seed: int) -> PairedDifference:
     """Mean of a − b with a bootstrap interval over problems.
 

@@ -10,24 +10,9 @@ rewards r₀, r₁ against the original question; M dialogues a step, N a questi
     ĝ_FM = 1/M Σᵢ ∇ log π(c₀ᵢ | f_FeeMol(x₀, y₀ᵢ))                                         (Alg. 3)
            or, with fm_turns: every, Σ_h ∇ log π(c_hᵢ | f_FeeMol(x₀, y_hᵢ)), h < H         (Eq. 9)
 
-SD trains the plain prompt x₀ on the revision. Any baseline goes with any weighting, at the same λ_SD:
-
-    sd_baseline     A                            (functions in advantages.py)
-    first_turn      r₁ᵢ − mean of r₀             the paper's; 0 only where first answers all succeed
-    second_turn     r₁ᵢ − mean of r₁             in the authors' scripts, by oversight
-    leave_one_out   r₁ᵢ − mean of the others' r₁
-    delta           r₁ᵢ − r₀ᵢ
-    none            r₁ᵢ                          rejection sampling
-
-    sd_weighting    w
-    awr             1                            the paper's: π_ref = π(·|x₀), no importance weight
-    is              π(y₁|x₀) / π(y₁|x₁)          the ratio of the whole answer; vanishes on long answers
-    token_is        ρ, each token's own ratio
-    ppo             min(ρ A, clip(ρ) A) in place of ρ A
-    cispo           clip(ρ), as a constant
-
-docs/algorithms/rltf.md has the expected gradient of each. FM is cross-entropy on the critique's tokens,
-requested without private input. With λ_SD = λ_FM = 0 the method is exactly two-turn GRPO.
+SD trains the plain prompt x₀ on the revision, with any baseline in A and any weighting w at the same λ_SD.
+docs/algorithms/rltf.md has their formulas and the expected gradient of each. FM is cross-entropy on the
+critique's tokens, requested without private input. With λ_SD = λ_FM = 0 the method is exactly two-turn GRPO.
 
 Departures from the paper: 1. λ_SD and λ_FM default to Table 2's 0.1 and 0.2; 2. SD and FM can be combined;
 3. ĝ is divided by the M dialogues of the step, where the authors' code takes a plain sum (this matters to

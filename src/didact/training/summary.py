@@ -41,6 +41,7 @@ def arm_result(path: Path, name: str | None = None, *, step: int | None = None) 
         method=name or str(read_yaml(run.config)["method"]),
         accuracy=values["accuracy"],
         ci95=(values["ci95"][0], values["ci95"][1]),
+        reward=values.get("reward"),
         accuracy_after_feedback=values.get("accuracy_after_feedback"),
         after_ci95=_ends(values.get("after_feedback_ci95")),
         accuracy_after_own_critique=values.get("accuracy_after_own_critique"),

@@ -1,29 +1,4 @@
-"""Public datasets of answers with feedback.
-
-**HelpSteer3**, config "feedback" (nvidia/HelpSteer3 on the Hugging Face hub, CC-BY-4.0). Shape after its
-dataset card, of which a part was seen (first release March 2025): `feedback/train.jsonl.gz`, a row with
-`domain`, `language`, `context` (chat messages), `response1`, `response2`, and `feedback1`, `feedback2`: up to
-three critiques of each response, by different annotators, opening with "The response is
-{not|slightly|partially|mostly|perfectly} helpful". That opening becomes the label. The card names no
-annotators: `helpsteer3:annotator-1` is a position in the list, not a person.
-
-**SLF5K**, summaries with language feedback (JeremyAlain/SLF5K; Scheurer et al. 2023, arXiv:2303.16755).
-Columns after its dataset card as of 2023: `id`, `subreddit`, `title`, `post`, `summary_prompt`,
-`generated_summary_for_feedback`, `feedback`, `feedback_class` (Coverage, Accuracy, Coherence, other),
-`has_additional_feedback`, `ideal_human_summary`, `tldr_human_reference_summary`, and two summaries for
-comparison. The complete list could not be confirmed: only title or post, the summary and the feedback
-are required, and any other column is kept in the metadata. The set ships as a loading script, which
-`datasets` 4 and later refuse; export it to JSON lines or CSV first. `ideal_human_summary` becomes the private
-reference, and `feedback_class` the label.
-
-**UltraFeedback** (openbmb/UltraFeedback; Cui et al. 2023, arXiv:2310.01377): critiques by GPT-4. Shape as the
-set's own scripts and its users read it (2023–2026): a row has `source`, `instruction` and `completions`, each
-with `response`, `model`, `critique`, `overall_score`, `fine-grained_score`, and `annotations`: helpfulness,
-honesty, truthfulness and instruction_following with `Rating` ("1"–"5" or "N/A"), `Rationale` and, where types
-are given, `Rationale For Rating`. The nesting is only confirmed in part, so every key but `instruction` and
-`response` may be missing. Pin a revision: scores were corrected after the release (an `overall_score` of 10
-that its critique contradicts should be 1). A rating of "N/A" or NaN is no score; it is never 0.
-"""
+"""Public datasets of answers with feedback; shapes: docs/data.md."""
 
 from __future__ import annotations
 

@@ -1,20 +1,4 @@
-"""Langfuse exports: traces, observations and scores, as JSON, JSON lines or CSV.
-
-Shapes after the Langfuse documentation, "Export Data from UI" and "Blob Storage Export Field
-Reference" (undated copies), and the score schema of its public API:
-
-- the UI export of a table, an array of rows in camelCase (`id`, `traceId`, `type`, `input`, `output`);
-- the blob-storage files `traces/`, `observations/` or `observations_v2/`, and `scores/`, in snake_case;
-- a trace downloaded as JSON, with its `observations` and `scores` inside.
-
-Scores are joined to the observation that they name, else to their trace; give the files together:
-`didact data import langfuse traces.jsonl scores.jsonl`. A score has `name`, `value`, `string_value`,
-`data_type` (NUMERIC, BOOLEAN, CATEGORICAL, TEXT), `comment` and `source`: ANNOTATION is a person, EVAL a
-judge, and API a person if its name suggests one (user-feedback, thumbs, rating), else a program.
-
-A trace is an example, with or without scores; an observation is one if it has scores of its own, or if
-its trace is not in the files and it is the trace's root or a GENERATION without a root.
-"""
+"""Langfuse exports: traces, observations and scores, as JSON, JSON lines or CSV; shapes: docs/data.md."""
 
 from __future__ import annotations
 

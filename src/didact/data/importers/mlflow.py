@@ -1,19 +1,4 @@
-"""MLflow traces with their assessments, as JSON, JSON lines or CSV.
-
-Shapes after undated copies of the MLflow documentation and source (3.x; in part from pictures of its
-interface, so not all of it is confirmed), "Trace Data Model" and
-`mlflow.entities.Assessment`, with those of 2.2x read too:
-
-- `Trace.to_json()`: `info` (`trace_id`, `trace_metadata`, `assessments`) and `data` (`spans`);
-- rows of `mlflow.search_traces()`: `trace_id`, `request`, `response`, `spans`, `assessments`, `tags`;
-- assessments in rows of their own, joined by `trace_id`: `assessment_name`, `source` with `source_type`
-  (HUMAN, LLM_JUDGE, CODE) and `source_id`, `feedback.value` or `expectation.value`, `rationale`,
-  `create_time` or `create_time_ms`, `valid`.
-
-A feedback with an `error` is a failed feedback, never a score of 0. An overridden one (`valid` is false) is
-skipped. An expectation named expected_response, expected_output, ground_truth or answer is the private
-reference; others are kept in the metadata.
-"""
+"""MLflow traces with their assessments, as JSON, JSON lines or CSV; shapes: docs/data.md."""
 
 from __future__ import annotations
 

@@ -1,18 +1,4 @@
-"""Phoenix exports: spans and the annotations on them, as JSON, JSON lines or CSV.
-
-Shapes after undated copies of the Phoenix documentation (arize-phoenix 9 and later; columns in part from
-third-party readers, so not all of them are confirmed), "Capture
-feedback", "Log evaluation results" and "Retrieve traces via CLI":
-
-- spans of `get_spans_dataframe()` (`context.span_id`, `attributes.input.value`, …) or of the CLI's
-  `px trace list --include-annotations --format raw` (`spans` with `attributes` and `annotations`);
-- annotations of the REST API (`span_id`, `name`, `annotator_kind` HUMAN, LLM or CODE, `result` with
-  `label`, `score`, `explanation`, `identifier`), of `get_span_annotations_dataframe()` with the same in
-  columns such as `result.label`, and evaluation dataframes (`span_id`, `label`, `score`, `explanation`).
-
-Give the files together: `didact data import phoenix spans.jsonl annotations.jsonl`. A span is an example
-if it is annotated, or if it is the root of its trace.
-"""
+"""Phoenix exports: spans and the annotations on them, as JSON, JSON lines or CSV; shapes: docs/data.md."""
 
 from __future__ import annotations
 

@@ -1,18 +1,4 @@
-"""Weave exports: calls with the feedback on them, as JSON, JSON lines or CSV.
-
-Shapes after the W&B Weave documentation, "Collect feedback and use annotations", and its trace server's
-source (0.5x, undated copies): a call has `id`, `op_name`, `inputs`, `output`, and, where feedback was
-included, `summary.weave.feedback`, a list with `feedback_type`, `payload`, `creator`, `wb_user_id`,
-`created_at`:
-
-    wandb.reaction.1        {"emoji": "👎", "alias": ":thumbs_down:"}
-    wandb.note.1            {"note": "It ignores the date."}    (Weave holds 1,024 characters)
-    wandb.annotation.NAME   {"value": …}                        a person's structured answer
-    wandb.runnable.NAME     {"output": …}                       a scorer's
-
-and any other type with a payload of its own. Feedback in rows of its own is joined by `weave_ref`
-(`weave:///ENTITY/PROJECT/call/ID`). A call is an example if it has feedback, or if nothing called it.
-"""
+"""Weave exports: calls with the feedback on them, as JSON, JSON lines or CSV; shapes: docs/data.md."""
 
 from __future__ import annotations
 

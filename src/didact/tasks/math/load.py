@@ -1,16 +1,4 @@
-r"""Math problems of five shapes, distinguished by their columns.
-
-    own        {"problem", "answer"}, and optionally "id", "level", "topic"
-    math500    {"problem", "solution", "answer", "subject", "level", "unique_id"}
-    aime       {"id", "problem", "solution", "answer", "url", "year"}, {"ID", "Problem", "Solution", "Answer"}
-               or {"problem_idx", "problem", "answer"}; answers are integers from 0 to 999
-    deepmath   {"question", "final_answer", "difficulty", "topic", "r1_solution_1" … "r1_solution_3"}
-    dapo       {"prompt": [{"role", "content"}] or a text, "reward_model": {"ground_truth", "style"},
-                "data_source", "ability", "extra_info": {"index"}}; "solution" may stand for the ground truth
-
-The columns are those of the public data sets' cards, MATH-500, AIME 2024 (three publishers), DeepMath-103K
-and DAPO-Math-17k with its processed copy; the rows themselves were not checked. Take a deduplicated copy of
-DAPO-Math-17k: the first one repeats each prompt about a hundred times.
+"""Math problems of five shapes, distinguished by their columns; docs/data.md has them.
 
 Worked solutions stay out of the problem: they are long, and a reference is an answer here.
 """
