@@ -201,7 +201,8 @@ def test_the_json_holds_exactly_the_published_keys():
     assert list(found) == ["task", "n_eval", "seed", "results"]
     assert [r["method"] for r in found["results"]] == ["base", "rltf-sd"]
     assert found["results"][1] == {
-        "method": "rltf-sd", "accuracy": 0.6, "ci95": [0.55, 0.65], "reward": None, "accuracy_after_feedback": 0.7,
+        "method": "rltf-sd", "accuracy": 0.6, "ci95": [0.55, 0.65], "reward": None,
+            "accuracy_after_feedback": 0.7,
         "accuracy_after_own_critique": None, "own_critique_ci95": None,
         "seconds": 4.0, "sampled_tokens": 2000, "steps": 2,
     }  # fmt: skip
