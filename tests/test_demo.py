@@ -45,7 +45,7 @@ def test_the_demo_compares_all_arms_and_takes_up_what_is_finished(
     assert all(
         set(arm) == {
             "method", "accuracy", "ci95", "accuracy_after_feedback", "accuracy_after_own_critique",
-            "own_critique_ci95", "seconds", "sampled_tokens", "steps",
+            "own_critique_ci95", "reward", "seconds", "sampled_tokens", "steps",
         }
         for arm in found["results"]
     )  # fmt: skip
