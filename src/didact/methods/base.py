@@ -134,12 +134,7 @@ class PolicyGradientMethod(Method):
         return self.entropy_coef > 0
 
     def divisor(self, dialogues: int, turns: Iterable[Turn]) -> Callable[[Turn], int]:
-        """What the weights of a turn's tokens are divided by.
-
-        Args:
-            dialogues: M, those that are not missing.
-            turns: All their turns.
-        """
+        """What a turn's weights are divided by, of M dialogues that are not missing with all their turns."""
         if self.normalise == "tokens":
             total = max(1, sum(len(turn.completion_ids) for turn in turns))
             return lambda turn: total

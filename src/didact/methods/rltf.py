@@ -11,16 +11,9 @@ rewards r₀, r₁ against the original question; M dialogues a step, N a questi
            or, with fm_turns: every, Σ_h ∇ log π(c_hᵢ | f_FeeMol(x₀, y_hᵢ)), h < H         (Eq. 9)
 
 SD trains the plain prompt x₀ on the revision, with any baseline in A and any weighting w at the same λ_SD.
-docs/algorithms/rltf.md has their formulas and the expected gradient of each. FM is cross-entropy on the
-critique's tokens, requested without private input. With λ_SD = λ_FM = 0 the method is exactly two-turn GRPO.
-
-Departures from the paper: 1. λ_SD and λ_FM default to Table 2's 0.1 and 0.2; 2. SD and FM can be combined;
-3. ĝ is divided by the M dialogues of the step, where the authors' code takes a plain sum (this matters to
-gradient clipping, not to Adam); 4. no reward for format: r is the task's; 5. FM asks about (x₀, y_h) at every
-turn, as feedback sources do, where Eq. 9 has (x_h, y_h): the same at the first turn. With fm_turns: every,
-the last answer is criticised too; 6. `mask_below` (the authors' code: −5, not in the paper) is off unless
-set; 7. with more than two turns, every revision is trained against the same first turns; 8.
-`sd_drop_mentions` leaves out revisions that mention their critique, which x₀ does not contain.
+docs/algorithms/rltf.md has their formulas, the expected gradient of each, and the departures from the paper.
+FM is cross-entropy on the critique's tokens, requested without private input. With λ_SD = λ_FM = 0 the method
+is exactly two-turn GRPO.
 
 Shapes: N rollouts, H turns, T tokens of one row.
 """
