@@ -44,12 +44,20 @@ PAIRS = [
     ("<reflection>", "</reflection>"),
     ("<scratchpad>", "</scratchpad>"),
     ("<seed:think>", "</seed:think>"),
+    ("<antThinking>", "</antThinking>"),
+    ("<|think|>", "<|/think|>"),
+    ("<inner_monologue>", "</inner_monologue>"),
+    ("<chain_of_thought>", "</chain_of_thought>"),
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
     ("<|begin_of_thought|>", "<|end_of_thought|>\n\n<|begin_of_solution|>"),
     ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
     ("<|channel>thought\n", "<channel|>"),
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    (
+        "<|start|>assistant<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final <|constrain|>json<|message|>",
+    ),
     ("Here is my thought process:", "Here is my response:"),
     ("analysis", "assistantfinal"),
 ]
@@ -76,7 +84,9 @@ def test_thoughts_that_do_not_end_leave_no_answer(opens: str, closes: str) -> No
     assert answer(text) == (text if (opens, closes) in SOFT else None)
 
 
-@pytest.mark.parametrize(("opens", "closes"), PAIRS[:4] + PAIRS[9:-2])
+@pytest.mark.parametrize(
+    ("opens", "closes"), [pair for pair in PAIRS[:-2] if "thi" in pair[0].lower() or pair[0][1] == "|"]
+)
 def test_a_prompt_may_open_the_thoughts(opens: str, closes: str) -> None:
     assert answer(f"Is it 7?{closes}\n\ncba", True) == "cba"
     assert answer(f"Is it 7?{closes}\n\ncba") == "cba"  # a server does not show its prompt
