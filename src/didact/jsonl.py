@@ -197,12 +197,12 @@ def _repair_last_line(handle: FileIO) -> None:
         handle.truncate(start)
 
 
-@on_main_process
 def read_package_yaml(package: str, name: str) -> Any:
-    """A YAML file that a package has beside its modules."""
+    """A YAML file that a package has beside its modules; no collective, since imports may call it."""
     return yaml.safe_load(resources.files(package).joinpath(name).read_text("utf-8"))
 
 
+@on_main_process
 def write_atomically(file: Path, content: str | bytes) -> None:
     """Replace a file's content; see `open_atomically`."""
     with open_atomically(file) as handle:

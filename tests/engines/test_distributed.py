@@ -33,6 +33,7 @@ from didact.engines.local.agreement import require_agreement
 from didact.engines.local.distributed import DistributedEngine, shard_balanced, unshard
 from didact.engines.probe import probe
 from didact.errors import CapabilityError, DataError, Interrupted, NonFiniteError, TrainingGuard, UsageError
+from didact.jsonl import read_package_yaml, write_atomically
 from didact.losses import LossOutput
 from didact.types import Row
 from tests.engines.two_processes import TwoProcesses, free_port
@@ -361,6 +362,28 @@ def counted(value):
 def counted_then_failed():
     counted(0)
     raise DataError("no such row")
+
+
+def imported_on_one_rank() -> list[int]:
+    """Modules are imported at different moments on each rank."""
+    group = process_group()
+    if not group.is_main:
+        assert read_package_yaml("didact", "components.yaml")
+    return group.gather_results(lambda: group.rank)
+
+
+def test_reading_a_packages_file_is_no_collective(processes):
+    assert processes.run(imported_on_one_rank) == [[0, 1]] * 2
+
+
+def written(file: Path) -> int:
+    write_atomically(file, "")
+    return file.stat().st_ino
+
+
+def test_a_file_is_written_once(processes, tmp_path):
+    first, second = processes.run(written, tmp_path / "file")
+    assert first == second
 
 
 def main_only(make: Make):
