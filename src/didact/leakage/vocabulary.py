@@ -11,6 +11,8 @@ from didact.jsonl import read_package_yaml
 
 _ENGLISH: dict[str, Any] = read_package_yaml("didact.leakage", "english.yaml")
 
+TYPOGRAPHY: dict[str, str] = _ENGLISH["typography"]
+
 
 def _words(table: str) -> list[str]:
     words: str = _ENGLISH["words"][table]

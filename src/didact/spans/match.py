@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
-from didact.errors import UsageError, did_you_mean
 from didact.spans.fuzzy import nearest
 from didact.spans.text_normalization import NormalizedText, normalize, normalize_with_offsets
 from didact.types import Span
@@ -65,12 +64,6 @@ class MatchPolicy:
 
     repeats: Repeats = "unique_only"
     fuzzy: bool = True
-
-    def __post_init__(self) -> None:
-        if self.repeats not in get_args(Repeats):
-            raise UsageError(
-                f"unknown policy {self.repeats!r}: {did_you_mean(self.repeats, get_args(Repeats))}"
-            )
 
 
 DEFAULT = MatchPolicy()

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, SupportsFloat
 from didact.errors import UsageError, did_you_mean
 from didact.settings import load_class, validate_kwargs
 from didact.tasks.base import Verdict
+from didact.tasks.numbers import last_number
 
 VerifyFn = Callable[[str, str, Mapping[str, Any]], Verdict]
 """(answer, reference or "", the whole row) -> Verdict."""
@@ -87,16 +88,16 @@ def regex(*, pattern: str | None = None) -> Verifier:
 
 
 def numeric(*, tolerance: float = 1e-6) -> Verifier:
-    """Right if the last numbers in answer and reference differ by at most `tolerance`, ≥ 0."""
+    """Right if the last numbers in answer and reference, read exactly, differ by at most `tolerance`, ≥ 0."""
     if not tolerance >= 0:
         raise UsageError(f"verifier 'numeric': tolerance must be a number of 0 or above, not {tolerance!r}")
 
     def verify(answer: str, reference: str, row: Mapping[str, Any]) -> Verdict:
         got, want = last_number(answer), last_number(reference)
-        return _verdict(got is not None and want is not None and abs(got - want) <= tolerance)
+        return _verdict(got is not None and want is not None and abs(got.value - want.value) <= tolerance)
 
     def check(reference: str) -> str | None:
-        return f"there is no finite number in {reference!r}" if last_number(reference) is None else None
+        return f"there is no number in {reference!r}" if last_number(reference) is None else None
 
     return Verifier(verify, needs_reference=True, check_reference=check)
 
@@ -120,11 +121,19 @@ def user_function(spec: str) -> Verifier:
     def verify(answer: str, reference: str, row: Mapping[str, Any]) -> Verdict:
         try:
             score = function(answer, dict(row))
+        except SystemExit as error:
+            raise UsageError(f"verifier {spec!r} called exit({error.code!r}): return a score") from error
         except Exception as error:
             return Verdict(None, False, f"verifier {spec!r} raised {type(error).__name__}: {error}")
-        if not isinstance(score, SupportsFloat) or not math.isfinite(float(score)):
-            raise UsageError(f"verifier {spec!r} returned {score!r}: return True, False or a finite number")
-        return Verdict(float(score), float(score) >= 1)
+        try:
+            number = float(score) if isinstance(score, SupportsFloat) else math.nan
+        except Exception:  # an array, a number beyond floats, a signalling NaN
+            number = math.nan
+        if not math.isfinite(number):
+            raise UsageError(
+                f"verifier {spec!r} returned {score!r:.200}: return True, False or a finite number"
+            )
+        return Verdict(number, number >= 1)
 
     place = Path(spec.rpartition(":")[0])
     return Verifier(verify, needs_reference=False, file=place if place.suffix == ".py" else None)
@@ -133,23 +142,6 @@ def user_function(spec: str) -> Verifier:
 VERIFIERS: dict[str, Callable[..., Verifier]] = {
     made.__name__: made for made in (exact, regex, numeric, none)
 }
-
-_NUMBER = re.compile(
-    r"(?:(?<![\w.)])[-+])?"  # a sign, but not the minus of "5-3"
-    r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
-    r"(?:[eE][-+]?[0-9]+)?"
-)
-
-
-def last_number(text: str) -> float | None:
-    """The last number in a text; None if there is none, or it is not finite.
-
-    >>> last_number("about 1,250.5 apples"), last_number("5-3 = 2."), last_number("-4e2"), last_number("?")
-    (1250.5, 2.0, -400.0, None)
-    """
-    found = _NUMBER.findall(text.replace("−", "-"))
-    number = float(found[-1].replace(",", "")) if found else math.nan
-    return number if math.isfinite(number) else None
 
 
 def _verdict(right: bool) -> Verdict:

@@ -50,7 +50,8 @@ def disagreement(engine: LocalEngine) -> float:
     """
     room = engine.max_length or sum((max(LENGTHS), 3 * SAMPLED))
     longest = max(1, min(max(LENGTHS), room - 3 * SAMPLED))
-    ids = _ids(engine, longest)
+    drawn_N = np.random.default_rng(0).integers(0, engine.capabilities.soft_targets, longest)
+    ids: Ids = tuple(drawn_N.tolist())
     prompts = [ids[-min(n, longest) :] for n in LENGTHS]
     params = SamplingParams(max_tokens=min(SAMPLED, max(1, room - longest)))
     gaps: list[NDArray[np.float64]] = []
@@ -69,12 +70,6 @@ def disagreement(engine: LocalEngine) -> float:
     return float(gaps_N.max() if engine.dtype == "float32" else gaps_N.mean())
 
 
-def _ids(engine: LocalEngine, length: int) -> Ids:
-    """Ids spread over the vocabulary."""
-    vocabulary = engine.capabilities.soft_targets
-    return tuple(int(i) for i in np.random.default_rng(0).integers(0, vocabulary, length))
-
-
 def require_agreement(engine: LocalEngine, cache: Path | None = None) -> None:
     """Check an engine before a run, once for each model on this machine; all processes of a launch call it.
 
@@ -87,7 +82,7 @@ def require_agreement(engine: LocalEngine, cache: Path | None = None) -> None:
     """
     folder, name = cache or _cache_folder(), _fingerprint(engine)
     passed = None if folder is None else folder / name
-    if process_group().run_on_main(lambda: _exists(passed)):
+    if process_group().run_on_main(lambda: passed is not None and os.path.exists(passed)):
         return
     kind = engine.model.config.model_type
     cure = "take a model whose attention keeps a key-value cache, as Llama, Qwen, Gemma or Mistral"
@@ -119,12 +114,6 @@ def _cache_folder() -> Path | None:
         return (root if root.is_absolute() else Path.home() / ".cache") / "didact" / "agreement"
     except RuntimeError:
         return None
-
-
-def _exists(file: Path | None) -> bool:
-    with suppress(OSError):
-        return file is not None and file.exists()
-    return False
 
 
 def _fingerprint(engine: LocalEngine) -> str:

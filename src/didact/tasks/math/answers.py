@@ -1,4 +1,4 @@
-r"""The final answer in a model's text: the content of the last \boxed{…}, or the last number.
+r"""The final answer in a model's text: the content of the last \boxed{…}, or an integer.
 
 Reading never raises and takes time linear in the length of the text.
 """
@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import re
 
+from didact.tasks.numbers import READ_CHARS
+
 MAX_ANSWER_CHARS = 400
 """A longer text is no final answer."""
-READ_CHARS = 20_000
-"""Characters at the end of a text that are searched for the final answer."""
 
 BOX = re.compile(r"\\f?boxed[ \t]*\{|\\fbox[ \t]*\{")
-_NUMBER = re.compile(
-    r"(?:(?<![\w.)])[-+])?"  # a sign, but not the minus of "5-3"
-    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+(?:[ ]?/[ ]?[0-9]+)?|(?=\.[0-9]))(?:\.[0-9]+)?"
-)
 _INTEGER = re.compile(r"[-+]?[0-9]{1,200}")
 
 
@@ -41,18 +37,6 @@ def boxed(text: str) -> str | None:
         if depth == 0:
             return end[start:place].strip() or None
     return None
-
-
-def last_number(text: str) -> str | None:
-    """The last number as written, an integer, decimal or fraction a/b; None if there is none.
-
-    >>> last_number("about 1,250.5 apples"), last_number("5-3 = 2."), last_number("-3/4"), last_number("?")
-    ('1250.5', '2', '-3/4', None)
-    """
-    found = _NUMBER.findall(text[-READ_CHARS:].replace("−", "-"))
-    if not found or len(found[-1]) > MAX_ANSWER_CHARS:
-        return None
-    return str(found[-1]).replace(",", "").replace(" ", "")
 
 
 def integer(text: str) -> int | None:

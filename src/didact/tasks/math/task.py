@@ -20,9 +20,10 @@ from didact.distributed import on_main_process
 from didact.errors import DataError
 from didact.tasks.base import BaseTaskConfig, Verdict
 from didact.tasks.dataset_task import DatasetTask, EvalFraction, LoadedFile, shipped, split_problems
-from didact.tasks.math.answers import boxed, integer, last_number
+from didact.tasks.math.answers import boxed, integer
 from didact.tasks.math.checker import Compared, MathChecker, shared_checker
 from didact.tasks.math.load import ANSWER, load
+from didact.tasks.numbers import last_number
 from didact.types import Problem
 
 INSTRUCTIONS = {
@@ -87,7 +88,8 @@ class MathTask(DatasetTask):
         self.left_out = split.left_out
         for problem in self.all_problems() if self.form == "number" else ():
             gold = str(problem.metadata[ANSWER])
-            if last_number(gold) != gold.replace(",", "").replace(" ", ""):
+            found = last_number(gold)
+            if found is None or (found.start, found.end) != (0, len(gold)):
                 raise DataError(
                     f"problem {problem.id!r}: the answer {gold!r} is not a plain number, which form 'number' "
                     "needs; set form to boxed"
@@ -95,10 +97,10 @@ class MathTask(DatasetTask):
 
     def final_answer(self, answer: str) -> str | None:
         """The answer in a text, by the task's form; None if there is none."""
-        if self.form == "number":
-            return last_number(answer)
-        found = boxed(answer)
-        return last_number(answer) if found is None and self.form == "either" else found
+        box, number = boxed(answer), last_number(answer)
+        if self.form == "number" or (self.form == "either" and box is None):
+            return None if number is None else number.written
+        return box
 
     @on_main_process
     def verify(self, problem: Problem, answer: str) -> Verdict:
