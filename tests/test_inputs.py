@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,10 @@ def edited(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ("config.json", lambda c: c.update(hidden_act="gelu"), "model"),
         ("tokenizer.json", lambda t: t["model"]["merges"].append(["a", "b"]), "tokenizer"),
         ("tokenizer.json", lambda t: t.update(normalizer={"type": "Lowercase"}), "tokenizer"),
+        ("generation_config.json", lambda g: g.update(eos_token_id=[5, 6]), "tokenizer"),
+        ("tokenizer_config.json", lambda t: t.update(bos_token="<|user|>"), "tokenizer"),
     ],
-    ids=["rope theta", "norm eps", "activation", "merges", "normalizer"],
+    ids=["rope theta", "norm eps", "activation", "merges", "normalizer", "ends", "special tokens"],
 )
 def test_an_edited_model_folder_is_refused(
     model: Path, data: Path, tmp_path: Path, file: str, change: Callable[..., object], named: str
@@ -97,6 +100,27 @@ def test_an_edited_model_folder_is_refused(
     edited(model / file, change)
     with pytest.raises(CheckpointError, match=rf"{named} \(\w{{12}} → \w{{12}}\)"):
         didact.resume(run)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_another_teacher_is_refused(roomy: Path, data: Path, tmp_path: Path, file: str) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(roomy, teacher)
+    feedback = {"source": "teacher", "settings": {"model": str(teacher), "max_tokens": 3}}
+    task = {"name": "prompts", "settings": {"path": str(data)}}
+    out = tmp_path / "run"
+    didact.train("sft", out=out, model=str(roomy), task=task, feedback=feedback, **QUICK)
+    (out / "result.json").unlink()
+    if file == "config.json":
+        edited(teacher / file, lambda c: c.update(rms_norm_eps=1e-3))
+    elif file == "tokenizer.json":
+        edited(teacher / file, lambda t: t.update(normalizer={"type": "Lowercase"}))
+    else:
+        weights = load_file(teacher / file)
+        weights["model.norm.weight"] = weights["model.norm.weight"] + 0.5
+        save_file(weights, teacher / file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=str(teacher)):
+        didact.resume(out)
 
 
 def test_every_difference_is_named(

@@ -155,7 +155,7 @@ def test_the_page_can_be_read_without_seeing_colours_or_the_curves(tmp_path):
 
 def test_no_two_looks_share_marker_dash_or_colour():
     for part in ("light", "dark", "marker", "path", "dash"):
-        assert len({getattr(look, part) for look in PLOT_STYLES}) == len(PLOT_STYLES), part
+        assert len({str(getattr(look, part)) for look in PLOT_STYLES}) == len(PLOT_STYLES), part
 
 
 def luminance(colour):

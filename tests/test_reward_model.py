@@ -14,6 +14,7 @@ from didact.build.reward_models import model_version, reward_chat
 from didact.build.sources import BuildContext
 from didact.engines.base import SamplingParams
 from didact.engines.local import LocalEngine
+from didact.engines.local.agreement import require_agreement
 from didact.errors import DataError, UsageError
 from didact.feedback.program import ProgramCritic
 from didact.feedback_source import FeedbackRequest
@@ -257,6 +258,8 @@ def test_training_evaluation_and_rl_ask_with_the_same_ids(
     }
     by_answer = {example(word).completion: example(word) for word in WORDS}
     engine = LocalEngine.from_pretrained(trained / "model", device="cpu")
+    require_agreement(engine)  # as every command does once, with samples of its own
+    asked.clear()
     at = BuildContext(
         load=lambda path: (engine, Renderer(engine.tokenizer)), policy=None, task=None, seed=0, home=None
     )

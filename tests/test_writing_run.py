@@ -251,13 +251,13 @@ def test_a_judge_in_this_process_scores_and_criticises(parrot: Path, roomy: Path
         "thin",
         "The piece is empty: write what was asked for.",
     }
-    assert json.loads((out / "inputs.json").read_text())["model of the judge"]
+    assert json.loads((out / "inputs.json").read_text())[f"model {parrot}"]
     (out / "result.json").unlink()
     weights = parrot / "model.safetensors"
     kept = weights.read_bytes()
     weights.write_bytes(kept[:-4] + b"\0\0\0\0")
     try:
-        with pytest.raises(CheckpointError, match="model of the judge"):
+        with pytest.raises(CheckpointError, match=f"model {parrot}"):
             resume(out)
     finally:
         weights.write_bytes(kept)

@@ -15,8 +15,9 @@ from didact.engines.base import AdamParams, Loss
 from didact.engines.local import LocalEngine, LoraSettings
 from didact.errors import UsageError
 from didact.types import Row
+from tests.engines.test_agreement import AGREES, model_of
 from tests.helpers import didact
-from tests.models import save_model
+from tests.models import byte_tokenizer, save_model
 
 ROW = Row.from_completion(tuple(range(40, 60)), tuple(range(70, 90)))
 LORA = LoraSettings(rank=4)
@@ -68,6 +69,24 @@ def test_an_adapter_on_an_adapter_is_saved_whole(base: Path, tmp_path: Path) -> 
     second.optim_step(AdamParams(lr=0.05))
     second.save_pretrained(tmp_path / "third")
     assert_same(scores(engine_of(tmp_path / "third")), scores(second))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2", "opt", "jamba"])
+def test_an_adapter_on_an_adapter_of_any_architecture(tmp_path: Path, kind: str, dtype: str) -> None:
+    model_of(AGREES[kind]).save_pretrained(tmp_path / "0")
+    byte_tokenizer().save_pretrained(tmp_path / "0")
+    for n in (0, 1):
+        engine = LocalEngine.from_pretrained(tmp_path / str(n), device="cpu", dtype=dtype, lora=LORA)
+        for _ in range(3):
+            engine.forward_backward([ROW], Loss("cross_entropy"))
+            engine.optim_step(AdamParams(lr=0.02))
+        engine.save_pretrained(tmp_path / str(n + 1))
+    gaps = np.abs(scores(engine_of(tmp_path / "2")) - scores(engine))
+    assert gaps.mean() < {"float32": 1e-4, "bfloat16": 0.1}[dtype]
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "2")
+    assert plain.dtype == torch.float32
+    assert_same(plain_scores(plain)[-20:], scores(engine_of(tmp_path / "2"))[-20:])
 
 
 def test_an_adapter_on_a_model_stays_an_adapter(base: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class RunComponents:
     """Scores answers where the task has no verifier."""
     source: Any = None
     """The settings that the critic was built from, or the feedback source that was given."""
+    loaded: Mapping[str, tuple[Engine, Renderer]] = field(default_factory=dict)
+    """Models besides the policy, by path, each with its renderer."""
 
     def context(
         self, *, seed: int, step: int, progress: float, method_state: Mapping[str, Any] | None = None
@@ -121,7 +123,7 @@ def build(
     feedback = controlled(critic, config.feedback.control, seed=config.seed, verify=task.verify)
     if for_training:
         check_lengths(config, method, task, policy)
-    return RunComponents(config, task, critic, feedback, method, engine, renderer, scoring, source)
+    return RunComponents(config, task, critic, feedback, method, engine, renderer, scoring, source, at.loaded)
 
 
 def _policy(
@@ -182,9 +184,11 @@ def build_context(
         chosen = config.model.model_copy(update={"path": model or config.model.path, "lora": None})
         template = config.model.chat_template if model in (None, config.model.path) else {}
         engine = make_engine(chosen)
-        return engine, Renderer(engine.tokenizer, template, engine.end_ids)
+        loaded[chosen.path] = engine, Renderer(engine.tokenizer, template, engine.end_ids)
+        return loaded[chosen.path]
 
-    return BuildContext(load, policy, task, config.seed, home, in_dialogue)
+    loaded: dict[str, tuple[Engine, Renderer]] = {}
+    return BuildContext(load, policy, task, config.seed, home, in_dialogue, loaded=loaded)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from pydantic import Field
 
 from didact.build.sources import BuildContext, Source
 from didact.config import Positive
-from didact.engines.base import Engine, SamplingParams
+from didact.engines.base import Engine, SamplingParams, tokenizer_hash
 from didact.errors import UsageError
 from didact.feedback_source import FeedbackSource
 from didact.llm.cache import ChatCache
@@ -88,10 +87,7 @@ def reward_chat(
 
 def model_version(engine: Engine) -> str:
     """A short hash of a model's weights and of everything that its tokenizer does to a conversation."""
-    tokenizer = engine.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
-    whole = json.dumps([engine.model_hash(), words, tokenizer.chat_template])
+    whole = engine.model_hash() + tokenizer_hash(engine)
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 

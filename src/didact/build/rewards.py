@@ -22,7 +22,6 @@ from didact.feedback.writing_judge import HIGHEST, LOWEST, Pair, PairJudge, Rubr
 from didact.feedback_source import FAILURE_WINDOW, FeedbackRequest
 from didact.llm.chat import ChatModel
 from didact.registry import REWARDS
-from didact.rollouts.engine_chat import EngineChat
 from didact.run_dir import RunDir
 from didact.settings import Section
 from didact.tasks.base import BaseTask, Verdict
@@ -140,10 +139,7 @@ class JudgeReward(RubricJudge):
 
     def inputs(self) -> dict[str, str]:
         """What scores depend on beside the config, one value a name; see `training.inputs`."""
-        found = {"rubric": self.prompt.label}
-        if isinstance(self.model, EngineChat):
-            found["model of the judge"] = self.model.engine.model_hash()
-        return found
+        return {"rubric": self.prompt.label}
 
 
 def make_scoring(config: RunConfig, at: BuildContext) -> JudgeReward | None:
@@ -193,7 +189,7 @@ def against_start(
     bill = scoring.pop_cost()
     if pairs and pairwise:
         judge = PairJudge(scoring.model, max_chars=scoring.max_chars)
-        asked = [Pair(now.problem, now.turns[0].answer, then.turns[0].answer) for now, then in pairs]
+        asked = [Pair(now.problem, now.turns[0].text, then.turns[0].text) for now, then in pairs]
         compared = judge.compare(asked)
         preferences = [float("nan") if c.preference is None else c.preference for c in compared]
         won = _won("win_rate_pairwise", preferences, pairs)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -49,6 +49,8 @@ class BuildContext:
     """The source is a teacher in a dialogue; see `Method.uses_dialogue_teacher`."""
     judge: Callable[[], FeedbackSource | None] = lambda: None
     """Returns the judge of the rewards as a feedback source; None without a judge."""
+    loaded: Mapping[str, tuple[Engine, Renderer]] = field(default_factory=dict)
+    """What `load` has made, by path."""
 
 
 class Source(Section):

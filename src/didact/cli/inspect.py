@@ -91,5 +91,5 @@ def _tokenizer(run: RunDir, path: str) -> Any:
     source = str(run.model) if (run.model / "tokenizer_config.json").exists() else start
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a broken file raises what its reader happens to
         raise UsageError(f"the tokenizer of {source!r} cannot be loaded: {error}") from None

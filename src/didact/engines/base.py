@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
@@ -351,6 +353,16 @@ def refuse_unsupported(engine: Engine, *, entropy: bool = False, penalties: bool
             "this engine samples without a repetition penalty and a least length: set "
             "sampling.repetition_penalty=1 and sampling.min_tokens=0, or take engine: local or vllm"
         )
+
+
+def tokenizer_hash(engine: Engine) -> str:
+    """A hash of everything that the tokenizer does to a conversation, and of the ids that end an answer."""
+    tokenizer = engine.tokenizer
+    rules = getattr(tokenizer, "backend_tokenizer", None)  # vocabulary, merges, normalizer, splits
+    words = sorted(tokenizer.get_vocab().items()) if rules is None else rules.to_str()
+    special = str(getattr(tokenizer, "special_tokens_map", None))
+    whole = json.dumps([words, special, tokenizer.chat_template, sorted(engine.end_ids)])
+    return hashlib.sha256(whole.encode()).hexdigest()
 
 
 def fits_context(engine: Engine, tokens: int) -> bool:

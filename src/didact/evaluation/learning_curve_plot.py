@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -33,13 +33,10 @@ class PlotStyle(NamedTuple):
     """matplotlib's name of it."""
     path: str
     """The same marker as an SVG path within [-5, 5]²."""
-    dash: tuple[float, ...]
+    dash: Sequence[float]
 
 
-PLOT_STYLES = tuple(
-    PlotStyle(light, dark, marker, path, tuple(dash))
-    for light, dark, marker, path, dash in read_package_yaml("didact.evaluation", "plot_styles.yaml")
-)
+PLOT_STYLES = [PlotStyle(*row) for row in read_package_yaml("didact.evaluation", "plot_styles.yaml")]
 """One a method in the order of the report's arms; used again from the start after the last."""
 
 _INK, _GRID = "#242424", "#dadada"

@@ -12,15 +12,7 @@ from didact.spans.match import Alignment, Tier
 
 @dataclass(frozen=True)
 class SpanReport:
-    """Counts over answers. Reports are added with +.
-
-    Attributes:
-        answers: Number of answers.
-        quotes: Number of quotes.
-        exact, normalised, fuzzy, unaligned: Quotes by tier.
-        ambiguous: Unaligned quotes with several matches or a wrong `occurrence`.
-        good, poor: Aligned quotes by label.
-    """
+    """Counts over answers: quotes by tier, those with several matches, aligned ones by label."""
 
     answers: int = 0
     quotes: int = 0

@@ -32,7 +32,6 @@ class ExactNumber(NamedTuple):
     written: str
     """In ASCII, as it is written where that is an integer, a decimal or a fraction a/b."""
     start: int
-    """Its first character, the sign's where it has one."""
     end: int
 
 

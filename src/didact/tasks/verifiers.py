@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsFloat
 
@@ -125,10 +126,9 @@ def user_function(spec: str) -> Verifier:
             raise UsageError(f"verifier {spec!r} called exit({error.code!r}): return a score") from error
         except Exception as error:
             return Verdict(None, False, f"verifier {spec!r} raised {type(error).__name__}: {error}")
-        try:
+        number = math.nan
+        with suppress(Exception):  # an array, a number beyond floats, a signalling NaN
             number = float(score) if isinstance(score, SupportsFloat) else math.nan
-        except Exception:  # an array, a number beyond floats, a signalling NaN
-            number = math.nan
         if not math.isfinite(number):
             raise UsageError(
                 f"verifier {spec!r} returned {score!r:.200}: return True, False or a finite number"

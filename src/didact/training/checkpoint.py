@@ -28,7 +28,7 @@ from safetensors.numpy import load_file, save_file
 from didact._version import __version__
 from didact.build.components import RunComponents
 from didact.distributed import on_main_process
-from didact.engines.base import Engine
+from didact.engines.base import Engine, tokenizer_hash
 from didact.errors import CheckpointError, UsageError
 from didact.jsonl import sync
 from didact.rollouts.base import MethodState
@@ -208,18 +208,14 @@ def inputs(parts: RunComponents) -> dict[str, str]:
 
     The engine has to be as it was made, before any step or checkpoint.
     """
-    config, task, tokenizer = parts.config, parts.task, parts.engine.tokenizer
-    rules = getattr(tokenizer, "backend_tokenizer", None)  # merges, normalizer, splits
-    words = [
-        sorted(tokenizer.get_vocab().items()),
-        tokenizer.chat_template,
-        "" if rules is None else rules.to_str(),
-    ]
+    config, task = parts.config, parts.task
     found = {
         "model": parts.engine.model_hash(),
-        "tokenizer": hashlib.sha256(json.dumps(words).encode()).hexdigest(),
+        "tokenizer": tokenizer_hash(parts.engine),
         "torch threads": str(torch.get_num_threads()),
     }
+    for path, (engine, _) in parts.loaded.items():
+        found |= {f"model {path}": engine.model_hash(), f"tokenizer of {path}": tokenizer_hash(engine)}
     packages = ["torch", "transformers", *([] if config.model.lora is None else ["peft"]), *task.packages]
     found |= {f"version of {name}": version(name) for name in packages}
     found["version of didact"] = __version__

@@ -296,15 +296,29 @@ def with_lora(model: Any, settings: LoraSettings) -> Any:
 
 
 def merged_copy(adapted: Any) -> Any:
-    """A float32 copy of a model with its adapter merged in; the model itself stays as it is."""
-    with without_peft_warnings():
-        return copy.deepcopy(adapted).float().merge_and_unload()
+    """A float32 copy, in the CPU's memory, of a model with the adapter of `with_lora` merged in."""
+    model = adapted.get_base_model()
+    state = {
+        name.replace(".base_layer.", "."): (t.float() if t.is_floating_point() else t).cpu()
+        for name, t in model.state_dict().items()
+        if ".lora_" not in name
+    }
+    for name, layer in model.named_modules():
+        if hasattr(layer, "get_delta_weight"):
+            with torch.no_grad():
+                state[f"{name}.weight"] = state[f"{name}.weight"] + layer.get_delta_weight("default").cpu()
+    with torch.device("meta"):
+        merged = type(model)(copy.deepcopy(model.config))
+    merged.load_state_dict(state, assign=True)
+    merged.tie_weights()
+    merged.generation_config = model.generation_config
+    return merged
 
 
 @contextmanager
 def without_peft_warnings() -> Iterator[None]:
-    """Hide that peft 0.21 uses a name that transformers 6 drops, and its hints about tied tensors."""
+    """Hide that peft 0.21 uses a name that transformers 6 drops, and its hints about kinds of tensors."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        warnings.filterwarnings("ignore", ".*(tie|embedding)", UserWarning)
+        warnings.filterwarnings("ignore", ".*(tie|embedding|fan_in_fan_out)", UserWarning)
         yield

@@ -60,7 +60,7 @@ def _model_files(model: str) -> ModelFiles:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # broken files raise what their readers happen to
         raise UsageError(
             f"cannot load the tokenizer of {model!r}: {error}. Give a folder or hub id with the same "
             "model's tokenizer and config; its weights are not needed here"
