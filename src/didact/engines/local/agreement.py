@@ -13,6 +13,7 @@ import json
 import os
 from contextlib import suppress
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +61,8 @@ def disagreement(engine: LocalEngine) -> float:
         for turn in range(2 if longest + 3 * SAMPLED <= room else 1):
             groups = engine.sample(prompts, 2, params, seed=turn)
             scored = rescored(engine, prompts, groups)
-            gaps += [
-                np.abs(np.subtract(drawn.logprobs, forward.logprobs))
-                for group, again in zip(groups, scored, strict=True)
-                for drawn, forward in zip(group, again, strict=True)
-            ]
+            for drawn, forward in zip(chain(*groups), chain(*scored), strict=True):
+                gaps.append(np.abs(np.subtract(drawn.logprobs, forward.logprobs)))
             prompts = [(*p, *group[0].ids, *ids[:SAMPLED]) for p, group in zip(prompts, groups, strict=True)]
     gaps_N = np.concatenate(gaps)
     return float(gaps_N.max() if engine.dtype == "float32" else gaps_N.mean())

@@ -144,15 +144,15 @@ def _load_model(path_or_id: str, *, dtype: torch.dtype, attention: str | None) -
     if hasattr(model, "peft_config"):
         raise UsageError(f"{path_or_id!r} is an adapter on the hub: download it, and give its folder")
     own = {re.sub(r"\d+", "#", name) for name in model.state_dict()}
+    more = [name for name in info["unexpected_keys"] if re.sub(r"\d+", "#", name) in own]
     whole = dict(model.named_parameters()) if not hasattr(model, "hf_quantizer") else {}
-    for names, what in (
-        (info["missing_keys"], "lack"),
-        (
-            [n for n in info["unexpected_keys"] if re.sub(r"\d+", "#", n) in own],
-            "have more than config.json:",
-        ),
-        ([n for n in whole if not stored.get(n, "F").startswith(("F", "BF"))], "have in a wrong dtype"),
-    ):
+    cast = [name for name in whole if not stored.get(name, "F").startswith(("F", "BF"))]
+    faults = {
+        "lack": info["missing_keys"],
+        "have more than config.json:": more,
+        "have in a wrong dtype": cast,
+    }
+    for what, names in faults.items():
         if odd := sorted(map(str, names)):
             raise UsageError(
                 f"the weights of {path_or_id!r} {what} {len(odd)} tensors, the first of them {odd[0]}: it "
