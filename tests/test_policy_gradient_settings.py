@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import didact
 from didact.advantages import Array
 from didact.engines.base import Capabilities, Loss, SamplingParams, refuse_unsupported
 from didact.engines.local.scoring import KL_PART, entropy_of
@@ -20,8 +22,10 @@ from didact.losses import LossOutput, ppo, with_entropy
 from didact.methods import make_method
 from didact.methods.base import PolicyGradientMethod
 from didact.registry import METHODS
+from didact.run_dir import read_jsonl
 from didact.types import Row
 from tests.bigram import Bigram
+from tests.models import save_model
 from tests.test_rl2f import context, talk
 
 POLICY_METHODS = [n for n in METHODS if isinstance(make_method(n), PolicyGradientMethod)]
@@ -239,6 +243,38 @@ def test_with_a_bonus_token_level_answers_without_an_advantage_are_trained() -> 
 def test_a_negative_coefficient_is_refused() -> None:
     with pytest.raises(ValidationError):
         Scored(entropy_coef=-0.1)
+
+
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        ("grpo", {"clip": 0.2, "clip_high": 0.28}),
+        ("rltf", {"clip": 0.2, "clip_high": 0.28}),
+        ("rl2f", {"turns": 2}),
+        ("ppo", {"credit": {"kind": "gae", "clip_high": 0.28}}),
+    ],
+)
+def test_a_run_with_every_setting(method: str, own: dict[str, Any], tmp_path: Path) -> None:
+    settings = {"samples": 2, "normalise": "tokens", "entropy_coef": 0.01, **own}
+    sampling = {"max_tokens": 8, "min_tokens": 3, "repetition_penalty": 1.2}
+    run = didact.train(
+        method,
+        out=tmp_path / "run",
+        model=str(save_model(tmp_path / "model")),
+        task="spell_backward",
+        settings=settings,
+        sampling=sampling,
+        steps=2,
+        problems_per_step=2,
+        optim={"passes": 2},
+        eval={"problems": 2},
+    )
+    steps = [r for r in read_jsonl(run.metrics) if "eval" not in r]
+    # Two passes over the trained tokens; H is between 0 and log V.
+    for record in steps:
+        per_token = record["entropy/rl"] / record["tokens/rl"]
+        assert 0 < per_token < np.log(400)
+        assert record["length_first"] > 3
 
 
 # ── what an engine cannot do ──────────────────────────────────────────────────────────────────────

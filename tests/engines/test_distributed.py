@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -126,6 +127,7 @@ CASES = {
     "policy gradient, clipped": (None, CLIPPED, [(7, POLICY_GRADIENT)]),
     "ppo after cross entropy": (None, CLIPPED, [(3, CROSS_ENTROPY), (5, PPO)]),
     "one row": (None, FREE, [(1, POLICY_GRADIENT)]),
+    "entropy bonus": (None, FREE, [(5, replace(PPO, entropy_coef=0.3)), (1, replace(PPO, entropy_coef=0.3))]),
     "lora": (LORA, CLIPPED, [(5, CROSS_ENTROPY), (1, POLICY_GRADIENT)]),
 }
 

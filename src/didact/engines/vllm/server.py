@@ -141,7 +141,7 @@ class CompletionRequest:
             "top_p": p.top_p,
             "top_k": p.top_k,
             "min_p": 0.0,
-            "min_tokens": p.min_tokens,
+            "min_tokens": min(p.min_tokens, p.max_tokens),
             "repetition_penalty": p.repetition_penalty,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
