@@ -14,7 +14,7 @@ import pytest
 
 import didact
 from didact.errors import UsageError
-from didact.methods import GRPO, RL2F, RejectionSFT, make_method
+from didact.methods import GRPO, RL2F, RLTF, RejectionSFT, make_method
 from didact.methods.rl2f import first_leak, turns_to_solve, without_signal, world_model_term
 from didact.prompts import CRITIQUE_REQUEST
 from didact.types import Feedback, Problem, Rollout, Row, Turn
@@ -314,6 +314,16 @@ def test_a_missing_dialogue_is_as_if_it_had_never_been(missing: Rollout) -> None
                     assert values.tolist() == other.fields[name].tolist()
         wm = next(t for t in beside if t.name == "wm")
         assert {w for row in wm.rows for _, w in trained(row)} == {0.3}  # λ / M, M = 2
+
+
+def test_rltf_learns_no_critique_of_a_dialogue_whose_critic_failed_later() -> None:
+    """Of three turns the second critique failed: the first one has no row, and λ / M counts one dialogue."""
+    batch = [talk("x", "y", "a", right=True), talk("y", "z", failed=True)]
+    method = RLTF(turns=3, lambda_fm=0.6, lambda_sd=0)
+    terms = {term.name: term.rows for term in method.rows(context(), batch)}
+    (row,) = terms["fm"]
+    assert {w for _, w in trained(row)} == {0.6}
+    assert "rl" not in terms  # alone in its group, a dialogue has advantage 0
 
 
 def test_a_failed_teacher_counts_neither_as_solved_nor_as_unsolved() -> None:

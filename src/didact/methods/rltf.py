@@ -155,10 +155,11 @@ class RLTF(GroupPolicyGradient):
     def fm_term(self, ctx: StepContext, rollouts: Sequence[Rollout]) -> LossTerm:
         """Rows f_FeeMol(x₀, y_h) → c_h with weight λ_FM / M; none for answers without a critique."""
         coefficient = linear_warmup(self.lambda_fm, self.lambda_fm_ramp, ctx.progress)
-        weight = coefficient / max(1, sum(not r.feedback_failed(0) for r in rollouts))
+        known = [r for r in rollouts if not any(map(r.feedback_failed, range(self.turns - 1)))]
+        weight = coefficient / max(1, len(known))
         rows = [
             fm_row(ctx, rollout, h, weight)
-            for rollout in (rollouts if coefficient else ())
+            for rollout in (known if coefficient else ())
             for h in range(1 if self.fm_turns == "first" else len(rollout.turns))
         ]
         # The length of an attempt or a critique is up to the models and must not end the run.
