@@ -405,6 +405,21 @@ def test_rows_of_two_branches(trained: bool) -> None:
     assert "sd" in {t.name for t in SelfCritiqueRL(lambda_sd=0.1).rows(context(), PAIRED)}
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_mean_over_tokens_is_over_those_of_both_branches(trained: bool) -> None:
+    method = SelfCritiqueRL(gamma=0.4, train_own_revision=trained, lambda_fm=0, normalise="tokens")
+    critics, own = paired(PAIRED)
+    tokens = sum(len(t.completion_ids) for r in critics for t in r.turns)
+    for branch in filter(None, own):
+        said = sampled_critique(branch)
+        assert said is not None
+        tokens += len(said.sampled.completion_ids)
+        tokens += trained * sum(len(t.completion_ids) for t in branch.turns[1:])
+    for term in method.rows(context(), PAIRED):
+        for row in term.rows:
+            assert float(row.fields["weights"].max()) == pytest.approx(1 / tokens)
+
+
 def test_without_weight_on_what_follows_both_branches_leave_two_turn_grpo() -> None:
     ours = SelfCritiqueRL(gamma=0.0, lambda_fm=0.0).rows(context(), PAIRED)
     theirs = GRPO(turns=2, gamma=0.0).rows(context(), paired(PAIRED).source)
