@@ -46,13 +46,10 @@ class FeedbackRequest:
         """A critique of this answer.
 
         Args:
-            text: The critique.
             author: Name of the program, model or person.
             saw_reference: Whether the critique could use the private reference.
-            source: What the author is.
             spans: Quoted passages of the turn's answer, which begins at 0.
             score: The author's score, in its own units.
-            label: The author's verdict, as "wrong".
         """
         feedback = Feedback(
             turn=self.index,

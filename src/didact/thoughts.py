@@ -56,7 +56,6 @@ def answer_start(text: str, *, opened: bool = False) -> int | None:
     The indentation of the answer's first line is part of it.
 
     Args:
-        text: A completion.
         opened: The prompt has opened thoughts.
 
     >>> texts = "5", "<think>4?</think>\\n\\n5", "4?</think>5", "<think>4? ", "a <think>b</think>"

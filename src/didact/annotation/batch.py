@@ -64,7 +64,6 @@ def criticise_answers(
 
     Args:
         store: Takes the critiques.
-        source: Gives them.
         answers: Those to criticise; all in the store by default.
         batch_size: The number of answers requested at once, ≥ 1.
         max_failed: The maximum share of failures among a judge's last `FAILURE_WINDOW` critiques, in (0, 1];

@@ -86,7 +86,6 @@ def build(
     """Make everything that a config names, cheap things first.
 
     Args:
-        config: The settings.
         for_training: Also check that the method can learn from what the task offers.
         home: The run directory, where a feedback source keeps its files.
         instances: Objects in place of names.

@@ -39,7 +39,6 @@ def make_table(
     Args:
         title: Above it.
         headings: Of the columns; all empty for a table without a header.
-        rows: Cells; None is an empty one.
         no_wrap: Number of columns, from the left, that are never wrapped.
     """
     table = Table(

@@ -69,9 +69,7 @@ def controlled(
     """The source under a control, given as for `parse_control`; the source itself under None.
 
     Args:
-        source: The uncontrolled source.
         control: A control, its name, or a mapping of its name and settings.
-        seed: Seed of the control's draws.
         verify: The task's verifier; it has rejected every false solution of `wrong` and `mixed`.
     """
     parsed = parse_control(control)

@@ -40,8 +40,6 @@ class Control(BaseModel):
 
         Args:
             requests: The answers to be criticised.
-            source: The uncontrolled source.
-            seed: Seed of the control's draws.
             verify: The task's verifier.
         """
         raise NotImplementedError

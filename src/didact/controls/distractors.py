@@ -37,7 +37,6 @@ def make_distractor(
     r"""A text with one element changed that is not a correct answer.
 
     Args:
-        problem: The problem that it would answer.
         text: An answer, or the reference. In a text with a \boxed{} only the last box is changed; in a text
             that contains the reference, only the last copy of it, unless `kept` is given.
         rng: Draws the element and its replacement.

@@ -213,7 +213,6 @@ class FeedbackDescent(Method):
         """One round; see the top of this file.
 
         Args:
-            ctx: Seeded for this round.
             validating: Seeded as in `begin`.
             standing: After the round before.
             batch: Training problems.

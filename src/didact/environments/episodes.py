@@ -71,14 +71,12 @@ def play(
     Every draw is seeded by (seed, episode, turn), so that an action depends on its own episode alone.
 
     Args:
-        engine: The model.
         renderer: Messages ⇄ ids for its tokenizer.
         make: Makes an environment; called once per episode.
         seeds: Episode seeds.
         name: The environment's name, for the records.
         sampling: How actions are sampled.
         turns: Maximum number of actions, ≥ 1.
-        seed: Of the draws.
 
     Raises:
         DataError: the environment returns something else than (text, reward, done), or a first observation
@@ -166,7 +164,6 @@ def episode_metrics(episodes: Sequence[Episode], *, seed: int = 0) -> dict[str, 
 
     Args:
         episodes: At least one, with different seeds.
-        seed: Of the bootstrap.
 
     Returns:
         `n`; `solved` with a Wilson interval; `return`, the mean sum of rewards, with a bootstrap interval

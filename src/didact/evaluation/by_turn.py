@@ -96,11 +96,7 @@ class ByTurn:
 
 
 class DeferredVerification:
-    """A task that verifies nothing, for sampling without a verifier.
-
-    Args:
-        task: The task with the problems.
-    """
+    """A task that verifies nothing, for sampling without a verifier."""
 
     def __init__(self, task: Task) -> None:
         self.task = task

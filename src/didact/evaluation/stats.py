@@ -77,7 +77,6 @@ def share(name: str, right: ArrayLike, interval: str | None = None) -> dict[str,
     """The share of right answers and its Wilson interval, as entries of a record.
 
     Args:
-        name: Key of the share.
         right: At least one bool.
         interval: Key of the interval; "NAME_ci95" if None.
     """
@@ -106,7 +105,6 @@ def paired_difference(a_N: ArrayLike, b_N: ArrayLike, *, seed: int) -> PairedDif
     Args:
         a_N: One value per problem, NaN if missing.
         b_N: The same problems in the same order.
-        seed: Of the resamples.
 
     Raises:
         DataError: fewer than two complete pairs.
@@ -131,7 +129,6 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str], *, seed: in
     Args:
         values: N ≥ 1 finite values.
         clusters: The cluster of each value, such as the problem of a turn.
-        seed: Of the resamples.
 
     Raises:
         DataError: no value, or one that is not finite.
@@ -157,7 +154,6 @@ def iqm_interval(tasks: Sequence[ArrayLike], *, seed: int, n_resamples: int = RE
 
     Args:
         tasks: One list of scores per task, at least one; lengths may differ.
-        seed: Of the resamples.
         n_resamples: ≥ 1.
 
     Raises:
@@ -232,7 +228,6 @@ def permutation_p(x: ArrayLike, y: ArrayLike, *, seed: int = 0) -> float:
     Args:
         x: Scores of one arm, at least one.
         y: Scores of the other.
-        seed: Of the random relabellings.
 
     >>> permutation_p([0.9, 0.8], [0.1, 0.2])
     0.3333333333333333

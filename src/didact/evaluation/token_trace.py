@@ -49,7 +49,6 @@ def inspect_update(
     """Do an update, and measure n rollouts of the step, spread evenly over it, before and after.
 
     Args:
-        engine: Where the weights live.
         rollouts: Of the step.
         terms: Of the update.
         step: Steps done after the update.

@@ -80,10 +80,8 @@ def rollout_view(run: RunDir, rollout_id: str, method: Method, tokenizer: Any) -
     """A rollout's answers, token by token.
 
     Args:
-        run: Where it is.
         rollout_id: As in rollouts.jsonl.
         method: The run's.
-        tokenizer: The run's.
 
     Raises:
         UsageError: the run has no such rollout.

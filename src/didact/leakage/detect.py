@@ -29,10 +29,8 @@ def leak(critique: str, reference: str, *, question: str = "", answer: str = "")
     a judge. Of a text with more than 20,000 numbers, the rest are not read as values.
 
     Args:
-        critique: What the student is to read.
         reference: The private gold answer. An empty one cannot leak.
         question: What the student was asked.
-        answer: The student's answer.
 
     >>> leak("It should come to twelve hundred.", "1,200", question="3 * 400 = ?", answer="120").quote
     'twelve hundred'

@@ -115,7 +115,6 @@ class LeakGuard:
     problem without a reference, is not changed and has `leaks` None.
 
     Args:
-        source: The source of the critiques.
         policy: How a leak is handled.
         meter: Finds the leaks; the rules alone by default.
         thoughts: Show the source the thoughts before an answer too. A source with the attribute

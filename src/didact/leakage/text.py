@@ -43,7 +43,6 @@ class Text:
     """A text folded for comparison.
 
     Attributes:
-        source: The original.
         text: Folded: lower case, no accents, plain punctuation, LaTeX commands blanked.
 
     >>> text = Text("The “Café” is at 5½")

@@ -69,7 +69,6 @@ class ChatTemplate:
     """Renders conversations of any roles in the form that a tokenizer's template takes.
 
     Args:
-        tokenizer: A transformers tokenizer.
         settings: Arguments of the template.
         end_ids: Ids that end an answer of the model.
 

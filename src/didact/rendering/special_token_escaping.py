@@ -27,7 +27,6 @@ class SafeTokenizer:
     """Finds the control tokens in texts and encodes them as text.
 
     Args:
-        tokenizer: A transformers tokenizer.
         turn_markers: Ids that the chat template puts around messages. They are control tokens like all
             special tokens, even if the tokenizer does not call them special. Other added tokens, as
             <think>, may be written by a model and stay tokens.

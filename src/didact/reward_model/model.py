@@ -96,7 +96,6 @@ class Prompter:
     """Builds the prompts of training, evaluation and RL, which fit the model because the problem is cut.
 
     A prompt depends only on the card, the tokenizer, the problem and the answer. The answer is never cut.
-
     """
 
     card: Card

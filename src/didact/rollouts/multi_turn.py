@@ -31,7 +31,6 @@ def multi_turn(
     First answers are sampled, or taken from `ctx.offline`.
 
     Args:
-        ctx: With a feedback source.
         turns: H ≥ 1, answers a dialogue.
         early_stop: Do not criticise or revise a correct answer.
 

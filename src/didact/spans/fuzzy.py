@@ -22,8 +22,6 @@ def nearest(quote: str, text: str, share: float) -> list[tuple[int, int]] | None
     another number is another statement.
 
     Args:
-        quote: The pattern.
-        text: The text to search.
         share: The bound on edits as a share of the quote's length, in [0, 1).
 
     >>> nearest("the quick brown fox", "That the quikc brown fox", 0.11)

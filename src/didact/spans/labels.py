@@ -37,7 +37,6 @@ def token_labels(
         spans: Spans of the answer, in any order; duplicates count once.
         offsets: [T, 2] of the sampled ids, as from `token_offsets`: starts and ends of those that have a
             width never decrease.
-        text: The answer.
         overlap: The rule for a character in several spans: "sum_clip" takes the sign of the sum of their
             signs, "negative_wins" is poor if one of them is.
         identical: The rule for one range labelled both good and poor: "drop" ignores both, "negative_wins"

@@ -37,8 +37,6 @@ class Quote:
     """A phrase of the answer that a critique labels good or poor.
 
     Attributes:
-        text: The quoted phrase.
-        label: Its label.
         phrase: The critique's words about it.
         occurrence: Which of several equal matches is meant, counted from 1.
         before: The text directly before it in the answer; selects among several equal matches.
@@ -74,7 +72,6 @@ class QuoteMatch:
     """The alignment of one quote.
 
     Attributes:
-        quote: The quote.
         tier: The tier that matched; "unaligned" without spans.
         spans: The matches that the policy takes.
         reason: Why there is no span; None if there is one.
@@ -127,9 +124,6 @@ def find_quote(
     """The span of a verbatim quote.
 
     Args:
-        answer: The exact answer.
-        quote: A part of it.
-        label: The span's label.
         phrase: The critique's words about it.
         start: The quote's first character in code points; without it, the quote must occur once.
 

@@ -33,7 +33,6 @@ class NormalizedText:
     """A normalised text of n characters.
 
     Attributes:
-        text: The normalised text.
         first: int64 [n], the original's first character behind each character.
         last: int64 [n], one past the last.
     """

@@ -88,7 +88,6 @@ class ReasoningGymTask(BaseTask):
     """The problems of one generator.
 
     Args:
-        config: The settings.
         seed: Run seed in [0, 100): which training problems are drawn.
         prefix: Of all problem ids.
 

@@ -135,7 +135,6 @@ def resume(
     """Go on with a run from its newest whole checkpoint, bit for bit.
 
     Args:
-        path: The run directory.
         method, feedback, task, engine: The objects of a run that was made with objects.
         report: Called with every new line of metrics.jsonl.
         warn: Called with {"warning": …} for every torn checkpoint that is skipped, and for alarms.

@@ -87,7 +87,6 @@ class TinkerEngine(Unsupported):
 
     Args:
         rank: The adapter's rank.
-        seed: Of the adapter's initial weights.
         behavior: Properties of the server; None measures them.
 
     Raises:

@@ -58,7 +58,6 @@ class MathChecker:
 
         Args:
             gold: The reference, in LaTeX or as a plain number.
-            answer: Any text of a model.
             loose: If the reference is a number, also accept an unevaluated expression.
 
         Raises:
