@@ -19,7 +19,8 @@ from didact.feedback_source import FeedbackRequest
 from didact.leakage import LeakGuard
 from didact.tasks import make_task
 from didact.tasks.base import Task, validate_task
-from didact.tasks.math.answers import MAX_ANSWER_CHARS, boxed, integer
+from didact.tasks.math import notation
+from didact.tasks.math.answers import MAX_ANSWER_CHARS, boxed
 from didact.tasks.math.checker import MathChecker
 from didact.tasks.math.task import INSTRUCTIONS
 from didact.tasks.numbers import last_number
@@ -216,7 +217,7 @@ def test_the_registry_makes_it_with_checked_settings():
         (r"\boxed{5", None),
         (r"\boxed{1} and \boxed{2", None),  # the last one counts, and it is not whole
         ("5", None),
-        (r"\boxed 5", None),
+        (r"\boxed 5", "5"),
         (r"\boxed{" + "1" * (MAX_ANSWER_CHARS + 1) + "}", None),
         (r"\boxed{1}" + " " * 30_000, None),  # only the end of a text is read
     ],
@@ -248,7 +249,6 @@ def test_the_last_number_as_it_is_written(text, found):
 def test_reading_an_answer_never_raises(text):
     found = boxed(text)
     assert found is None or found in text
-    assert integer(text) is None or isinstance(integer(text), int)
 
 
 @given(st.text(max_size=60))
@@ -364,7 +364,7 @@ def test_a_failed_process_leaves_no_reward(monkeypatch, by_id):
     task = math_task()
     task.checker = MathChecker()
     monkeypatch.setattr(sys, "executable", "/does/not/exist")
-    verdict = task.verify(by_id["two-dice-sum"], r"\boxed{0.1}")
+    verdict = task.verify(by_id["two-dice-sum"], r"\boxed{0.333333}")
     assert verdict.reward is None
     assert not verdict.correct
     assert "math-verify failed" in verdict.error
@@ -558,3 +558,150 @@ def test_ten_thousand_random_problems_would_split_the_same_for_any_order(tmp_pat
     random.Random(0).shuffle(rows)
     other = math_task(write(tmp_path / "b.jsonl", *rows))
     assert {p.id for p in one.eval_problems(999)} == {p.id for p in other.eval_problems(999)}
+
+
+# ── notation ──────────────────────────────────────────────────────────────────────────────────────
+
+SAME = {
+    "13": [
+        "13.",
+        "=13",
+        "= 13",
+        "$13$",
+        "13,",
+        r"\ 13",
+        "13.0",
+        "+13",
+        r"\mathbf{13}",
+        r"{\bf 13}",
+        r"\underline{13}",
+        "x=13",
+    ],
+    "5": [
+        r"5~\text{m}",
+        "5 dollars",
+        "5°",
+        r"5^\circ",
+        r"5^{\circ}",
+        "€5",
+        r"\$5",
+        "5 €",
+        r"5\text{ cm}",
+        r"5\,\mathrm{kg}",
+        "5 km/h",
+        r"5 \text{cm}^2",
+        r"\textbf{5}",
+        r"\left. 5 \right.",
+    ],
+    "1000": ["10^3", "10^{3}", "1,000", "1 000", r"1\times10^3", "1e3", "1000.00", "10³", r"1{,}000"],
+    "0.001": ["10^{-3}", "1/1000", ".001", r"1\cdot10^{-3}", "10⁻³"],
+    "14-i": ["14.0-1.0i", "14-1i", "14 - i"],
+    "[2,5)": [r"2\le x<5", r"2 \leq x < 5", "2≤x<5", "[2, 5)", r"\left[2,5\right)"],
+    "(2,5]": [r"2<x\le 5"],
+    r"\emptyset": [r"\varnothing", "∅"],
+    "7/2": [
+        "3 1/2",
+        r"3\frac{1}{2}",
+        r"\frac72",
+        r"\frac{7}{2}",
+        "3.5",
+        "3½",
+        r"\dfrac{7}{2}",
+        r"\tfrac{7}{2}",
+    ],
+    "-7/2": ["-3 1/2", r"-3\frac12", "−3.5", "- 7/2"],
+    r"\frac{1}{2}": ["½", "0.5", "1/2", r"\dfrac12", ".50"],
+    r"\frac{1}{3}": ["1/3", "⅓", "0.333333"],
+    r"\sqrt{2}": ["√2", r"\sqrt2"],
+    "x^2": ["x²", "x^{2}", r"x \cdot x"],
+    r"\infty": ["∞"],
+    r"2\pi": ["2π", r"2 \pi"],
+    "A": ["A.", "A)", "(A)", r"\text{A}", "A:"],
+    r"\text{blue}": ["blue", "Blue", r"\text{ blue }", r"\text{Blue}."],
+    "12345678901234567890123": ["12345678901234567890123", "12,345,678,901,234,567,890,123"],
+    "10_2": ["10_{2}", "10_2."],
+    "1,2": ["1, 2", "2,1"],
+    r"\{1,2\}": [r"\{2, 1\}"],
+    "(1,2)": ["(1, 2)", r"\left(1,2\right)"],
+}
+DIFFERENT = {
+    "10_2": ["10_3", "10_{3}", "11_2"],
+    "4210_5": ["4210_6", "421_5"],
+    "3.1415926": ["3.1415927", "3.14159260001"],
+    "0.1": ["0.1000000001", "0.10001", "1"],
+    "12345678901234567890": ["12345678901234567891", "1234567890123456789"],
+    "9007199254740993": ["9007199254740992"],
+    r"\frac{1}{3}": ["0.33", "1/4", "0.334"],
+    "[2,5)": [r"2<x<5", r"2\le x\le5", "(2,5)", "[2,6)"],
+    "x^2": ["x³", "y²", "2x"],
+    "A": ["B.", "B)", "AB"],
+    r"\text{cat}": [r"\text{act}", "dog", r"\text{tac}"],
+    "blue": ["lube", "bleu"],
+    "5": ["5x", "5y", "6 dollars", r"5\pi", "55", "-5", "5/2", "5 6"],
+    "5 cm": ["5 mm"],
+    "1000": ["10^4", "100", "10^{-3}"],
+    "(1,2)": ["(2,1)", "(1,3)"],
+    r"\sqrt{2}": ["√3", "1.41"],
+    "14-i": ["14+i", "14.0-2.0i"],
+    "-7/2": ["3 1/2", "-2.5"],
+}
+
+
+def of_gold(tmp_path_factory, golds):
+    file = tmp_path_factory.mktemp("math") / "golds.jsonl"
+    rows = [{"problem": f"Question {i} about {gold}?", "answer": gold} for i, gold in enumerate(golds)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = math_task(file)
+    return task, {problem.metadata["answer"]: problem for problem in task.all_problems()}
+
+
+@pytest.fixture(scope="module")
+def golds(tmp_path_factory):
+    return of_gold(tmp_path_factory, {**SAME, **DIFFERENT})
+
+
+@pytest.mark.parametrize(("gold", "answer"), [(g, a) for g, answers in SAME.items() for a in (g, *answers)])
+def test_another_notation_is_right(golds, gold, answer):
+    task, problems = golds
+    assert task.verify(problems[gold], rf"So it is \boxed{{{answer}}}.").correct
+
+
+@pytest.mark.parametrize(("gold", "answer"), [(g, a) for g, answers in DIFFERENT.items() for a in answers])
+def test_what_looks_alike_is_wrong(golds, gold, answer):
+    task, problems = golds
+    verdict = task.verify(problems[gold], rf"So it is \boxed{{{answer}}}.")
+    assert verdict.reward == 0
+    assert not verdict.correct
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "right"),
+    [
+        ("5", r"so \boxed 5", True),
+        ("5", r"so \boxed5", True),
+        ("1,2", r"\boxed{1} and \boxed{2}", True),
+        ("1,2", r"\boxed{1} and \boxed{3}", False),
+        ("5", r"It is \boxed{5}. I put it in \boxed{}.", True),
+        ("5", r"\boxed{5}, as asked: \boxed{answer}", True),
+        ("5", r"\boxed{5}, in \boxed{\text{your answer}}", True),
+        ("5", r"\boxed{5} in \boxed{...}", True),
+        ("5", r"\boxed{5} or rather \boxed{6}", False),
+        ("5", r"\boxed{6} or rather \boxed{5}", True),
+        ("5", r"\boxed{5} and \boxed{6", False),
+    ],
+)
+def test_which_box_is_the_answer(golds, gold, text, right):
+    task, problems = golds
+    assert task.verify(problems[gold], text).correct is right
+
+
+@given(st.text("0123456789.,-–+ x^{}\\\\frac$½²√°€()[]<≤_iA", max_size=40))
+def test_rewriting_ends_and_changes_nothing_the_second_time(text):
+    once = notation.rewritten(text)
+    assert notation.rewritten(once) is not None
+    assert notation.compare(once, once) is True
+
+
+@given(st.integers(-(10**25), 10**25), st.integers(-(10**25), 10**25))
+def test_unequal_integers_are_never_equal(a, b):
+    assert notation.compare(notation.rewritten(str(a)), notation.rewritten(f"{b:,}")) is (a == b)

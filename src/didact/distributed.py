@@ -43,7 +43,6 @@ class ProcessGroup:
 
     Attributes:
         rank: The index of this process; rank 0 is the main process.
-        world_size: Number of processes.
         in_main_function: A function that runs on rank 0 alone is running here.
         poll_interrupt: Called at collectives; the error that it returns is raised on all ranks.
     """

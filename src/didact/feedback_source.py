@@ -46,10 +46,8 @@ class FeedbackRequest:
         """A critique of this answer.
 
         Args:
-            author: Name of the program, model or person.
             saw_reference: Whether the critique could use the private reference.
             spans: Quoted passages of the turn's answer, which begins at 0.
-            score: The author's score, in its own units.
         """
         feedback = Feedback(
             turn=self.index,

@@ -36,7 +36,6 @@ class HumanFeedback:
 
     Args:
         records: A run directory, a data file, or examples or answers in memory.
-        seed: The seed that draws one of several annotators.
         max_share: The maximum share of one annotator among the critiques, in (0, 1]; a subset drawn by hash
             is kept of those above it.
         quarantined: Annotators to leave out.

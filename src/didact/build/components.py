@@ -157,7 +157,6 @@ def make_critic(
 
     Args:
         config: `feedback` names the source, `reward` the judge of the rewards, where its critiques are it.
-        at: What it is built from.
         scoring: The judge of the rewards, where there is one already.
         source: Its settings, or the source itself; None for those that `feedback` names.
     """

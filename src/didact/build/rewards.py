@@ -79,7 +79,6 @@ class JudgeReward(RubricJudge):
     Every score is counted at its price, also where a cache gave it, so that a resumed run counts alike.
 
     Args:
-        model: The judge.
         good, max_chars: As of `RubricJudge`.
         max_failed: Share of the last `FAILURE_WINDOW` scores that may fail, in (0, 1]; 1 never stops. Below 1
             a judge that fails at all of the first batch stops at once: it will hardly do better.

@@ -36,12 +36,7 @@ class Control(BaseModel):
     def critique(
         self, requests: Sequence[FeedbackRequest], source: FeedbackSource, seed: int, verify: Verify | None
     ) -> list[Feedback]:
-        """One feedback a request, in order.
-
-        Args:
-            requests: The answers to be criticised.
-            verify: The task's verifier.
-        """
+        """One feedback a request, in order."""
         raise NotImplementedError
 
 

@@ -74,7 +74,6 @@ def play(
         renderer: Messages ⇄ ids for its tokenizer.
         make: Makes an environment; called once per episode.
         seeds: Episode seeds.
-        name: The environment's name, for the records.
         sampling: How actions are sampled.
         turns: Maximum number of actions, ≥ 1.
 

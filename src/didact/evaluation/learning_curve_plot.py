@@ -61,7 +61,6 @@ def inline_svg(report: Report, *, described_by: str) -> str:
     """The curves as an <svg> to put into a page: its colours are the page's --arm-N and currentColor.
 
     Args:
-        report: What to draw.
         described_by: The id of the element that describes the curves in text.
     """
     buffer = io.StringIO()

@@ -62,7 +62,6 @@ def evaluate_reward_model(
     Args:
         model: What is measured, greedy.
         items: Annotated answers.
-        renderer: Its tokenizer.
         draws: The same model, each with a seed of its own and above temperature 0, for calibration.
 
     Returns:

@@ -81,7 +81,6 @@ def rollout_view(run: RunDir, rollout_id: str, method: Method, tokenizer: Any) -
 
     Args:
         rollout_id: As in rollouts.jsonl.
-        method: The run's.
 
     Raises:
         UsageError: the run has no such rollout.

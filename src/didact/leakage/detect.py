@@ -30,7 +30,6 @@ def leak(critique: str, reference: str, *, question: str = "", answer: str = "")
 
     Args:
         reference: The private gold answer. An empty one cannot leak.
-        question: What the student was asked.
 
     >>> leak("It should come to twelve hundred.", "1,200", question="3 * 400 = ?", answer="120").quote
     'twelve hundred'

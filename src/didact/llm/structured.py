@@ -78,9 +78,7 @@ def request_json(
     """One parsed reply per conversation, in order; an invalid reply is requested a second and last time.
 
     Args:
-        model: The model to ask.
         conversations: Each ends with the request to the model.
-        form: The form of the replies.
         review: (index, value) → what is wrong with the content of a valid reply, so that it is requested
             again, and its quality. Of two valid replies the better one counts, the second if they are equal.
 

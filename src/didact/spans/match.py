@@ -37,7 +37,6 @@ class Quote:
     """A phrase of the answer that a critique labels good or poor.
 
     Attributes:
-        phrase: The critique's words about it.
         occurrence: Which of several equal matches is meant, counted from 1.
         before: The text directly before it in the answer; selects among several equal matches.
     """
@@ -124,7 +123,6 @@ def find_quote(
     """The span of a verbatim quote.
 
     Args:
-        phrase: The critique's words about it.
         start: The quote's first character in code points; without it, the quote must occur once.
 
     Raises:

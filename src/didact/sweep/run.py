@@ -49,7 +49,6 @@ def run_cells(
 
     Args:
         cells: They start in this order.
-        out: The sweep's directory.
         workers: Cells at a time, at least 1.
         watch: Called a few times a second, and once at the end.
 

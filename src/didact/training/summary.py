@@ -60,7 +60,6 @@ def with_differences(paths: Sequence[Path], arms: Sequence[ArmResult], baseline:
     """The arms with their paired difference to one of them, problem by problem.
 
     Args:
-        paths: The run directory of each arm.
         arms: The arms; `steps` selects the evaluation.
         baseline: Index of the arm that the others are compared with.
 

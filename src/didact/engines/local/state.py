@@ -38,7 +38,6 @@ class TrainState:
     """The part of an engine that holds its trained tensors, with their optimizer and snapshots.
 
     Args:
-        trained: The tensors by name.
         head: The value head among them, which has a learning rate of its own.
         keep_reference: Copy the weights as REFERENCE now.
     """

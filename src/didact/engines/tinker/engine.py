@@ -86,7 +86,6 @@ class TinkerEngine(Unsupported):
     """Trains a LoRA adapter on a server that speaks the Tinker protocol.
 
     Args:
-        rank: The adapter's rank.
         behavior: Properties of the server; None measures them.
 
     Raises:

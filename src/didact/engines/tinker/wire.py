@@ -234,7 +234,6 @@ class TinkerService(_Client):
     """A server.
 
     Args:
-        base_model: The model's name on the server.
         api_key: None if the server needs none.
         timeout: Seconds for one request, including queueing and compilation on the server.
         pipelined: The server executes an adapter's requests in the order of their numbers, so a step may be

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from didact.data.faults import shown
 from didact.errors import did_you_mean
 from didact.tasks.dataset_task import FileRow, LoadedFile, LoadedProblem, read_file
-from didact.tasks.math.answers import MAX_ANSWER_CHARS, boxed, integer
+from didact.tasks.math.answers import MAX_ANSWER_CHARS, boxed
+from didact.tasks.math.notation import number
 from didact.types import Message, Problem
 
 ANSWER = "answer"
@@ -144,8 +145,8 @@ def _answer(row: FileRow, columns: MathShape, kind: str) -> str:
     if boxed(rf"\boxed{{{text}}}") != text:
         row.fail(name, f"has braces that do not match: {shown(text)}; correct them")
     if kind == "aime":
-        number = integer(text)
-        if number is None or not 0 <= number <= 999:
+        value = number(text)
+        if value is None or value.denominator != 1 or not 0 <= value <= 999:
             row.fail(name, f"must be an integer from 0 to 999, not {shown(text)}; correct it")
-        return str(number)
+        return str(value)
     return text

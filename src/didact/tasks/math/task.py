@@ -20,7 +20,8 @@ from didact.distributed import on_main_process
 from didact.errors import DataError
 from didact.tasks.base import BaseTaskConfig, Verdict
 from didact.tasks.dataset_task import DatasetTask, EvalFraction, LoadedFile, shipped, split_problems
-from didact.tasks.math.answers import boxed, integer
+from didact.tasks.math import notation
+from didact.tasks.math.answers import boxed, boxes
 from didact.tasks.math.checker import Compared, MathChecker, shared_checker
 from didact.tasks.math.load import ANSWER, load
 from didact.tasks.numbers import last_number
@@ -118,14 +119,17 @@ class MathTask(DatasetTask):
         if final is None:
             return Verdict(0.0 - penalty, False)
         compared = self._compare(gold, final)
+        several, parts = boxes(answer), gold.count(",") + 1
+        if not compared.equal and self.form != "number" and 1 < parts <= len(several):
+            compared = self._compare(gold, ", ".join(several[-parts:]))  # a box for each
         if compared.error is not None:
             return Verdict(None, False, compared.error)
         return Verdict(float(compared.equal) - penalty, compared.equal)
 
     def _compare(self, gold: str, final: str) -> Compared:
-        if " ".join(gold.split()) == " ".join(final.split()):
-            return Compared(True)
-        wanted, given = integer(gold), integer(final)
-        if wanted is not None and given is not None:
-            return Compared(wanted == given)
-        return self.checker.compare(gold, final, loose=self.unevaluated)
+        wanted, unit = notation.split_unit(notation.rewritten(gold))
+        given, other = notation.split_unit(notation.rewritten(final))
+        decided = False if unit and other and unit != other else notation.compare(wanted, given)
+        if decided is not None:
+            return Compared(decided)
+        return self.checker.compare(wanted, given, loose=self.unevaluated)
