@@ -21,6 +21,7 @@ from didact.losses import (
     kl_k3,
     policy_gradient,
     ppo,
+    with_entropy,
 )
 
 LOGPROBS = torch.tensor([[-1.0, -2.0, -3.0], [-0.5, -4.0, -1.5]])
@@ -379,3 +380,16 @@ def test_a_value_is_clipped_on_both_sides_and_at_the_bound_not():
 def test_soft_targets_of_another_width_are_refused_by_name():
     with pytest.raises(ValueError, match="target_probs_BT"):
         cross_entropy(torch.zeros(1, 2, 3), weights_BT=torch.ones(1, 2), target_probs_BT=torch.ones(1, 2, 4))
+
+
+def test_the_entropy_bonus_by_hand():
+    plain = call("policy_gradient")
+    weights_N, entropy_N = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([4.0, 1.0, 2.0], requires_grad=True)
+    found = with_entropy(plain, entropy_N, weights_N, 0.1)
+    assert float(found.loss.detach()) == pytest.approx(float(plain.loss) - 0.1 * (0.5 * 1 + 1 * 2))
+    assert found.metrics == {**plain.metrics, "entropy": 3.0}
+    found.loss.backward()
+    assert entropy_N.grad.tolist() == pytest.approx([0.0, -0.05, -0.1])
+    for wrong in (torch.ones(2), torch.ones(1, 3)):
+        with pytest.raises(ValueError):
+            with_entropy(plain, entropy_N, wrong, 0.1)

@@ -20,6 +20,7 @@ from didact.spans.text_normalization import (
     normalize_with_offsets,
     segments,
 )
+from tests.tokenizers_tiny import empty_tables  # noqa: F401
 
 anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 tricky = st.text("aAéE\u0301\u0323 \r\n\t\u00a0’“—ﬁ①ß½ｶ\uff9e각\u1100\u1161\u200b\u202e¨🙂", max_size=30)

@@ -13,7 +13,7 @@ from didact.errors import DataError
 from didact.spans import token_labels, token_offsets, turn_offsets
 from didact.spans.tokens import _by_pieces, _by_prefixes, _characters, _decode
 from didact.types import Span, Turn
-from tests.tokenizers_tiny import FAMILIES, LINES, Characters, HalfBytes, tokenizer
+from tests.tokenizers_tiny import FAMILIES, LINES, Characters, HalfBytes, empty_tables, tokenizer  # noqa: F401
 
 HARD = [
     "", " ", "\r\n", "a\r\nb\r\n", "é", "e\u0301", "a\u0323\u0302b", "🙂", "👩\u200d🚀 👍🏽", "שלום world",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import pytest
 from tokenizers import (
     AddedToken,
     Tokenizer,
@@ -14,6 +15,8 @@ from tokenizers import (
     trainers,
 )
 from transformers import PreTrainedTokenizerFast
+
+from didact.spans import text_normalization, tokens
 
 LINES = [
     "The answer is 42 because 6 * 7 = 42.",
@@ -110,3 +113,11 @@ FAMILIES = {
 @cache
 def tokenizer(family: str) -> PreTrainedTokenizerFast:
     return FAMILIES[family]()
+
+
+@pytest.fixture(autouse=True)
+def empty_tables() -> None:
+    """A mutation run forks from a process that has filled the tables of `didact.spans`."""
+    tokens._DECODERS.clear()
+    text_normalization._normalize_run.cache_clear()
+    text_normalization._context_free_forms._known[:] = 0
