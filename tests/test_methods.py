@@ -297,6 +297,9 @@ def test_sft_without_a_reference_says_so() -> None:
 
 
 def test_names_make_methods_with_their_defaults() -> None:
+    grpo = GRPO()
+    assert (grpo.samples, grpo.turns, grpo.gamma, grpo.early_stop) == (8, 1, 0.1, True)
+    assert (grpo.divide_by_std, grpo.kl_coef) == (False, 0.0)
     sd, fm = make_method("rltf-sd"), make_method("rltf-fm")
     assert (sd.lambda_sd, sd.lambda_fm, fm.lambda_sd, fm.lambda_fm) == (0.1, 0.0, 0.0, 0.2)  # type: ignore[attr-defined]
     assert make_method("rltf", {"lambda_sd": 1}).lambda_sd == 1.0  # type: ignore[attr-defined]
