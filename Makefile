@@ -5,6 +5,7 @@
 #   make test     check, then every test
 #   make test-models   pretrained models through eval and training, in an environment of its own
 #   make mutants  change one operator at a time and count what the tests notice
+#   make test-cpu   the arithmetic with each instruction set that the processor has
 #   make structure   size and language of the project against their limits
 #   make test-verl   the verl plug-in inside verl, in an environment of its own
 #   make test-engines   train on a real Tinker-protocol server, in an environment of its own
@@ -32,7 +33,7 @@ MODELS_VENV ?= .venv-models
 MUTANTS_VENV ?= .venv-mutants
 GROUPS ?=
 
-.PHONY: demo test test-verl test-engines test-models mutants structure check format clean setup
+.PHONY: demo test test-cpu test-verl test-engines test-models mutants structure check format clean setup
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -42,6 +43,16 @@ demo: $(STAMP)
 # module is made once.
 test: check
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# The arithmetic once more with every instruction set that torch can be told to use here: with AVX-512 and without.
+CAPABILITIES ?= $(shell for c in avx512 avx2; do grep -q "\b$${c/512/512f}\b" /proc/cpuinfo 2>/dev/null && echo $$c; done)
+ARITHMETIC := tests/engines tests/test_losses.py tests/test_advantages.py tests/test_methods.py tests/test_bandit.py \
+	tests/test_rltf_switches.py tests/test_rl2f.py tests/test_text2grad.py tests/test_token_advantages.py \
+	tests/test_policy_gradient_settings.py tests/test_resume.py
+
+test-cpu: $(STAMP)
+	for capability in $(CAPABILITIES); do echo "ATEN_CPU_CAPABILITY=$$capability"; \
+		ATEN_CPU_CAPABILITY=$$capability $(BIN)/pytest -q -n $(TEST_WORKERS) --dist loadfile $(ARITHMETIC); done
 
 # Without its packages, as where there is no network, it says so and is no failure.
 test-verl:
