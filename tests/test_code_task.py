@@ -303,6 +303,51 @@ def test_the_program_in_an_answer(answer, program):
     assert program_in(answer, "f") == program
 
 
+CODE = "def f(x):\n    return x"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"{CODE}\n```",
+        f"Here it is.\n\n{CODE}\n```\nIt returns its argument.",
+        f"Here you go, my friend:\n\n{CODE}\n\nThis returns the argument, as asked.",
+        f"{CODE}\n\nThis works because f returns x.\nIt's simple, isn't it?",
+        "1. The function:\n\n   ```python\n   def f(x):\n       return x\n   ```\n   as asked",
+        "        ```\n        def f(x):\n            return x\n        ```",
+        "\t```py\n\tdef f(x):\n\t    return x\n\t```",
+        f"<answer>\n{CODE}\n</answer>",
+        f"[PYTHON]\n{CODE}\n[/PYTHON]\nDone.",
+        f"<answer>{CODE}</answer>",
+        f"<code>\n{CODE}\n</code>",
+        f"<answer>\n```python\n{CODE}\n```\n</answer>",
+        f"~~~\n{CODE}\n~~~\nDone.",
+        f"```python3\n{CODE}\n```",
+        f"```Python\n{CODE}",
+        "```python\nimport math\n```\nand then\n```python\ndef g(x):\n    return math.floor(x)\n```\n"
+        "so\n```python\n"
+        "def f(x):\n    return g(x)\n```",
+        "First\n```python\ndef f(x):\n    return g(x)\n```\nwhere\n```python\ndef g(x):\n    return x\n```\n"
+        "Use\n```python\n"
+        "print(undefined)\n```",
+        f"```python\ndef f(x):\n    return 1\n```\nNo:\n```python\n{CODE}\n```\n```text\n7\n```",
+        f"{CODE}\n\nprint(f('(')\n",
+    ],
+)
+def test_a_program_is_found_however_it_is_written(answer):
+    names = {}
+    exec(program_in(answer, "f"), names)
+    assert names["f"](7) == 7
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=40), st.sampled_from(["", "\n```", "\n\nIt is done."]))
+def test_prose_around_a_function_leaves_it_whole(prose, behind):
+    prose = "# " + prose.replace("\n", " ").replace("\r", " ").replace("\f", " ").replace("\x00", " ")
+    names = {}
+    exec(program_in(f"{prose}\n\n{CODE}{behind}", "f"), names)
+    assert names["f"](7) == 7
+
+
 @pytest.mark.parametrize(
     "body", ["    return x\n", "return x\n", "```python\n    return x\n```", "```\nreturn x\n```"]
 )

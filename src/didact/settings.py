@@ -159,9 +159,7 @@ class Registry(Generic[T]):
     """Components of one kind by name, with their settings, `--help` and "did you mean".
 
     Args:
-        kind: What it holds, for messages, as "method".
         group: The entry-point group in which installed packages announce theirs; None for none.
-        entries: The names that ship.
         more: Further names that are costly to list, as the generators of a library; called when needed.
         prefixes: "PREFIX:NAME" → the entry of NAME, where a family of names is open.
         requires: Attributes that an instance must have.

@@ -25,7 +25,6 @@ class CritiqueRunReport:
     failed: int = 0
     """Critiques that failed; they are stored, and requested again by the next run."""
     error: str | None = None
-    """The first error."""
     good: int = 0
     """Spans."""
     poor: int = 0

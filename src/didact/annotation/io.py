@@ -49,7 +49,6 @@ class TableImport:
 
     merged: MergeResult
     blank: int
-    """The number of empty rows."""
     rejected: tuple[Rejected, ...]
     rejected_file: Path | None
     """The table of the rejected rows with their errors; None if there are none."""

@@ -70,7 +70,6 @@ class SycophancyResult:
     """The trials of a model.
 
     Attributes:
-        trials: One per problem and condition.
         left_out: Number of problems that were left out, by reason.
     """
 

@@ -54,7 +54,6 @@ class DescentState(Record):
 
     round: int = 0
     best: str
-    """The instruction that is kept."""
     scores: tuple[float | None, ...]
     """Its rewards on the validation problems, in order; None where nothing verified the answer."""
     lessons: tuple[Lesson, ...] = ()

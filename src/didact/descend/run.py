@@ -55,7 +55,6 @@ def descend(
 
     Args:
         config: With "feedback-descent" as its method.
-        out: A new directory.
         report: Called with every line of metrics.jsonl.
         command: For the directory's README.
 

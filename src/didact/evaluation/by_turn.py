@@ -50,7 +50,6 @@ class ByTurn:
     """Results of V dialogues by turn.
 
     Attributes:
-        rollouts: One per problem, all answers verified.
         shares: What is counted, by name as at the top of this file: [T, V] bool.
     """
 
@@ -150,7 +149,6 @@ def by_turn(
         ctx: Engine, task and (for `didactic`) a truthful teacher.
         problems: V problems.
         protocol: Source of the text between answers.
-        dialogue: Number of turns, window and critique length.
         temperature: Of answers; 0 is greedy, except that `resample` samples at 1 then.
 
     Raises:

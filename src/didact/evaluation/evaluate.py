@@ -41,7 +41,6 @@ class Evaluation:
     """Answers to a fixed set of problems.
 
     Attributes:
-        rollouts: One per problem, in the problems' order.
         first: [V] bool, the first answer is right, for the V problems whose first answer was verified.
         by_round: [K + 1, W] bool, the answer after k critiques is right, for the W problems of which every
             answer was verified and no critique failed; a dialogue that ended keeps its last answer. None
@@ -164,9 +163,7 @@ def score_metrics(
     """An evaluation's scores, as a part of its record.
 
     Args:
-        firsts: The V first answers that have a score.
         standing: The W answers after k = 0, 1, … critiques, all with a score; empty without critiques.
-        critic: Name of the critic in the keys.
 
     Returns:
         `score` and `length` (characters) of first answers, `score_after_FEEDBACK` of the final ones, 95 %

@@ -85,7 +85,6 @@ class Report:
     seed: int
     arms: Sequence[ArmResult]
     summary: str
-    """The finding in one sentence."""
     baseline: str = "grpo"
     """The arm that every `difference` is against."""
     details: Mapping[str, str] = field(default_factory=dict)

@@ -60,7 +60,6 @@ def evaluate_reward_model(
     """The numbers of `measure`, tokens being those of the reward model's own tokenizer.
 
     Args:
-        model: What is measured, greedy.
         items: Annotated answers.
         draws: The same model, each with a seed of its own and above temperature 0, for calibration.
 

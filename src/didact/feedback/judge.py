@@ -82,7 +82,6 @@ class StructuredJudge(ModelCritic, Generic[V]):
     """A judge that replies with a JSON object."""
 
     form: type[V]
-    """The form of a reply."""
     repairs: int = 0
     """Replies that were requested a second time."""
 

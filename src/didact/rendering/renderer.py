@@ -83,7 +83,6 @@ class Renderer:
         Thoughts are left out of earlier answers by `history`, as templates leave them out.
 
         Args:
-            content: The user's message, as data.
             ended: The answer's ids end with the end-of-turn id. If not, that of the template is added here.
 
         Raises:

@@ -53,7 +53,6 @@ class Written(NamedTuple):
     """A feedback in a format."""
 
     text: str
-    """The target z."""
     lost: int
     """Spans without an unambiguous quote, which are left out."""
 

@@ -64,7 +64,6 @@ class AnnotatedTask(DatasetTask):
     Attributes:
         card: The format of prompts and replies, saved beside the trained model.
         trained_on: The annotated answers of the training split, whether or not they fit the model.
-        held_out: The same of the evaluation split.
         left_out: The number of training answers that are not used, by reason.
 
     Raises:

@@ -31,7 +31,6 @@ class StepContext:
         seed: Every draw of the step derives from it.
         step: Number of steps done; part of the rollouts' ids.
         progress: Share of the run that is done, in [0, 1]; ramps follow it.
-        weights: The weights that are sampled.
         offline: Answers of a dataset, which replace sampled first answers; None if they are sampled.
         method_state: The method's state between steps, as an adaptive coefficient or running statistics:
             floats and numpy arrays, part of a checkpoint. A 0-d float64 array is restored as a float.

@@ -72,7 +72,6 @@ class QuoteMatch:
 
     Attributes:
         tier: The tier that matched; "unaligned" without spans.
-        spans: The matches that the policy takes.
         reason: Why there is no span; None if there is one.
     """
 

@@ -157,7 +157,6 @@ class LoadedFile(NamedTuple):
     left_out: Mapping[str, str]
     """The reason, by id or row, why a row is not used."""
     files: tuple[Path, ...]
-    """The files that were read."""
 
 
 class Split(NamedTuple):

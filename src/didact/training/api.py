@@ -53,7 +53,6 @@ def train(
 
     Args:
         method: A name of `didact.registry.METHODS`, as "rltf-sd", or a `Method`.
-        out: A new directory.
         model: "tiny" (bundled, the default), a local folder or a hub id; or a mapping of ModelConfig.
         task: A reasoning-gym generator or another task's name; a mapping of TaskConfig, as
             {"name": "prompts", "settings": {"path": "train.jsonl"}}; or a `Task`.

@@ -48,7 +48,6 @@ class Sampler:
         model: A transformers causal language model in eval mode.
         eos_ids: Ids that end a completion.
         tokens_per_batch: Cache positions (rows x longest possible row) that one batch may take.
-        kept: The prefix cache to use and to fill, if any.
     """
 
     model: Any

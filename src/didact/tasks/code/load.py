@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -27,11 +28,13 @@ from didact.tasks.dataset_task import FileRow, LoadedFile, LoadedProblem, read_f
 from didact.types import Problem
 
 _HOW = "Answer with the whole function in one ```python block. Use nothing but Python's standard library."
-_FENCE = re.compile(r"[ \t]{0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]{0,20})")
+_TAG = re.compile(r"</?(?:answer|code|python)>|\[/?PYTHON\]", re.IGNORECASE)
+_FENCE = re.compile(r"([ \t]*)(`{3,}|~{3,})[ \t]*([\w+#.-]{0,20})")
 _OPENING = re.compile(
     r"(?:async[ \t]+def|def|class|import|from)[ \t]+\w|@\w|[A-Za-z_]\w{0,60}[ \t]*(?::[^=]{0,80})?=[^=]"
 )
 _PYTHON = {"", "python", "py", "python3", "py3"}
+_DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign)
 _NAME = re.compile(r"(?:async[ \t]+)?def[ \t]+([A-Za-z_]\w*)[ \t]*\(")
 
 
@@ -213,19 +216,29 @@ SHAPES = {
 def program_in(answer: str, entry_point: str, prefix: str = "") -> str | None:
     """The program in an answer, or None if there is none.
 
-    Of several fenced blocks it is the last that defines the function, else the last in Python. An unclosed
-    block extends to the end. Without a fence it is the text from the first line that looks like code. The
-    `prefix` is put before an answer that only continues the function, and does not define it itself.
+    Of several fenced blocks, or <answer> and [PYTHON] tags, the last that defines the function, with those
+    that only import and define; else the last in Python. An unclosed block extends to the end. Without a
+    fence, from the first line that looks like code to the last that Python reads. The `prefix` is put before
+    an answer that only continues the function.
     """
-    blocks = _blocks(answer)
-    if blocks:
-        named = [text for text in blocks if defines(text, entry_point)]
-        program = (named or blocks)[-1]
+    fenced = any(map(_FENCE.match, answer.split("\n")))
+    blocks = [b for b in _blocks(answer if fenced else _TAG.sub("\n```\n", answer)) if b.strip()]
+    named = [text for text in blocks if defines(text, entry_point)]
+    if named:
+        trees = {text: _parsed(text) for text in blocks if text not in named}
+        pieces = {
+            text
+            for text, tree in trees.items()
+            if isinstance(tree, ast.Module) and all(isinstance(node, _DEFINITIONS) for node in tree.body)
+        }
+        program = "\n".join(text for text in blocks if text in pieces or text is named[-1])
+    elif blocks and not defines(answer, entry_point):
+        program = blocks[-1]
     else:
-        lines = answer.split("\n")
+        lines = [line for line in answer.split("\n") if not _FENCE.match(line)]
         first = next((i for i, line in enumerate(lines) if _OPENING.match(line)), 0)
         continues = prefix and not defines(answer, entry_point)
-        program = answer if continues else "\n".join(lines[first:])
+        program = answer if continues else _readable("\n".join(lines[first:]), entry_point)
     if not program.strip():
         return None
     if not prefix or defines(program, entry_point):
@@ -242,19 +255,37 @@ def defines(text: str, name: str) -> bool:
     return re.search(pattern, text, re.MULTILINE) is not None
 
 
+def _parsed(program: str) -> ast.Module | int:
+    """The syntax tree of a model's text, or the line that is none. Nothing runs."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return getattr(error, "lineno", None) or 1
+
+
+def _readable(program: str, entry_point: str) -> str:
+    """The program without the prose behind it; all of it where that has no function of this name."""
+    text, parsed = program, _parsed(program)
+    while isinstance(parsed, int) and parsed > 1:
+        text = "\n".join(text.split("\n")[: parsed - 1])
+        parsed = _parsed(text)
+    return text if defines(text, entry_point) else program
+
+
 def _blocks(answer: str) -> list[str]:
     """The texts of fenced blocks in Python or without a language."""
-    found, lines, fence, wanted = list[str](), list[str](), "", False
+    found, lines, fence, wanted, indent = list[str](), list[str](), "", False, ""
     for line in answer.split("\n"):
         match = _FENCE.match(line)
         if not fence and match:
-            fence, wanted, lines = match[1], match[2].lower() in _PYTHON, []
-        elif fence and match and match[1].startswith(fence) and not line.strip().strip(fence[0]):
+            indent, fence, wanted, lines = match[1], match[2], match[3].lower() in _PYTHON, []
+        elif fence and match and match[2].startswith(fence) and not line.strip().strip(fence[0]):
             if wanted:
                 found.append("\n".join(lines) + "\n")
             fence = ""
         elif fence:
-            lines.append(line)
+            lines.append(line.removeprefix(indent))
     if fence and wanted:
         found.append("\n".join(lines) + "\n")
     return found

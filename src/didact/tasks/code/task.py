@@ -81,13 +81,10 @@ class CodeReport:
     Attributes:
         program: Its source; None if the answer holds none.
         tests: All tests, the examples of the prompt first.
-        results: The tests that returned or raised, in order.
-        raised: What loading the program raised.
         stop: Why the program ended before the remaining tests.
         detail: As "2 s" or "signal 11".
         broken: What is wrong with the sandbox, or with the problem's own setup.
         shown_tests: How many of `tests` are examples of the prompt.
-        loaded: The program loaded, so that its tests could start.
     """
 
     program: str | None
