@@ -326,6 +326,21 @@ def test_rltf_learns_no_critique_of_a_dialogue_whose_critic_failed_later() -> No
     assert "rl" not in terms  # alone in its group, a dialogue has advantage 0
 
 
+def test_a_kl_term_trains_dialogues_without_advantage_too() -> None:
+    """Equal returns have no policy gradient; the KL towards the start has one at every student token."""
+    batch = [talk("x", "a", right=True), talk("y", "a", right=True)]
+    assert RL2F(lambda_wm=0).rows(context(), batch) == []
+    ctx = context()
+    ctx.engine.logprobs = lambda rows, weights: [np.full(len(row), -0.5, np.float32) for row in rows]  # type: ignore[method-assign]
+    (term,) = RL2F(lambda_wm=0, kl_coef=0.1).rows(ctx, batch)
+    assert [trained(row, "advantages") for row in term.rows] == [
+        [(c, 0.0) for c in "x\0a\0"],
+        [(c, 0.0) for c in "y\0a\0"],
+    ]
+    assert all(w == 0.5 for row in term.rows for _, w in trained(row))
+    assert all("ref_logprobs" in row.fields for row in term.rows)
+
+
 def test_a_failed_teacher_counts_neither_as_solved_nor_as_unsolved() -> None:
     batch = [talk("x", "a", right=True), talk("x", "y"), talk("x", failed=True), talk("y", failed=True)]
     ctx = context()

@@ -366,6 +366,18 @@ def test_the_k3_loss_stands_in_the_loss_alone():
     )
 
 
+def test_an_adaptive_coefficient_follows_the_mean_over_answers_of_their_sums():
+    """KL of 0.2 + 0.1 and of 0.5 nats: 0.4 an answer, not 0.8 nor 0.27; β moves by (0.4/0.5 − 1) · 2/10."""
+    ctx = context(Bigram())
+    method = Text2Grad(credit="direct", kl="k3_loss", kl_coef=0.1, kl_target=0.5, kl_horizon=10)
+    method._adapt(ctx, 0.1, [np.array([0.2, 0.1]), np.array([0.5])])
+    assert ctx.metrics["kl"] == pytest.approx(0.4)
+    assert ctx.metrics["kl_coef"] == 0.1
+    assert ctx.method_state == {"kl_coef": pytest.approx(0.1 * (1 - 0.2 * 2 / 10))}
+    method._adapt(ctx, 0.1, [np.array([0.2, 0.1]), np.array([0.74])])
+    assert ctx.method_state == {"kl_coef": pytest.approx(0.1 * (1 + 0.04 * 2 / 10))}
+
+
 def test_an_adaptive_coefficient_moves_towards_its_target():
     engine, memory, notes = Bigram(moved=0.5), {}, {}
     method = Text2Grad(credit="direct", kl="k3_loss", kl_coef=0.1, kl_target=1e-3, kl_horizon=10)
