@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -12,8 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from didact.cli.compare import results_table
+from didact.evaluation.results import ArmResult
 from didact.training.summary import arm_result
 from tests.helpers import didact
 from tests.models import save_model
@@ -99,6 +103,17 @@ def test_eval_takes_a_model_folder(llama: Path, capsys: pytest.CaptureFixture[st
     assert "on 2 problems" in capsys.readouterr().out
 
 
+def test_a_table_shows_mean_rewards_that_are_no_shares_of_right_answers() -> None:
+    def printed(reward: float) -> str:
+        arm = ArmResult("a", 0.25, (0.1, 0.5), 0.5, (0.2, 0.8), 1.0, 7, 0, 2, reward=reward)
+        console = Console(width=100, file=io.StringIO(), color_system=None)
+        console.print(results_table([arm], "a"))
+        return str(console.file.getvalue())
+
+    assert "reward" not in printed(0.25)
+    assert "0.400" in printed(0.4)
+
+
 def test_compare_pairs_runs_by_problem(
     own_run: Path, llama: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,7 +124,7 @@ def test_compare_pairs_runs_by_problem(
     assert didact("compare", own_run, other, "--html", html) == 0
     printed = capsys.readouterr().out
     assert "sft" in printed
-    assert "reward" in printed
+    assert "reward" not in printed  # each is 0 or 1, so that the mean is the share of right answers
     assert "What is" in html.read_text()
     assert didact("train", "sft", *words, "--set", "eval.problems=2", "--out", tmp_path / "less") == 0
     assert didact("compare", own_run, tmp_path / "less") == 3

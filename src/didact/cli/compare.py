@@ -57,26 +57,20 @@ def compare(
 
 
 def results_table(arms: Sequence[ArmResult], baseline: str) -> Table:
-    """The arms as a table for the terminal, in per cent."""
-    headings = (
-        "method",
-        "right",
-        f"minus {plain_name(baseline)}",
-        "reward",
-        "after\ncritic",
-        "after\nself",
-        "tokens",
-    )
+    """The arms as a table, in per cent; with mean rewards where these are not the shares of right answers."""
+    shown = any(arm.reward not in (None, arm.accuracy) for arm in arms)
+    columns = ["method", "right", f"minus {plain_name(baseline)}", "after\ncritic", "after\nself", "tokens"]
     rows = [
         (
             plain_name(arm.method),
             percent_interval(arm.accuracy, *arm.ci95),
             None if arm.difference is None else points(*arm.difference),
-            None if arm.reward is None else f"{arm.reward:.3f}",
             percent(arm.accuracy_after_feedback),
             percent(arm.accuracy_after_own_critique),
             f"{arm.sampled_tokens:,}",
+            *([None if arm.reward is None else f"{arm.reward:.3f}"] if shown else []),
         )
         for arm in arms
     ]
+    headings = [*columns, "reward"] if shown else columns
     return make_table("First answers right without feedback, % [95 % interval]", headings, rows, no_wrap=3)
