@@ -175,3 +175,27 @@ def test_a_generator_that_draws_ahead_begins_again(monkeypatch):
     task = generator_task("gsm_symbolic")
     assert task.train_problem(0) == task.train_problem(3)
     assert task.train_problem(0) != task.train_problem(1)
+
+
+def test_items_that_a_generator_cannot_make_are_replaced_by_its_later_ones(caplog):
+    """maze with its own defaults fails for some seeds."""
+    task = generator_task("maze")
+    problems = task.eval_problems(EVAL_RESERVED)
+    assert len(problems) == len({p.id for p in problems}) > 990
+    assert "maze cannot make problem" in caplog.text
+    again = generator_task("maze").eval_problems(EVAL_RESERVED)
+    assert [p.id for p in again] == [p.id for p in problems]
+    assert len({task.train_problem(i).id for i in range(20)}) == 20
+
+
+def test_settings_that_no_item_can_have_are_refused_with_the_reason(monkeypatch):
+    task = generator_task("chain_sum")
+
+    class Never:
+        seed = 0
+
+        def __getitem__(self, index):
+            raise RuntimeError("no such sum")
+
+    with pytest.raises(UsageError, match="no such sum"):
+        task._problem(Never(), 0, "eval")

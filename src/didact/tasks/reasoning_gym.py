@@ -15,6 +15,7 @@ in five. Here the former read literals only, and the latter receive nothing but 
 from __future__ import annotations
 
 import ast
+import logging
 import math
 import os
 import re
@@ -34,6 +35,7 @@ from didact.types import Message, Problem
 
 EVAL_SEED = 1_000_000_007
 """Problem i of the evaluation set is the generator's at EVAL_SEED + i, for every run seed."""
+LOG = logging.getLogger("didact")
 EVAL_RESERVED = 1_000
 """The questions of this many evaluation problems are kept out of training."""
 TRAIN_STRIDE = 10_000_000
@@ -43,7 +45,7 @@ _ENDLESS = 2**31
 _FINITE = {"acre": 2_000, "gsm_symbolic": 100_000, "list_functions": 100_000, "word_ladder": 20_000}
 """Generators that make all problems at once, or refuse to be endless, and the size that they are given; after
 that many problems they start again."""
-_MAX_SKIPPED = 2_000
+_MAX_SKIPPED, _REPLACEMENTS = 2_000, 5
 _SEPARATOR = "::"
 EVALUATED = frozenset({"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"})
 """Generators that call `eval` on an answer."""
@@ -164,13 +166,17 @@ class ReasoningGymTask(BaseTask):
         return {p.question: p for p in self._eval_pool}
 
     def _problem(self, data_set: Any, index: int, split: str) -> Problem:
-        try:
-            entry = data_set[index]
-        except Exception as error:  # a third party's generator meets settings it cannot fulfil
-            raise UsageError(
-                f"{self.name} cannot make a problem with the settings {self.config}: {error}"
-            ) from error
-        identity = f"{self._prefix}{self.name}/{split}/{data_set.seed + index}"
+        for k in range(_REPLACEMENTS + 1):
+            place = (index + k * EVAL_RESERVED) % self._size
+            try:
+                entry = data_set[place]
+                break
+            except Exception as error:  # a third party's generator meets a seed or settings it cannot fulfil
+                fault = f"{self.name} cannot make problem {place} with the settings {self.config}: {error}"
+                LOG.warning("%s; problem %d takes its place", fault, place + EVAL_RESERVED)
+        else:
+            raise UsageError(fault)
+        identity = f"{self._prefix}{self.name}/{split}/{data_set.seed + place}"
         self._entries[identity] = entry
         question = entry["question"]
         # Some generators only score answers and have none themselves.
