@@ -340,6 +340,12 @@ def test_a_program_is_found_however_it_is_written(answer):
     assert names["f"](7) == 7
 
 
+def test_a_program_that_python_cannot_read_stays_whole():
+    """Its author is told what is wrong with it, not with a part."""
+    broken = "def f(x):\n    return x +\n"
+    assert program_in(broken, "f") == broken
+
+
 @given(st.text(st.characters(codec="ascii"), max_size=40), st.sampled_from(["", "\n```", "\n\nIt is done."]))
 def test_prose_around_a_function_leaves_it_whole(prose, behind):
     prose = "# " + prose.replace("\n", " ").replace("\r", " ").replace("\f", " ").replace("\x00", " ")

@@ -270,7 +270,7 @@ def _readable(program: str, entry_point: str) -> str:
     while isinstance(parsed, int) and parsed > 1:
         text = "\n".join(text.split("\n")[: parsed - 1])
         parsed = _parsed(text)
-    return text if defines(text, entry_point) else program
+    return text if isinstance(parsed, ast.Module) and defines(text, entry_point) else program
 
 
 def _blocks(answer: str) -> list[str]:
